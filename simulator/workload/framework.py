@@ -1,0 +1,78 @@
+"""What software adds to the hardware: one record for training and serving engines, by version.
+
+A framework is data (``workloads/frameworks/*.yaml``). Every field that is not a plain fact of the engine's
+defaults is a :class:`~simulator.constants.Constant` with a source or the id of a fit that can be rerun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from simulator.constants import Constant
+
+__all__ = ["Framework"]
+
+
+@dataclass(frozen=True)
+class Framework:
+    """An engine and its version.
+
+    Attributes
+    ----------
+    name, area, version
+        ``area`` is ``training`` or ``serving``.
+    attention_kernel
+        ``unfused`` (scores in HBM), ``flash-1``, ``flash-2``, ``flash-3``, ``paged``.
+    fused_kernels
+        Whether bias, dropout, residual, norm and activation are fused as in Megatron.
+    dropout
+        Whether training stores dropout masks (None: as the model's recipe says).
+    gradient_dtype
+        Type in which gradients are accumulated.
+    overlap_grad_reduce, overlap_param_gather, overlap_p2p
+        Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
+    tensor_parallel_overlap
+        Whether tensor-parallel collectives are split and hidden behind GEMMs.
+    distributed_optimizer_default
+        ZeRO stage used when the plan says nothing.
+    cuda_graphs
+        Whether iterations are replayed without host launches.
+    async_scheduling
+        Whether host scheduling hides behind the device.
+    small_all_reduce
+        ``nccl`` or ``custom`` (one-shot kernels below a few MiB).
+    block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
+        Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
+        name of the batching policy.
+    constants
+        By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
+        ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
+        iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
+        allocator loss, ``compute_interference`` slow-down of compute beside communication.
+    """
+
+    name: str
+    area: Literal["training", "serving"]
+    version: str = ""
+    attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
+    fused_kernels: bool = True
+    dropout: bool | None = None
+    gradient_dtype: str = "fp32"
+    overlap_grad_reduce: bool = True
+    overlap_param_gather: bool = True
+    overlap_p2p: bool = True
+    tensor_parallel_overlap: bool = False
+    distributed_optimizer_default: int = 0
+    cuda_graphs: bool = False
+    async_scheduling: bool = False
+    small_all_reduce: Literal["nccl", "custom"] = "nccl"
+    block_size: int = 16
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    memory_utilization: float = 0.9
+    batching: str = "chunked-prefill"
+    constants: Mapping[str, Constant] = field(default_factory=dict)
+    sources: tuple[str, ...] = ()
+    notes: str = ""

@@ -1,0 +1,105 @@
+"""What is asked of a cluster: training jobs and serving deployments, as resolved from a scenario."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.plan import Plan
+
+if TYPE_CHECKING:
+    from simulator.workload.requests import RequestTable
+
+__all__ = ["Batch", "Checkpoint", "Deployment", "ServiceLevel", "TrainingJob"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Sizes of one training step: sequences per step, sequences per micro-batch, tokens per sequence."""
+
+    global_batch_size: int
+    micro_batch_size: int
+    sequence_length: int
+
+    def microbatches(self, plan: Plan) -> int:
+        """Micro-batches each pipeline runs per step."""
+        return self.global_batch_size // (self.micro_batch_size * plan.data_parallel)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per step."""
+        return self.global_batch_size * self.sequence_length
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """When and where a job saves its state: ``every`` [s], storage tier by name, synchronous or not."""
+
+    every: float
+    to: str
+    mode: Literal["sync", "async"] = "async"
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """A training run: model, software, batch, plan, number of steps."""
+
+    name: str
+    model: ModelSpec
+    framework: Framework
+    batch: Batch
+    plan: Plan
+    steps: int = 1
+    start: float = 0.0
+    checkpoint: Checkpoint | None = None
+
+
+@dataclass(frozen=True)
+class ServiceLevel:
+    """Latency limits at a percentile: ``ttft`` and ``tpot`` [s], 0 = no limit."""
+
+    ttft: float = 0.0
+    tpot: float = 0.0
+    e2e: float = 0.0
+    percentile: float = 90.0
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A served model: replicas of one plan behind a router.
+
+    Attributes
+    ----------
+    requests
+        The request table, loaded.
+    batching, router
+        Names of registered policies.
+    max_num_batched_tokens, max_num_seqs, max_model_len, block_size
+        Engine limits; the framework's defaults where the scenario says nothing.
+    memory_utilization
+        Share of device memory the engine may take.
+    kv_dtype
+        Type of the KV cache.
+    preemption
+        ``recompute`` or ``swap``.
+    """
+
+    name: str
+    model: ModelSpec
+    framework: Framework
+    plan: Plan
+    requests: RequestTable
+    replicas: int = 1
+    batching: str = "chunked-prefill"
+    router: str = "round-robin"
+    max_num_batched_tokens: int = 8192
+    max_num_seqs: int = 256
+    max_model_len: int = 0
+    block_size: int = 16
+    memory_utilization: float = 0.9
+    kv_dtype: str = "bf16"
+    preemption: str = "recompute"
+    slo: ServiceLevel = ServiceLevel()
+    options: tuple[tuple[str, object], ...] = field(default=())

@@ -1,0 +1,100 @@
+"""Ops of a feed-forward block: dense, gated, and mixture of experts with shared experts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulator.workload.model import MlpSpec
+from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
+
+if TYPE_CHECKING:
+    from simulator.workload.lowering import LoweringContext
+
+__all__ = ["experts_touched", "lower_mlp"]
+
+
+def experts_touched(experts: int, per_token: int, tokens: int) -> int:
+    """Expected number of experts that at least one of ``tokens`` uniformly routed tokens selects.
+
+    E·(1 − (1 − k/E)^tokens): only their weights are read.
+    """
+    if tokens <= 0 or experts == 0:
+        return 0
+    return max(min(experts, per_token), round(experts * (1 - (1 - per_token / experts) ** tokens)))
+
+
+def lower_mlp(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
+    """Ops that read ``source`` [batch, seq, hidden], and the output before the residual addition."""
+    if not spec.is_moe:
+        return _dense(name, spec.intermediate_size, spec, source, ctx)
+    ops, routed = _routed(name, spec, source, ctx)
+    if not spec.shared_intermediate_size:
+        return ops, routed
+    shared_ops, shared = _dense(f"{name}.shared", spec.shared_intermediate_size, spec, source, ctx)
+    if spec.shared_gate:
+        gate = ctx.gemm(f"{name}.shared_gate", source, ctx.hidden, Dim.of("gate", 1))
+        gated = ctx.activation(f"{name}.shared_gated", ctx.hidden)
+        shared_ops += [
+            gate,
+            ctx.elementwise(f"{name}.shared_gate.mul", (shared, gate.writes[0]), (gated,), saves=(shared,)),
+        ]
+        shared = gated
+    out = ctx.activation(f"{name}.sum", ctx.hidden)
+    return [*ops, *shared_ops, ctx.elementwise(f"{name}.sum", (routed, shared), (out,), residual=True)], out
+
+
+def _dense(name: str, width: int, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
+    inner = Dim.of("ffn", width)
+    wide = Dim("ffn", ((width, 1), (width, 1))) if spec.gated else inner
+    up = ctx.gemm(f"{name}.up", source, ctx.hidden, wide, bias=spec.bias)
+    activated = ctx.activation(f"{name}.act.out", inner)
+    act = ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=(up.writes[0],), flops=8.0)
+    down = ctx.gemm(f"{name}.down", activated, inner, ctx.hidden, bias=spec.bias)
+    return [up, act, down], down.writes[0]
+
+
+def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
+    """Router, permutation, grouped GEMMs of the experts, weighted combination.
+
+    ``routed`` is the dimension of (token, expert) pairs: tokens × experts per token. Expert parallelism leaves its
+    local size alone (what is sent away comes back from others when the load is balanced) and splits ``experts``.
+    """
+    tokens = ctx.batch * ctx.sequence
+    routed = Dim.of("routed", tokens * spec.num_experts_per_tok)
+    experts = Dim.of("experts", spec.num_experts)
+    inner = Dim("expert_ffn", ((spec.moe_intermediate_size, 1),))
+    wide = Dim("expert_ffn", ((spec.moe_intermediate_size, 1),) * (2 if spec.gated else 1))
+
+    def rows(part: str, dim: Dim) -> Tensor:
+        return Tensor(f"{name}.{part}", TensorClass.ACTIVATION, (routed, dim), ctx.dtype)
+
+    def grouped(part: str, read: Tensor, inner_dim: Dim, outer: Dim) -> Op:
+        weight = ctx.param(f"{name}.{part}.weight", experts, inner_dim, outer)
+        reads = (read, weight) + ((ctx.param(f"{name}.{part}.bias", experts, outer),) if spec.expert_bias else ())
+        return Op(
+            f"{name}.{part}", OpKind.GROUPED_GEMM, Phase.FORWARD, ctx.dtype, reads, (rows(f"{part}.out", outer),),
+            (routed, inner_dim, outer), 2.0, contracts=(inner_dim.name,), saves=ctx.saved(read),
+            tags={"experts": str(spec.num_experts), "per_token": str(spec.num_experts_per_tok)},
+        )  # fmt: skip
+
+    router = ctx.gemm(f"{name}.router", source, ctx.hidden, Dim.of("router", spec.num_experts), bias=spec.router_bias)
+    chosen = ctx.activation(f"{name}.topk.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="fp32")
+    topk = ctx.elementwise(f"{name}.topk", router.writes, (chosen,), saves=router.writes, flops=8.0)
+    permuted = rows("dispatch.out", ctx.hidden)
+    dispatch = Op(
+        f"{name}.dispatch", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, (source, chosen), (permuted,), (routed,), 0.0,
+        tags={"moe": "dispatch"},
+    )  # fmt: skip
+    up = grouped("expert_up", permuted, ctx.hidden, wide)
+    activated = rows("expert_act.out", inner)
+    act = Op(
+        f"{name}.expert_act", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, up.writes, (activated,), activated.dims, 8.0,
+        saves=ctx.saved(*up.writes),
+    )  # fmt: skip
+    down = grouped("expert_down", activated, inner, ctx.hidden)
+    out = ctx.activation(f"{name}.combine.out", ctx.hidden)
+    combine = Op(
+        f"{name}.combine", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, (down.writes[0], chosen), (out,), (routed, ctx.hidden), 2.0,
+        saves=ctx.saved(down.writes[0]), tags={"moe": "combine"},
+    )  # fmt: skip
+    return [router, topk, dispatch, up, act, down, combine], out

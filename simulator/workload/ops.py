@@ -1,0 +1,397 @@
+"""Ops on Tensors: the one description of work that cost, memory and traffic are all derived from.
+
+A model is lowered to Ops whose tensors carry *named* dimensions. A strategy shards a dimension over a mesh
+axis; local shapes, FLOPs, bytes and messages follow from the names, so nothing is typed in twice:
+a GEMM that contracts over a sharded dimension yields partial sums and therefore needs a reduction, a tensor
+that is sharded where an Op wants it whole needs a gather. (The idea is that of GSPMD, arXiv 2105.04663.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import cached_property
+
+__all__ = [
+    "DTYPE_BYTES",
+    "FLAT",
+    "AttentionShape",
+    "Block",
+    "Collective",
+    "Dim",
+    "Op",
+    "OpKind",
+    "Phase",
+    "Stream",
+    "Tensor",
+    "TensorClass",
+    "Tier",
+    "Work",
+]
+
+DTYPE_BYTES: dict[str, float] = {
+    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "int4": 0.5, "bool": 1, "int32": 4,
+}  # fmt: skip
+"""Bytes per element. Block scales of fp8/fp4 are separate tensors where a strategy has them."""
+
+Mesh = Mapping[str, int]
+
+
+class TensorClass(StrEnum):
+    """What a tensor is for; memory bars are stacked in this order."""
+
+    PARAM = "param"
+    GRAD = "grad"
+    OPTIM = "optim"
+    ACTIVATION = "activation"
+    KV = "kv"
+    WORKSPACE = "workspace"
+
+
+class Tier(StrEnum):
+    """Where bytes reside."""
+
+    HBM = "hbm"
+    PEER = "peer"
+    HOST = "host"
+    NVME = "nvme"
+    REMOTE = "remote"
+
+
+class OpKind(StrEnum):
+    """Kind of kernel, which selects the cost curve."""
+
+    GEMM = "gemm"
+    GROUPED_GEMM = "grouped_gemm"
+    ATTENTION = "attention"
+    ELEMENTWISE = "elementwise"
+    COLLECTIVE = "collective"
+    P2P = "p2p"
+    COPY = "copy"
+
+
+class Phase(StrEnum):
+    """Part of a step: backward is split into input gradient (B) and weight gradient (W)."""
+
+    FORWARD = "forward"
+    RECOMPUTE = "recompute"
+    BACKWARD = "backward"
+    WEIGHT_GRADIENT = "weight_gradient"
+    OPTIMIZER = "optimizer"
+
+
+class Stream(StrEnum):
+    """In-order queues of one device that run side by side."""
+
+    COMPUTE = "compute"
+    SCALE_UP = "scale_up"
+    SCALE_OUT = "scale_out"
+    H2D = "h2d"
+    D2H = "d2h"
+    NVME = "nvme"
+
+
+class Collective(StrEnum):
+    """Collective operations; ``bytes`` of a collective is the size of the full (gathered) buffer, as in nccl-tests."""
+
+    ALL_REDUCE = "all_reduce"
+    ALL_GATHER = "all_gather"
+    REDUCE_SCATTER = "reduce_scatter"
+    ALL_TO_ALL = "all_to_all"
+    BROADCAST = "broadcast"
+    SEND_RECV = "send_recv"
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """A named dimension made of indivisible units.
+
+    ``parts`` are ``(units, unit_size)`` pairs: the fused QKV dimension of grouped-query attention is
+    ``((heads, head_dim), (kv_heads, head_dim), (kv_heads, head_dim))``. Split over n ranks each part gives
+    ``ceil(units / n)`` whole units to the fullest rank and at least one: this is how KV heads get replicated
+    when the tensor-parallel degree exceeds their number.
+    """
+
+    name: str
+    parts: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, name: str, size: int) -> Dim:
+        """A dimension that may be cut anywhere."""
+        return cls(name, ((size, 1),))
+
+    @property
+    def size(self) -> int:
+        """Full size."""
+        return sum(units * unit for units, unit in self.parts)
+
+    def local(self, ranks: int) -> int:
+        """Size on the fullest of ``ranks`` ranks."""
+        if ranks == 1:
+            return self.size
+        return sum(max(1, -(-units // ranks)) * unit for units, unit in self.parts)
+
+
+Sharding = tuple[tuple[str, str], ...]
+
+
+FLAT = "*"
+"""Dimension name for sharding a tensor as one flat buffer, whatever its shape (ZeRO, FSDP)."""
+
+
+def _ranks(sharding: Sharding, dim: str, mesh: Mesh) -> int:
+    return math.prod(mesh.get(axis, 1) for name, axis in sharding if name == dim)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor with named dimensions.
+
+    Attributes
+    ----------
+    name
+        Unique inside its block.
+    cls, dims, dtype, tier
+        Class, logical dimensions, element type and where it resides.
+    sharding
+        ``((dim name, mesh axis), ...)``.
+    """
+
+    name: str
+    cls: TensorClass
+    dims: tuple[Dim, ...]
+    dtype: str
+    sharding: Sharding = ()
+    tier: Tier = Tier.HBM
+
+    @property
+    def dim_names(self) -> tuple[str, ...]:
+        """Names of the dimensions."""
+        return tuple(d.name for d in self.dims)
+
+    def elements(self, mesh: Mesh | None = None) -> int:
+        """Elements in full, or on one rank of ``mesh``."""
+        if mesh is None or not self.sharding:
+            return math.prod(d.size for d in self.dims)
+        local = math.prod(d.local(_ranks(self.sharding, d.name, mesh)) for d in self.dims)
+        return -(-local // _ranks(self.sharding, FLAT, mesh))
+
+    def bytes(self, mesh: Mesh | None = None) -> float:
+        """Bytes in full, or on one rank of ``mesh``."""
+        return self.elements(mesh) * DTYPE_BYTES[self.dtype]
+
+    def sharded(self, dim: str, axis: str) -> Tensor:
+        """The same tensor with ``dim`` (if it has it) split over ``axis``."""
+        if (dim not in self.dim_names and dim != FLAT) or (dim, axis) in self.sharding:
+            return self
+        return replace(self, sharding=(*self.sharding, (dim, axis)))
+
+    def gathered(self, axis: str) -> Tensor:
+        """The same tensor whole along ``axis``."""
+        return replace(self, sharding=tuple(s for s in self.sharding if s[1] != axis))
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one rank executes for one Op: all sizes local. This is what the cost floor prices.
+
+    Attributes
+    ----------
+    kind, dtype
+        Kernel kind and compute type.
+    flops
+        Floating-point operations.
+    bytes
+        HBM bytes read plus written (each tensor once).
+    m, n, k, groups
+        GEMM shape C[m,n] = A[m,k]·B[k,n]; for grouped GEMMs ``m`` is the rows of all ``groups`` together.
+    batch, q_len, kv_len, heads, kv_heads, head_dim, causal, kv_bytes
+        Attention: sequences, query tokens and mean context per sequence, local heads; ``kv_bytes`` read.
+    collective, message, axis, ranks
+        Collectives: bytes of the full buffer, mesh axis and number of ranks.
+    """
+
+    kind: OpKind
+    dtype: str
+    flops: float = 0.0
+    bytes: float = 0.0
+    m: int = 0
+    n: int = 0
+    k: int = 0
+    groups: int = 1
+    batch: int = 0
+    q_len: int = 0
+    kv_len: float = 0.0
+    heads: int = 0
+    kv_heads: int = 0
+    head_dim: int = 0
+    causal: bool = False
+    backward: bool = False
+    collective: str = ""
+    message: float = 0.0
+    axis: str = ""
+    ranks: int = 1
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Sizes of an attention Op that its tensors do not show."""
+
+    q_heads: Dim
+    kv_heads: Dim
+    head_dim: int
+    v_head_dim: int
+    q_len: int
+    kv_len: float
+    causal: bool
+
+
+@dataclass(frozen=True)
+class Op:
+    """One kernel or transfer of one block.
+
+    Attributes
+    ----------
+    name
+        Dotted, unique inside its block and phase: ``attention.qkv``.
+    kind, phase, dtype
+        Kernel kind, part of the step, compute type.
+    reads, writes
+        Tensors touched. Bytes are derived from them.
+    flop_dims, flop_coefficient
+        FLOPs = coefficient · product of the (local) sizes of these dimensions.
+    contracts
+        Names of dimensions that are summed over: sharded ones make the output a partial sum.
+    residual
+        The Op works on the residual stream (norm, dropout, add): sequence parallelism splits it along ``seq``.
+    saves
+        Tensors that must live until the Op's backward has run.
+    attention
+        Sizes of an attention Op.
+    collective, axis
+        For collectives and transfers: which, and along which mesh axis. The message is the single read tensor.
+    stream
+        The queue it runs on.
+    after
+        Names of Ops of the same block that must have ended (besides the order of its own stream).
+    recomputable
+        Group that selective recomputation may drop: ``"core_attention"`` or ``""``.
+    repeat
+        Times the kernel is launched with these sizes.
+    """
+
+    name: str
+    kind: OpKind
+    phase: Phase
+    dtype: str
+    reads: tuple[Tensor, ...] = ()
+    writes: tuple[Tensor, ...] = ()
+    flop_dims: tuple[Dim, ...] = ()
+    flop_coefficient: float = 0.0
+    contracts: tuple[str, ...] = ()
+    sharding: Sharding = ()
+    residual: bool = False
+    saves: tuple[Tensor, ...] = ()
+    attention: AttentionShape | None = None
+    collective: Collective | None = None
+    axis: str = ""
+    stream: Stream = Stream.COMPUTE
+    after: tuple[str, ...] = ()
+    recomputable: str = ""
+    fused: bool = False
+    repeat: int = 1
+    tags: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    @cached_property
+    def dim_names(self) -> frozenset[str]:
+        """Names of all dimensions the Op or its tensors have."""
+        names = {d.name for d in self.flop_dims}
+        for tensor in (*self.reads, *self.writes):
+            names.update(tensor.dim_names)
+        if self.attention is not None:
+            names.update((self.attention.q_heads.name, self.attention.kv_heads.name))
+        return frozenset(names)
+
+    def shard(self, dim: str, axis: str) -> Op:
+        """The Op with ``dim`` split over ``axis`` in itself and in every tensor that has it."""
+        if dim not in self.dim_names:
+            return self
+        return replace(
+            self,
+            sharding=(*self.sharding, (dim, axis)) if (dim, axis) not in self.sharding else self.sharding,
+            reads=tuple(t.sharded(dim, axis) for t in self.reads),
+            writes=tuple(t.sharded(dim, axis) for t in self.writes),
+            saves=tuple(t.sharded(dim, axis) for t in self.saves),
+        )
+
+    def local(self, dim: Dim, mesh: Mesh) -> int:
+        """Local size of one of the Op's dimensions."""
+        return dim.local(_ranks(self.sharding, dim.name, mesh))
+
+    def flops(self, mesh: Mesh | None = None) -> float:
+        """FLOPs in full, or of one rank of ``mesh``."""
+        if not self.flop_dims:
+            return 0.0
+        sizes = (d.size if mesh is None else self.local(d, mesh) for d in self.flop_dims)
+        return self.flop_coefficient * math.prod(sizes)
+
+    def bytes(self, mesh: Mesh | None = None) -> float:
+        """HBM bytes read and written, in full or by one rank."""
+        return sum(t.bytes(mesh) for t in self.reads) + sum(t.bytes(mesh) for t in self.writes)
+
+
+@dataclass(frozen=True)
+class Block:
+    """The Ops of one block (a layer, the embedding, the head) and what they need around them.
+
+    Attributes
+    ----------
+    name
+        ``embedding``, ``layer``, ``head`` ...
+    forward, backward
+        Ops in program order. ``backward`` holds input-gradient and weight-gradient Ops and, after the
+        recomputation pass, the Ops that are run again.
+    boundary
+        The activation that enters the block.
+    states
+        Parameters, gradients and optimizer states that reside on a rank.
+    gather_forward, gather_backward
+        Parameter gathers each micro-batch needs (ZeRO-3).
+    reduce
+        Gradient reductions; once per step on the last micro-batch unless ``reduce_every_microbatch``.
+    publish
+        Gathers of updated parameters after the optimizer (ZeRO-1/2).
+    """
+
+    name: str
+    forward: tuple[Op, ...]
+    backward: tuple[Op, ...]
+    boundary: Tensor
+    states: tuple[Tensor, ...] = ()
+    gather_forward: tuple[Op, ...] = ()
+    gather_backward: tuple[Op, ...] = ()
+    reduce: tuple[Op, ...] = ()
+    reduce_every_microbatch: bool = False
+    publish: tuple[Op, ...] = ()
+
+    @cached_property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The distinct parameter tensors that the forward Ops read."""
+        found = {t.name: t for op in self.forward for t in op.reads if t.cls is TensorClass.PARAM}
+        return tuple(found.values())
+
+    @cached_property
+    def saved(self) -> tuple[Tensor, ...]:
+        """The distinct tensors kept from forward to backward."""
+        return tuple({t.name: t for op in self.forward for t in op.saves}.values())
+
+    @property
+    def ops(self) -> tuple[Op, ...]:
+        """Forward and backward Ops."""
+        return self.forward + self.backward
+
+    def map(self, change: Callable[[Op], Op]) -> Block:
+        """The block with every Op of forward and backward replaced by ``change(op)``."""
+        return replace(self, forward=tuple(map(change, self.forward)), backward=tuple(map(change, self.backward)))

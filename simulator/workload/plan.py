@@ -1,0 +1,109 @@
+"""A Plan: how one job is spread over accelerators. A value: printed, hashed, compared, searched over."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from types import MappingProxyType
+
+from simulator.workload.ops import Mesh
+
+__all__ = ["AXES", "SHORT_NAMES", "Plan"]
+
+AXES = ("tp", "cp", "dp", "pp")
+"""Mesh axes from innermost (neighbouring ranks) to outermost: Megatron's rank order tp-cp-dp-pp.
+
+Expert parallelism re-uses the ranks of ``cp`` and ``dp`` inside a pipeline stage (Megatron's ep inside dp)."""
+
+SHORT_NAMES = {
+    "tp": "tensor_parallel", "sp": "sequence_parallel", "cp": "context_parallel", "pp": "pipeline_parallel",
+    "vpp": "virtual_stages", "dp": "data_parallel", "ep": "expert_parallel",
+}  # fmt: skip
+"""Short forms accepted on the command line."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Mesh sizes and decisions.
+
+    Attributes
+    ----------
+    tensor_parallel, context_parallel, pipeline_parallel, data_parallel
+        Degrees; their product is the number of accelerators.
+    expert_parallel
+        Ranks over which the routed experts of a layer are spread; divides context_parallel × data_parallel.
+    sequence_parallel
+        Split the residual stream along the sequence over the tensor-parallel ranks (Korthikanti 2022).
+    virtual_stages
+        Model chunks per pipeline rank (interleaving), 1 = none.
+    schedule
+        Name of a registered pipeline schedule.
+    zero_stage
+        0: replicate; 1: shard optimizer states; 2: + gradients; 3: + parameters over data-parallel ranks.
+    recompute
+        Name of a registered recomputation strategy: ``none``, ``selective``, ``full`` ...
+    precision
+        Name of a registered precision recipe: ``bf16``, ``fp16``, ``fp8`` ...
+    offload
+        Name of a registered offload strategy, ``none`` by default.
+    options
+        Further keys of the chosen strategies, sorted by name.
+    """
+
+    tensor_parallel: int = 1
+    context_parallel: int = 1
+    pipeline_parallel: int = 1
+    data_parallel: int = 1
+    expert_parallel: int = 1
+    sequence_parallel: bool = False
+    virtual_stages: int = 1
+    schedule: str = "1f1b"
+    zero_stage: int = 0
+    recompute: str = "none"
+    precision: str = "bf16"
+    offload: str = "none"
+    options: tuple[tuple[str, object], ...] = ()
+
+    @cached_property
+    def mesh(self) -> Mesh:
+        """Sizes by axis: tp, cp, dp, pp, ep, and ``edp`` = replicas of an expert shard."""
+        return MappingProxyType(
+            {
+                "tp": self.tensor_parallel,
+                "cp": self.context_parallel,
+                "dp": self.data_parallel,
+                "pp": self.pipeline_parallel,
+                "ep": self.expert_parallel,
+                "edp": max(1, self.data_parallel * self.context_parallel // self.expert_parallel),
+                "dpcp": self.data_parallel * self.context_parallel,
+            }
+        )
+
+    @property
+    def accelerators(self) -> int:
+        """Number of ranks."""
+        return self.tensor_parallel * self.context_parallel * self.pipeline_parallel * self.data_parallel
+
+    def option(self, name: str, default: object = None) -> object:
+        """A strategy option, or ``default``."""
+        return dict(self.options).get(name, default)
+
+    def with_(self, **changes: object) -> Plan:
+        """A copy with some fields changed; names that are not fields become options."""
+        known = {f.name for f in fields(self)}
+        direct = {k: v for k, v in changes.items() if k in known}
+        extra = {k: v for k, v in changes.items() if k not in known}
+        options = tuple(sorted({**dict(self.options), **extra}.items())) if extra else self.options
+        return replace(self, **{"options": options, **direct})  # type: ignore[arg-type]
+
+    def __str__(self) -> str:
+        parts = [f"tp{self.tensor_parallel}" + ("+sp" if self.sequence_parallel else "")]
+        parts += [f"{a}{n}" for a, n in (("cp", self.context_parallel), ("ep", self.expert_parallel)) if n > 1]
+        parts.append(f"pp{self.pipeline_parallel}" + (f"x{self.virtual_stages}" if self.virtual_stages > 1 else ""))
+        parts.append(f"dp{self.data_parallel}")
+        if self.pipeline_parallel > 1:
+            parts.append(self.schedule)
+        parts += [f"zero{self.zero_stage}"] * (self.zero_stage > 0)
+        parts += [f"recompute={self.recompute}"] * (self.recompute != "none")
+        parts += [self.precision] + [f"offload={self.offload}"] * (self.offload != "none")
+        return " ".join(parts)

@@ -1,0 +1,80 @@
+"""From an Op with named dimensions to the local sizes that one rank executes."""
+
+from __future__ import annotations
+
+import math
+
+from simulator.workload.lowering_mlp import experts_touched
+from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
+
+__all__ = ["work_of"]
+
+
+def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
+    """Local work of ``op`` on one rank of ``mesh``.
+
+    Parameters
+    ----------
+    op
+        The Op, sharded by the passes.
+    mesh
+        Axis sizes.
+    ranks
+        Size of the group a collective runs over.
+    """
+    if op.kind in (OpKind.COLLECTIVE, OpKind.P2P, OpKind.COPY):
+        message = sum(t.bytes(mesh) for t in op.reads)
+        name = op.collective.value if op.collective else ""
+        if name == "all_gather":  # the convention is the full buffer; the Op reads the shard
+            message = sum(t.bytes(mesh) for t in op.writes)
+        return Work(op.kind, op.dtype, collective=name, message=message, bytes=message, axis=op.axis, ranks=ranks)
+    flops, moved = op.flops(mesh), _bytes(op, mesh)
+    if op.kind is OpKind.ATTENTION and op.attention is not None:
+        shape = op.attention
+        batch, query = (op.local(d, mesh) for d in op.flop_dims[:2])
+        kv_heads = op.local(shape.kv_heads, mesh) // shape.head_dim
+        return Work(
+            op.kind, op.dtype, flops, moved, batch=batch, q_len=query, kv_len=shape.kv_len,
+            heads=op.local(shape.q_heads, mesh) // shape.head_dim, kv_heads=max(1, kv_heads), head_dim=shape.head_dim,
+            causal=shape.causal, backward=op.phase is Phase.BACKWARD,
+        )  # fmt: skip
+    if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
+        m, n, k, groups = _gemm_shape(op, mesh)
+        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups)
+    return Work(op.kind, op.dtype, flops, moved)
+
+
+def _gemm_shape(op: Op, mesh: Mesh) -> tuple[int, int, int, int]:
+    """(m, n, k, groups): contracted dimensions make k, the last free one n, the others m."""
+    if "batched" in op.tags:  # one small GEMM per sequence and head
+        batch, query, keys, units = (op.local(d, mesh) for d in op.flop_dims)
+        depth, groups = int(op.tags["depth"]), batch * units
+        if op.name.endswith("values"):
+            return groups * query, depth, keys, groups
+        return groups * query, keys, depth, groups
+    contracted = set(op.contracts)
+    k = math.prod(op.local(d, mesh) for d in op.flop_dims if d.name in contracted)
+    free = [op.local(d, mesh) for d in op.flop_dims if d.name not in contracted]
+    groups = 1
+    if op.kind is OpKind.GROUPED_GEMM:
+        groups = _local_experts(op, mesh)
+    return math.prod(free[:-1]), free[-1] if free else 1, k, groups
+
+
+def _local_experts(op: Op, mesh: Mesh) -> int:
+    total = int(op.tags["experts"])
+    return next((op.local(d, mesh) for t in (*op.reads, *op.writes) for d in t.dims if d.name == "experts"), total)
+
+
+def _bytes(op: Op, mesh: Mesh) -> float:
+    """Bytes moved, with lookups reading rows instead of tables and idle experts left alone."""
+    skip = op.tags.get("lookup")
+    total = sum(t.bytes(mesh) for t in (*op.reads, *op.writes) if t.name != skip)
+    if op.kind is OpKind.GROUPED_GEMM:
+        experts, per_token = int(op.tags["experts"]), int(op.tags["per_token"])
+        routed = next((op.local(d, mesh) for d in op.flop_dims if d.name == "routed"), 0)
+        tokens = routed * mesh.get("ep", 1) // max(1, per_token)
+        share = experts_touched(experts, per_token, tokens) / experts
+        weights = sum(t.bytes(mesh) for t in (*op.reads, *op.writes) if t.cls in (TensorClass.PARAM, TensorClass.GRAD))
+        total -= weights * (1 - share)
+    return total
