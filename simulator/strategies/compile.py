@@ -1,0 +1,49 @@
+"""From a plan to the passes it names, applied in their fixed stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from simulator.registry import lookup
+from simulator.strategies.protocols import Pass
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block
+from simulator.workload.plan import Plan
+
+__all__ = ["check_plan", "compile_block", "passes_of"]
+
+DEFAULTS = {"tensor": "megatron-1d", "sharding": "zero"}
+"""Strategy of a family when the plan's options do not name another."""
+
+
+def passes_of(plan: Plan) -> tuple[Pass, ...]:
+    """The passes that ``plan`` asks for, in stage order."""
+    return tuple(sorted(_named(plan), key=lambda p: p.stage))
+
+
+def _named(plan: Plan) -> Iterator[Pass]:
+    names = {
+        "tensor": str(plan.option("tensor", DEFAULTS["tensor"])),
+        "sharding": str(plan.option("sharding", DEFAULTS["sharding"])),
+        "precision": plan.precision,
+        "recompute": plan.recompute,
+    }
+    if plan.expert_parallel > 1:
+        names["expert"] = str(plan.option("expert", "all-to-all"))
+    if plan.offload != "none":
+        names["offload"] = plan.offload
+    for family, name in names.items():
+        yield lookup(family, name)()
+
+
+def check_plan(model: ModelSpec, plan: Plan) -> list[str]:
+    """Reasons of all passes why ``plan`` does not work for ``model``; empty when it does."""
+    return [reason for p in passes_of(plan) if (reason := p.check(model, plan))]
+
+
+def compile_block(block: Block, plan: Plan, framework: Framework) -> Block:
+    """The block after every pass of the plan."""
+    for step in passes_of(plan):
+        block = step.apply(block, plan, framework)
+    return block

@@ -1,0 +1,1 @@
+"""Precision passes: the type of every tensor class and of the arithmetic."""

@@ -1,0 +1,110 @@
+"""Mixed-precision recipes: compute type, parameter copies, gradients and Adam states."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from simulator.registry import register
+from simulator.strategies.protocols import PassStage
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass
+from simulator.workload.plan import Plan
+
+__all__ = ["BF16", "FP8", "FP16", "FP32", "PrecisionRecipe"]
+
+_MICIKEVICIUS = "Micikevicius et al. 2018, arXiv 1710.03740"
+
+
+class PrecisionRecipe:
+    """Types per tensor class; subclasses only state facts.
+
+    ``storage`` is the type of parameters and activations, ``arithmetic`` that of GEMMs, ``optimizer`` the types of
+    the states Adam keeps per parameter besides the parameter itself (master copy, first and second moment).
+    """
+
+    name: str
+    stage = PassStage.PRECISION
+    storage: ClassVar[str] = "bf16"
+    arithmetic: ClassVar[str] = "bf16"
+    optimizer: ClassVar[tuple[tuple[str, str], ...]] = (("master", "fp32"), ("exp_avg", "fp32"), ("exp_avg_sq", "fp32"))
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Every model can be trained in every recipe."""
+        return ""
+
+    def gradient(self, framework: Framework) -> str:
+        """Type in which gradients are accumulated and reduced."""
+        return framework.gradient_dtype if self.storage != "fp32" else "fp32"
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Set the types of Ops and tensors and add gradient and optimizer states."""
+        typed = block.map(self._typed)
+        gradient = self.gradient(framework)
+        states: list[Tensor] = []
+        for parameter in typed.parameters:
+            states.append(parameter)
+            states.append(replace(parameter, name=f"{parameter.name}.grad", cls=TensorClass.GRAD, dtype=gradient))
+            states += [
+                replace(parameter, name=f"{parameter.name}.{n}", cls=TensorClass.OPTIM, dtype=d)
+                for n, d in self.optimizer
+            ]
+        return replace(typed, boundary=self._retype(typed.boundary), states=tuple(states))
+
+    def _typed(self, op: Op) -> Op:
+        gemm = op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) and "batched" not in op.tags
+        return replace(
+            op,
+            dtype=(self.arithmetic if gemm else self.storage) if op.dtype == "bf16" else op.dtype,
+            reads=tuple(map(self._retype, op.reads)),
+            writes=tuple(map(self._retype, op.writes)),
+            saves=tuple(map(self._retype, op.saves)),
+        )
+
+    def _retype(self, tensor: Tensor) -> Tensor:
+        # Lowering marks 16-bit tensors as bf16; masks, logits, statistics and gradients keep their own types.
+        return replace(tensor, dtype=self.storage) if tensor.dtype == "bf16" and self.storage != "bf16" else tensor
+
+
+@register(
+    "bf16", kind="pass", area="training", family="precision", cites=(_MICIKEVICIUS, "Kalamkar et al. 2019, arXiv 1905.12322"),
+    catalogue=("bf16, FP8 (TE, FP8-LM), Campo",), validated_by="closed_form",
+)  # fmt: skip
+class BF16(PrecisionRecipe):
+    """bf16 parameters and arithmetic, fp32 master weights and Adam moments (no loss scaling)."""
+
+
+@register("fp16", kind="pass", area="training", family="precision", cites=(_MICIKEVICIUS,), catalogue=("Mixed precision (Micikevicius)",), validated_by="closed_form")  # fmt: skip
+class FP16(PrecisionRecipe):
+    """fp16 parameters and arithmetic, fp32 master weights and Adam moments, loss scaling."""
+
+    storage = "fp16"
+    arithmetic = "fp16"
+
+
+@register(
+    "fp32",
+    kind="pass",
+    area="training",
+    family="precision",
+    cites=("Kingma and Ba 2015, arXiv 1412.6980",),
+    validated_by="closed_form",
+)
+class FP32(PrecisionRecipe):
+    """Everything in fp32: 16 bytes per parameter with Adam, no separate master copy."""
+
+    storage = "fp32"
+    arithmetic = "fp32"
+    optimizer = (("exp_avg", "fp32"), ("exp_avg_sq", "fp32"))
+
+
+@register(
+    "fp8", kind="pass", area="training", family="precision",
+    cites=("NVIDIA Transformer Engine user guide (delayed scaling)", "Peng et al. 2023 (FP8-LM), arXiv 2310.18313"),
+    catalogue=("bf16, FP8 (TE, FP8-LM), Campo",), validated_by="mechanism",
+)  # fmt: skip
+class FP8(PrecisionRecipe):
+    """fp8 GEMMs with bf16 storage: the casts are inside the measured fp8 GEMM curves, master weights stay fp32."""
+
+    arithmetic = "fp8"

@@ -1,0 +1,78 @@
+"""Recomputation of activations: none, selective (core attention only), full per layer, every k-th layer."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simulator.registry import Claim, register
+from simulator.strategies.protocols import PassStage
+from simulator.workload.framework import Framework
+from simulator.workload.lowering_attention import CORE_ATTENTION
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Op, Phase
+from simulator.workload.plan import Plan
+
+__all__ = ["FullRecompute", "NoRecompute", "SelectiveRecompute"]
+
+_KORTHIKANTI = "Korthikanti et al. 2022, arXiv 2205.05198"
+
+
+@register("none", kind="pass", area="training", family="recompute", cites=(), validated_by="closed_form")
+class NoRecompute:
+    """Keep every activation the backward needs."""
+
+    name: str
+    stage = PassStage.RECOMPUTE
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Always possible."""
+        return ""
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Nothing changes."""
+        return block
+
+
+@register(
+    "selective", kind="pass", area="training", family="recompute", cites=(_KORTHIKANTI,),
+    catalogue=("Selective recompute + SP (Korthikanti)",),
+    claims=(Claim("drops the 5as/h term of the activation memory", "arXiv 2205.05198 §4.1"),), validated_by="published",
+)  # fmt: skip
+class SelectiveRecompute(NoRecompute):
+    """Keep all but the core attention (scores, softmax, dropout), which is computed again in the backward."""
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Drop what only the core attention saves, and run its Ops again before their backward."""
+        core = [op for op in block.forward if op.recomputable == CORE_ATTENTION]
+        if not core:
+            return block
+        made_inside = {t.name for op in core for t in op.writes}
+        kept_outside = {t.name for op in block.forward if op.recomputable != CORE_ATTENTION for t in op.saves}
+        dropped = made_inside - kept_outside
+        forward = tuple(replace(op, saves=tuple(t for t in op.saves if t.name not in dropped)) for op in block.forward)
+        again = tuple(_again(op) for op in core)
+        names = {op.name for op in core}
+        first = next(i for i, op in enumerate(block.backward) if op.name.split(".backward")[0] in names)
+        return replace(block, forward=forward, backward=(*block.backward[:first], *again, *block.backward[first:]))
+
+
+@register(
+    "full", kind="pass", area="training", family="recompute", cites=("Chen et al. 2016, arXiv 1604.06174", _KORTHIKANTI),
+    catalogue=("Full layer recompute",),
+    claims=(Claim("2sbh bytes per layer remain; training FLOPs grow from 6Ψ to 8Ψ per token", "arXiv 2205.05198 §4"),),
+    validated_by="published",
+)  # fmt: skip
+class FullRecompute(NoRecompute):
+    """Keep only the input of every layer and run the layer's forward again in the backward."""
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Save the block input only; the whole forward precedes the backward once more."""
+        if block.name != "layer":
+            return block  # embedding and head are kept as they are
+        forward = tuple(replace(op, saves=()) for op in block.forward)
+        forward = (replace(forward[0], saves=(block.boundary,)), *forward[1:])
+        return replace(block, forward=forward, backward=(*map(_again, block.forward), *block.backward))
+
+
+def _again(op: Op) -> Op:
+    return replace(op, name=f"{op.name}.recompute", phase=Phase.RECOMPUTE, saves=())

@@ -1,0 +1,1 @@
+"""State passes: which rank keeps parameters, gradients and optimizer states (data parallel, ZeRO, FSDP)."""

@@ -1,0 +1,114 @@
+"""Gathers and reductions that a sharding implies, found from the names of dimensions.
+
+Given Ops whose dimensions are already sharded over ``axis``, walk them in program order and insert
+
+* an all-gather where an Op wants a tensor whole that its producer left split along the sequence,
+* an all-reduce, or a reduce-scatter when the next layout is split, where an Op summed over a sharded dimension.
+
+This is the propagation rule of GSPMD (arXiv 2105.04663 §3) for the two layouts transformers use.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
+
+__all__ = ["insert_collectives"]
+
+SEQ = "seq"
+
+
+@dataclass
+class _Walk:
+    """State of one walk: which tensors are split along the sequence, and which were gathered already."""
+
+    axis: str
+    split_residual: bool
+    stream: Stream
+    split: set[str] = field(default_factory=set)
+    out: list[Op] = field(default_factory=list)
+    gathered: dict[str, Tensor] = field(default_factory=dict)
+    pending: set[str] = field(default_factory=set)
+    """Partial sums over routed rows: experts' outputs are combined first (a linear step) and reduced per token."""
+
+    def gather(self, tensor: Tensor, phase: Phase) -> Tensor:
+        """The whole ``tensor``; emits the all-gather the first time."""
+        if tensor.name in self.gathered:
+            return self.gathered[tensor.name]
+        whole = replace(tensor.gathered(self.axis), name=f"{tensor.name}|whole")
+        shard = replace(tensor, sharding=tensor.gathered(self.axis).sharding).sharded(SEQ, self.axis)
+        self.out.append(
+            Op(f"{tensor.name}.all_gather", OpKind.COLLECTIVE, phase, tensor.dtype, (shard,), (whole,),
+               collective=Collective.ALL_GATHER, axis=self.axis, stream=self.stream)
+        )  # fmt: skip
+        self.gathered[tensor.name] = whole
+        return whole
+
+    def reduce(self, tensor: Tensor, phase: Phase) -> Tensor:
+        """Emit the reduction of the partial sums ``tensor|partial``."""
+        scatter = self.split_residual and SEQ in tensor.dim_names and "hidden" in tensor.dim_names
+        partial = replace(tensor, name=f"{tensor.name}|partial")
+        result = tensor.sharded(SEQ, self.axis) if scatter else tensor
+        kind = Collective.REDUCE_SCATTER if scatter else Collective.ALL_REDUCE
+        self.out.append(
+            Op(f"{tensor.name}.{kind}", OpKind.COLLECTIVE, phase, tensor.dtype, (partial,), (result,),
+               collective=kind, axis=self.axis, stream=self.stream)
+        )  # fmt: skip
+        if scatter:
+            self.split.add(tensor.name)
+        return partial
+
+
+def insert_collectives(
+    ops: tuple[Op, ...], axis: str, *, split_residual: bool, split_inputs: frozenset[str], stream: Stream
+) -> tuple[Op, ...]:
+    """Ops with the collectives over ``axis`` that their shardings imply.
+
+    Parameters
+    ----------
+    ops
+        Forward or backward Ops in program order, sharded over ``axis``.
+    split_residual
+        Sequence parallelism: residual Ops work on a sequence shard.
+    split_inputs
+        Names of tensors that enter already split (block inputs, tensors saved in the forward).
+    stream
+        Queue of the collectives; COMPUTE when the framework does not overlap them.
+    """
+    walk = _Walk(axis, split_residual, stream, set(split_inputs) if split_residual else set())
+    for op in ops:
+        sharded = {dim for dim, by in op.sharding if by == axis}
+        reads = op.reads
+        if op.residual and split_residual:
+            reads = tuple(_as_split(t, axis) for t in reads)
+        elif walk.split:
+            reads = tuple(
+                walk.gather(t, op.phase) if t.name in walk.split and t.cls is TensorClass.ACTIVATION else t
+                for t in reads
+            )
+        partial = bool(sharded & set(op.contracts)) or any(t.name in walk.pending for t in op.reads)
+        partial = partial and op.phase is not Phase.WEIGHT_GRADIENT
+        writes = op.writes
+        if op.residual and split_residual:
+            writes = tuple(_as_split(t, axis) for t in writes)
+            walk.split.update(t.name for t in writes if SEQ in t.dim_names)
+            op = op.shard(SEQ, axis)
+        saves = tuple(_as_split(t, axis) if t.name in walk.split else t for t in op.saves)
+        if not partial:
+            walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
+            continue
+        target = writes[0]
+        if "routed" in target.dim_names:
+            walk.pending.add(target.name)
+            walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
+            continue
+        walk.out.append(
+            replace(op, reads=reads, writes=(replace(target, name=f"{target.name}|partial"), *writes[1:]), saves=saves)
+        )
+        walk.reduce(target, op.phase)
+    return tuple(walk.out)
+
+
+def _as_split(tensor: Tensor, axis: str) -> Tensor:
+    return tensor.sharded(SEQ, axis) if tensor.cls is TensorClass.ACTIVATION else tensor
