@@ -33,6 +33,9 @@ class Framework:
         Type in which gradients are accumulated.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
+    p2p_scatter_gather
+        Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
+        (arXiv 2104.04473 §4.1).
     tensor_parallel_overlap
         Whether tensor-parallel collectives are split and hidden behind GEMMs.
     distributed_optimizer_default
@@ -63,6 +66,7 @@ class Framework:
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     overlap_p2p: bool = True
+    p2p_scatter_gather: bool = True
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0
     cuda_graphs: bool = False
@@ -73,6 +77,6 @@ class Framework:
     max_num_seqs: int = 256
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
-    constants: Mapping[str, Constant] = field(default_factory=dict)
+    constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""

@@ -1,0 +1,271 @@
+"""Time of one block: its Ops priced and run on streams, so that what overlaps and what is exposed is found out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from simulator.constants import Trust
+from simulator.cost.device import DeviceCost
+from simulator.cost.network import CommGroup, NetworkCost
+from simulator.cost.priced import Priced
+from simulator.engine.streams import run_streams
+from simulator.network.collectives import collective_traffic
+from simulator.training.groups import RankLayout
+from simulator.workload.framework import Framework
+from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream
+from simulator.workload.work import work_of
+
+__all__ = ["BlockPricer", "PhaseTime", "PricedOp"]
+
+COMMUNICATION = (OpKind.COLLECTIVE, OpKind.P2P)
+CATEGORY_OF_AXIS = {"tp": "tensor_parallel", "cp": "context_parallel", "ep": "expert_parallel", "dpcp": "data_parallel", "edp": "data_parallel"}
+
+HOST_LAUNCHES = {Phase.FORWARD: 1.0, Phase.RECOMPUTE: 1.0, Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}
+"""Host time of a phase in units of the forward's: input and weight gradient together launch twice the kernels."""
+
+
+@dataclass(frozen=True)
+class PricedOp:
+    """An Op with its price, for traces and explanations."""
+
+    op: Op
+    priced: Priced
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """Time of one pass through one block (or through a chunk of blocks).
+
+    Attributes
+    ----------
+    seconds
+        From first start to last end, host launches included.
+    floor
+        Roofline bound of its computation [s].
+    parts
+        Exposed seconds by category: ``forward``, ``backward``, ``recompute``, ``tensor_parallel`` ..., ``host``.
+    traffic
+        Bytes by link class.
+    trust
+        Seconds by trust of the constants they rest on.
+    flops
+        Executed FLOPs.
+    constants
+        Ids used.
+    """
+
+    seconds: float = 0.0
+    floor: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)
+    traffic: Mapping[str, float] = field(default_factory=dict)
+    trust: Mapping[Trust, float] = field(default_factory=dict)
+    flops: float = 0.0
+    constants: frozenset[str] = frozenset()
+
+    def __add__(self, other: PhaseTime) -> PhaseTime:
+        return combine(((self, 1), (other, 1)))
+
+    def times(self, count: float) -> PhaseTime:
+        """``count`` of these in a row."""
+        return combine(((self, count),))
+
+
+def combine(terms: Iterable[tuple[PhaseTime, float]]) -> PhaseTime:
+    """Passes one after another, each counted a number of times."""
+    seconds = floor = flops = 0.0
+    parts: dict[str, float] = {}
+    traffic: dict[str, float] = {}
+    trust: dict[Trust, float] = {}
+    constants: frozenset[str] = frozenset()
+    for term, count in terms:
+        seconds += count * term.seconds
+        floor += count * term.floor
+        flops += count * term.flops
+        constants |= term.constants
+        for total, mine in ((parts, term.parts), (traffic, term.traffic)):
+            for key, value in mine.items():
+                total[key] = total.get(key, 0.0) + count * value
+        for kind, value in term.trust.items():
+            trust[kind] = trust.get(kind, 0.0) + count * value
+    return PhaseTime(seconds, floor, parts, traffic, trust, flops, constants)
+
+
+class BlockPricer:
+    """Prices the Ops of blocks on one device type and runs them on streams.
+
+    Parameters
+    ----------
+    device, network
+        Cost of computation and of communication.
+    layout
+        Where the ranks of each mesh axis sit.
+    framework
+        Host launch time per layer.
+    """
+
+    def __init__(self, device: DeviceCost, network: NetworkCost, layout: RankLayout, framework: Framework, scale: Mapping[str, float] | None = None) -> None:
+        self.device, self.network, self.layout, self.framework = device, network, layout, framework
+        self.mesh = layout.plan.mesh
+        constant = framework.constants.get("host_per_layer")
+        self.host_id = constant.id if constant else ""
+        self.host_per_layer = (constant.value if constant else 0.0) * (scale or {}).get(self.host_id, 1.0)
+        self._ops: dict[int, tuple[Op, PricedOp]] = {}
+        self._passes: dict[tuple[int, str], tuple[Block, PhaseTime]] = {}
+
+    def price(self, op: Op) -> PricedOp:
+        """One Op of one rank."""
+        known = self._ops.get(id(op))
+        if known is None:
+            if op.kind in COMMUNICATION:
+                group = self.layout.group(op.axis)
+                work = work_of(op, self.mesh, group.ranks)
+                priced = self.network.price(work, group)
+            else:
+                work = work_of(op, self.mesh)
+                priced = self.device.price(work)
+            known = self._ops[id(op)] = (op, PricedOp(op, priced, work.flops, work.bytes))
+        return known[1]
+
+    def message_seconds(self, op: Op, message: float) -> float:
+        """Time of the collective of ``op`` with another message size [s]."""
+        group = self.layout.group(op.axis)
+        work = replace(work_of(op, self.mesh, group.ranks), message=message, bytes=message)
+        return self.network.price(work, group).seconds
+
+    def forward(self, block: Block) -> PhaseTime:
+        """Forward of one micro-batch, parameter gathers (ZeRO-3) included."""
+        return self._pass(block, "forward", (*block.gather_forward, *block.forward))
+
+    def backward(self, block: Block) -> PhaseTime:
+        """Whole backward: recomputation, input and weight gradients."""
+        extra = block.reduce if block.reduce_every_microbatch else ()
+        return self._pass(block, "backward", (*block.gather_backward, *block.backward, *extra))
+
+    def input_gradient(self, block: Block) -> PhaseTime:
+        """Backward without the weight gradients ("B" of split schedules)."""
+        ops = tuple(op for op in block.backward if op.phase is not Phase.WEIGHT_GRADIENT)
+        return self._pass(block, "input_gradient", (*block.gather_backward, *ops))
+
+    def weight_gradient(self, block: Block) -> PhaseTime:
+        """Weight gradients only ("W")."""
+        return self._pass(block, "weight_gradient", tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT))
+
+    def _pass(self, block: Block, name: str, ops: Sequence[Op]) -> PhaseTime:
+        key = (id(block), name)
+        known = self._passes.get(key)
+        if known is None:
+            known = self._passes[key] = (block, self._run(block, ops))
+        return known[1]
+
+    def _run(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
+        if not ops:
+            return PhaseTime()
+        if any(op.stream is not Stream.COMPUTE and op.axis in ("dpcp", "edp") for op in ops):
+            return self._prefetched(block, ops)
+        return self._once(block, ops)
+
+    def _prefetched(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
+        """A layer among equal layers whose gathers run one layer ahead and whose reductions run behind.
+
+        Copies of the layer are unrolled until one more adds the same time as the one before: the steady state.
+        """
+        copies = [self._once(block, _unroll(ops, n)) for n in (3, 4)]
+        return combine(((copies[1], 1.0), (copies[0], -1.0)))
+
+    def _once(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
+        """The Ops as they are, on their streams."""
+        priced = [self.price(op) for op in ops]
+        streams = [self.layout.stream(op) if op.kind in COMMUNICATION else op.stream for op in ops]
+        durations = [p.priced.seconds for p in priced]
+        schedule = run_streams(durations, streams, dependencies(ops))
+        host = self._host(block, ops)
+        seconds = max(schedule.makespan, host)
+        parts = _exposed(priced, schedule.critical_path, schedule.start, schedule.end)
+        if host > schedule.makespan:
+            parts["host"] = parts.get("host", 0.0) + host - schedule.makespan
+        floor = sum(p.priced.floor for p in priced if p.op.kind not in COMMUNICATION)
+        trust: dict[Trust, float] = {}
+        for p in priced:
+            trust[p.priced.trust] = trust.get(p.priced.trust, 0.0) + p.priced.seconds
+        ids = frozenset(i for p in priced for i in p.priced.constants) | ({self.host_id} if self.host_id else set())
+        return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
+
+    def _host(self, block: Block, ops: Sequence[Op]) -> float:
+        """Host time to launch the pass: one unit for each phase of a layer that occurs in it."""
+        if block.name != "layer":
+            return 0.0
+        phases = {op.phase for op in ops}
+        copies = 1 + max((int(op.name.rpartition("#")[2]) for op in ops if "#" in op.name), default=0)
+        return copies * self.host_per_layer * sum(share for phase, share in HOST_LAUNCHES.items() if phase in phases)
+
+    def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
+        moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}
+        for p in priced:
+            if p.op.kind not in COMMUNICATION:
+                moved["hbm"] += p.bytes
+                continue
+            for link, size in self.wire_bytes(p.op.collective, p.bytes, self.layout.group(p.op.axis)).items():
+                moved[link] += size
+        return moved
+
+    def wire_bytes(self, collective: Collective | None, message: float, group: CommGroup) -> dict[str, float]:
+        """Bytes one rank sends inside and outside its scale-up domain."""
+        domains = self.layout.domains(group)
+        even = len(set(domains)) == 1
+        name = collective.value if collective else "p2p"
+        name = "p2p" if name == Collective.SEND_RECV else name
+        hierarchical = even and len(domains) > 1 and domains[0] > 1 and name in ("all_reduce", "all_gather", "reduce_scatter")
+        sent = collective_traffic(name, message, domains, "hierarchical" if hierarchical else None).per_rank
+        return {"scale_up": sent["scale_up"], "scale_out": sent["nic"]}
+
+
+def dependencies(ops: Sequence[Op]) -> list[list[int]]:
+    """Data flow: each Op waits for the last writer of everything it reads."""
+    writer: dict[str, int] = {}
+    after: list[list[int]] = []
+    for index, op in enumerate(ops):
+        after.append(sorted({writer[t.name] for t in op.reads if t.name in writer}))
+        for tensor in op.writes:
+            writer[tensor.name] = index
+    return after
+
+
+def _unroll(ops: Sequence[Op], copies: int) -> list[Op]:
+    """``copies`` of a layer's Ops one after another; gathers of a layer are issued before the layer ahead of it.
+
+    The gather of layer i may start when layer i−2 is done: two layers' parameters are resident.
+    """
+    gathers = [op for op in ops if op.axis in ("dpcp", "edp") and op.collective is Collective.ALL_GATHER]
+    body = [op for op in ops if op not in gathers]
+
+    def renamed(op: Op, index: int) -> Op:
+        tag = f"#{index}"
+        reads = tuple(replace(t, name=t.name + tag) for t in op.reads)
+        return replace(op, name=op.name + tag, reads=reads, writes=tuple(replace(t, name=t.name + tag) for t in op.writes))
+
+    unrolled = [renamed(op, 0) for op in gathers]
+    for index in range(copies):
+        if index + 1 < copies:
+            unrolled += [renamed(op, index + 1) for op in gathers]
+        unrolled += [renamed(op, index) for op in body]
+    return unrolled
+
+
+def _exposed(priced: Sequence[PricedOp], path: Sequence[int], start: Sequence[float], end: Sequence[float]) -> dict[str, float]:
+    """Seconds of the critical path by category: what is hidden costs nothing."""
+    parts: dict[str, float] = {}
+    for index in path:
+        op = priced[index].op
+        if op.kind in COMMUNICATION:
+            name = CATEGORY_OF_AXIS.get(op.axis, op.axis)
+        elif op.phase is Phase.WEIGHT_GRADIENT:
+            name = "backward"
+        else:
+            name = op.phase.value
+        parts[name] = parts.get(name, 0.0) + float(end[index] - start[index])
+    return parts
+
+

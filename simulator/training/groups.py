@@ -1,0 +1,73 @@
+"""Where the ranks of a mesh axis sit: how many share a scale-up domain, how many domains a group spans."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from simulator.cost.network import CommGroup
+from simulator.hardware.types import Node
+from simulator.workload.ops import Op, Stream
+from simulator.workload.plan import AXES, Plan
+
+__all__ = ["RankLayout"]
+
+
+class RankLayout:
+    """Consecutive ranks along tp, cp, dp, pp (Megatron's order) on consecutive accelerators.
+
+    Parameters
+    ----------
+    plan
+        Mesh sizes.
+    node
+        Its scale-up domain decides which groups stay inside.
+    """
+
+    def __init__(self, plan: Plan, node: Node) -> None:
+        self.plan = plan
+        self.node = node
+        self.nodes_per_domain = max(1, node.scale_up.domain // node.accelerators)
+
+    @cached_property
+    def strides(self) -> dict[str, int]:
+        """Distance between neighbouring ranks of an axis, in ranks."""
+        strides, step = {}, 1
+        for axis in AXES:
+            strides[axis] = step
+            step *= self.plan.mesh[axis]
+        strides["dpcp"] = strides["ep"] = strides["cp"]
+        strides["edp"] = strides["cp"] * self.plan.expert_parallel
+        return strides
+
+    def group(self, axis: str) -> CommGroup:
+        """The communication group of one rank along ``axis``."""
+        return self._group(self.plan.mesh[axis], self.strides[axis])
+
+    def neighbour(self, axis: str) -> CommGroup:
+        """Two neighbouring ranks along ``axis``."""
+        return self._group(2, self.strides[axis])
+
+    def _group(self, ranks: int, stride: int) -> CommGroup:
+        held = self.node.accelerators
+        inside = max(1, min(ranks, held // stride))
+        while ranks % inside:  # a group that straddles nodes unevenly is priced at the coarser even split
+            inside -= 1
+        return CommGroup(ranks, inside, ranks // inside)
+
+    def stream(self, op: Op) -> Stream:
+        """The queue a collective really uses: scale-out as soon as its group leaves the domain."""
+        if op.stream is Stream.COMPUTE:
+            return Stream.COMPUTE
+        return Stream.SCALE_UP if self.inside_domain(self.group(op.axis)) else Stream.SCALE_OUT
+
+    def inside_domain(self, group: CommGroup) -> bool:
+        """Whether the group never leaves one scale-up domain (which may hold several nodes, as in an NVL72)."""
+        return group.nodes <= self.nodes_per_domain
+
+    def domains(self, group: CommGroup) -> tuple[int, ...]:
+        """Ranks of the group in each scale-up domain it touches."""
+        if self.inside_domain(group):
+            return (group.ranks,)
+        per_domain = group.ranks_per_node * self.nodes_per_domain
+        full, rest = divmod(group.ranks, per_domain)
+        return (per_domain,) * full + ((rest,) if rest else ())

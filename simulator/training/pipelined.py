@@ -1,0 +1,368 @@
+"""A job on its pipeline: compiled chunks on ranks, their times, their memory, and the run of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+import numpy as np
+
+from simulator.constants import Constant, ConstantSet, Trust
+from simulator.cost.device import DeviceCost
+from simulator.cost.network import NetworkCost
+from simulator.hardware.types import Cluster, Node
+from simulator.registry import lookup
+from simulator.results.estimate import MemoryLedger, Traffic
+from simulator.strategies.pipeline.partition import partition_layers
+from simulator.strategies.protocols import PipelineSchedule
+from simulator.training.block_time import BlockPricer, PhaseTime, combine
+from simulator.training.groups import RankLayout
+from simulator.training.memory import chunk_memory, memory_ledger
+from simulator.training.pipeline import PipelineCosts, run_pipeline
+from simulator.training.pipeline_program import build_program
+from simulator.training.pipeline_timeline import PipelineTimeline
+from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks
+from simulator.training.update import bulk_reduction, gather_delay, optimizer_time, reduction_end, reduction_jobs
+from simulator.workload.jobs import TrainingJob
+from simulator.workload.ops import Collective, OpKind, Work
+
+__all__ = ["PipelinedJob", "StepRun"]
+
+
+@dataclass(frozen=True)
+class StepRun:
+    """One executed step.
+
+    Attributes
+    ----------
+    seconds
+        Whole step.
+    parts
+        Exposed seconds by category of the busiest rank; they add up to ``seconds``.
+    timeline
+        Pipeline tasks.
+    busiest
+        That rank.
+    """
+
+    seconds: float
+    parts: Mapping[str, float]
+    timeline: PipelineTimeline
+    busiest: int
+
+
+class PipelinedJob:
+    """Everything about one job that does not change between steps; results are computed on demand.
+
+    Parameters
+    ----------
+    job, cluster
+        What runs where.
+    scale
+        Factors on constants by id, for intervals.
+    """
+
+    def __init__(self, job: TrainingJob, cluster: Cluster, scale: Mapping[str, float] | None = None) -> None:
+        self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
+        self.plan, self.framework = job.plan, job.framework
+        self.microbatches = job.batch.microbatches(job.plan)
+        self.schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
+        self.traits = self.schedule.traits()
+        self.ranks = job.plan.pipeline_parallel
+
+    @staticmethod
+    def check_schedule(job: TrainingJob) -> str:
+        """Why the schedule does not work for these sizes, or an empty string."""
+        schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
+        plan = job.plan
+        if plan.pipeline_parallel == 1 and plan.virtual_stages == 1:
+            return ""
+        reason = schedule.check(plan.pipeline_parallel, job.batch.microbatches(plan), plan.virtual_stages)
+        layers = job.model.num_hidden_layers
+        if not reason and plan.pipeline_parallel * plan.virtual_stages > layers:
+            reason = f"{plan.pipeline_parallel} stages × {plan.virtual_stages} chunks are more than the {layers} layers"
+        return reason
+
+    # -- shape -----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def orders(self) -> Sequence[Sequence[object]]:
+        """Tasks of every rank; a single rank just alternates forward and backward."""
+        if self.ranks == 1 and self.plan.virtual_stages == 1:
+            return cast(PipelineSchedule, lookup("pipeline", "1f1b")()).order(1, self.microbatches, 1)
+        return self.schedule.order(self.ranks, self.microbatches, self.plan.virtual_stages)
+
+    @cached_property
+    def positions(self) -> list[list[int]]:
+        """Virtual stages that each rank holds, by chunk."""
+        if self.ranks == 1 and self.plan.virtual_stages == 1:
+            return [[0]]
+        chunks = range(max(self.plan.virtual_stages, self.traits.weight_copies))
+        found = []
+        for rank in range(self.ranks):
+            where = [self.traits.virtual_stage(rank, c, self.ranks, len(chunks)) for c in chunks]
+            found.append(list(dict.fromkeys(where)))
+        return found
+
+    @cached_property
+    def chunks(self) -> tuple[Chunk, ...]:
+        """Virtual stages in model order."""
+        blocks = compiled_layers(self.job)
+        stages = 1 + max(p for where in self.positions for p in where)
+        layers = sum(block.name == "layer" for block in blocks)
+        return cut_into_chunks(blocks, partition_layers(layers, stages))
+
+    @cached_property
+    def chunks_of_rank(self) -> list[list[Chunk]]:
+        """Chunks that each rank holds, in order of use."""
+        return [[self.chunks[p] for p in where] for where in self.positions]
+
+    @cached_property
+    def node_of_rank(self) -> list[Node]:
+        """Node type of each pipeline rank: the slowest of those its ranks sit on."""
+        nodes = [g.node for g in self.cluster.groups for _ in range(g.count * g.node.accelerators)]
+        per_stage = self.plan.accelerators // self.ranks
+        found = []
+        for rank in range(self.ranks):
+            mine = {n.name: n for n in nodes[rank * per_stage : (rank + 1) * per_stage]}.values()
+            found.append(min(mine, key=lambda n: (n.accelerator.peak("bf16"), n.name)))
+        return found
+
+    # -- prices ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def pricers(self) -> dict[str, BlockPricer]:
+        """One pricer per node type."""
+        made = {}
+        for node in {n.name: n for n in self.node_of_rank}.values():
+            device = DeviceCost(node.accelerator, self.framework, self.scale)
+            network = NetworkCost(node, self.cluster.fabric, self.framework, self.scale)
+            made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.scale)
+        return made
+
+    def pricer(self, rank: int) -> BlockPricer:
+        """Pricer of a pipeline rank."""
+        return self.pricers[self.node_of_rank[rank].name]
+
+    @cached_property
+    def constants(self) -> ConstantSet:
+        """Every constant that was used, of devices, networks and framework."""
+        merged = ConstantSet()
+        for pricer in self.pricers.values():
+            for constant in (*pricer.device.constants.entries.values(), *pricer.network.constants.entries.values()):
+                merged.entries[constant.id] = constant
+        for constant in self.framework.constants.values():
+            merged.entries[constant.id] = constant
+        return merged
+
+    @cached_property
+    def rank_of_position(self) -> dict[int, int]:
+        """The first rank that holds each virtual stage."""
+        return {p: rank for rank in reversed(range(self.ranks)) for p in self.positions[rank]}
+
+    @cached_property
+    def forward_times(self) -> list[PhaseTime]:
+        """Forward of one micro-batch by virtual stage."""
+        return [self._chunk_time(c, "forward") for c in self.chunks]
+
+    @cached_property
+    def backward_times(self) -> list[PhaseTime]:
+        """Whole backward of one micro-batch by virtual stage."""
+        return [self._chunk_time(c, "backward") for c in self.chunks]
+
+    def _chunk_time(self, chunk: Chunk, phase: str) -> PhaseTime:
+        price = getattr(self.pricer(self.rank_of_position[chunk.position]), phase)
+        return combine((price(block), count) for block, count in chunk.blocks)
+
+    @cached_property
+    def p2p_seconds(self) -> float:
+        """Sending one micro-batch's boundary activation to the next stage [s]."""
+        if self.ranks == 1:
+            return 0.0
+        pricer, boundary = self.pricer(0), self._boundary_bytes
+        layout = pricer.layout
+        tensor_ranks = self.plan.tensor_parallel
+        split = self.framework.p2p_scatter_gather and tensor_ranks > 1 and not self.plan.sequence_parallel
+        message = boundary / tensor_ranks if split else boundary
+        send = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
+        seconds = pricer.network.price(send, layout.neighbour("pp")).seconds
+        if split:  # each rank sends its slice over its own NIC and the slices are joined again inside the node
+            join = Work(OpKind.COLLECTIVE, "bf16", collective=Collective.ALL_GATHER.value, message=boundary, axis="tp", ranks=tensor_ranks)
+            seconds += pricer.network.price(join, layout.group("tp")).seconds
+        return seconds
+
+    @cached_property
+    def _boundary_bytes(self) -> float:
+        block = next(b for c in reversed(self.chunks) for b, _ in c.blocks if b.name in ("layer", "head"))
+        return block.boundary.bytes(self.plan.mesh)
+
+    # -- memory and bounds -------------------------------------------------------------------------------------------
+
+    def _costs(self) -> PipelineCosts:
+        memory = [chunk_memory(c, self.plan.mesh) for c in self.chunks]
+        split = self.traits.splits_backward
+        gradient = [self._chunk_time(c, "input_gradient").seconds for c in self.chunks] if split else None
+        weights = [self._chunk_time(c, "weight_gradient").seconds for c in self.chunks] if split else None
+        return PipelineCosts(
+            forward=np.array([t.seconds for t in self.forward_times]),
+            backward=np.array([t.seconds for t in self.backward_times]),
+            input_gradient=None if gradient is None else np.array(gradient),
+            weight_gradient=None if weights is None else np.array(weights),
+            p2p=self.p2p_seconds,
+            overlap_p2p=self.framework.overlap_p2p,
+            message_bytes=self._boundary_bytes if self.ranks > 1 else 0.0,
+            activation_bytes=np.array([m.activations for m in memory]),
+            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) if split else None,
+        )
+
+    def memory(self) -> MemoryLedger:
+        """Peak of every rank. Depends on the order of each rank's tasks only, so nothing has to be run."""
+        memory = [chunk_memory(c, self.plan.mesh) for c in self.chunks]
+        stages = len(self.chunks)
+        untimed = PipelineCosts(
+            forward=np.ones(stages), backward=np.ones(stages), input_gradient=np.ones(stages), weight_gradient=np.ones(stages),
+            activation_bytes=np.array([m.activations for m in memory]),
+            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]),
+        )  # fmt: skip
+        items = self.microbatches * self.traits.items_per_microbatch
+        program = build_program(self.orders, self.traits, untimed, items)  # type: ignore[arg-type]
+        detached = bool(program.detached.any())
+        timeline = (
+            run_pipeline(self.orders, self.traits, untimed, items)  # type: ignore[arg-type]
+            if detached
+            else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
+        )
+        versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
+        return memory_ledger(timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions)
+
+    def floor(self) -> float:
+        """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
+        by_rank = [
+            self.microbatches * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self._work_of(rank))
+            + optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)).floor
+            for rank in range(self.ranks)
+        ]
+        return max(by_rank)
+
+    def _work_of(self, rank: int) -> list[int]:
+        """Virtual stages whose micro-batches a rank executes; a bidirectional pair shares them."""
+        return self.positions[rank][: max(1, len(self.positions[rank]) // self.traits.weight_copies)]
+
+    # -- the run -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def timeline(self) -> PipelineTimeline:
+        """The pipeline of one step."""
+        return run_pipeline(self.orders, self.traits, self._costs(), self.microbatches * self.traits.items_per_microbatch)  # type: ignore[arg-type]
+
+    def run(self) -> StepRun:
+        """Execute one step."""
+        timeline = self.timeline
+        busiest = int(np.argmax(timeline.busy))
+        reduced = max(self._reduction_end(rank) for rank in range(self.ranks))
+        update = max((optimizer_time(self.chunks_of_rank[r], self.pricer(r)) for r in range(self.ranks)), key=lambda t: t.seconds)
+        delay = max(self._gather_delay(rank) for rank in range(self.ranks))
+        host = self._constant("host_per_step")
+        parts = self._busy_parts(busiest)
+        scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
+        parts = {k: v * scale for k, v in parts.items()}
+        parts["bubble"] = timeline.makespan - float(timeline.busy[busiest])
+        parts["data_parallel"] = parts.get("data_parallel", 0.0) + (reduced - timeline.makespan) + delay
+        parts["optimizer"] = update.seconds
+        parts["host"] = parts.get("host", 0.0) + host
+        return StepRun(reduced + update.seconds + delay + host, parts, timeline, busiest)
+
+    def _busy_parts(self, rank: int) -> dict[str, float]:
+        times = [(t[p], self.microbatches) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)]
+        return dict(combine(times).parts)
+
+    def _constant(self, key: str) -> float:
+        constant: Constant | None = self.framework.constants.get(key)
+        return constant.value * self.scale.get(constant.id, 1.0) if constant else 0.0
+
+    def _reduction_end(self, rank: int) -> float:
+        """When the rank's gradients are reduced, those of a tied embedding between first and last stage included."""
+        timeline, pricer = self.timeline, self.pricer(rank)
+        ends = timeline.backward_window[1][rank]
+        end = float(np.nanmax(ends))
+        chunks = self.chunks_of_rank[rank]
+        tied = self._tied_embedding_seconds() if rank in (0, self.ranks - 1) else 0.0
+        if any(block.reduce_every_microbatch for c in chunks for block, _ in c.blocks):
+            return end + tied
+        if not self.framework.overlap_grad_reduce:
+            return timeline.makespan + bulk_reduction(chunks, pricer) + tied
+        jobs = []
+        for chunk, chunk_end in zip(chunks, ends, strict=False):
+            times = [pricer.backward(block) for block, _ in chunk.blocks]
+            jobs += reduction_jobs(chunk, pricer, float(chunk_end), times)
+        return max(end, timeline.makespan if self.ranks > 1 else end, reduction_end(jobs)) + tied
+
+    def _tied_embedding_seconds(self) -> float:
+        """All-reduce of the shared embedding's gradient between the two stages that hold a copy [s]."""
+        if self.ranks == 1 or not self.job.model.tie_word_embeddings:
+            return 0.0
+        mesh = self.plan.mesh
+        gradient = sum(
+            t.bytes(mesh) for block, _ in self.chunks[0].blocks for t in block.states if t.name == "embedding.weight.grad"
+        )
+        pricer = self.pricer(0)
+        work = Work(OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2)
+        return pricer.network.price(work, pricer.layout.neighbour("pp")).seconds
+
+    def _gather_delay(self, rank: int) -> float:
+        """Delay of the step by gathering updated parameters (ZeRO-1/2)."""
+        tasks = self.timeline.rank_tasks(rank)
+        pricer, starts = self.pricer(rank), []
+        for chunk_index, chunk in enumerate(self.chunks_of_rank[rank]):
+            first = (tasks["kind"] == "F") & (tasks["chunk"] == chunk_index)
+            at = float(tasks["start"][first].min()) if first.any() else 0.0
+            for block, count in chunk.blocks:
+                for _ in range(count):
+                    starts.append((block, at))
+                    at += pricer.forward(block).seconds
+        return gather_delay(starts, pricer, self.framework.overlap_param_gather)
+
+    # -- summaries -------------------------------------------------------------------------------------------------------
+
+    def step_time(self, rank: int) -> PhaseTime:
+        """Computation and traffic of one rank over a step, pipeline messages and update included."""
+        times = [(t[p], float(self.microbatches)) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)]
+        total = combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
+        return total
+
+    def traffic(self) -> Traffic:
+        """Bytes per accelerator and step by link class, of the rank that moves most."""
+        moved = []
+        for rank in range(self.ranks):
+            pricer = self.pricer(rank)
+            links = dict(self.step_time(rank).traffic)
+            for chunk in self.chunks_of_rank[rank]:
+                for block, count in chunk.blocks:
+                    once = (*(() if block.reduce_every_microbatch else block.reduce), *block.publish)
+                    for op in once:
+                        for link, size in pricer.wire_bytes(op.collective, pricer.price(op).bytes, pricer.layout.group(op.axis)).items():
+                            links[link] = links.get(link, 0.0) + count * size
+            if self.ranks > 1:
+                inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
+                sent = len(self._work_of(rank)) * 2 * self.microbatches * self._boundary_bytes
+                links["scale_up" if inside else "scale_out"] = links.get("scale_up" if inside else "scale_out", 0.0) + sent
+            moved.append(links)
+        return Traffic(max(moved, key=lambda m: sum(m.values())))
+
+    def trust_shares(self) -> dict[str, float]:
+        """Share of the computation and communication time by trust of the constants behind it."""
+        total: dict[Trust, float] = {}
+        for rank in range(self.ranks):
+            for trust, seconds in self.step_time(rank).trust.items():
+                total[trust] = total.get(trust, 0.0) + seconds
+        whole = sum(total.values())
+        return {trust.value: total[trust] / whole for trust in Trust if trust in total} if whole else {}
+
+    def warnings(self) -> tuple[str, ...]:
+        """What was assumed."""
+        found = []
+        devices = {n.accelerator.name: n.accelerator for n in self.node_of_rank}
+        found += [f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet" for a in devices.values() if not a.efficiency]
+        return tuple(found)

@@ -1,0 +1,115 @@
+"""A training job cut into pipeline stages: which compiled blocks every model chunk holds.
+
+A model is lowered once per distinct layer and compiled once per plan; the stages only count how often each
+compiled block occurs, which is what makes a step of a trillion parameters cheap to price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from simulator.strategies.compile import compile_block
+from simulator.workload.autodiff import differentiate
+from simulator.workload.framework import Framework
+from simulator.workload.jobs import TrainingJob
+from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block
+from simulator.workload.plan import Plan
+
+__all__ = ["Chunk", "compiled_layers", "cut_into_chunks"]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """One virtual stage: compiled blocks in model order, equal neighbours counted together."""
+
+    position: int
+    blocks: tuple[tuple[Block, int], ...]
+
+    @property
+    def layer_count(self) -> int:
+        """Number of transformer layers it holds."""
+        return sum(count for block, count in self.blocks if block.name == "layer")
+
+
+@dataclass(frozen=True)
+class _Tower:
+    """A stack of layers that runs on its own token count: the backbone, an encoder, a vision tower."""
+
+    model: ModelSpec
+    sequence: int
+    encoder_sequence: int = 0
+    embedded: bool = True
+    headed: bool = True
+
+
+def _towers(model: ModelSpec, sequence: int) -> list[_Tower]:
+    """Stacks in execution order. An encoder-decoder pair splits the sequence evenly between its two halves."""
+    stacks = [_Tower(t, t.patch.tokens if t.patch else sequence, headed=False) for t in model.towers]
+    if model.encoder is not None:
+        stacks.append(_Tower(model.encoder, sequence, headed=False))
+        stacks.append(_Tower(model, sequence, encoder_sequence=sequence))
+    elif model.patch is not None:
+        stacks.append(_Tower(model, model.patch.tokens + model.patch.class_tokens))
+    else:
+        stacks.append(_Tower(model, sequence))
+    return stacks
+
+
+def compiled_layers(job: TrainingJob) -> tuple[Block, ...]:
+    """Every block of the model in execution order: embeddings, layers, head; equal layers are the same object."""
+    return _compiled(job.model, job.framework, job.plan, job.batch.micro_batch_size, job.batch.sequence_length)
+
+
+@lru_cache(maxsize=256)
+def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: int, sequence: int) -> tuple[Block, ...]:
+    blocks: list[Block] = []
+    for tower in _towers(model, sequence):
+        local = -(-tower.sequence // plan.context_parallel)
+        ctx = LoweringContext(tower.model, micro_batch, local, True, framework, tower.encoder_sequence)
+
+        def compiled(block: Block) -> Block:
+            return compile_block(differentiate(block, framework.gradient_dtype), plan, framework)
+
+        if tower.embedded and tower.model.vocab_size:
+            blocks.append(compiled(lower_embedding(ctx)))
+        for layer, count in tower.model.layers:
+            block = compiled(lower_layer(layer, ctx))
+            blocks += [block] * count
+        if tower.headed:
+            head = compiled(lower_head(ctx))
+            if head.forward:
+                blocks.append(head)
+    return tuple(blocks)
+
+
+def cut_into_chunks(blocks: Sequence[Block], layers_per_chunk: Sequence[int]) -> tuple[Chunk, ...]:
+    """Virtual stages with the given numbers of layers; other blocks stay with the layer they precede or follow."""
+    chunks: list[Chunk] = []
+    position, held = 0, list[Block]()
+    wanted = iter(layers_per_chunk)
+    room = next(wanted)
+    for index, block in enumerate(blocks):
+        if block.name == "layer" and room == 0:
+            chunks.append(Chunk(position, _run_lengths(held)))
+            position, held, room = position + 1, [], next(wanted)
+        held.append(block)
+        room -= block.name == "layer"
+        if index == len(blocks) - 1:
+            chunks.append(Chunk(position, _run_lengths(held)))
+    return tuple(chunks)
+
+
+def _run_lengths(blocks: Sequence[Block]) -> tuple[tuple[Block, int], ...]:
+    runs: list[tuple[Block, int]] = []
+    for block in blocks:
+        if runs and runs[-1][0] is block:
+            runs[-1] = (block, runs[-1][1] + 1)
+        else:
+            runs.append((block, 1))
+    return tuple(runs)
+
+
