@@ -1,0 +1,342 @@
+"""Laws of arrival: when requests come.
+
+Every law is a small value with ``sample(rng, duration, count)``, and draws its gaps one after the other from
+one stream, so that asking for more time or more requests never moves the arrivals already there.
+Open-loop laws start in their stationary state: the mean count in any interval is exactly rate × time, also
+for bursty gaps, where a process that starts with a full gap would deliver (CV² − 1)/2 requests too many.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.errors import ConfigError
+
+__all__ = [
+    "ARRIVALS",
+    "ArrivalSpec",
+    "ClosedLoop",
+    "Deterministic",
+    "Diurnal",
+    "Gamma",
+    "OnOff",
+    "Poisson",
+    "renewal_times",
+]
+
+Times = NDArray[np.float64]
+
+_CHUNK = 1 << 14
+"""Gaps drawn at a time. Fixed: a chunk that depended on the size asked for would make draws depend on it too."""
+
+
+def _require_positive(law: object, **values: float) -> None:
+    bad = [f"{name} = {value}" for name, value in values.items() if not (value > 0 and math.isfinite(value))]
+    if bad:
+        raise ConfigError(f"{type(law).__name__} arrivals need positive finite numbers, not {', '.join(bad)}")
+
+
+def renewal_times(first: float, gaps: Callable[[int], Times], end: float, count: int | None) -> Times:
+    """Times of a renewal process: ``first``, then one gap after the other, until ``end`` or ``count``."""
+    parts: list[Times] = [np.array([first])]
+    have, last = 1, first
+    while last < end and (count is None or have < count):
+        part = last + np.cumsum(gaps(_CHUNK))
+        parts.append(part)
+        have, last = have + len(part), float(part[-1])
+    times = np.concatenate(parts)
+    times = times[: np.searchsorted(times, end)]
+    return times if count is None else times[:count]
+
+
+class ArrivalSpec:
+    """Base of the laws of arrival.
+
+    Attributes
+    ----------
+    process
+        Name in a YAML file.
+    """
+
+    process: ClassVar[str]
+
+    @property
+    def mean_rate(self) -> float:
+        """Long-run arrival rate [req/s]; NaN for a closed loop, where it is a result."""
+        raise NotImplementedError
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """Ascending times [s] in [0, duration), at most ``count`` of them."""
+        raise NotImplementedError
+
+    def with_rate(self, rate: float) -> ArrivalSpec:
+        """The same law at a mean of ``rate`` [req/s]; the coefficient of variation of the gaps stays.
+
+        Raises
+        ------
+        ConfigError
+            If it has no rate to set.
+        """
+        if not any(f.name == "rate" for f in fields(self)):  # type: ignore[arg-type]
+            raise ConfigError(f"{self.process} arrivals have no rate to set: it is a result")
+        return replace(self, rate=rate)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class Poisson(ArrivalSpec):
+    """Independent arrivals: exponential gaps of mean 1 / ``rate`` [req/s]."""
+
+    process: ClassVar[str] = "poisson"
+    rate: float = field(metadata={"dimension": "rate"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, rate=self.rate)
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.rate
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        first = rng.standard_exponential() / self.rate
+        return renewal_times(first, lambda n: rng.standard_exponential(n) / self.rate, duration, count)
+
+
+@dataclass(frozen=True)
+class Gamma(ArrivalSpec):
+    """Renewal process with gamma gaps of mean 1 / ``rate`` [req/s] and coefficient of variation ``cv``.
+
+    Shape 1/cv². ``cv`` 1 is Poisson, below 1 more regular, above 1 bursty (the ``burstiness`` of the vLLM
+    benchmark is the shape). A renewal process has no memory beyond one gap: where bursts last, use :class:`OnOff`.
+    """
+
+    process: ClassVar[str] = "gamma"
+    rate: float = field(metadata={"dimension": "rate"})
+    cv: float = field(metadata={"dimension": "ratio"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, rate=self.rate, cv=self.cv)
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.rate
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        shape = self.cv**-2
+        scale = 1 / (shape * self.rate)
+        # The gap around time zero is length-biased (Gamma(shape + 1)), and zero lies uniformly in it.
+        first = rng.standard_gamma(shape + 1) * scale * rng.random()
+        return renewal_times(first, lambda n: rng.standard_gamma(shape, n) * scale, duration, count)
+
+
+@dataclass(frozen=True)
+class Deterministic(ArrivalSpec):
+    """One request every 1 / ``rate`` seconds, the first at time zero."""
+
+    process: ClassVar[str] = "deterministic"
+    rate: float = field(metadata={"dimension": "rate"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, rate=self.rate)
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.rate
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        in_time = math.ceil(duration * self.rate * (1 - 1e-12)) if math.isfinite(duration) else count
+        size = min(n for n in (in_time, count) if n is not None)
+        return np.arange(size, dtype=np.float64) / self.rate
+
+
+@dataclass(frozen=True)
+class OnOff(ArrivalSpec):
+    """Bursts of Poisson arrivals at ``burst_rate`` [req/s] between silences.
+
+    ``on_duration`` and ``off_duration`` [s] are the mean lengths of both; ``durations`` says whether they are exponential (the
+    interrupted Poisson process) or fixed (then the first burst starts at time zero).
+    """
+
+    process: ClassVar[str] = "on-off"
+    burst_rate: float = field(metadata={"dimension": "rate"})
+    on_duration: float = field(metadata={"dimension": "time"})
+    off_duration: float = field(metadata={"dimension": "time"})
+    durations: Literal["exponential", "fixed"] = field(default="exponential", metadata={"dimension": "text"})
+
+    def __post_init__(self) -> None:
+        _require_positive(
+            self, burst_rate=self.burst_rate, on_duration=self.on_duration, off_duration=self.off_duration
+        )
+        if self.durations not in ("exponential", "fixed"):
+            raise ConfigError(f"durations of on-off arrivals are 'exponential' or 'fixed', not '{self.durations}'")
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.burst_rate * self.on_duration / (self.on_duration + self.off_duration)
+
+    @property
+    def cv(self) -> float:
+        """Coefficient of variation of the gaps with exponential durations: c² = 1 + 2 λ on (off / (on + off))².
+
+        The interrupted Poisson process has hyperexponential gaps (Kuczura, Bell System Technical Journal 1973).
+        """
+        return math.sqrt(
+            1
+            + 2 * self.burst_rate * self.on_duration * (self.off_duration / (self.on_duration + self.off_duration)) ** 2
+        )
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        phases, bursts = rng.spawn(2)
+        active = renewal_times(
+            bursts.standard_exponential() / self.burst_rate,
+            lambda n: bursts.standard_exponential(n) / self.burst_rate,
+            duration,  # never less active time than wall time
+            count,
+        )
+        starts, active_before = self._bursts(phases, active[-1] if len(active) else 0.0)
+        burst = np.searchsorted(active_before, active, side="right") - 1
+        times = starts[burst] + (active - active_before[burst])
+        return times[: np.searchsorted(times, duration)]
+
+    def with_rate(self, rate: float) -> OnOff:
+        """Time scaled as a whole, as :meth:`RequestTable.with_rate` does: shorter bursts and silences too."""
+        factor = rate / self.mean_rate
+        return replace(
+            self,
+            burst_rate=self.burst_rate * factor,
+            on_duration=self.on_duration / factor,
+            off_duration=self.off_duration / factor,
+        )
+
+    def _bursts(self, rng: np.random.Generator, active: float) -> tuple[Times, Times]:
+        """Start of each burst, and the burst time before it, until ``active`` [s] of burst time are covered."""
+        fixed = self.durations == "fixed"
+        # Memoryless phases are stationary from the start if time zero lies in a burst with its long-run share.
+        silent = not fixed and rng.random() >= self.on_duration / (self.on_duration + self.off_duration)
+        lead = rng.standard_exponential() * self.off_duration if silent else 0.0
+        starts, before, start, done = [lead], [0.0], lead, 0.0
+        for on, off in self._phases(rng, fixed):
+            done += on
+            if done > active:
+                break
+            start += on + off
+            starts.append(start)
+            before.append(done)
+        return np.array(starts), np.array(before)
+
+    def _phases(self, rng: np.random.Generator, fixed: bool) -> Iterator[tuple[float, float]]:
+        while True:
+            if fixed:
+                yield self.on_duration, self.off_duration
+            else:
+                on, off = rng.standard_exponential(2)
+                yield on * self.on_duration, off * self.off_duration
+
+
+@dataclass(frozen=True)
+class Diurnal(ArrivalSpec):
+    """A rate that follows the hour of the day: a gamma renewal process on a clock that runs with the rate.
+
+    Attributes
+    ----------
+    rate
+        Mean over the day [req/s].
+    hourly
+        24 relative rates, one per hour from midnight; only their ratios matter.
+    cv
+        Of the gaps on that clock; 1 is a Poisson process with a time-varying rate.
+    start_hour
+        Hour of the day at time zero.
+    """
+
+    process: ClassVar[str] = "diurnal"
+    rate: float = field(metadata={"dimension": "rate"})
+    hourly: tuple[float, ...] = field(metadata={"dimension": "numbers"})
+    cv: float = field(default=1.0, metadata={"dimension": "ratio"})
+    start_hour: float = field(default=0.0, metadata={"dimension": "ratio"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, rate=self.rate, cv=self.cv)
+        good = all(h >= 0 and math.isfinite(h) for h in self.hourly) and sum(self.hourly) > 0
+        if len(self.hourly) != 24 or not good:
+            raise ConfigError("diurnal arrivals need 24 relative rates that are not negative and not all zero")
+        if not 0 <= self.start_hour < 24:
+            raise ConfigError(f"start_hour is an hour of the day in [0, 24), not {self.start_hour}")
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.rate
+
+    def expected(self, time: float | Times) -> Times:
+        """Expected number of requests in [0, time]."""
+        clock = np.asarray(time, dtype=np.float64) / 3600 + self.start_hour
+        return self._since_midnight(clock) - self._since_midnight(np.asarray(self.start_hour))
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        end = float(self.expected(duration)) if math.isfinite(duration) else math.inf
+        clock = Gamma(1.0, self.cv).sample(rng, end, count) + float(self._since_midnight(np.asarray(self.start_hour)))
+        day = np.floor(clock / self._per_day)
+        hours = np.interp(clock - day * self._per_day, self._cumulative, np.arange(25.0))
+        times: Times = (day * 24 + hours - self.start_hour) * 3600
+        return times[: np.searchsorted(times, duration)]
+
+    @property
+    def _cumulative(self) -> Times:
+        hourly = np.asarray(self.hourly, dtype=np.float64)
+        return np.concatenate(([0.0], np.cumsum(hourly * (self.rate * 3600 / hourly.mean()))))
+
+    @property
+    def _per_day(self) -> float:
+        return self.rate * 86400
+
+    def _since_midnight(self, hours: Times) -> Times:
+        day = np.floor(hours / 24)
+        total: Times = day * self._per_day + np.interp(hours - day * 24, np.arange(25.0), self._cumulative)
+        return total
+
+
+@dataclass(frozen=True)
+class ClosedLoop(ArrivalSpec):
+    """``concurrency`` requests in flight at any time; the next is sent when one completes.
+
+    What most published benchmarks do (``--max-concurrency``). All times are zero: the engine releases them.
+    """
+
+    process: ClassVar[str] = "closed-loop"
+    concurrency: int = field(metadata={"dimension": "count"})
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ConfigError(f"a closed loop needs a concurrency of at least 1, not {self.concurrency}")
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return math.nan
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        if count is None:
+            raise ConfigError("a closed loop has no arrival times to end by: give a count of requests")
+        return np.zeros(count)
+
+
+ARRIVALS: dict[str, type[ArrivalSpec]] = {
+    law.process: law for law in (Poisson, Gamma, Deterministic, OnOff, Diurnal, ClosedLoop)
+}
+"""Laws of arrival by their name in a YAML file."""
