@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from simulator.registry import lookup
+from simulator.registry import Area, lookup
 from simulator.strategies.protocols import Pass
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -13,37 +13,38 @@ from simulator.workload.plan import Plan
 
 __all__ = ["check_plan", "compile_block", "passes_of"]
 
-DEFAULTS = {"tensor": "megatron-1d", "sharding": "zero"}
+DEFAULTS = {"tensor": "megatron-1d", "sharding": "zero", "expert": "all-to-all"}
 """Strategy of a family when the plan's options do not name another."""
 
 
-def passes_of(plan: Plan) -> tuple[Pass, ...]:
+def passes_of(plan: Plan, area: Area = "training") -> tuple[Pass, ...]:
     """The passes that ``plan`` asks for, in stage order."""
-    return tuple(sorted(_named(plan), key=lambda p: p.stage))
+    return tuple(sorted(_named(plan, area), key=lambda p: p.stage))
 
 
-def _named(plan: Plan) -> Iterator[Pass]:
-    names = {
-        "tensor": str(plan.option("tensor", DEFAULTS["tensor"])),
-        "sharding": str(plan.option("sharding", DEFAULTS["sharding"])),
-        "precision": plan.precision,
-        "recompute": plan.recompute,
-    }
+def _named(plan: Plan, area: Area) -> Iterator[Pass]:
+    names = {"tensor": str(plan.option("tensor", DEFAULTS["tensor"]))}
     if plan.expert_parallel > 1:
-        names["expert"] = str(plan.option("expert", "all-to-all"))
+        names["expert"] = str(plan.option("expert", DEFAULTS["expert"]))
+    if area == "serving":
+        names["quantization"] = plan.precision
+    else:
+        names["sharding"] = str(plan.option("sharding", DEFAULTS["sharding"]))
+        names["precision"] = plan.precision
+        names["recompute"] = plan.recompute
     if plan.offload != "none":
         names["offload"] = plan.offload
     for family, name in names.items():
         yield lookup(family, name)()
 
 
-def check_plan(model: ModelSpec, plan: Plan) -> list[str]:
+def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[str]:
     """Reasons of all passes why ``plan`` does not work for ``model``; empty when it does."""
-    return [reason for p in passes_of(plan) if (reason := p.check(model, plan))]
+    return [reason for p in passes_of(plan, area) if (reason := p.check(model, plan))]
 
 
-def compile_block(block: Block, plan: Plan, framework: Framework) -> Block:
+def compile_block(block: Block, plan: Plan, framework: Framework, area: Area = "training") -> Block:
     """The block after every pass of the plan."""
-    for step in passes_of(plan):
+    for step in passes_of(plan, area):
         block = step.apply(block, plan, framework)
     return block

@@ -11,7 +11,7 @@ from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
 from simulator.engine.streams import run_streams
 from simulator.network.collectives import collective_traffic
-from simulator.training.groups import RankLayout
+from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream
 from simulator.workload.work import work_of

@@ -18,7 +18,7 @@ from simulator.results.estimate import MemoryLedger, Traffic
 from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.protocols import PipelineSchedule
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
-from simulator.training.groups import RankLayout
+from simulator.strategies.rank_layout import RankLayout
 from simulator.training.memory import chunk_memory, memory_ledger
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_program import build_program

@@ -1,0 +1,165 @@
+"""Attention seconds of one layer in serving: decode affine in the summed context, prefill chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from simulator.cost.device import DeviceCost
+from simulator.strategies.protocols import BatchShape
+from simulator.workload.lowering_attention import mean_context
+from simulator.workload.model import AttentionSpec
+from simulator.workload.ops import DTYPE_BYTES, Mesh, OpKind, Work
+
+__all__ = ["AttentionTerm", "attention_term"]
+
+FOREVER = 1 << 60
+TEMPLATE_CONTEXT = 1024
+"""Context of the work template; coefficients per token do not depend on it."""
+
+
+class AttentionTerm(Protocol):
+    """Seconds of one layer's mixer beyond its token-wise Ops."""
+
+    constants: frozenset[str]
+
+    def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
+        """(seconds now, growth per iteration, iterations for which that holds) for a decode batch."""
+
+    def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
+        """Seconds of ``(new tokens, tokens already cached)`` chunks in one kernel."""
+
+    def floor(self, batch: BatchShape) -> float:
+        """Roofline bound [s]."""
+
+
+@dataclass
+class SoftmaxTerm:
+    """Full, sliding-window and latent attention.
+
+    Latent attention decodes in absorbed form: one shared key/value head of kv_lora_rank + rope numbers that every rank
+    keeps whole, and 2·heads·(2·kv_lora_rank + rope) FLOPs per token of context (DeepSeek-V2, arXiv 2405.04434 §2.1).
+    """
+
+    spec: AttentionSpec
+    device: DeviceCost
+    heads: int
+    kv_heads: int
+    kv_bytes_per_token: float
+    decode_flops_per_token: float
+    constants: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        probe = self._decode_work(1, TEMPLATE_CONTEXT)
+        self._constant, self._per_sequence, self._per_token = self.device.decode_attention_coefficients(probe)
+        first = self.device.price(self._prefill_work(64, 0))
+        self.constants = frozenset(first.constants) | frozenset(self.device.price(probe).constants)
+        self._prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
+        self._memo: dict[tuple[int, int], float] = {}
+
+    def _decode_work(self, batch: int, context: float) -> Work:
+        spec = self.spec
+        width = spec.kv_lora_rank + spec.qk_rope_head_dim if spec.kind == "latent" else spec.head_dim
+        rows = batch * context
+        moved = rows * self.kv_bytes_per_token + 2 * 2.0 * batch * self.heads * width
+        return Work(
+            OpKind.ATTENTION, "bf16", rows * self.decode_flops_per_token, moved, batch=batch, q_len=1, kv_len=context,
+            heads=self.heads, kv_heads=self.kv_heads, head_dim=width,
+        )  # fmt: skip
+
+    def _prefill_work(self, chunk: int, cached: int) -> Work:
+        spec = self.spec
+        window = spec.sliding_window if spec.kind == "sliding" else 0
+        keys = mean_context(chunk, chunk + cached, spec.causal, window)
+        flops = 2.0 * chunk * keys * self.heads * (spec.head_dim + spec.v_head_dim)
+        seen = min(chunk + cached, window + chunk) if window else chunk + cached
+        moved = seen * self.kv_bytes_per_token + 2.0 * chunk * self.heads * (spec.head_dim + spec.v_head_dim)
+        return Work(
+            OpKind.ATTENTION, "bf16", flops, moved, batch=1, q_len=chunk, kv_len=keys, heads=self.heads, kv_heads=self.kv_heads,
+            head_dim=spec.head_dim, causal=spec.causal,
+        )  # fmt: skip
+
+    def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
+        """Affine in the summed context until a window is full."""
+        window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
+        fixed = self._constant + self._per_sequence * decodes
+        if window and context >= window * decodes:
+            return fixed + self._per_token * window * decodes, 0.0, FOREVER
+        holds = max(1, int((window * decodes - context) // max(1, decodes))) if window else FOREVER
+        return fixed + self._per_token * context, self._per_token * decodes, holds
+
+    def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
+        """One variable-length kernel: every chunk adds its work, the launch is paid once."""
+        total = self._prefill_launch
+        for chunk in chunks:
+            known = self._memo.get(chunk)
+            if known is None:
+                known = max(0.0, self.device.price(self._prefill_work(*chunk)).seconds - self._prefill_launch)
+                if len(self._memo) < 1 << 18:
+                    self._memo[chunk] = known
+            total += known
+        return total
+
+    def floor(self, batch: BatchShape) -> float:
+        """Bytes and FLOPs of the batch over datasheet rates."""
+        total = sum(self.device.price(self._prefill_work(*chunk)).floor for chunk in batch.prefill)
+        if batch.decodes:
+            window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
+            context = min(batch.decode_context, window * batch.decodes) if window else batch.decode_context
+            work = self._decode_work(batch.decodes, context / batch.decodes)
+            total += self.device.price(work).floor
+        return total
+
+
+@dataclass
+class RecurrentTerm:
+    """A mixer with a state of fixed size: decoding reads and writes it once per sequence; prefill is token-wise work."""
+
+    device: DeviceCost
+    state_bytes: float
+    constants: frozenset[str] = frozenset()
+
+    def _work(self, sequences: int) -> Work:
+        return Work(OpKind.ELEMENTWISE, "bf16", bytes=2.0 * sequences * self.state_bytes)
+
+    def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
+        """Independent of the context."""
+        return self.device.price(self._work(decodes)).seconds, 0.0, FOREVER
+
+    def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
+        """The state is loaded and stored once per chunk."""
+        return self.device.price(self._work(len(chunks))).seconds
+
+    def floor(self, batch: BatchShape) -> float:
+        """State traffic over bandwidth."""
+        return self.device.price(self._work(batch.decodes + len(batch.prefill))).floor
+
+
+def attention_term(spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype: str) -> AttentionTerm:
+    """The term of one mixer on one rank.
+
+    Parameters
+    ----------
+    spec
+        The mixer.
+    device
+        Cost of its kernels.
+    mesh
+        For the tensor-parallel degree: query heads are split, KV heads are split and replicated once there are fewer heads
+        than ranks, a latent cache is kept whole.
+    kv_dtype
+        Type of the cache.
+    """
+    ranks = mesh["tp"]
+    heads = -(-spec.num_attention_heads // ranks)
+    width = DTYPE_BYTES[kv_dtype]
+    if spec.kind == "linear":
+        state = max(1, spec.num_attention_heads // ranks) * spec.v_head_dim * (spec.state_size or spec.head_dim)
+        return RecurrentTerm(device, state * 4.0)
+    if spec.kind == "latent":
+        cached = spec.kv_lora_rank + spec.qk_rope_head_dim
+        return SoftmaxTerm(spec, device, heads, 1, cached * width, 2.0 * heads * (cached + spec.kv_lora_rank))
+    kv_heads = max(1, -(-spec.num_key_value_heads // ranks))
+    per_token = kv_heads * (spec.head_dim + spec.v_head_dim) * width
+    return SoftmaxTerm(spec, device, heads, kv_heads, per_token, 2.0 * heads * (spec.head_dim + spec.v_head_dim))

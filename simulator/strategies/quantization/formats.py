@@ -1,0 +1,106 @@
+"""Formats of served weights, by the names engines use."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar
+
+from simulator.registry import register
+from simulator.strategies.protocols import PassStage
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass
+from simulator.workload.plan import Plan
+
+__all__ = ["WeightFormat"]
+
+NARROW = ("norm", "embedding", "head", "router", "position", "conv")
+"""Parameters whose name starts or contains one of these stay in 16 bit, as engines leave them."""
+
+
+class WeightFormat:
+    """Weights of linear layers in ``weights``, their GEMMs in ``arithmetic``, all else in 16 bit.
+
+    When ``arithmetic`` is wider than ``weights`` the kernel dequantises on the fly (weight-only quantisation): bytes
+    shrink, FLOPs run at the wider rate.
+    """
+
+    name: str
+    stage = PassStage.PRECISION
+    weights: ClassVar[str] = "bf16"
+    arithmetic: ClassVar[str] = "bf16"
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Every model can be stored in every format."""
+        return ""
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Retype the weights and the GEMMs that use them; a served model has no gradients or optimizer."""
+        typed = block.map(self._typed)
+        return replace(typed, states=typed.parameters)
+
+    def _typed(self, op: Op) -> Op:
+        if op.kind not in (OpKind.GEMM, OpKind.GROUPED_GEMM) or not any(map(self._is_quantised, op.reads)):
+            return op
+        return replace(op, dtype=self.arithmetic, reads=tuple(map(self._retype, op.reads)))
+
+    def _retype(self, tensor: Tensor) -> Tensor:
+        return replace(tensor, dtype=self.weights) if self._is_quantised(tensor) else tensor
+
+    def _is_quantised(self, tensor: Tensor) -> bool:
+        matrix = tensor.cls is TensorClass.PARAM and len(tensor.dims) >= 2
+        return matrix and not any(part in tensor.name for part in NARROW)
+
+
+_GPTQ = "Frantar et al. 2022 (GPTQ), arXiv 2210.17323"
+_FP8 = "Micikevicius et al. 2022 (FP8 formats), arXiv 2209.05433"
+
+
+@register("bf16", kind="pass", area="serving", family="quantization", cites=(), validated_by="closed_form")
+class BF16Weights(WeightFormat):
+    """Weights and arithmetic in bf16."""
+
+
+@register("fp16", kind="pass", area="serving", family="quantization", cites=(), validated_by="closed_form")
+class FP16Weights(WeightFormat):
+    """Weights and arithmetic in fp16."""
+
+    arithmetic = "fp16"
+
+
+@register("fp8", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form")
+class FP8Weights(WeightFormat):
+    """fp8 weights and activations in linear layers (W8A8)."""
+
+    weights = "fp8"
+    arithmetic = "fp8"
+
+
+@register("fp8-weight-only", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form")
+class FP8WeightOnly(WeightFormat):
+    """fp8 weights, bf16 arithmetic: what engines do where the hardware has no fp8."""
+
+    weights = "fp8"
+
+
+@register("int8", kind="pass", area="serving", family="quantization", cites=("Xiao et al. 2022 (SmoothQuant), arXiv 2211.10438",), validated_by="closed_form")  # fmt: skip
+class Int8Weights(WeightFormat):
+    """int8 weights and activations (W8A8)."""
+
+    weights = "int8"
+    arithmetic = "int8"
+
+
+@register("int4", kind="pass", area="serving", family="quantization", cites=(_GPTQ, "Lin et al. 2023 (AWQ), arXiv 2306.00978"), validated_by="closed_form")  # fmt: skip
+class Int4Weights(WeightFormat):
+    """int4 weights, bf16 arithmetic (W4A16)."""
+
+    weights = "int4"
+
+
+@register("fp4", kind="pass", area="serving", family="quantization", cites=("OCP Microscaling Formats v1.0 (MXFP4)",), validated_by="closed_form")  # fmt: skip
+class FP4Weights(WeightFormat):
+    """fp4 weights and activations on hardware that has it, weight-only elsewhere."""
+
+    weights = "fp4"
+    arithmetic = "fp4"
