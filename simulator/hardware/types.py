@@ -145,18 +145,13 @@ class Accelerator:
         Types without hardware support are computed in the next wider one that has it: fp4 → fp8 → bf16 →
         fp16 → tf32 → fp32 (weight-only quantisation).
         """
-        order = {
-            "fp4": "fp8",
-            "int4": "int8",
-            "int8": "bf16",
-            "fp8": "bf16",
-            "bf16": "fp16",
-            "fp16": "tf32",
-            "tf32": "fp32",
-        }
-        while dtype not in self.peak_flops and dtype in order:
-            dtype = order[dtype]
-        return self.peak_flops[dtype]
+        wider = {"fp4": "fp8", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32", "tf32": "fp32"}
+        found = dtype
+        while found not in self.peak_flops and found in wider:
+            found = wider[found]
+        if found not in self.peak_flops:  # matrix engines with 16-bit inputs only (TPU) also run the wider types
+            found = "bf16"
+        return self.peak_flops[found]
 
 
 @dataclass(frozen=True)
@@ -238,9 +233,10 @@ class NetworkProfile:
         ``scale_up`` (inside the domain of one accelerator type), ``scale_out`` (a link between nodes), ``host``
         (to host memory) or ``library`` (constants of a communication library, tied to no one link).
     constants
-        By local key, ``<operation>.<ranks>.<what>``. Fits of a collective over V = bytes on the wire per rank
-        (all-reduce 2(n−1)/n · S, others (n−1)/n · S): ``all_reduce.8.latency`` [s], ``.sqrt`` [s/sqrt(B)] and
-        ``.per_byte`` [s/B] of t = latency + sqrt·√V + per_byte·V; ``.bus_bandwidth`` [B/s] in nccl-tests convention.
+        By local key. Fits of a collective over V = bytes on the wire per rank (all-reduce 2(n−1)/n · S, others
+        (n−1)/n · S): ``all_reduce.8.latency`` [s], ``.sqrt`` [s/sqrt(B)] and ``.per_byte`` [s/B] of
+        t = latency + sqrt·√V + per_byte·V; ``bus_bandwidth.all_reduce.8`` [B/s] in nccl-tests convention. Links:
+        ``cross_leaf.latency`` and ``switch_hop.latency`` [s].
     curves
         Measured points, operation → ranks → (x, seconds). x is the buffer size S [B] in nccl-tests convention; for
         operations that start with ``expert_`` it is tokens per rank.
