@@ -1,0 +1,1 @@
+"""The machinery under every simulation: one clock, in-order streams and append-only tables."""

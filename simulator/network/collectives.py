@@ -1,0 +1,224 @@
+"""What a collective sends: bytes by kind of link in closed form, and its flow over the links of a placement.
+
+Sizes follow NCCL: the buffer of an all-reduce, the gathered result of an all-gather, the input of a reduce-scatter,
+what one rank sends in an all-to-all (its own part included), what is broadcast. The *time* of a collective that is
+alone belongs to the cost model; here is what it asks of the network when it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.errors import ConfigError, unknown_name
+from simulator.network.flows import Way
+from simulator.network.links import Ids
+from simulator.network.topology import Topology
+
+__all__ = [
+    "ALGORITHMS",
+    "CollectiveTraffic",
+    "MacroFlow",
+    "Operation",
+    "collective_flow",
+    "collective_traffic",
+    "messages",
+]
+
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p"]
+
+ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {
+    "all_reduce": ("ring", "tree", "hierarchical"),
+    "all_gather": ("ring", "hierarchical"),
+    "reduce_scatter": ("ring", "hierarchical"),
+    "all_to_all": ("pairwise",),
+    "broadcast": ("ring", "tree"),
+    "p2p": ("direct",),
+}
+"""Operation → algorithms, the default first."""
+
+Messages = tuple[Ids, Ids, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class CollectiveTraffic:
+    """Bytes sent, by ``scale_up`` (inside a domain) and ``nic`` (between domains).
+
+    Attributes
+    ----------
+    per_rank
+        By the rank that sends most on that kind of link [B].
+    total
+        By all ranks [B].
+    """
+
+    per_rank: dict[str, float]
+    total: dict[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class MacroFlow:
+    """A collective as one flow.
+
+    Attributes
+    ----------
+    way
+        Links, and the load on each relative to the busiest: pass it to ``Fabric.transfer``.
+    size
+        Bytes on the busiest link [B].
+    links, bytes_per_link
+        The loads themselves [B].
+    """
+
+    way: Way
+    size: float
+    links: Ids
+    bytes_per_link: NDArray[np.float64]
+
+
+def collective_traffic(op: str, size: float, layout: Sequence[int], algorithm: str | None = None) -> CollectiveTraffic:
+    """Bytes a collective sends, in closed form.
+
+    Parameters
+    ----------
+    op, algorithm
+        See :data:`ALGORITHMS`.
+    size
+        [B], in the sense of NCCL (module docstring).
+    layout
+        Ranks in each scale-up domain, e.g. ``(8, 8)``; ranks are numbered through.
+
+    Raises
+    ------
+    ConfigError
+        If the operation or algorithm is unknown, or a hierarchical one meets domains of different size.
+
+    Notes
+    -----
+    With n ranks: ring all-reduce 2(n−1)/n·S from every rank, reduce-scatter and all-gather half of it; hierarchical
+    2(g−1)/g·S inside and 2(N−1)/N·S/g between N domains of g; all-to-all (g−1)/n·S inside and (n−g)/n·S between
+    (Thakur, Rabenseifner, Gropp, IJHPCA 2005).
+    """
+    algorithm = _checked(op, algorithm, layout)
+    n, domains = sum(layout), len(layout)
+    if n < 2 or size == 0:
+        return CollectiveTraffic({"scale_up": 0.0, "nic": 0.0}, {"scale_up": 0.0, "nic": 0.0})
+    passes = 2.0 if op == "all_reduce" else 1.0
+    if algorithm == "hierarchical":
+        g = layout[0]
+        up, out = passes * (g - 1) / g * size, passes * (domains - 1) / domains * size / g
+        return _traffic(up, out, up * n, out * n)
+    if op == "all_to_all":
+        part = size / n
+        near_total, far_total = sum(g * (g - 1) for g in layout) * part, sum(g * (n - g) for g in layout) * part
+        return _traffic((max(layout) - 1) * part, (n - min(layout)) * part, near_total, far_total)
+    if algorithm == "ring":
+        step = size if op == "broadcast" else passes * (n - 1) / n * size
+        crossing = domains if domains > 1 else 0
+        near = n - crossing
+        if op == "broadcast":  # a chain: the last rank sends nothing
+            crossing, near = domains - 1, n - domains
+        return _traffic(step if near else 0.0, step if crossing else 0.0, near * step, crossing * step)
+    source, target, volume = messages(op, size, layout, algorithm)
+    home = np.repeat(np.arange(domains), layout)
+    inside = home[source] == home[target]
+    near_sum, far_sum = (np.bincount(source[m], volume[m], minlength=n) for m in (inside, ~inside))
+    return _traffic(*(float(x) for x in (near_sum.max(), far_sum.max(), near_sum.sum(), far_sum.sum())))
+
+
+def messages(op: str, size: float, layout: Sequence[int], algorithm: str | None = None) -> Messages:
+    """Who sends how much to whom over the whole collective: (from, to, bytes), ranks as in the layout.
+
+    An all-to-all has n² of them; for many ranks use :func:`collective_flow`, which never holds them all.
+    """
+    algorithm = _checked(op, algorithm, layout)
+    n = sum(layout)
+    parts = list(_messages(op, algorithm, size, layout)) if n > 1 else []
+    if not parts:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    source, target, volume = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return source, target, volume
+
+
+def collective_flow(
+    topology: Topology, op: str, size: float, ranks: Sequence[int], algorithm: str | None = None
+) -> MacroFlow:
+    """A collective over ``ranks`` (accelerators, in the order of the communicator) as one flow.
+
+    All messages are taken to advance together, so the links are loaded in proportion to the bytes each must carry;
+    the flow's rate is that of its busiest link. Ways are sprayed. Parameters and errors as for
+    :func:`collective_traffic`; consecutive ranks of one scale-up domain form its layout.
+    """
+    order = np.asarray(ranks, np.int64)
+    if len(set(order.tolist())) < len(order):
+        raise ConfigError("a collective names a rank twice: every rank takes part once")
+    home = topology.nodes.domain_of[order]
+    edges = np.flatnonzero(np.r_[True, home[1:] != home[:-1], True])
+    layout = np.diff(edges).tolist()
+    algorithm = _checked(op, algorithm, layout)
+    loads = np.zeros(len(topology.links))
+    for source, target, volume in _messages(op, algorithm, size, layout) if len(order) > 1 else ():
+        topology.add_loads(loads, order[source], order[target], volume)
+    links = np.flatnonzero(loads)
+    busiest = float(loads.max(initial=0.0))
+    return MacroFlow(Way.of(links, loads[links] / (busiest or 1.0)), busiest, links, loads[links])
+
+
+def _checked(op: str, algorithm: str | None, layout: Sequence[int]) -> str:
+    if op not in ALGORITHMS:
+        raise ConfigError(unknown_name("collective", op, ALGORITHMS))
+    algorithm = algorithm or ALGORITHMS[op][0]
+    if algorithm not in ALGORITHMS[op]:
+        raise ConfigError(unknown_name(f"algorithm of {op}", algorithm, ALGORITHMS[op]))
+    if algorithm == "hierarchical" and len(set(layout)) > 1:
+        raise ConfigError(
+            f"a hierarchical {op} needs equally many ranks in each domain, not {list(layout)}: use 'ring'"
+        )
+    if op == "p2p" and sum(layout) != 2:
+        raise ConfigError(f"p2p is between 2 ranks, not {sum(layout)}")
+    return algorithm
+
+
+def _traffic(per_up: float, per_nic: float, total_up: float, total_nic: float) -> CollectiveTraffic:
+    return CollectiveTraffic({"scale_up": per_up, "nic": per_nic}, {"scale_up": total_up, "nic": total_nic})
+
+
+def _messages(op: str, algorithm: str, size: float, layout: Sequence[int]) -> Iterator[Messages]:
+    n = sum(layout)
+    everyone = np.arange(n)
+    passes = 2.0 if op == "all_reduce" else 1.0
+    if op == "p2p":
+        yield everyone[:1], everyone[1:], np.array([size])
+    elif op == "all_to_all":
+        per_step = max(1, 2**20 // n)
+        for first in range(1, n, per_step):
+            shift = np.arange(first, min(n, first + per_step))
+            source = np.repeat(everyone[None], len(shift), axis=0)
+            yield source.ravel(), ((source + shift[:, None]) % n).ravel(), np.full(source.size, size / n)
+    elif algorithm == "tree":
+        yield from _tree(op, size, layout)
+    elif algorithm == "ring" and op == "broadcast":
+        yield everyone[:-1], everyone[1:], np.full(n - 1, size)
+    elif algorithm == "ring":
+        yield everyone, (everyone + 1) % n, np.full(n, passes * (n - 1) / n * size)
+    else:
+        g, domains = layout[0], len(layout)
+        inside = everyone // g * g + (everyone + 1) % g
+        between = (everyone + g) % n
+        yield everyone, inside, np.full(n, passes * (g - 1) / g * size)
+        yield everyone, between, np.full(n, passes * (domains - 1) / domains * size / g)
+
+
+def _tree(op: str, size: float, layout: Sequence[int]) -> Iterator[Messages]:
+    """A chain inside each domain, a binary tree between their first ranks (NCCL's trees); up, and down again."""
+    first = np.cumsum([0, *layout[:-1]])
+    child = [np.setdiff1d(np.arange(sum(layout)), first), first[1:]]
+    parent = [child[0] - 1, first[(np.arange(1, len(layout)) - 1) // 2]]
+    for below, above in zip(child, parent, strict=True):
+        yield above, below, np.full(len(below), size)
+        if op == "all_reduce":
+            yield below, above, np.full(len(below), size)

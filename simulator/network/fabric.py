@@ -1,0 +1,340 @@
+"""Flows on the clock: transfers share links max-min fairly, and rates change only where something changed.
+
+When a flow starts, ends or a link changes, the flows that are joined to it by shared links (its component) get new
+rates; all others go on as they were. Everything that happens at one instant is answered once.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.engine.clock import Clock
+from simulator.network.flow_index import FlowIndex
+from simulator.network.flows import Flow, TransferResult, Way
+from simulator.network.links import KINDS
+from simulator.network.maxmin import max_min_allocation
+
+if TYPE_CHECKING:
+    import simpy
+
+    from simulator.engine._environment import Scheduled
+    from simulator.network.topology import Topology
+
+__all__ = ["Fabric"]
+
+_SAME_TIME = 1e-12
+"""Completions closer together than this, relative to the time, count as simultaneous."""
+
+
+class Fabric:
+    """The shared network of a simulation.
+
+    Parameters
+    ----------
+    clock, topology
+        The links keep their numbers; capacities may change during the run.
+
+    Attributes
+    ----------
+    solves, rounds, solved_flows
+        How often rates were recomputed, the filling rounds and the flows that took part, as a measure of work.
+    """
+
+    def __init__(self, clock: Clock, topology: Topology) -> None:
+        self.clock, self.topology = clock, topology
+        self.capacity: NDArray[np.float64] = topology.links.capacity.copy()
+        self.solves = self.rounds = self.solved_flows = 0
+        count = len(self.capacity)
+        self._bytes = np.zeros(count)
+        self._limits: dict[str, dict[int, float]] = {}
+        self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
+        self._began = clock.now
+        self._by_event: dict[simpy.Event, Flow] = {}
+        self._index = FlowIndex(topology.links, self.capacity)
+        self._next_number = 0
+        self._finishing: list[tuple[float, int, int]] = []
+        self._wake: Scheduled | None = None
+        self._touched: list[NDArray[np.int64]] = []
+        self._settling = False
+
+    def transfer(
+        self,
+        route: Sequence[int] | Mapping[int, float] | Way | tuple[int, int],
+        size: float,
+        *,
+        weight: float = 1.0,
+        cap: float = math.inf,
+        latency: float | None = None,
+        tag: str = "",
+        multiplicity: int = 1,
+        endpoints: bool = False,
+        spray: bool = False,
+    ) -> simpy.Event:
+        """Send bytes; the returned event fires with a :class:`TransferResult` when the last one has arrived.
+
+        Parameters
+        ----------
+        route
+            Link numbers; link → share; a :class:`Way`; or, with ``endpoints``, the pair (src, dst).
+        size
+            [B], at least 0, of one flow.
+        weight
+            Its rate rises in proportion where it competes.
+        cap
+            Most it can send [B/s], e.g. by its protocol.
+        latency
+            Before the first byte moves [s]; that of the path by default when ``endpoints`` are given, else 0.
+        tag
+            Whom :meth:`explain` should book it to.
+        multiplicity
+            Number of equal flows on the same way that are simulated as one.
+        spray
+            With ``endpoints``: use all equal ways evenly instead of the one of the flow's hash.
+
+        Raises
+        ------
+        ValueError
+            If a number has the wrong sign or a link does not exist.
+        """
+        if not (0 <= size < math.inf and 0 < weight < math.inf and cap > 0 and multiplicity >= 1):
+            raise ValueError(f"wrong transfer: size {size}, weight {weight}, cap {cap}, multiplicity {multiplicity}")
+        number = self._next_number
+        self._next_number += 1
+        way, delay = self._way(route, endpoints, spray, number)
+        delay = delay if latency is None else latency
+        if not 0 <= delay < math.inf:
+            raise ValueError(f"a latency must be at least 0 s, not {delay}")
+        event = self.clock.event()
+        flow = Flow(
+            number, tag, way, way, frozenset(), size * multiplicity, weight * multiplicity, cap * multiplicity,
+            self.clock.now, event,
+        )  # fmt: skip
+        flow.left = flow.size
+        self._by_event[event] = flow
+        if delay > 0:
+            flow.pending = self.clock.after(delay, lambda: self._begin(flow))
+        else:
+            self._begin(flow)
+        return event
+
+    def cancel(self, event: simpy.Event) -> bool:
+        """Stop a transfer: its event fires with ``completed=False``. ``False`` when it had already ended."""
+        flow = self._by_event.get(event)
+        if flow is None:
+            return False
+        if flow.pending is not None:
+            self.clock.cancel(flow.pending)
+            flow.pending = None
+        self._end(flow, completed=False)
+        return True
+
+    def set_capacity(self, link: int, value: float) -> None:
+        """Change the bandwidth of a link [B/s]; 0 stops its flows until it comes back.
+
+        Raises
+        ------
+        ValueError
+            If ``value`` is negative or not a number.
+        """
+        if not value >= 0:
+            raise ValueError(f"link '{self.topology.links.name(link)}' cannot have {value} B/s")
+        now = self.clock.now
+        self._offered[link] = (self._offered_until(link, now), now)
+        self.capacity[link] = value
+        self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
+        self._touch(np.array([link], np.int64))
+
+    # -- what is going on ------------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> int:
+        """Number of flows in transit."""
+        return len(self._index.flows)
+
+    def rate(self, event: simpy.Event) -> float:
+        """Current rate of a transfer [B/s]; 0 before its first byte and after its last."""
+        flow = self._by_event.get(event)
+        return flow.rate if flow is not None else 0.0
+
+    def bytes_by_link(self) -> NDArray[np.float64]:
+        """Bytes that crossed each link so far [links]."""
+        total = self._bytes.copy()
+        for flow in self._index.flows.values():
+            total[flow.way.links] += (flow.size - flow.left_at(self.clock.now)) * flow.way.shares
+        return total
+
+    def bytes_on(self, link: int) -> float:
+        """Bytes that crossed ``link`` so far."""
+        return float(self.bytes_by_link()[link])
+
+    def traffic_by_kind(self) -> dict[str, float]:
+        """Link kind → bytes so far, summed over its links (a byte counts once per link it crosses)."""
+        kinds = self.topology.links.kind
+        sums = np.bincount(kinds, self.bytes_by_link(), minlength=len(KINDS))
+        return dict(zip(KINDS, sums.tolist(), strict=True))
+
+    def utilisation(self, link: int) -> float:
+        """Bytes that crossed ``link`` over what it could have carried since the start; 0 at the start."""
+        offered = self._offered_until(link, self.clock.now)
+        return self.bytes_on(link) / offered if offered > 0 else 0.0
+
+    def explain(self, tag: str) -> dict[str, float]:
+        """What limited the flows of ``tag`` and for how long [s], longest first.
+
+        Keys are names of links, or ``own cap`` while neither a link nor another flow was in the way.
+        """
+        total = dict(self._limits.get(tag, {}))
+        for flow in self._index.flows.values():
+            if flow.tag == tag:
+                for link, seconds in flow.limited.items():
+                    total[link] = total.get(link, 0.0) + seconds
+                total[flow.bottleneck] = total.get(flow.bottleneck, 0.0) + self.clock.now - flow.since
+        ranked = sorted(((s, i) for i, s in total.items() if s > 0), key=lambda x: (-x[0], x[1]))
+        return {self.topology.links.name(i) if i >= 0 else "own cap": s for s, i in ranked}
+
+    # -- machinery -------------------------------------------------------------------------------------------------
+
+    def _offered_until(self, link: int, now: float) -> float:
+        before, since = self._offered.get(link, (0.0, self._began))
+        return before + float(self.capacity[link]) * (now - since) if now > since else before
+
+    def _way(self, route: Any, endpoints: bool, spray: bool, number: int) -> tuple[Way, float]:
+        if endpoints:
+            source, target = route
+            path = self.topology.path(source, target, number)
+            way = Way.of(self.topology.spread(source, target, number) if spray else path)
+            return way, self.topology.path_latency(path)
+        way = route if isinstance(route, Way) else Way.of(route)
+        if len(way.links) and not 0 <= way.links.min() <= way.links.max() < len(self.capacity):
+            raise ValueError(f"link numbers must lie in [0, {len(self.capacity)})")
+        return way, 0.0
+
+    def _begin(self, flow: Flow) -> None:
+        flow.pending = None
+        flow.since = self.clock.now
+        if flow.size == 0 or (not len(flow.way.links) and flow.cap == math.inf):
+            self._end(flow, completed=True)
+            return
+        self._touch_all(self._index.add(flow))
+        if not len(flow.way.links):
+            self._set_rate(flow, flow.cap, -1)
+            self._arm()
+        else:
+            self._touch(flow.solved.links)
+
+    def _end(self, flow: Flow, completed: bool) -> None:
+        now = self.clock.now
+        del self._by_event[flow.event]
+        delivered = flow.size if completed else 0.0
+        if self._index.remove(flow):
+            flow.advance(now)
+            delivered = flow.size if completed else flow.size - flow.left
+            self._touch(flow.solved.links)
+        self._bytes[flow.way.links] += delivered * flow.way.shares
+        flow.rate, flow.version = 0.0, flow.version + 1
+        booked = self._limits.setdefault(flow.tag, {})
+        for link, seconds in flow.limited.items():
+            booked[link] = booked.get(link, 0.0) + seconds
+        flow.event.succeed(TransferResult(flow.tag, flow.size, delivered, flow.start, now, completed))
+
+    def _touch_all(self, flows: list[Flow]) -> None:
+        for flow in flows:
+            self._touch(flow.solved.links)
+
+    def _touch(self, links: NDArray[np.int64]) -> None:
+        self._touched.append(links)
+        if not self._settling:
+            self._settling = True
+            self.clock.after(0.0, self._settle, late=True)
+
+    def _settle(self) -> None:
+        """Answer everything that happened at this instant: new rates for the touched component."""
+        self._settling = False
+        touched, self._touched = self._touched, []
+        flows = self._index.component(touched)
+        if flows:
+            self._solve(flows)
+        self._arm()
+
+    def _solve(self, flows: list[Flow]) -> None:
+        self.solves += 1
+        self.solved_flows += len(flows)
+        if len(flows) == 1:
+            flow = flows[0]
+            links = flow.solved.links
+            levels = self.capacity[links] / flow.solved.shares
+            level = float(levels.min())
+            tied = np.flatnonzero(levels <= level * (1 + _SAME_TIME))
+            tightest = tied[self.capacity[links[tied]].argmin()]
+            self.rounds += 1
+            self._set_rate(flow, min(level, flow.cap), int(links[tightest]) if level < flow.cap else -1)
+            return
+        every = np.concatenate([f.solved.links for f in flows])
+        shares = np.concatenate([f.solved.shares for f in flows])
+        owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
+        used = self._index.tightest(every)
+        place = np.full(len(self.capacity), -1, np.int64)
+        place[used] = np.arange(len(used))
+        local = place[every]
+        kept = local >= 0
+        local, shares = local[kept], shares[kept]
+        indptr = np.r_[0, np.cumsum(np.bincount(owner[kept], minlength=len(flows)))]
+        answer = max_min_allocation(
+            self.capacity[used],
+            indptr,
+            local,
+            np.array([f.weight for f in flows]),
+            np.array([f.cap for f in flows]),
+            shares,
+        )
+        self.rounds += answer.rounds
+        for flow, rate, limit in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
+            self._set_rate(flow, rate, int(used[limit]) if limit >= 0 else -1)
+
+    def _set_rate(self, flow: Flow, rate: float, bottleneck: int) -> None:
+        now = self.clock.now
+        same = math.isclose(rate, flow.rate, rel_tol=_SAME_TIME) and flow.version > 0
+        if same and bottleneck == flow.bottleneck:
+            return
+        if flow.version:
+            flow.advance(now)
+        flow.bottleneck = bottleneck
+        if same:
+            return
+        flow.rate, flow.version = rate, flow.version + 1
+        flow.finish = now + flow.left / rate if rate > 0 else math.inf
+        if flow.finish < math.inf:
+            heapq.heappush(self._finishing, (flow.finish, flow.number, flow.version))
+
+    def _stale(self, entry: tuple[float, int, int]) -> bool:
+        flow = self._index.flows.get(entry[1])
+        return flow is None or flow.version != entry[2]
+
+    def _arm(self) -> None:
+        """Set the alarm to the next completion."""
+        while self._finishing and self._stale(self._finishing[0]):
+            heapq.heappop(self._finishing)
+        if self._wake is not None:
+            self.clock.cancel(self._wake)
+            self._wake = None
+        if self._finishing:
+            self._wake = self.clock.at(max(self._finishing[0][0], self.clock.now), self._complete)
+
+    def _complete(self) -> None:
+        self._wake = None
+        last = self.clock.now * (1 + _SAME_TIME)
+        done: list[Flow] = []
+        while self._finishing and (self._finishing[0][0] <= last or self._stale(self._finishing[0])):
+            entry = heapq.heappop(self._finishing)
+            if not self._stale(entry):
+                done.append(self._index.flows[entry[1]])
+        for flow in sorted(done, key=lambda f: f.number):
+            self._end(flow, completed=True)
+        if not self._settling:
+            self._arm()
