@@ -33,6 +33,12 @@ class AttentionTerm(Protocol):
     def floor(self, batch: BatchShape) -> float:
         """Roofline bound [s]."""
 
+    def flops(self, batch: BatchShape) -> float:
+        """FLOPs of the batch."""
+
+    def bytes(self, batch: BatchShape) -> float:
+        """HBM bytes of the batch."""
+
 
 @dataclass
 class SoftmaxTerm:
@@ -101,15 +107,25 @@ class SoftmaxTerm:
             total += known
         return total
 
-    def floor(self, batch: BatchShape) -> float:
-        """Bytes and FLOPs of the batch over datasheet rates."""
-        total = sum(self.device.price(self._prefill_work(*chunk)).floor for chunk in batch.prefill)
+    def _works(self, batch: BatchShape) -> list[Work]:
+        works = [self._prefill_work(*chunk) for chunk in batch.prefill]
         if batch.decodes:
             window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
             context = min(batch.decode_context, window * batch.decodes) if window else batch.decode_context
-            work = self._decode_work(batch.decodes, context / batch.decodes)
-            total += self.device.price(work).floor
-        return total
+            works.append(self._decode_work(batch.decodes, context / batch.decodes))
+        return works
+
+    def floor(self, batch: BatchShape) -> float:
+        """Bytes and FLOPs of the batch over datasheet rates."""
+        return sum(self.device.floor(work) for work in self._works(batch))
+
+    def flops(self, batch: BatchShape) -> float:
+        """FLOPs of the batch."""
+        return sum(work.flops for work in self._works(batch))
+
+    def bytes(self, batch: BatchShape) -> float:
+        """Keys and values read, queries and outputs."""
+        return sum(work.bytes for work in self._works(batch))
 
 
 @dataclass
@@ -133,7 +149,15 @@ class RecurrentTerm:
 
     def floor(self, batch: BatchShape) -> float:
         """State traffic over bandwidth."""
-        return self.device.price(self._work(batch.decodes + len(batch.prefill))).floor
+        return self.device.floor(self._work(batch.decodes + len(batch.prefill)))
+
+    def flops(self, batch: BatchShape) -> float:
+        """Counted with the token-wise Ops."""
+        return 0.0
+
+    def bytes(self, batch: BatchShape) -> float:
+        """The state, read and written."""
+        return self._work(batch.decodes + len(batch.prefill)).bytes
 
 
 def attention_term(spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype: str) -> AttentionTerm:

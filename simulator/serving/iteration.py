@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
+from simulator.cost.priced import Priced
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, attention_term
 from simulator.strategies.compile import compile_block
@@ -51,12 +52,14 @@ CAPTURED = 512
 
 
 class _Linear(NamedTuple):
-    """Device seconds, roofline bound and HBM bytes of the token-wise part."""
+    """Device seconds, roofline bound [s], FLOPs, and bytes by link class of the token-wise part."""
 
     seconds: float
     floor: float
+    flops: float
     hbm: float
-    wire: float
+    scale_up: float
+    scale_out: float
 
 
 class ReplicaCost:
@@ -127,7 +130,7 @@ class ReplicaCost:
     def _knot(self, index: int, tokens: int) -> _Linear:
         known = self._knots.get((index, tokens))
         if known is None:
-            seconds = floor = hbm = wire = 0.0
+            seconds = floor = flops = hbm = scale_up = scale_out = 0.0
             for op in self.block(self.parts[index], tokens).forward:
                 if op.kind is OpKind.ATTENTION:
                     continue
@@ -135,14 +138,17 @@ class ReplicaCost:
                 seconds += priced.seconds
                 self.used.update(priced.constants)
                 if op.kind is OpKind.COLLECTIVE:
-                    wire += work.message
+                    sent = self.layout.wire_bytes(op.collective, work.message, self.layout.group(op.axis))
+                    scale_up += sent["scale_up"]
+                    scale_out += sent["scale_out"]
                 else:
                     floor += priced.floor
+                    flops += work.flops
                     hbm += work.bytes
-            known = self._knots[index, tokens] = _Linear(seconds, floor, hbm, wire)
+            known = self._knots[index, tokens] = _Linear(seconds, floor, flops, hbm, scale_up, scale_out)
         return known
 
-    def _price(self, op: Op):  # type: ignore[no-untyped-def]
+    def _price(self, op: Op) -> tuple[Work, Priced]:
         if op.kind is OpKind.COLLECTIVE:
             group = self.layout.group(op.axis)
             work = work_of(op, self.mesh, group.ranks)
@@ -288,13 +294,36 @@ class ReplicaCost:
 
     def floor(self, batch: BatchShape) -> float:
         """Roofline bound of an iteration: Σ over its Ops of max(FLOPs/peak, bytes/bandwidth) [s]."""
-        index = {part: i for i, part in enumerate(self.parts)}
-        total = self._knot_floor(index["embedding"], batch.tokens) + self._knot_floor(index["head"], batch.decodes + len(batch.prefill))
-        for stage in range(self.stages):
-            total += sum(c * self._knot_floor(index[layer], batch.tokens) for layer, c in self.layers_of_stage[stage].items())
-            total += sum(c * term.floor(batch) for term, c in self.attention[stage])
-        return total
+        total = sum(count * linear.floor for count, linear in self._below(batch))
+        return total + sum(c * term.floor(batch) for terms in self.attention for term, c in terms)
 
-    def _knot_floor(self, index: int, tokens: int) -> float:
-        at = max(0, bisect_left(self._sizes, tokens + 1) - 1)  # the grid size below: still a bound
-        return self._knot(index, self._sizes[at]).floor
+    def flops(self, batch: BatchShape) -> float:
+        """FLOPs of an iteration on one rank of each stage together."""
+        total = sum(count * linear.flops for count, linear in self._below(batch))
+        return total + sum(c * term.flops(batch) for terms in self.attention for term, c in terms)
+
+    def traffic(self, batch: BatchShape) -> dict[str, float]:
+        """Bytes an iteration moves by link class, over one rank of each stage together."""
+        moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}
+        for count, linear in self._below(batch):
+            moved["hbm"] += count * linear.hbm
+            moved["scale_up"] += count * linear.scale_up
+            moved["scale_out"] += count * linear.scale_out
+        moved["hbm"] += sum(c * term.bytes(batch) for terms in self.attention for term, c in terms)
+        if self.stages > 1:
+            inside = self.layout.inside_domain(self.layout.neighbour("pp"))
+            moved["scale_up" if inside else "scale_out"] += (self.stages - 1) * batch.tokens * self.model.hidden_size * 2.0
+        return moved
+
+    def _below(self, batch: BatchShape) -> list[tuple[int, _Linear]]:
+        """Every part with its count, at the grid size at or below the batch: a bound from below."""
+        index = {part: i for i, part in enumerate(self.parts)}
+        found = [(1, self._at_or_below(index["embedding"], batch.tokens))]
+        found.append((1, self._at_or_below(index["head"], batch.decodes + len(batch.prefill))))
+        for layers in self.layers_of_stage:
+            found += [(count, self._at_or_below(index[layer], batch.tokens)) for layer, count in layers.items()]
+        return found
+
+    def _at_or_below(self, index: int, tokens: int) -> _Linear:
+        at = max(0, bisect_left(self._sizes, tokens + 1) - 1)
+        return self._knot(index, self._sizes[at])

@@ -6,7 +6,8 @@ from functools import cached_property
 
 from simulator.cost.network import CommGroup
 from simulator.hardware.types import Node
-from simulator.workload.ops import Op, Stream
+from simulator.network.collectives import collective_traffic
+from simulator.workload.ops import Collective, Op, Stream
 from simulator.workload.plan import AXES, Plan
 
 __all__ = ["RankLayout"]
@@ -71,3 +72,15 @@ class RankLayout:
         per_domain = group.ranks_per_node * self.nodes_per_domain
         full, rest = divmod(group.ranks, per_domain)
         return (per_domain,) * full + ((rest,) if rest else ())
+
+    def wire_bytes(self, collective: Collective | None, message: float, group: CommGroup) -> dict[str, float]:
+        """Bytes one rank sends inside (``scale_up``) and outside (``scale_out``) its scale-up domain.
+
+        ``message`` is the full buffer. Groups of several equal domains use the hierarchical algorithm.
+        """
+        domains = self.domains(group)
+        name = "p2p" if collective is None or collective is Collective.SEND_RECV else collective.value
+        even = len(set(domains)) == 1 and len(domains) > 1 and domains[0] > 1
+        hierarchical = even and name in ("all_reduce", "all_gather", "reduce_scatter")
+        sent = collective_traffic(name, message, domains, "hierarchical" if hierarchical else None).per_rank
+        return {"scale_up": sent["scale_up"], "scale_out": sent["nic"]}

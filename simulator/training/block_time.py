@@ -7,10 +7,9 @@ from dataclasses import dataclass, field, replace
 
 from simulator.constants import Trust
 from simulator.cost.device import DeviceCost
-from simulator.cost.network import CommGroup, NetworkCost
+from simulator.cost.network import NetworkCost
 from simulator.cost.priced import Priced
 from simulator.engine.streams import run_streams
-from simulator.network.collectives import collective_traffic
 from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream
@@ -207,19 +206,9 @@ class BlockPricer:
             if p.op.kind not in COMMUNICATION:
                 moved["hbm"] += p.bytes
                 continue
-            for link, size in self.wire_bytes(p.op.collective, p.bytes, self.layout.group(p.op.axis)).items():
+            for link, size in self.layout.wire_bytes(p.op.collective, p.bytes, self.layout.group(p.op.axis)).items():
                 moved[link] += size
         return moved
-
-    def wire_bytes(self, collective: Collective | None, message: float, group: CommGroup) -> dict[str, float]:
-        """Bytes one rank sends inside and outside its scale-up domain."""
-        domains = self.layout.domains(group)
-        even = len(set(domains)) == 1
-        name = collective.value if collective else "p2p"
-        name = "p2p" if name == Collective.SEND_RECV else name
-        hierarchical = even and len(domains) > 1 and domains[0] > 1 and name in ("all_reduce", "all_gather", "reduce_scatter")
-        sent = collective_traffic(name, message, domains, "hierarchical" if hierarchical else None).per_rank
-        return {"scale_up": sent["scale_up"], "scale_out": sent["nic"]}
 
 
 def dependencies(ops: Sequence[Op]) -> list[list[int]]:

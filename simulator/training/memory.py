@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from simulator.hardware.types import Node
 from simulator.results.estimate import MemoryLedger, StageMemory
+from simulator.strategies.peak import peak_workspace
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk
 from simulator.workload.framework import Framework
-from simulator.workload.ops import Block, Mesh, Op, Tensor, TensorClass, Tier
+from simulator.workload.ops import Block, Mesh, Tensor, TensorClass, Tier
 
-__all__ = ["ChunkMemory", "chunk_memory", "memory_ledger", "peak_workspace"]
+__all__ = ["ChunkMemory", "chunk_memory", "memory_ledger"]
 
 
 @dataclass(frozen=True)
@@ -32,29 +33,6 @@ class ChunkMemory:
     activations: float
     weight_gradient_activations: float
     workspace: float
-
-
-def peak_workspace(ops: Sequence[Op], mesh: Mesh, kept: frozenset[str]) -> float:
-    """Peak bytes of tensors that ``ops`` write and that die before the end, by last use in program order.
-
-    ``kept`` names tensors counted elsewhere (saved activations, parameters, gradient buffers).
-    """
-    last: dict[str, int] = {}
-    for index, op in enumerate(ops):
-        for tensor in (*op.reads, *op.writes):
-            last[tensor.name] = index
-    live: dict[str, float] = {}
-    peak = 0.0
-    for index, op in enumerate(ops):
-        for tensor in op.writes:
-            if tensor.cls is TensorClass.ACTIVATION and tensor.name not in kept:
-                live[tensor.name] = max(live.get(tensor.name, 0.0), tensor.bytes(mesh))
-            elif tensor.cls is TensorClass.PARAM:  # gathered for this use only (ZeRO-3)
-                live[tensor.name] = tensor.bytes(mesh)
-        peak = max(peak, sum(live.values()))
-        for name in [n for n in live if last[n] == index]:
-            del live[name]
-    return peak
 
 
 def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:

@@ -223,7 +223,9 @@ def wavefront_pass(program: Program) -> tuple[NDArray[np.float64], NDArray[np.fl
         done = begin + program.duration[task]
         start[task], end[task] = begin, done
         link = program.link[task]
-        arrive[task] = link_free[link] = np.maximum(done, np.where(link < 0, 0.0, link_free[link])) + program.transfer[task]
+        arrive[task] = link_free[link] = (
+            np.maximum(done, np.where(link < 0, 0.0, link_free[link])) + program.transfer[task]
+        )
         idle_from[rank] = done
         free[rank] = done + program.send[task]
         head[rank] += 1

@@ -162,7 +162,9 @@ def _task_tables(
     order: TaskOrder, rank: Ints, stage: Ints, stages: int, microbatches: int, traits: ScheduleTraits
 ) -> dict[int, Ints]:
     """Task index by (virtual stage, micro-batch) for F, for the backward that feeds the stage before, for W ..."""
-    outside = np.flatnonzero((order.microbatch < 0) | (order.microbatch >= microbatches) | (stage < 0) | (stage >= stages))
+    outside = np.flatnonzero(
+        (order.microbatch < 0) | (order.microbatch >= microbatches) | (stage < 0) | (stage >= stages)
+    )
     if outside.size:
         task = int(outside[0])
         raise ValueError(
@@ -208,7 +210,7 @@ def _needs(order: TaskOrder, stage: Ints, stages: int, tables: dict[int, Ints]) 
 
 def _check_same_rank(order: TaskOrder, rank: Ints, stage: Ints, tables: dict[int, Ints]) -> None:
     """F, then B, then W of a micro-batch, on the same rank and in that order; pairs are a forward and a backward."""
-    for kind, codes, before in ((B, (BW, B), F), (W, (W,), B), (EVICT, (EVICT,), F), (LOAD, (LOAD,), EVICT)):
+    for _, codes, before in ((B, (BW, B), F), (W, (W,), B), (EVICT, (EVICT,), F), (LOAD, (LOAD,), EVICT)):
         tasks = np.flatnonzero(np.isin(order.kind, codes))
         needed = tables[before][stage[tasks], order.microbatch[tasks]]
         wrong = np.flatnonzero((needed < 0) | (rank[needed] != rank[tasks]) | (needed > tasks))
@@ -280,5 +282,7 @@ def _per_boundary(values: ArrayLike, stages: int, name: str) -> Floats:
     if table.ndim == 0:
         return np.full(max(1, stages - 1), float(table))
     if table.shape != (stages - 1,):
-        raise ValueError(f"PipelineCosts.{name} has shape {table.shape}, needs one value for each of {stages - 1} boundaries")
+        raise ValueError(
+            f"PipelineCosts.{name} has shape {table.shape}, needs one value for each of {stages - 1} boundaries"
+        )
     return table if table.size else np.zeros(1)

@@ -80,7 +80,8 @@ class PipelineTimeline:
         first, last = np.full(self.program.ranks, np.inf), np.zeros(self.program.ranks)
         np.minimum.at(first, self.program.rank[compute], self.start[compute])
         np.maximum.at(last, self.program.rank[compute], self.end[compute])
-        return last - first
+        length: Floats = last - first
+        return length
 
     @cached_property
     def bubble_over_total_by_rank(self) -> Floats:
@@ -163,8 +164,12 @@ class PipelineTimeline:
         partner = np.array([program.traits.partner(r, program.ranks) for r in range(program.ranks)])[program.rank]
         evict, load = kind == EVICT, kind == LOAD
         # The copy arrives while the original is still there: the receiver allocates when a transfer starts.
-        rank = np.concatenate([program.rank, program.rank, partner[evict], program.rank[evict], program.rank[load], partner[load]])
-        time = np.concatenate([self.start, self.end, self.start[evict], self.end[evict], self.start[load], self.end[load]])
+        rank = np.concatenate(
+            [program.rank, program.rank, partner[evict], program.rank[evict], program.rank[load], partner[load]]
+        )
+        time = np.concatenate(
+            [self.start, self.end, self.start[evict], self.end[evict], self.start[load], self.end[load]]
+        )
         delta = np.concatenate([taken, -freed, hold[evict], -hold[evict], hold[load], -hold[load]])
         peak, moment = np.zeros(program.ranks), np.zeros(program.ranks)
         for r in range(program.ranks):
@@ -259,10 +264,9 @@ class PipelineTimeline:
         before, after = compute[:-1], compute[1:]
         same = (program.rank[before] == program.rank[after]) & ~program.paired[before]
         self._reject(after[same & (self.start[after] < self.end[before] - slack)], "starts before its rank is free")
-        times: dict[tuple[int, int, int], int] = {}
         kinds = np.where(order.kind == BW, B, order.kind)
-        for task, key in enumerate(zip(kinds.tolist(), program.stage.tolist(), order.microbatch.tolist(), strict=True)):
-            times[key] = task
+        keys = zip(kinds.tolist(), program.stage.tolist(), order.microbatch.tolist(), strict=True)
+        times: dict[tuple[int, int, int], int] = {key: task for task, key in enumerate(keys)}
         for (kind, stage, microbatch), task in times.items():
             needed = {F: [(F, stage - 1)], B: [(B, stage + 1), (F, stage)], W: [(B, stage)]}.get(kind, [])
             for other in (times.get((k, s, microbatch)) for k, s in needed):
@@ -280,4 +284,4 @@ class PipelineTimeline:
             raise ValueError(f"{self.program.describe(int(tasks[0]))} {why}")
 
     def _sum_by_rank(self, values: Floats) -> Floats:
-        return np.bincount(self.program.rank, weights=values, minlength=self.program.ranks)
+        return np.bincount(self.program.rank, weights=values, minlength=self.program.ranks).astype(np.float64)

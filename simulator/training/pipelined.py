@@ -189,7 +189,14 @@ class PipelinedJob:
         send = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
         seconds = pricer.network.price(send, layout.neighbour("pp")).seconds
         if split:  # each rank sends its slice over its own NIC and the slices are joined again inside the node
-            join = Work(OpKind.COLLECTIVE, "bf16", collective=Collective.ALL_GATHER.value, message=boundary, axis="tp", ranks=tensor_ranks)
+            join = Work(
+                OpKind.COLLECTIVE,
+                "bf16",
+                collective=Collective.ALL_GATHER.value,
+                message=boundary,
+                axis="tp",
+                ranks=tensor_ranks,
+            )
             seconds += pricer.network.price(join, layout.group("tp")).seconds
         return seconds
 
@@ -235,12 +242,15 @@ class PipelinedJob:
             else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
         )
         versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
-        return memory_ledger(timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions)
+        return memory_ledger(
+            timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions
+        )
 
     def floor(self) -> float:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
         by_rank = [
-            self.microbatches * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self._work_of(rank))
+            self.microbatches
+            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self._work_of(rank))
             + optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)).floor
             for rank in range(self.ranks)
         ]
@@ -255,14 +265,18 @@ class PipelinedJob:
     @cached_property
     def timeline(self) -> PipelineTimeline:
         """The pipeline of one step."""
-        return run_pipeline(self.orders, self.traits, self._costs(), self.microbatches * self.traits.items_per_microbatch)  # type: ignore[arg-type]
+        return run_pipeline(
+            self.orders, self.traits, self._costs(), self.microbatches * self.traits.items_per_microbatch
+        )  # type: ignore[arg-type]
 
     def run(self) -> StepRun:
         """Execute one step."""
         timeline = self.timeline
         busiest = int(np.argmax(timeline.busy))
         reduced = max(self._reduction_end(rank) for rank in range(self.ranks))
-        update = max((optimizer_time(self.chunks_of_rank[r], self.pricer(r)) for r in range(self.ranks)), key=lambda t: t.seconds)
+        update = max(
+            (optimizer_time(self.chunks_of_rank[r], self.pricer(r)) for r in range(self.ranks)), key=lambda t: t.seconds
+        )
         delay = max(self._gather_delay(rank) for rank in range(self.ranks))
         host = self._constant("host_per_step")
         parts = self._busy_parts(busiest)
@@ -275,7 +289,9 @@ class PipelinedJob:
         return StepRun(reduced + update.seconds + delay + host, parts, timeline, busiest)
 
     def _busy_parts(self, rank: int) -> dict[str, float]:
-        times = [(t[p], self.microbatches) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)]
+        times = [
+            (t[p], self.microbatches) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)
+        ]
         return dict(combine(times).parts)
 
     def _constant(self, key: str) -> float:
@@ -305,10 +321,15 @@ class PipelinedJob:
             return 0.0
         mesh = self.plan.mesh
         gradient = sum(
-            t.bytes(mesh) for block, _ in self.chunks[0].blocks for t in block.states if t.name == "embedding.weight.grad"
+            t.bytes(mesh)
+            for block, _ in self.chunks[0].blocks
+            for t in block.states
+            if t.name == "embedding.weight.grad"
         )
         pricer = self.pricer(0)
-        work = Work(OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2)
+        work = Work(
+            OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2
+        )
         return pricer.network.price(work, pricer.layout.neighbour("pp")).seconds
 
     def _gather_delay(self, rank: int) -> float:
@@ -328,7 +349,11 @@ class PipelinedJob:
 
     def step_time(self, rank: int) -> PhaseTime:
         """Computation and traffic of one rank over a step, pipeline messages and update included."""
-        times = [(t[p], float(self.microbatches)) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)]
+        times = [
+            (t[p], float(self.microbatches))
+            for p in self._work_of(rank)
+            for t in (self.forward_times, self.backward_times)
+        ]
         total = combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
         return total
 
@@ -342,12 +367,16 @@ class PipelinedJob:
                 for block, count in chunk.blocks:
                     once = (*(() if block.reduce_every_microbatch else block.reduce), *block.publish)
                     for op in once:
-                        for link, size in pricer.wire_bytes(op.collective, pricer.price(op).bytes, pricer.layout.group(op.axis)).items():
+                        for link, size in pricer.layout.wire_bytes(
+                            op.collective, pricer.price(op).bytes, pricer.layout.group(op.axis)
+                        ).items():
                             links[link] = links.get(link, 0.0) + count * size
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 sent = len(self._work_of(rank)) * 2 * self.microbatches * self._boundary_bytes
-                links["scale_up" if inside else "scale_out"] = links.get("scale_up" if inside else "scale_out", 0.0) + sent
+                links["scale_up" if inside else "scale_out"] = (
+                    links.get("scale_up" if inside else "scale_out", 0.0) + sent
+                )
             moved.append(links)
         return Traffic(max(moved, key=lambda m: sum(m.values())))
 
@@ -364,5 +393,9 @@ class PipelinedJob:
         """What was assumed."""
         found = []
         devices = {n.accelerator.name: n.accelerator for n in self.node_of_rank}
-        found += [f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet" for a in devices.values() if not a.efficiency]
+        found += [
+            f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet"
+            for a in devices.values()
+            if not a.efficiency
+        ]
         return tuple(found)

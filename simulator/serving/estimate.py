@@ -1,0 +1,122 @@
+"""A deployment without its traffic: does it fit, how fast is one iteration, what bounds it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from simulator.constants import ConstantSet
+from simulator.cost.sensitivity import interval
+from simulator.hardware.types import Cluster, Node
+from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
+from simulator.serving.iteration import ReplicaCost
+from simulator.serving.memory import CacheSize, cache_size
+from simulator.strategies.compile import check_plan
+from simulator.strategies.protocols import BatchShape
+from simulator.workload.jobs import Deployment
+
+__all__ = ["check_deployment", "estimate_deployment", "replica_cost"]
+
+
+def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
+    """Why this deployment cannot run on this cluster as planned; empty when it can (memory is judged apart)."""
+    plan = deployment.plan
+    reasons = check_plan(deployment.model, plan, "serving")
+    needed = plan.accelerators * deployment.replicas
+    if needed > cluster.accelerator_count:
+        reasons.append(f"{deployment.replicas} replicas of {plan.accelerators} need {needed} accelerators, the cluster has {cluster.accelerator_count}")
+    if plan.pipeline_parallel > deployment.model.num_hidden_layers:
+        reasons.append(f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers")
+    return reasons
+
+
+def replica_cost(deployment: Deployment, cluster: Cluster, node: Node | None = None, scale: Mapping[str, float] | None = None) -> ReplicaCost:
+    """Iteration times of a replica of ``deployment`` on ``node`` (the cluster's first node type by default)."""
+    return ReplicaCost(
+        deployment.model, deployment.plan, deployment.framework, node or cluster.groups[0].node, cluster.fabric,
+        deployment.kv_dtype, deployment.max_num_batched_tokens, scale,
+    )  # fmt: skip
+
+
+def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:
+    """The decode batch that the traffic's mean lengths and the cache allow at most: a full engine."""
+    table = deployment.requests
+    mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
+    context = max(1.0, mean_input + mean_output / 2)
+    decodes = max(1, min(deployment.max_num_seqs, int(cache.tokens // context)))
+    return BatchShape((), decodes, int(decodes * context), int(context))
+
+
+def estimate_deployment(deployment: Deployment, cluster: Cluster, depth: Literal["estimate", "step"] = "step") -> Estimate:
+    """Memory, and the time and traffic of one decode iteration of a full engine at the traffic's mean lengths.
+
+    Metrics: ``decode_time`` of one request alone and of the full batch, ``prefill_time`` of a mean prompt, capacity of
+    the cache, and the request rate at which prefill and decode together fill the replicas.
+    """
+    if reasons := check_deployment(deployment, cluster):
+        return _refused("; ".join(reasons), depth)
+    node = cluster.groups[0].node
+    cache = cache_size(deployment, node)
+    if cache.reason:
+        return _refused(cache.reason, depth, cache.ledger)
+    cost = replica_cost(deployment, cluster)
+    batch = typical_batch(deployment, cache)
+    floor = cost.floor(batch)
+    if depth == "estimate":
+        return Estimate(depth, floor, floor, TimeBreakdown({"roofline": floor}), cache.ledger, _traffic(cost, batch))
+    seconds = cost.iteration(batch)
+    metrics = _metrics(deployment, cost, cache, batch, seconds)
+    return Estimate(
+        "step", seconds, floor, _breakdown(cost, batch, seconds), cache.ledger, _traffic(cost, batch),
+        iteration_interval(deployment, cluster, cost, batch), metrics=metrics, details={"constants": constants_of(cost)},
+    )  # fmt: skip
+
+
+def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ReplicaCost, batch: BatchShape) -> Interval:
+    """Central 80 % interval of one iteration."""
+
+    def evaluate(scale: Mapping[str, float]) -> float:
+        return (replica_cost(deployment, cluster, cost.node, scale) if scale else cost).iteration(batch)
+
+    evaluate({})
+    known = ConstantSet(constants_of(cost))
+    return interval(evaluate, known, sorted(cost.used & set(known)))
+
+
+def constants_of(cost: ReplicaCost) -> dict[str, object]:
+    """Every constant the cost rests on, by id."""
+    entries = {**cost.device.constants.entries, **cost.network.constants.entries}
+    entries |= {c.id: c for c in cost.framework.constants.values()}
+    return {name: entries[name] for name in sorted(cost.used) if name in entries}
+
+
+def _metrics(deployment: Deployment, cost: ReplicaCost, cache: CacheSize, batch: BatchShape, seconds: float) -> dict[str, float]:
+    table = deployment.requests
+    mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
+    prompt = max(1, round(mean_input))
+    prefill = cost.iteration(BatchShape(((prompt, 0),), 0, 0))
+    alone = cost.iteration(BatchShape((), 1, prompt, prompt))
+    per_request = prefill + mean_output * seconds / batch.decodes
+    return {
+        "kv_capacity_tokens": float(cache.tokens),
+        "decode_batch": float(batch.decodes),
+        "decode_time_alone": alone,
+        "prefill_time": prefill,
+        "capacity_requests_per_s": deployment.replicas / per_request,
+    }
+
+
+def _breakdown(cost: ReplicaCost, batch: BatchShape, seconds: float) -> TimeBreakdown:
+    attention = sum(cost._decode_attention(s, batch.decodes, batch.decode_context)[0] for s in range(cost.stages))
+    host = cost._host_seconds(batch.decodes) if not cost.framework.async_scheduling else 0.0
+    gaps = sum(cost._layer_gaps(s) for s in range(cost.stages))
+    return TimeBreakdown({"attention": attention, "linear": seconds - attention - host - gaps, "host": host + gaps})
+
+
+def _traffic(cost: ReplicaCost, batch: BatchShape) -> Traffic:
+    return Traffic(cost.traffic(batch))
+
+
+def _refused(reason: str, depth: Literal["estimate", "step"], memory: MemoryLedger | None = None) -> Estimate:
+    return Estimate(depth, math.nan, math.nan, TimeBreakdown({}), memory or MemoryLedger(()), Traffic({}), feasible=False, reason=reason)
