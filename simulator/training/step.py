@@ -72,7 +72,7 @@ def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate",
     return Estimate(
         "step", step.seconds, floor, TimeBreakdown(step.parts), memory, pipeline.traffic(), interval,
         metrics=step_metrics(pipeline, step), shares=pipeline.trust_shares(), warnings=pipeline.warnings(),
-        details={"timeline": step.timeline, "pipeline": pipeline},
+        details={"timeline": step.timeline, "pipeline": pipeline, "run": step, "constants": dict(pipeline.constants.entries)},
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ for bursty gaps, where a process that starts with a full gap would deliver (CV²
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
 
@@ -164,8 +164,8 @@ class Deterministic(ArrivalSpec):
 class OnOff(ArrivalSpec):
     """Bursts of Poisson arrivals at ``burst_rate`` [req/s] between silences.
 
-    ``on_duration`` and ``off_duration`` [s] are the mean lengths of both; ``durations`` says whether they are exponential (the
-    interrupted Poisson process) or fixed (then the first burst starts at time zero).
+    ``on_duration`` and ``off_duration`` [s] are the mean lengths of both; ``durations`` says whether they are
+    exponential (the interrupted Poisson process) or fixed (then the first burst starts at time zero).
     """
 
     process: ClassVar[str] = "on-off"
@@ -226,24 +226,15 @@ class OnOff(ArrivalSpec):
         fixed = self.durations == "fixed"
         # Memoryless phases are stationary from the start if time zero lies in a burst with its long-run share.
         silent = not fixed and rng.random() >= self.on_duration / (self.on_duration + self.off_duration)
-        lead = rng.standard_exponential() * self.off_duration if silent else 0.0
-        starts, before, start, done = [lead], [0.0], lead, 0.0
-        for on, off in self._phases(rng, fixed):
-            done += on
-            if done > active:
-                break
-            start += on + off
-            starts.append(start)
-            before.append(done)
-        return np.array(starts), np.array(before)
-
-    def _phases(self, rng: np.random.Generator, fixed: bool) -> Iterator[tuple[float, float]]:
-        while True:
-            if fixed:
-                yield self.on_duration, self.off_duration
-            else:
-                on, off = rng.standard_exponential(2)
-                yield on * self.on_duration, off * self.off_duration
+        start, done = (rng.standard_exponential() * self.off_duration if silent else 0.0), 0.0
+        starts, before = [np.array([start])], [np.array([0.0])]
+        while done <= active:
+            phases = np.ones((_CHUNK, 2)) if fixed else rng.standard_exponential((_CHUNK, 2))
+            on = np.cumsum(phases[:, 0] * self.on_duration)
+            before.append(done + on)
+            starts.append(start + on + np.cumsum(phases[:, 1] * self.off_duration))
+            start, done = float(starts[-1][-1]), float(before[-1][-1])
+        return np.concatenate(starts), np.concatenate(before)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from simulator.units import UnitError, parse_quantity
 from simulator.workload.requests.arrivals import ArrivalSpec
 from simulator.workload.requests.generators import generate_requests
 from simulator.workload.requests.lengths import LengthSpec
-from simulator.workload.requests.readers import read_requests
+from simulator.workload.requests.readers import read_requests, recognise
 from simulator.workload.requests.specs import parse_arrival, parse_length
 from simulator.workload.requests.table import RequestTable
 
@@ -134,11 +134,18 @@ def _from_trace(
 ) -> RequestTable:
     """Read, then scale, then cut: a duration is of the scaled time."""
     assert workload.trace is not None
-    table = read_requests(workload.trace, workload.format, skip_bad_rows, seed, **workload.options)
-    if rate is not None:
-        table = table.with_rate(rate)
     if duration is None and count is None:
         duration, count = workload.duration, workload.count
+    found = recognise(workload.trace, workload.format)
+    options = dict(workload.options)
+    # A format that draws its requests draws them at the wanted rate and as long as wanted.
+    if duration is not None and "duration" in found.options:
+        options["duration"] = duration
+    if rate is not None and "rate" in found.options:
+        options["rate"] = rate
+    table = read_requests(workload.trace, found.name, skip_bad_rows, seed, **options)
+    if rate is not None and "rate" not in found.options:
+        table = table.with_rate(rate)
     if duration is not None:
         table = table.window(0.0, duration)
     if count is not None:

@@ -72,6 +72,8 @@ def generate_requests(
         raise ConfigError(f"the duration must be positive and finite, not {duration} s")
     if count is not None and count < 1:
         raise ConfigError(f"the count of requests must be at least 1, not {count}")
+    if count is None and isinstance(arrival, ClosedLoop):
+        raise ConfigError("a closed loop has no arrival times to end by: give a count of requests")
     by_time = math.inf if duration is None or isinstance(arrival, ClosedLoop) else duration * arrival.mean_rate
     check_size(min(by_time, math.inf if count is None else count), f"'{name}'")
 

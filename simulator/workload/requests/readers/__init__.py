@@ -20,7 +20,7 @@ from simulator.workload.requests.readers import (  # noqa: F401  (imported to re
 from simulator.workload.requests.readers.base import FORMATS, TraceFile, TraceFormat
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["TraceFormat", "read_requests", "trace_formats"]
+__all__ = ["TraceFormat", "read_requests", "recognise", "trace_formats"]
 
 
 def trace_formats() -> list[TraceFormat]:
@@ -52,22 +52,33 @@ def read_requests(
         If the file is absent or of no known format, an option is unknown, or rows are bad: then each of the first
         20 is named by file and line, and the rest counted.
     """
-    file = TraceFile(Path(path))
-    if not file.path.is_file():
-        raise ConfigError(f"there is no trace file '{path}'")
-    if format == "auto":
-        found = next((f for f in trace_formats() if f.sniff(file)), None)
-        if found is None:
-            known = ", ".join(f.name for f in trace_formats())
-            raise ConfigError(
-                f"{path} is of no known trace format ({known}); its first line is {file.first_line[:80]!r}. "
-                "Rename the columns to arrival_s, input_tokens, output_tokens to read it as csv"
-            )
-    elif format in FORMATS:
-        found = FORMATS[format]
-    else:
-        raise ConfigError(unknown_name("trace format", format, FORMATS))
+    found = recognise(path, format)
     unknown = [unknown_name(f"option of format {found.name}", o, found.options) for o in options.keys() - found.options]
     if unknown:
         raise ConfigError("; ".join(sorted(unknown)))
-    return found.read(file, skip_bad_rows=skip_bad_rows, seed=seed, **options)
+    return found.read(TraceFile(Path(path)), skip_bad_rows=skip_bad_rows, seed=seed, **options)
+
+
+def recognise(path: str | Path, format: str = "auto") -> TraceFormat:
+    """The format of a trace file: the named one, or the first that its content looks like.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such file or format, or the file looks like none.
+    """
+    file = TraceFile(Path(path))
+    if not file.path.is_file():
+        raise ConfigError(f"there is no trace file '{path}'")
+    if format != "auto":
+        if format not in FORMATS:
+            raise ConfigError(unknown_name("trace format", format, FORMATS))
+        return FORMATS[format]
+    found = next((f for f in trace_formats() if f.sniff(file)), None)
+    if found is None:
+        known = ", ".join(f.name for f in trace_formats())
+        raise ConfigError(
+            f"{path} is of no known trace format ({known}); its first line is {file.first_line[:80]!r}. "
+            "Rename the columns to arrival_s, input_tokens, output_tokens to read it as csv"
+        )
+    return found

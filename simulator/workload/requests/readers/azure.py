@@ -12,7 +12,7 @@ __all__ = ["read_azure"]
 
 
 def _sniff(file: TraceFile) -> bool:
-    return file.first_line.upper().replace(" ", "").startswith("TIMESTAMP,CONTEXTTOKENS,GENERATEDTOKENS")
+    return {"timestamp", "contexttokens", "generatedtokens"} <= set(file.header)
 
 
 @trace_format("azure", "https://github.com/Azure/AzurePublicDataset (CC BY 4.0)", _sniff)

@@ -30,7 +30,7 @@ def read_bailian(file: TraceFile, skip_bad_rows: bool, seed: int) -> RequestTabl
     """JSON Lines ``chat_id, parent_chat_id, timestamp`` [s]``, input_length, output_length, turn, hash_ids``.
 
     A conversation is a tree of chats: ``session`` is the one of its root. A ``parent`` outside the file (the trace
-    was cut, or its row was dropped) is -1. Arrivals stay as observed: open loop.
+    was cut, or its row was dropped) is -1. Arrivals stay as observed; there are no think times.
     """
     log = RowLog(str(file.path))
     rows: list[tuple[float, int, int, int, int, int]] = []

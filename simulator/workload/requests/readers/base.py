@@ -6,6 +6,7 @@ its columns and a :class:`RowLog` to :func:`build_table`, which alone decides wh
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -55,6 +56,11 @@ class TraceFile:
     def first_line(self) -> str:
         """The first line of text, without its end."""
         return self.head.split("\n", 1)[0].rstrip("\r")
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """The names in the first line of a CSV file, in lower case."""
+        return tuple(h.strip().lower() for h in next(csv.reader([self.first_line]), []))
 
     def first_json(self) -> dict[str, Any]:
         """The first line as a JSON object; empty if it is none."""

@@ -12,8 +12,7 @@ __all__ = ["read_burstgpt"]
 
 
 def _sniff(file: TraceFile) -> bool:
-    header = {h.strip().lower() for h in file.first_line.split(",")}
-    return {"timestamp", "request tokens", "response tokens"} <= header
+    return {"timestamp", "request tokens", "response tokens"} <= set(file.header)
 
 
 @trace_format("burstgpt", "https://github.com/HPMLL/BurstGPT (CC BY 4.0)", _sniff)

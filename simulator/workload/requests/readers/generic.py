@@ -24,7 +24,7 @@ _OPTIONAL = ("session", "turn", "client", "priority")
 
 
 def _sniff(file: TraceFile) -> bool:
-    header = {h.strip().lower() for h in file.first_line.split(",")}
+    header = set(file.header)
     return all(header & set(spellings) for name, (spellings, _) in _COLUMNS.items() if name not in _OPTIONAL)
 
 

@@ -1,10 +1,9 @@
 """ServeGen (arXiv 2505.09999): client by client, rates and gap laws per 10 minutes and length tables per 6 hours.
 
-The published files describe clients, not requests; requests are drawn here. Each client is a renewal process
-on a clock that runs with its own rate, so its published rates hold exactly in the mean; the gap law of a window
-(gamma or Weibull) keeps its published shape. Input and output lengths and arrivals have independent streams: the
-authors' sampler uses one random number for all fields of a request, which makes the longest prompt always get
-the longest answer.
+The published files describe clients, not requests; requests are drawn here. In each of its windows a client is a
+stationary renewal process with the published rate and the published family and shape of gaps (gamma or Weibull).
+Input and output lengths and arrivals have independent streams: the authors' sampler uses one random number for all
+fields of a request, which makes the longest prompt always get the longest answer.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from numpy.typing import NDArray
 from simulator.errors import ConfigError
 from simulator.workload.requests.generators import check_size
 from simulator.workload.requests.readers.base import RowLog, TraceFile, build_table, trace_format
-from simulator.workload.requests.readers.servegen_files import LengthTable, Window, load_clients
+from simulator.workload.requests.readers.servegen_files import Client, LengthTable, Window, load_clients
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["read_servegen"]
@@ -71,45 +70,25 @@ def read_servegen(
         raise ConfigError(f"{file.path}: no client sends requests between {start:g} and {start + duration:g} s")
     factor = 1.0 if rate is None else rate * duration / expected
     check_size(expected * factor, f"{file.path.name} for {duration:g} s")
-    donors = [c for c in clients if c.inputs and c.outputs and c.expected(start, start + duration) > 0]
-    if not donors:
-        raise ConfigError(f"{file.path}: no client that sends requests has a table of lengths")
-
-    arrivals, inputs, outputs, ids = [], [], [], []
-    notes = [f"drew {len(clients)} clients in [{start:g}, {start + duration:g}) s, seed {seed}"]
-    borrowed = 0
-    weights = np.array([d.expected(start, start + duration) for d in donors])
-    for client, stream in zip(clients, np.random.SeedSequence(seed).spawn(len(clients)), strict=True):
-        times_rng, in_rng, out_rng, donor_rng = (np.random.Generator(np.random.PCG64(s)) for s in stream.spawn(4))
-        times = client_times(client.windows, start, start + duration, factor, times_rng)
-        tables = client
-        if not (client.inputs and client.outputs):
-            tables = donors[int(donor_rng.choice(len(donors), p=weights / weights.sum()))]
-            borrowed += len(times)
-        arrivals.append(times)
-        inputs.append(_lengths(tables.inputs, times, in_rng))
-        outputs.append(_lengths(tables.outputs, times, out_rng))
-        ids.append(np.full(len(times), client.number))
-    arrival = np.concatenate(arrivals)
-    order = np.argsort(arrival, kind="stable")
-    if borrowed:
-        without = sum(not (c.inputs and c.outputs) for c in clients)
-        notes.append(f"{without} clients ({borrowed} requests) have no length table and borrow another client's")
+    columns, notes = _draw(clients, start, start + duration, factor, seed)
+    if not len(columns["arrival"]):
+        raise ConfigError(f"{file.path}: no request was drawn between {start:g} and {start + duration:g} s")
     if factor != 1:
         notes.append(f"scaled all client rates by {factor:.6g} to {rate:g} req/s")
-    if any(c.multimodal for c in donors):
-        notes.append("input tokens = text tokens + images × tokens per image (also audio, video)")
-    requests = RowLog(str(file.path), rows_read=len(arrival))
+    if log.bad:
+        notes.append(f"skipped {len(log.bad)} bad client windows")
+    order = np.argsort(columns["arrival"], kind="stable")
+    columns = {name: values[order] for name, values in columns.items()}
     return build_table(
         file,
-        requests,
+        RowLog(str(file.path), rows_read=len(order)),
         format="servegen",
         skip_bad_rows=skip_bad_rows,
-        arrival=arrival[order],
-        input_tokens=np.concatenate(inputs)[order],
-        output_tokens=np.concatenate(outputs)[order],
-        extra={"client": np.concatenate(ids)[order]},
-        transforms=tuple(notes + [f"skipped {len(log.bad)} bad client windows"] * bool(log.bad)),
+        arrival=columns["arrival"],
+        input_tokens=columns["input_tokens"],
+        output_tokens=columns["output_tokens"],
+        extra={"client": columns["client"]},
+        transforms=tuple(notes),
         synthetic_fields=("arrival", "input_tokens", "output_tokens"),
         time_resolution_s=0.0,
         seed=seed,
@@ -117,25 +96,55 @@ def read_servegen(
     )
 
 
+def _draw(
+    clients: list[Client], start: float, end: float, factor: float, seed: int
+) -> tuple[dict[str, NDArray[Any]], list[str]]:
+    """Columns of all clients' requests, client by client, and what there is to say about them."""
+    donors = [c for c in clients if c.inputs and c.outputs and c.expected(start, end) > 0]
+    if not donors:
+        raise ConfigError("none of the clients that send requests then has a table of lengths")
+    weights = np.array([d.expected(start, end) for d in donors])
+    arrivals, inputs, outputs, numbers = [], [], [], []
+    borrowed = 0
+    for client, stream in zip(clients, np.random.SeedSequence(seed).spawn(len(clients)), strict=True):
+        times_rng, in_rng, out_rng, donor_rng = (np.random.Generator(np.random.PCG64(s)) for s in stream.spawn(4))
+        times = client_times(client.windows, start, end, factor, times_rng)
+        tables = client
+        if not (client.inputs and client.outputs):
+            tables = donors[int(donor_rng.choice(len(donors), p=weights / weights.sum()))]
+            borrowed += len(times)
+        arrivals.append(times)
+        inputs.append(_lengths(tables.inputs, times, in_rng))
+        outputs.append(_lengths(tables.outputs, times, out_rng))
+        numbers.append(np.full(len(times), client.number))
+    notes = [f"drew {len(clients)} clients in [{start:g}, {end:g}) s, seed {seed}"]
+    if borrowed:
+        without = sum(not (c.inputs and c.outputs) for c in clients)
+        notes.append(f"{without} clients ({borrowed} requests) have no length table and borrow another client's")
+    if any(c.multimodal for c in donors):
+        notes.append("input tokens = text tokens + images × tokens per image (also audio, video)")
+    parts = {"arrival": arrivals, "input_tokens": inputs, "output_tokens": outputs, "client": numbers}
+    return {name: np.concatenate(values) for name, values in parts.items()}, notes
+
+
 def client_times(windows: list[Window], start: float, end: float, factor: float, rng: np.random.Generator) -> Times:
-    """Arrivals of one client in [start, end) [s]: expected number = factor × ∫ rate dt, exactly."""
+    """Arrivals of one client in [start, end) [s]; the expected number in each window is exactly factor × rate × time.
+
+    Each window is a stationary renewal process of its own: carrying a gap over from a window with another law
+    would bias the counts of bursty clients.
+    """
     parts: list[Times] = []
-    due: float | None = None  # operational time (expected requests) until the next arrival
     for window in windows:
         left, right = max(window.start, start), min(window.end, end)
         rate = window.rate * factor
         if right <= left or rate <= 0:
             continue
-        amount = rate * (right - left)
-        if due is None:
-            due = _residual_gap(window, rng)
-        arrivals = [due]
-        while arrivals[-1] < amount:
-            more = arrivals[-1] + np.cumsum(_unit_gaps(window, rng, int(1.1 * (amount - arrivals[-1])) + 16))
-            arrivals.extend(more.tolist())
-        inside = np.searchsorted(arrivals, amount)
-        parts.append(left + np.asarray(arrivals[:inside]) / rate)
-        due = arrivals[inside] - amount
+        amount = rate * (right - left)  # in units of the mean gap
+        times = np.array([_residual_gap(window, rng)])
+        while times[-1] < amount:
+            gaps = _unit_gaps(window, rng, int(1.1 * (amount - times[-1])) + 16)
+            times = np.concatenate((times, times[-1] + np.cumsum(gaps)))
+        parts.append(left + times[: np.searchsorted(times, amount)] / rate)
     return np.concatenate(parts) if parts else np.empty(0)
 
 

@@ -1,0 +1,94 @@
+"""Energy, carbon and money of a workload, from its utilisation and from dated price ranges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.hardware.power import node_power, utilisation
+from simulator.hardware.types import Cluster, Price
+
+__all__ = ["Bill", "Draw", "bill", "mean_draw"]
+
+YEAR = 31557600.0
+LIFETIME = 4 * YEAR
+"""Straight-line depreciation of purchased machines where no rental price is known (an assumption, stated in the source)."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Power at the wall [W], PUE included: ``busy`` while work is done, ``idle`` otherwise."""
+
+    busy: float
+    idle: float
+
+    def energy(self, busy_seconds: float, idle_seconds: float) -> float:
+        """[J]"""
+        return self.busy * busy_seconds + self.idle * idle_seconds
+
+
+def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float) -> Draw:
+    """Draw of the nodes that hold ``accelerators`` of the cluster.
+
+    Parameters
+    ----------
+    compute, memory
+        Shares of peak FLOP/s and of memory bandwidth in use while busy, 0..1.
+    """
+    total, share = cluster.accelerator_count, utilisation(compute, memory)
+    part = accelerators / total if total else 0.0
+    busy = sum(g.count * node_power(g.node, share) for g in cluster.groups)
+    idle = sum(g.count * node_power(g.node, 0.0, active=0) for g in cluster.groups)
+    return Draw(part * cluster.site.pue * busy, part * cluster.site.pue * idle)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a workload costs: the middle of the price range, its ends [USD], energy [J], carbon [g], and the items."""
+
+    usd: float
+    low: float
+    high: float
+    energy: float
+    carbon: float
+    items: tuple[dict[str, Any], ...]
+
+
+def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float) -> Bill:
+    """Machines for ``seconds`` and ``energy`` [J].
+
+    Machines are charged at rental prices, which include power; where only purchase prices are known they are written
+    off over four years and electricity is charged at the site's price. NaN where no price is known.
+    """
+    node = cluster.groups[0].node
+    price = node.accelerator.price
+    low, high, source, rented = _rate(price, node.price, node.accelerators)
+    machine_low, machine_high = low * accelerators * seconds, high * accelerators * seconds
+    electricity = 0.0 if rented else energy * cluster.site.power_price
+    items = [
+        {
+            "workload": workload, "item": "machines rented" if rented else "machines written off over 4 years",
+            "usd": (machine_low + machine_high) / 2, "usd_low": machine_low, "usd_high": machine_high, "source": source,
+        },
+        {
+            "workload": workload, "item": "electricity (included in the rent)" if rented else "electricity", "usd": electricity,
+            "usd_low": electricity, "usd_high": electricity, "source": f"site: {cluster.site.power_price * 3.6e6:.3g} USD/kWh",
+        },
+    ]  # fmt: skip
+    return Bill(
+        (machine_low + machine_high) / 2 + electricity, machine_low + electricity, machine_high + electricity, energy,
+        energy * cluster.site.carbon, tuple(items),
+    )  # fmt: skip
+
+
+def _rate(device: Price, node: Price, per_node: int) -> tuple[float, float, str, bool]:
+    """(low, high) [USD/s] per accelerator, source, and whether it is a rent."""
+    if device.rental is not None:
+        return (*device.rental, f"{device.source} ({device.as_of})", True)
+    if node.rental is not None:
+        return (node.rental[0] / per_node, node.rental[1] / per_node, f"{node.source} ({node.as_of})", True)
+    if node.purchase is not None:
+        return (node.purchase[0] / per_node / LIFETIME, node.purchase[1] / per_node / LIFETIME, f"{node.source} ({node.as_of})", False)
+    if device.purchase is not None:
+        return (device.purchase[0] / LIFETIME, device.purchase[1] / LIFETIME, f"{device.source} ({device.as_of})", False)
+    return (float("nan"), float("nan"), "no price is known for this device", True)
