@@ -6,8 +6,9 @@ when its rank is free and its input has arrived:
 - F(v, m) needs F(v−1, m); B(v, m) needs B(v+1, m) and F(v, m); W(v, m) needs B(v, m);
 - a transfer between chunks on one rank is free.
 
-Start times are the longest path through that graph, so two passes over it give bit-identical answers: a plain
-loop over tasks, and, for many ranks, one that advances all ranks together in numpy.
+Start times are the longest path through that graph, so every pass over it gives bit-identical answers: a loop over
+tasks that knows every feature, the same loop stripped down, and, for many ranks, one that advances all ranks together
+in numpy.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ from simulator.training.pipeline_timeline import PipelineTimeline
 
 __all__ = ["PipelineCosts", "run_pipeline", "run_schedule"]
 
-WAVEFRONT_RANKS = 12
-"""From here on numpy rounds over all ranks beat the loop over tasks (benchmarks/bench_pipeline.py)."""
+WAVEFRONT_RANKS = 20
+"""From here on numpy rounds over all ranks beat the stripped loop over tasks (benchmarks/bench_pipeline.py)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +136,10 @@ def run_pipeline(
         message names rank and action.
     """
     program = build_program(orders, traits, costs, microbatches)
-    wide = program.ranks >= WAVEFRONT_RANKS and not program.irregular
-    start, end = (wavefront_pass if wide else task_pass)(program)
-    return PipelineTimeline(program, start, end)
+    if program.irregular:
+        return PipelineTimeline(program, *task_pass(program))
+    wide = program.ranks >= WAVEFRONT_RANKS
+    return PipelineTimeline(program, *(wavefront_pass if wide else narrow_pass)(program))
 
 
 def task_pass(program: Program) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -146,7 +148,7 @@ def task_pass(program: Program) -> tuple[NDArray[np.float64], NDArray[np.float64
     transfer, link = program.transfer.tolist(), program.link.tolist()
     needs, also_needs, paired = program.needs.tolist(), program.also_needs.tolist(), program.paired.tolist()
     detached = program.detached.tolist()
-    rank_of, head, last = program.rank.tolist(), program.offsets[:-1].tolist(), program.offsets[1:].tolist()
+    head, last = program.offsets[:-1].tolist(), program.offsets[1:].tolist()
     count = len(duration)
     start, end = [0.0] * count, [0.0] * count
     arrive: list[float | None] = [None] * count
@@ -188,7 +190,50 @@ def task_pass(program: Program) -> tuple[NDArray[np.float64], NDArray[np.float64
             if not detached[first]:
                 idle_from[rank] = done
                 free[rank] = done + max(send[task] for task in block)
-            assert rank_of[first] == rank
+    stuck = [task for task, stop in zip(head, last, strict=True) if task < stop]
+    if stuck:
+        raise ValueError(program.deadlock(stuck))
+    return np.array(start), np.array(end)
+
+
+def narrow_pass(program: Program) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The same times for programs without pairs and swaps on few ranks: the loop stripped to what those need."""
+    duration, receive, send = program.duration.tolist(), program.receive.tolist(), program.send.tolist()
+    transfer, link, needs = program.transfer.tolist(), program.link.tolist(), program.needs.tolist()
+    head, last = program.offsets[:-1].tolist(), program.offsets[1:].tolist()
+    count = len(duration)
+    start, end, arrive = [0.0] * count, [0.0] * count, [-1.0] * count
+    idle_from, free, link_free = [0.0] * program.ranks, [0.0] * program.ranks, [0.0] * program.links
+    waiting: dict[int, int] = {}
+    stack = list(range(program.ranks - 1, -1, -1))
+    while stack:
+        rank = stack.pop()
+        idle, ready = idle_from[rank], free[rank]
+        for task in range(head[rank], last[rank]):
+            need = needs[task]
+            if need >= 0:
+                there = arrive[need]
+                if there < 0.0:
+                    head[rank], idle_from[rank], free[rank] = task, idle, ready
+                    waiting[need] = rank
+                    break
+                if receive[task]:
+                    there = (there if there > idle else idle) + receive[task]
+                if there > ready:
+                    ready = there
+            start[task] = ready
+            end[task] = idle = done = ready + duration[task]
+            ready = done + send[task]
+            way = link[task]
+            if way >= 0:
+                begin = link_free[way]
+                arrive[task] = link_free[way] = (done if done > begin else begin) + transfer[task]
+                if task in waiting:
+                    stack.append(waiting.pop(task))
+            else:
+                arrive[task] = done
+        else:
+            head[rank] = last[rank]
     stuck = [task for task, stop in zip(head, last, strict=True) if task < stop]
     if stuck:
         raise ValueError(program.deadlock(stuck))

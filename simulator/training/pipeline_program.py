@@ -144,6 +144,12 @@ def build_program(
     )  # fmt: skip
 
 
+def _is(kind: Ints, codes: tuple[int, ...]) -> NDArray[np.bool_]:
+    table = np.zeros(len(KINDS), dtype=bool)
+    table[list(codes)] = True
+    return table[kind]
+
+
 def _action(order: TaskOrder, task: int) -> str:
     kind = KINDS[int(order.kind[task])].value
     return f"{kind} of micro-batch {order.microbatch[task]} on chunk {order.chunk[task]}"
@@ -174,7 +180,9 @@ def _task_tables(
     tables: dict[int, Ints] = {}
     key = stage * microbatches + order.microbatch
     for kind, codes in ((F, (F,)), (B, (BW, B)), (W, (BW, W)), (EVICT, (EVICT,)), (LOAD, (LOAD,))):
-        tasks = np.flatnonzero(np.isin(order.kind, codes))
+        tasks = np.flatnonzero(_is(order.kind, codes))
+        if kind >= EVICT and not tasks.size:
+            continue
         table = np.full(stages * microbatches, -1, dtype=np.int64)
         table[key[tasks]] = tasks
         doubled = np.flatnonzero(table[key[tasks]] != tasks)
@@ -211,7 +219,9 @@ def _needs(order: TaskOrder, stage: Ints, stages: int, tables: dict[int, Ints]) 
 def _check_same_rank(order: TaskOrder, rank: Ints, stage: Ints, tables: dict[int, Ints]) -> None:
     """F, then B, then W of a micro-batch, on the same rank and in that order; pairs are a forward and a backward."""
     for _, codes, before in ((B, (BW, B), F), (W, (W,), B), (EVICT, (EVICT,), F), (LOAD, (LOAD,), EVICT)):
-        tasks = np.flatnonzero(np.isin(order.kind, codes))
+        tasks = np.flatnonzero(_is(order.kind, codes))
+        if not tasks.size:
+            continue
         needed = tables[before][stage[tasks], order.microbatch[tasks]]
         wrong = np.flatnonzero((needed < 0) | (rank[needed] != rank[tasks]) | (needed > tasks))
         if wrong.size:
@@ -220,7 +230,7 @@ def _check_same_rank(order: TaskOrder, rank: Ints, stage: Ints, tables: dict[int
     first = np.flatnonzero(order.with_next)
     follower = np.minimum(first + 1, len(rank) - 1)
     wrong = np.flatnonzero(
-        (order.kind[first] != F) | ~np.isin(order.kind[follower], (BW, B)) | (rank[follower] != rank[first])
+        (order.kind[first] != F) | ~_is(order.kind[follower], (BW, B)) | (rank[follower] != rank[first])
     )
     if wrong.size:
         task = int(first[wrong[0]])

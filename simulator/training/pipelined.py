@@ -16,7 +16,7 @@ from simulator.hardware.types import Cluster, Node
 from simulator.registry import lookup
 from simulator.results.estimate import MemoryLedger, Traffic
 from simulator.strategies.pipeline.partition import partition_layers
-from simulator.strategies.protocols import PipelineSchedule
+from simulator.strategies.protocols import Action, PipelineSchedule
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.memory import chunk_memory, memory_ledger
@@ -88,7 +88,7 @@ class PipelinedJob:
     # -- shape -----------------------------------------------------------------------------------------------------
 
     @cached_property
-    def orders(self) -> Sequence[Sequence[object]]:
+    def orders(self) -> Sequence[Sequence[Action]]:
         """Tasks of every rank; a single rank just alternates forward and backward."""
         if self.ranks == 1 and self.plan.virtual_stages == 1:
             return cast(PipelineSchedule, lookup("pipeline", "1f1b")()).order(1, self.microbatches, 1)
@@ -234,10 +234,10 @@ class PipelinedJob:
             weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]),
         )  # fmt: skip
         items = self.microbatches * self.traits.items_per_microbatch
-        program = build_program(self.orders, self.traits, untimed, items)  # type: ignore[arg-type]
+        program = build_program(self.orders, self.traits, untimed, items)
         detached = bool(program.detached.any())
         timeline = (
-            run_pipeline(self.orders, self.traits, untimed, items)  # type: ignore[arg-type]
+            run_pipeline(self.orders, self.traits, untimed, items)
             if detached
             else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
         )
@@ -267,7 +267,7 @@ class PipelinedJob:
         """The pipeline of one step."""
         return run_pipeline(
             self.orders, self.traits, self._costs(), self.microbatches * self.traits.items_per_microbatch
-        )  # type: ignore[arg-type]
+        )
 
     def run(self) -> StepRun:
         """Execute one step."""
@@ -365,7 +365,7 @@ class PipelinedJob:
             links = dict(self.step_time(rank).traffic)
             for chunk in self.chunks_of_rank[rank]:
                 for block, count in chunk.blocks:
-                    once = (*(() if block.reduce_every_microbatch else block.reduce), *block.publish)
+                    once = (*block.reduce, *block.publish)
                     for op in once:
                         for link, size in pricer.layout.wire_bytes(
                             op.collective, pricer.price(op).bytes, pricer.layout.group(op.axis)

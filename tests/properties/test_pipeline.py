@@ -1,0 +1,196 @@
+"""Laws every pipeline run obeys, whatever the schedule, the sizes and the times."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations, pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.registry import lookup, strategies
+from simulator.strategies.pipeline.orders import BW, B, F, TaskOrder, W
+from simulator.strategies.pipeline.partition import partition_layers
+from simulator.training.pipeline import (
+    PipelineCosts,
+    narrow_pass,
+    run_pipeline,
+    run_schedule,
+    task_pass,
+    wavefront_pass,
+)
+from simulator.training.pipeline_program import build_program
+
+NAMES = [record.name for record in strategies(family="pipeline")]
+seconds = st.floats(0.01, 10, allow_nan=False)
+
+
+@st.composite
+def runs(draw: st.DrawFn, name: str | None = None) -> tuple[str, int, int, int, PipelineCosts]:
+    """A schedule with sizes it accepts and uneven stages."""
+    chosen = name or draw(st.sampled_from(NAMES))
+    schedule = lookup("pipeline", chosen)()
+    sizes = [
+        (p, m, c)
+        for p in range(1, 8) for m in range(1, 17) for c in (1, 2, 4)
+        if not schedule.check(p, m, c)
+    ]  # fmt: skip
+    p, m, chunks = draw(st.sampled_from(sizes))
+    stages = p * chunks
+
+    def times() -> np.ndarray:
+        return np.array(draw(st.lists(seconds, min_size=stages, max_size=stages)))
+
+    b, w = times(), times()
+    costs = PipelineCosts(
+        forward=times(), backward=b + w, input_gradient=b, weight_gradient=w,
+        p2p=draw(st.sampled_from([0.0, 0.1, 3.0])), overlap_p2p=draw(st.booleans()),
+        activation_bytes=times(), overlapped_ratio=draw(st.sampled_from([1.0, 0.8])),
+        swap=draw(st.sampled_from([0.0, 0.5])),
+    )  # fmt: skip
+    return chosen, p, m, chunks, costs
+
+
+@settings(max_examples=120, deadline=None)
+@given(runs())
+def test_every_schedule_runs_completely_and_in_order(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    name, p, m, chunks, costs = case
+    schedule = lookup("pipeline", name)()
+    timeline = run_schedule(schedule, costs, p, m, chunks)
+    timeline.validate()
+    order = timeline.program.order
+    items = m * schedule.traits().items_per_microbatch
+    assert (order.kind == F).sum() == p * chunks * items
+    assert (order.kind == BW).sum() + (order.kind == B).sum() == p * chunks * items
+    assert (order.kind == B).sum() == (order.kind == W).sum()
+
+
+@settings(max_examples=80, deadline=None)
+@given(runs())
+def test_all_passes_agree_to_the_bit(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    name, p, m, chunks, costs = case
+    schedule = lookup("pipeline", name)()
+    traits = schedule.traits()
+    program = build_program(schedule.order(p, m, chunks), traits, costs, m * traits.items_per_microbatch)
+    if program.irregular:
+        return
+    reference = task_pass(program)
+    for fast in (narrow_pass(program), wavefront_pass(program)):
+        assert np.array_equal(reference[0], fast[0])
+        assert np.array_equal(reference[1], fast[1])
+
+
+@settings(max_examples=80, deadline=None)
+@given(runs())
+def test_step_is_bounded_by_work_and_by_the_serial_run(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    name, p, m, chunks, costs = case
+    timeline = run_schedule(lookup("pipeline", name)(), costs, p, m, chunks)
+    assert timeline.makespan >= timeline.busy.max() * (1 - 1e-12)
+    moves = timeline.program.transfer.sum() + timeline.program.send.sum() + timeline.program.receive.sum()
+    assert timeline.makespan <= (timeline.busy.sum() + moves) * (1 + 1e-9)
+    assert 0 <= timeline.bubble_over_total < 1
+    assert (timeline.bubble_over_ideal_by_rank >= -1e-12).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs(), st.integers(0, 100), st.floats(1.1, 3))
+def test_a_slower_stage_never_helps(case: tuple[str, int, int, int, PipelineCosts], pick: int, factor: float) -> None:
+    name, p, m, chunks, costs = case
+    schedule = lookup("pipeline", name)()
+    forward = np.array(costs.forward)
+    forward[pick % forward.size] *= factor
+    before = run_schedule(schedule, costs, p, m, chunks)
+    after = run_schedule(schedule, replace(costs, forward=forward), p, m, chunks)
+    assert after.makespan >= before.makespan * (1 - 1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs(), st.floats(0.1, 100))
+def test_time_scales(case: tuple[str, int, int, int, PipelineCosts], factor: float) -> None:
+    name, p, m, chunks, costs = case
+    schedule = lookup("pipeline", name)()
+    parts = ("forward", "backward", "input_gradient", "weight_gradient", "p2p", "swap")
+    scaled = replace(costs, **{part: np.asarray(getattr(costs, part)) * factor for part in parts})
+    one, other = (run_schedule(schedule, c, p, m, chunks) for c in (costs, scaled))
+    assert other.makespan == pytest.approx(one.makespan * factor)
+    assert other.bubble_over_total == pytest.approx(one.bubble_over_total, abs=1e-9)
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs())
+def test_messages_are_what_the_boundaries_carry(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    """Every micro-batch crosses every boundary between ranks once each way."""
+    name, p, m, chunks, costs = case
+    timeline = run_schedule(lookup("pipeline", name)(), replace(costs, message_bytes=7.0), p, m, chunks)
+    program, order = timeline.program, timeline.program.order
+    owner = {(int(s), int(mb)): int(r) for s, mb, r in zip(program.stage, order.microbatch, program.rank, strict=True)}
+    crossings = sum(
+        owner[s, mb] != owner[s + 1, mb] for s in range(program.stages - 1) for mb in range(program.microbatches)
+    )
+    assert timeline.p2p_messages.sum() == 2 * crossings
+    assert timeline.p2p_bytes.sum() == pytest.approx(7 * 2 * crossings)
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs())
+def test_activation_peak_matches_a_direct_count(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    """Independent count: sum over micro-batches of what is alive at the reported moment, and nowhere more."""
+    name, p, m, chunks, costs = case
+    timeline = run_schedule(lookup("pipeline", name)(), costs, p, m, chunks)
+    program, order = timeline.program, timeline.program.order
+    if program.detached.any():
+        return
+    bytes_of = np.broadcast_to(np.asarray(costs.activation_bytes), (program.stages,))
+    for rank in range(p):
+        mine = np.flatnonzero(program.rank == rank)
+        spans: dict[tuple[int, int], list[float]] = {}
+        for task in mine:
+            key = (int(program.stage[task]), int(order.microbatch[task]))
+            if order.kind[task] == F:
+                spans[key] = [timeline.start[task], np.inf]
+            elif order.kind[task] in (BW, W):
+                spans[key][1] = timeline.end[task]
+
+        def alive(now: float, spans: dict[tuple[int, int], list[float]] = spans) -> float:
+            return sum(float(bytes_of[stage]) for (stage, _), (a, z) in spans.items() if a <= now < z)
+
+        levels = [alive(start) for start, _ in spans.values()]
+        assert timeline.activations.peak[rank] == pytest.approx(max(levels))
+        assert alive(timeline.activations.moment[rank]) == pytest.approx(max(levels))
+
+
+@settings(max_examples=40, deadline=None)
+@given(runs())
+def test_orders_survive_a_round_trip_through_actions(case: tuple[str, int, int, int, PipelineCosts]) -> None:
+    name, p, m, chunks, costs = case
+    schedule = lookup("pipeline", name)()
+    traits, items = schedule.traits(), m * schedule.traits().items_per_microbatch
+    packed = TaskOrder.of(schedule.order(p, m, chunks))
+    listed = [list(rank) for rank in packed]
+    assert TaskOrder.of(listed)[p - 1] == packed[p - 1]
+    ends = [run_pipeline(o, traits, costs, items).end for o in (packed, listed)]
+    assert np.array_equal(*ends)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), st.integers(1, 5), st.sampled_from(["even", "balanced"]))
+def test_partition_covers_all_layers_and_is_optimal(costs: list[float], stages: int, method: str) -> None:
+    if len(costs) < stages:
+        with pytest.raises(ValueError, match="use at most"):
+            partition_layers(costs, stages, 1, method)
+        return
+    counts = partition_layers(costs, stages, 1, method)
+    assert sum(counts) == len(costs)
+    assert min(counts) >= 1
+
+    def dearest(ends: tuple[int, ...]) -> float:
+        cuts = (0, *ends, len(costs))
+        return max(sum(costs[a:b]) for a, b in pairwise(cuts))
+
+    if method == "balanced":
+        best = min(dearest(ends) for ends in combinations(range(1, len(costs)), stages - 1))
+        assert dearest(tuple(np.cumsum(counts)[:-1].tolist())) == pytest.approx(best)
+    else:
+        assert max(counts) - min(counts) <= 1
