@@ -1,0 +1,187 @@
+"""Seconds of one Op on one accelerator: launch + smooth maximum of compute and memory time, never below the roofline.
+
+GEMM
+    t = t0 + ((F / (e_f·P))^p + (Q / (e_b·BW))^p)^(1/p), with F FLOPs, Q bytes, P and BW of the datasheet. Fitted to
+    about 24,000 shapes per device: median error 6-9 % in bf16 where max(F/P, Q/BW) is off by 23-43 %.
+grouped GEMM
+    The same with FLOPs rounded up to whole tiles and waves: experts see few rows and libraries cannot split K there.
+attention
+    See :mod:`simulator.cost.attention`.
+elementwise, copy
+    t = t0 + bytes / (e·BW).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from simulator.constants import Constant, ConstantSet
+from simulator.cost.attention import Attention, DecodeCoefficients
+from simulator.cost.kernels import EAGER_LAUNCH, GRAPH_LAUNCH, grouped_gemm_flops, smooth_max
+from simulator.cost.priced import FREE, Bound, Priced, weakest
+from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
+from simulator.hardware.types import Accelerator
+from simulator.workload.framework import Framework
+from simulator.workload.ops import OpKind, Work
+
+__all__ = ["DeviceCost"]
+
+
+class DeviceCost:
+    """Prices work that one accelerator does alone.
+
+    Parameters
+    ----------
+    accelerator
+        The device.
+    framework
+        Engine that launches the kernels: attention kernel generation, CUDA graphs. None: a current eager engine.
+    scale
+        Factors on constants by id (for intervals and what-if questions); 1 where absent.
+    relatives
+        Devices to borrow constants from; by default the shipped ones with measured curves.
+
+    Notes
+    -----
+    ``Work.flops`` are FLOPs *executed*: a causal kernel's half of the scores, and for attention's backward 2.5 times
+    the forward's (a fused kernel recomputes the scores). ``Work.dtype`` of a decode attention is the type of the cache.
+    """
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        framework: Framework | None = None,
+        scale: Mapping[str, float] | None = None,
+        relatives: Sequence[Accelerator] | Callable[[], Sequence[Accelerator]] = fitted_accelerators,
+    ) -> None:
+        self.accelerator = accelerator
+        self.framework = framework
+        self._resolver = Resolver(accelerator, relatives)
+        self._resolver.constants.scale.update(scale or {})
+        self._start()
+
+    def _start(self) -> None:
+        self._values = self._resolver.constants
+        self._memo: dict[Work, Priced] = {}
+        self._attention = Attention(self)
+
+    @property
+    def constants(self) -> ConstantSet:
+        """Constants used so far, with the factors in force; it grows as new kinds of work are priced."""
+        return self._values
+
+    def moved(self, scale: Mapping[str, float]) -> DeviceCost:
+        """The same device with the constants in ``scale`` multiplied; what was resolved is shared."""
+        other = object.__new__(DeviceCost)
+        other.accelerator, other.framework, other._resolver = self.accelerator, self.framework, self._resolver
+        other._start()
+        other._values = self._values.moved(scale)
+        return other
+
+    def price(self, work: Work) -> Priced:
+        """Time of ``work`` and what it rests on.
+
+        Raises
+        ------
+        ValueError
+            If ``work`` is communication, which :class:`~simulator.cost.network.NetworkCost` prices.
+        """
+        known = self._memo.get(work)
+        if known is None:
+            known = self._memo[work] = self._price(work)
+        return known
+
+    def decode_attention_coefficients(self, work_template: Work) -> DecodeCoefficients:
+        """Coefficients ``(constant, per_sequence, per_context_token)`` [s] of decode attention.
+
+        ``work_template`` is the decode attention of any batch and context; its sizes per sequence and per token of
+        context are what counts.
+        """
+        return self._attention.decode_coefficients(work_template)
+
+    def decode_attention(self, batch: int, total_context: float, work_template: Work) -> float:
+        """Seconds of decode attention for ``batch`` sequences with ``total_context`` tokens together (affine in it)."""
+        constant, per_sequence, per_token = self.decode_attention_coefficients(work_template)
+        return constant + per_sequence * batch + per_token * total_context
+
+    # -- used by the kernel families -----------------------------------------------------------------------------
+
+    def value(self, key: str, used: list[str]) -> float:
+        """Value of the device's constant ``key``; its id is appended to ``used``."""
+        name = self._resolver.id(key)
+        used.append(name)
+        return self._values[name]
+
+    def share(self, key: str, used: list[str]) -> float:
+        """A share of a datasheet rate, at most 1: with more, a time would fall below the roofline."""
+        return min(1.0, self.value(key, used))
+
+    def shared(self, constant: Constant, used: list[str]) -> float:
+        """Value of a constant that belongs to kernels of many devices."""
+        used.append(self._resolver.add(constant))
+        return self._values[constant.id]
+
+    def launch(self, key: str, used: list[str]) -> float:
+        """Fixed time of a kernel [s]: in a CUDA graph the host's launch share falls to the graph's node time.
+
+        The tables behind ``launch`` constants were measured with eager launches.
+        """
+        fixed = self.value(key, used)
+        if self.framework is None or not self.framework.cuda_graphs:
+            return fixed
+        graph = self.shared(GRAPH_LAUNCH, used)
+        eager = self.shared(EAGER_LAUNCH, used)
+        return max(min(graph, fixed), fixed - max(0.0, eager - graph))
+
+    def floor(self, work: Work) -> float:
+        """Roofline bound of ``work`` [s]."""
+        compute = work.flops / self.accelerator.peak(work.dtype) if work.flops else 0.0
+        return max(compute, work.bytes / self.accelerator.memory_bandwidth)
+
+    def priced(self, work: Work, seconds: float, bound: Bound, used: Sequence[str]) -> Priced:
+        """Wrap up: the floor holds, and the weakest trust is named."""
+        floor = self.floor(work)
+        ids = tuple(dict.fromkeys(used))
+        trust = weakest(self._values.entries[i].trust for i in ids)
+        return Priced(max(seconds, floor), floor, bound, ids, trust)
+
+    # -- families --------------------------------------------------------------------------------------------------
+
+    def _price(self, work: Work) -> Priced:
+        if work.kind in (OpKind.COLLECTIVE, OpKind.P2P):
+            raise ValueError(f"{work.kind} is communication: price it with NetworkCost")
+        if work.flops <= 0 and work.bytes <= 0 and work.message <= 0:
+            return FREE
+        if work.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
+            return self._gemm(work)
+        if work.kind is OpKind.ATTENTION:
+            return self._attention.price(work)
+        if work.kind is OpKind.COPY and work.message > 0:
+            return self._host_copy(work)
+        return self._elementwise(work)
+
+    def _gemm(self, work: Work) -> Priced:
+        device, used = self.accelerator, list[str]()
+        curve = f"gemm.{curve_dtype(device, work.dtype)}"
+        flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
+        compute = flops / (self.share(f"{curve}.compute", used) * device.peak(work.dtype))
+        memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
+        launch = self.launch(f"{curve}.launch", used)
+        together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
+        bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
+        return self.priced(work, launch + together, bound, used)
+
+    def _elementwise(self, work: Work) -> Priced:
+        device, used = self.accelerator, list[str]()
+        memory = work.bytes / (self.share("elementwise.memory", used) * device.memory_bandwidth)
+        compute = work.flops / device.peak(work.dtype) if work.flops else 0.0
+        launch = self.launch("elementwise.launch", used)
+        body = max(memory, compute)
+        bound: Bound = "launch" if launch > body else "memory" if memory >= compute else "compute"
+        return self.priced(work, launch + body, bound, used)
+
+    def _host_copy(self, work: Work) -> Priced:
+        """A transfer of ``message`` bytes between the device and its host."""
+        link = self.accelerator.host_link
+        floor = work.message / link.bandwidth
+        return Priced(link.latency + work.message / link.achievable, floor, "network", (), weakest(()))
