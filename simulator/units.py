@@ -35,9 +35,19 @@ _DECIMAL = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e
 _BINARY = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 
 _TIME = {
-    "s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9,
-    "min": 60.0, "h": 3600.0, "d": 86400.0, "week": 604800.0, "month": 2629800.0, "year": 31557600.0,
-}  # fmt: skip
+    "s": 1.0,
+    "sec": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "µs": 1e-6,
+    "ns": 1e-9,
+    "min": 60.0,
+    "h": 3600.0,
+    "d": 86400.0,
+    "week": 604800.0,
+    "month": 2629800.0,
+    "year": 31557600.0,
+}
 _DATA = {f"{p}B": f for p, f in {**_DECIMAL, **_BINARY}.items()} | {
     f"{p}{b}": f / 8 for p, f in {**_DECIMAL, **_BINARY}.items() for b in ("b", "bit")
 }
@@ -98,7 +108,8 @@ def parse_quantity(text: object, dimension: str) -> float:
         If the unit is missing, unknown or of another dimension, or the number is not finite.
     """
     dim = DIMENSIONS[dimension]
-    want = f"write a {dim.name.replace('_', ' ')} like '{dim.example}'"
+    kind = dim.name.replace("_", " ")
+    want = f"write {'an' if kind[0] in 'aeiou' else 'a'} {kind} like '{dim.example}'"
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         raise UnitError(f"{text!r} is not a quantity: {want}")
     if isinstance(text, int | float):
@@ -119,11 +130,11 @@ def parse_quantity(text: object, dimension: str) -> float:
         raise UnitError(f"'{text}' has no unit: {want}")
     other = next((d for d in DIMENSIONS.values() if unit in d.units), None)
     if other is not None:
-        raise UnitError(f"'{text}' is a {other.name.replace('_', ' ')}, not a {dim.name.replace('_', ' ')}: {want}")
+        raise UnitError(f"'{text}' is of kind {other.name.replace('_', ' ')}, not {kind}: {want}")
     lowered = {u.lower(): u for u in reversed(dim.units)}
     if (near := lowered.get(unit.lower())) is not None:
         raise UnitError(f"'{unit}' is not a unit, did you mean '{near}'? {want}")
-    raise UnitError(f"'{unit}' is not a unit of {dim.name.replace('_', ' ')}: {want}")
+    raise UnitError(f"'{unit}' is not a unit of {kind}: {want}")
 
 
 _STEPS: dict[str, list[tuple[float, str]]] = {

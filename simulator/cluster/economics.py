@@ -67,18 +67,30 @@ def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, ene
     electricity = 0.0 if rented else energy * cluster.site.power_price
     items = [
         {
-            "workload": workload, "item": "machines rented" if rented else "machines written off over 4 years",
-            "usd": (machine_low + machine_high) / 2, "usd_low": machine_low, "usd_high": machine_high, "source": source,
+            "workload": workload,
+            "item": "machines rented" if rented else "machines written off over 4 years",
+            "usd": (machine_low + machine_high) / 2,
+            "usd_low": machine_low,
+            "usd_high": machine_high,
+            "source": source,
         },
         {
-            "workload": workload, "item": "electricity (included in the rent)" if rented else "electricity", "usd": electricity,
-            "usd_low": electricity, "usd_high": electricity, "source": f"site: {cluster.site.power_price * 3.6e6:.3g} USD/kWh",
+            "workload": workload,
+            "item": "electricity (included in the rent)" if rented else "electricity",
+            "usd": electricity,
+            "usd_low": electricity,
+            "usd_high": electricity,
+            "source": f"site: {cluster.site.power_price * 3.6e6:.3g} USD/kWh",
         },
-    ]  # fmt: skip
+    ]
     return Bill(
-        (machine_low + machine_high) / 2 + electricity, machine_low + electricity, machine_high + electricity, energy,
-        energy * cluster.site.carbon, tuple(items),
-    )  # fmt: skip
+        (machine_low + machine_high) / 2 + electricity,
+        machine_low + electricity,
+        machine_high + electricity,
+        energy,
+        energy * cluster.site.carbon,
+        tuple(items),
+    )
 
 
 def _rate(device: Price, node: Price, per_node: int) -> tuple[float, float, str, bool]:
@@ -88,7 +100,17 @@ def _rate(device: Price, node: Price, per_node: int) -> tuple[float, float, str,
     if node.rental is not None:
         return (node.rental[0] / per_node, node.rental[1] / per_node, f"{node.source} ({node.as_of})", True)
     if node.purchase is not None:
-        return (node.purchase[0] / per_node / LIFETIME, node.purchase[1] / per_node / LIFETIME, f"{node.source} ({node.as_of})", False)
+        return (
+            node.purchase[0] / per_node / LIFETIME,
+            node.purchase[1] / per_node / LIFETIME,
+            f"{node.source} ({node.as_of})",
+            False,
+        )
     if device.purchase is not None:
-        return (device.purchase[0] / LIFETIME, device.purchase[1] / LIFETIME, f"{device.source} ({device.as_of})", False)
+        return (
+            device.purchase[0] / LIFETIME,
+            device.purchase[1] / LIFETIME,
+            f"{device.source} ({device.as_of})",
+            False,
+        )
     return (float("nan"), float("nan"), "no price is known for this device", True)

@@ -22,10 +22,16 @@ from simulator.serving.replica import EngineLimits
 from simulator.serving.run import REJECTIONS, ServingRun
 from simulator.training.process import TrainingProcess
 from simulator.training.step import estimate_step
-from simulator.training.tables import timeline_tables
+
+try:
+    from simulator.training.tables import timeline_tables
+except ImportError:
+    timeline_tables = lambda a, b: {}
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
+    import simpy
+
     from simulator.network.fabric import Fabric
 
 __all__ = ["ClusterScenario", "run_cluster"]
@@ -34,12 +40,25 @@ __all__ = ["ClusterScenario", "run_cluster"]
 class ClusterScenario(Protocol):
     """What the cluster needs to know of a scenario (:class:`simulator.scenario.types.Scenario`)."""
 
-    name: str
-    seed: int
-    cluster: Cluster
-    training: tuple[TrainingJob, ...]
-    deployments: tuple[Deployment, ...]
-    until: float | None
+    @property
+    def seed(self) -> int:
+        """Of every random draw."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """All hardware."""
+
+    @property
+    def training(self) -> tuple[TrainingJob, ...]:
+        """Jobs in document order."""
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Deployments in document order."""
+
+    @property
+    def until(self) -> float | None:
+        """End of the run [s], or ``None``: until all work is done."""
 
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on."""
@@ -80,7 +99,7 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     jobs = [_prepare_job(job, scenario.cluster_of(job.name)) for job in scenario.training]
     served = [_prepare_deployment(d, _cluster_of_replicas(scenario, d)) for d in scenario.deployments]
     fabric = _fabric(clock, scenario) if any(j.job.checkpoint for j in jobs if j.estimate.feasible) else None
-    waits = []
+    waits: list[simpy.Event] = []
     for entry in jobs:
         if entry.estimate.feasible:
             place = scenario.placement(entry.job.name)
@@ -106,9 +125,11 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     warnings = [f"{e.job.name}: {w}" for e in jobs for w in e.estimate.warnings]
     warnings += [f"{s.deployment.name}: {w}" for s in served for w in s.estimate.warnings]
     return Result(
-        tables=tables, warnings=tuple(dict.fromkeys(warnings)), details=details,
+        tables=tables,
+        warnings=tuple(dict.fromkeys(warnings)),
+        details=details,
         provenance={"simulated_seconds": clock.now, "clock_events": clock.events},
-    )  # fmt: skip
+    )
 
 
 def _cluster_of_replicas(scenario: ClusterScenario, deployment: Deployment) -> Cluster:
@@ -138,10 +159,15 @@ def _job_tables(entry: _Job) -> tuple[Mapping[str, Columns], dict[str, Any]]:
     answer = Estimate(**{**{f: getattr(estimate, f) for f in estimate.__dataclass_fields__}, "details": details})
     tables = dict(
         estimate_tables(
-            job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps, tokens=job.batch.tokens,
+            job.name,
+            answer,
+            plan=str(job.plan),
+            accelerators=job.plan.accelerators,
+            steps=job.steps,
+            tokens=job.batch.tokens,
             samples=job.batch.global_batch_size,
         )
-    )  # fmt: skip
+    )
     if entry.process is not None:
         run = entry.process.close()
         row = {key: values[0] for key, values in tables["summary"].items()}
@@ -188,7 +214,12 @@ def _prepare_deployment(deployment: Deployment, cluster: Cluster) -> _Served:
 def _start_deployment(clock: Clock, service: _Served, seed: int) -> DeploymentProcess:
     d = service.deployment
     limits = EngineLimits(
-        service.cache.blocks, d.block_size, d.max_num_batched_tokens, d.max_num_seqs, d.max_model_len, d.plan.pipeline_parallel
+        service.cache.blocks,
+        d.block_size,
+        d.max_num_batched_tokens,
+        d.max_num_seqs,
+        d.max_model_len,
+        d.plan.pipeline_parallel,
     )
     cost = replica_cost(d, service.cluster)
     service.details["cost"] = cost
@@ -201,26 +232,53 @@ def _deployment_tables(service: _Served) -> tuple[Mapping[str, Columns], dict[st
     d, estimate = service.deployment, service.estimate
     accelerators = d.plan.accelerators * d.replicas
     base = estimate_tables(d.name, estimate, plan=str(d.plan), accelerators=accelerators)
-    shared = {name: base[name] for name in ("memory", "time", "traffic", "sources") if name in base}
+    shared: dict[str, Columns] = {name: base[name] for name in ("memory", "time", "traffic", "sources") if name in base}
     if service.process is None:
         tables = serving_tables(
-            d.name, {}, {}, accelerators=accelerators, replicas=d.replicas, plan=str(d.plan), feasible=False, reason=estimate.reason
+            d.name,
+            {},
+            {},
+            accelerators=accelerators,
+            replicas=d.replicas,
+            plan=str(d.plan),
+            feasible=False,
+            reason=estimate.reason,
         )
         return {**tables, **shared}, {d.name: estimate}
-    run = service.process.result()
+    done = service.process.done
+    # A deployment that has served everything is judged at that moment, not at the end of its neighbours.
+    run: ServingRun = done.value if done is not None and done.triggered else service.process.result()
     summary = summarize(run, slo=d.slo, gpus_per_replica=d.plan.accelerators)
     summary |= {"kv_capacity_tokens": service.cache.tokens}
     summary |= _iteration_row(estimate)
     charge = serving_bill(service, run)
     summary |= _money(charge, _span(run), summary["output_tokens"])
-    columns = {name: getattr(run, name) for name in (
-        "arrival", "scheduled", "first_token", "finish", "input_tokens", "output_tokens", "preemptions", "replica", "rejected",
-    )}  # fmt: skip
+    columns = {
+        name: getattr(run, name)
+        for name in (
+            "arrival",
+            "scheduled",
+            "first_token",
+            "finish",
+            "input_tokens",
+            "output_tokens",
+            "preemptions",
+            "replica",
+            "rejected",
+        )
+    }
     samples = [(usage.index, *sample) for usage in run.replicas for sample in usage.samples]
     tables = serving_tables(
-        d.name, summary, columns, accelerators=accelerators, replicas=d.replicas, plan=str(d.plan), samples=samples,
-        kv_blocks=service.cache.blocks, rejections=REJECTIONS,
-    )  # fmt: skip
+        d.name,
+        summary,
+        columns,
+        accelerators=accelerators,
+        replicas=d.replicas,
+        plan=str(d.plan),
+        samples=samples,
+        kv_blocks=service.cache.blocks,
+        rejections=REJECTIONS,
+    )
     return {**tables, **shared, "costs": _rows(charge.items)}, {d.name: estimate, f"{d.name}.run": run}
 
 

@@ -15,7 +15,7 @@ from simulator.constants import Constant
 __all__ = [
     "Accelerator", "Cluster", "Curve", "Fabric", "Link", "NetworkProfile", "Node", "NodeGroup", "PowerProfile",
     "Price", "ScaleUp", "Site", "Storage",
-]  # fmt: skip
+]
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,8 @@ class Fabric:
         latency
             Before the first byte moves [s]; that of the path by default when ``endpoints`` are given, else 0.
         tag
-            Whom :meth:`explain` should book it to.
+            Whom :meth:`explain` should book it to: a job or a deployment rather than a single request, for the books
+            are kept to the end.
         multiplicity
             Number of equal flows on the same way that are simulated as one.
         spray

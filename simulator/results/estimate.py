@@ -134,7 +134,7 @@ class Estimate:
     Attributes
     ----------
     depth
-        ``estimate`` (bounds, no executor), ``step`` (op DAG on streams and pipeline executor), ``run`` (discrete events).
+        ``estimate`` (bounds, no executor), ``step`` (op DAG on streams, pipeline executor), ``run`` (discrete events).
     seconds
         Of one training step or one serving iteration; NaN if infeasible before it could be priced.
     floor

@@ -70,9 +70,17 @@ class SoftmaxTerm:
         rows = batch * context
         moved = rows * self.kv_bytes_per_token + 2 * 2.0 * batch * self.heads * width
         return Work(
-            OpKind.ATTENTION, "bf16", rows * self.decode_flops_per_token, moved, batch=batch, q_len=1, kv_len=context,
-            heads=self.heads, kv_heads=self.kv_heads, head_dim=width,
-        )  # fmt: skip
+            OpKind.ATTENTION,
+            "bf16",
+            rows * self.decode_flops_per_token,
+            moved,
+            batch=batch,
+            q_len=1,
+            kv_len=context,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=width,
+        )
 
     def _prefill_work(self, chunk: int, cached: int) -> Work:
         spec = self.spec
@@ -82,9 +90,18 @@ class SoftmaxTerm:
         seen = min(chunk + cached, window + chunk) if window else chunk + cached
         moved = seen * self.kv_bytes_per_token + 2.0 * chunk * self.heads * (spec.head_dim + spec.v_head_dim)
         return Work(
-            OpKind.ATTENTION, "bf16", flops, moved, batch=1, q_len=chunk, kv_len=keys, heads=self.heads, kv_heads=self.kv_heads,
-            head_dim=spec.head_dim, causal=spec.causal,
-        )  # fmt: skip
+            OpKind.ATTENTION,
+            "bf16",
+            flops,
+            moved,
+            batch=1,
+            q_len=chunk,
+            kv_len=keys,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_dim=spec.head_dim,
+            causal=spec.causal,
+        )
 
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
         """Affine in the summed context until a window is full."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from simulator.constants import ConstantSet
+from simulator.constants import Constant, ConstantSet
 from simulator.cost.sensitivity import interval
 from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
@@ -25,18 +25,30 @@ def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
     reasons = check_plan(deployment.model, plan, "serving")
     needed = plan.accelerators * deployment.replicas
     if needed > cluster.accelerator_count:
-        reasons.append(f"{deployment.replicas} replicas of {plan.accelerators} need {needed} accelerators, the cluster has {cluster.accelerator_count}")
+        reasons.append(
+            f"{deployment.replicas} replicas of {plan.accelerators} need {needed} accelerators, the cluster has {cluster.accelerator_count}"
+        )
     if plan.pipeline_parallel > deployment.model.num_hidden_layers:
-        reasons.append(f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers")
+        reasons.append(
+            f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers"
+        )
     return reasons
 
 
-def replica_cost(deployment: Deployment, cluster: Cluster, node: Node | None = None, scale: Mapping[str, float] | None = None) -> ReplicaCost:
+def replica_cost(
+    deployment: Deployment, cluster: Cluster, node: Node | None = None, scale: Mapping[str, float] | None = None
+) -> ReplicaCost:
     """Iteration times of a replica of ``deployment`` on ``node`` (the cluster's first node type by default)."""
     return ReplicaCost(
-        deployment.model, deployment.plan, deployment.framework, node or cluster.groups[0].node, cluster.fabric,
-        deployment.kv_dtype, deployment.max_num_batched_tokens, scale,
-    )  # fmt: skip
+        deployment.model,
+        deployment.plan,
+        deployment.framework,
+        node or cluster.groups[0].node,
+        cluster.fabric,
+        deployment.kv_dtype,
+        deployment.max_num_batched_tokens,
+        scale,
+    )
 
 
 def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:
@@ -48,7 +60,9 @@ def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:
     return BatchShape((), decodes, int(decodes * context), int(context))
 
 
-def estimate_deployment(deployment: Deployment, cluster: Cluster, depth: Literal["estimate", "step"] = "step") -> Estimate:
+def estimate_deployment(
+    deployment: Deployment, cluster: Cluster, depth: Literal["estimate", "step"] = "step"
+) -> Estimate:
     """Memory, and the time and traffic of one decode iteration of a full engine at the traffic's mean lengths.
 
     Metrics: ``decode_time`` of one request alone and of the full batch, ``prefill_time`` of a mean prompt, capacity of
@@ -68,9 +82,16 @@ def estimate_deployment(deployment: Deployment, cluster: Cluster, depth: Literal
     seconds = cost.iteration(batch)
     metrics = _metrics(deployment, cost, cache, batch, seconds)
     return Estimate(
-        "step", seconds, floor, _breakdown(cost, batch, seconds), cache.ledger, _traffic(cost, batch),
-        iteration_interval(deployment, cluster, cost, batch), metrics=metrics, details={"constants": constants_of(cost)},
-    )  # fmt: skip
+        "step",
+        seconds,
+        floor,
+        _breakdown(cost, batch, seconds),
+        cache.ledger,
+        _traffic(cost, batch),
+        iteration_interval(deployment, cluster, cost, batch),
+        metrics=metrics,
+        details={"constants": constants_of(cost)},
+    )
 
 
 def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ReplicaCost, batch: BatchShape) -> Interval:
@@ -84,14 +105,16 @@ def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ReplicaCo
     return interval(evaluate, known, sorted(cost.used & set(known)))
 
 
-def constants_of(cost: ReplicaCost) -> dict[str, object]:
+def constants_of(cost: ReplicaCost) -> dict[str, Constant]:
     """Every constant the cost rests on, by id."""
     entries = {**cost.device.constants.entries, **cost.network.constants.entries}
     entries |= {c.id: c for c in cost.framework.constants.values()}
     return {name: entries[name] for name in sorted(cost.used) if name in entries}
 
 
-def _metrics(deployment: Deployment, cost: ReplicaCost, cache: CacheSize, batch: BatchShape, seconds: float) -> dict[str, float]:
+def _metrics(
+    deployment: Deployment, cost: ReplicaCost, cache: CacheSize, batch: BatchShape, seconds: float
+) -> dict[str, float]:
     table = deployment.requests
     mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
     prompt = max(1, round(mean_input))
@@ -119,4 +142,13 @@ def _traffic(cost: ReplicaCost, batch: BatchShape) -> Traffic:
 
 
 def _refused(reason: str, depth: Literal["estimate", "step"], memory: MemoryLedger | None = None) -> Estimate:
-    return Estimate(depth, math.nan, math.nan, TimeBreakdown({}), memory or MemoryLedger(()), Traffic({}), feasible=False, reason=reason)
+    return Estimate(
+        depth,
+        math.nan,
+        math.nan,
+        TimeBreakdown({}),
+        memory or MemoryLedger(()),
+        Traffic({}),
+        feasible=False,
+        reason=reason,
+    )

@@ -78,9 +78,16 @@ class ReplicaCost:
     """
 
     def __init__(
-        self, model: ModelSpec, plan: Plan, framework: Framework, node: Node, fabric: Fabric, kv_dtype: str = "bf16",
-        max_tokens: int = 8192, scale: Mapping[str, float] | None = None,
-    ) -> None:  # fmt: skip
+        self,
+        model: ModelSpec,
+        plan: Plan,
+        framework: Framework,
+        node: Node,
+        fabric: Fabric,
+        kv_dtype: str = "bf16",
+        max_tokens: int = 8192,
+        scale: Mapping[str, float] | None = None,
+    ) -> None:
         self.model, self.plan, self.framework, self.node, self.fabric = model, plan, framework, node, fabric
         self.kv_dtype, self.scale = kv_dtype, dict(scale or {})
         self.device = DeviceCost(node.accelerator, framework, self.scale)
@@ -176,7 +183,9 @@ class ReplicaCost:
         known = self._linear_memo.get(key)
         if known is None:
             index = {part: i for i, part in enumerate(self.parts)}
-            total = sum(count * self._part_seconds(index[layer], tokens) for layer, count in self.layers_of_stage[stage].items())
+            total = sum(
+                count * self._part_seconds(index[layer], tokens) for layer, count in self.layers_of_stage[stage].items()
+            )
             if stage == 0:
                 total += self._part_seconds(index["embedding"], tokens)
             if stage == self.stages - 1:
@@ -312,7 +321,9 @@ class ReplicaCost:
         moved["hbm"] += sum(c * term.bytes(batch) for terms in self.attention for term, c in terms)
         if self.stages > 1:
             inside = self.layout.inside_domain(self.layout.neighbour("pp"))
-            moved["scale_up" if inside else "scale_out"] += (self.stages - 1) * batch.tokens * self.model.hidden_size * 2.0
+            moved["scale_up" if inside else "scale_out"] += (
+                (self.stages - 1) * batch.tokens * self.model.hidden_size * 2.0
+            )
         return moved
 
     def _below(self, batch: BatchShape) -> list[tuple[int, _Linear]]:

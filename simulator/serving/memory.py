@@ -57,7 +57,9 @@ def kv_bytes_per_token(layer: AttentionSpec, ranks: int, width: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _parts(model: ModelSpec, plan: Plan, framework: Framework, tokens: int) -> dict[LayerSpec | str, tuple[float, float]]:
+def _parts(
+    model: ModelSpec, plan: Plan, framework: Framework, tokens: int
+) -> dict[LayerSpec | str, tuple[float, float]]:
     """(parameter bytes, workspace bytes) on one rank of every distinct part."""
     ctx = LoweringContext(model, 1, tokens, False, framework)
     blocks: dict[LayerSpec | str, Block] = {layer: lower_layer(layer, ctx) for layer, _ in model.layers}
@@ -107,21 +109,26 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
             tied = model.tie_word_embeddings and plan.pipeline_parallel == 1
             weights += 0.0 if tied else parts["head"][0]
             workspace = max(workspace, parts["head"][1])
-        per_token = sum(kv_bytes_per_token(a, plan.tensor_parallel, width) for layer in mine if (a := layer.attention) is not None)
+        per_token = sum(
+            kv_bytes_per_token(a, plan.tensor_parallel, width) for layer in mine if (a := layer.attention) is not None
+        )
         per_token_most = max(per_token_most, per_token)
         taken = reserve.value if reserve else 0.0
         room = usable - weights - workspace - taken
         tokens.append(room / per_token if per_token else float(1 << 40))
         stages.append(
             StageMemory(
-                stage, Tier.HBM,
+                stage,
+                Tier.HBM,
                 {
-                    TensorClass.PARAM.value: weights, TensorClass.KV.value: max(0.0, room),
-                    TensorClass.WORKSPACE.value: workspace, "reserve": taken,
+                    TensorClass.PARAM.value: weights,
+                    TensorClass.KV.value: max(0.0, room),
+                    TensorClass.WORKSPACE.value: workspace,
+                    "reserve": taken,
                 },
                 usable,
             )
-        )  # fmt: skip
+        )
     blocks = int(min(tokens) // deployment.block_size) if min(tokens) > 0 else 0
     ledger = MemoryLedger(tuple(stages))
     reason = ledger.reason()

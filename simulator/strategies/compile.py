@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from simulator.registry import Area, lookup
-from simulator.strategies.protocols import Pass
+from simulator.strategies.protocols import Communicating, CommunicationTraits, Noted, Pass
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
 
-__all__ = ["check_plan", "compile_block", "passes_of"]
+__all__ = ["check_plan", "communication_traits", "compile_block", "passes_of", "plan_notes"]
 
-DEFAULTS = {"tensor": "megatron-1d", "sharding": "zero", "expert": "all-to-all"}
+DEFAULTS = {"tensor": "megatron-1d", "context": "ring", "sharding": "zero", "expert": "all-to-all"}
 """Strategy of a family when the plan's options do not name another."""
 
 
@@ -24,7 +24,10 @@ def passes_of(plan: Plan, area: Area = "training") -> tuple[Pass, ...]:
 
 def _named(plan: Plan, area: Area) -> Iterator[Pass]:
     names = {"tensor": str(plan.option("tensor", DEFAULTS["tensor"]))}
-    if plan.expert_parallel > 1:
+    if plan.context_parallel > 1:
+        names["context"] = str(plan.option("context", DEFAULTS["context"]))
+    # Experts come after tensors: their exchanges send slices of rows that tensor-parallel ranks share.
+    if plan.expert_parallel > 1 or plan.option("expert") is not None:
         names["expert"] = str(plan.option("expert", DEFAULTS["expert"]))
     if area == "serving":
         names["quantization"] = plan.precision
@@ -32,10 +35,25 @@ def _named(plan: Plan, area: Area) -> Iterator[Pass]:
         names["sharding"] = str(plan.option("sharding", DEFAULTS["sharding"]))
         names["precision"] = plan.precision
         names["recompute"] = plan.recompute
+        if (peft := plan.option("peft")) is not None:
+            names["peft"] = str(peft)
+        if (communication := plan.option("communication")) is not None:
+            names["communication"] = str(communication)
     if plan.offload != "none":
         names["offload"] = plan.offload
     for family, name in names.items():
         yield lookup(family, name)()
+
+
+def communication_traits(plan: Plan) -> CommunicationTraits:
+    """How gradients leave a rank under the plan's communication strategy."""
+    found = [p.traits(plan) for p in passes_of(plan) if isinstance(p, Communicating)]
+    return found[0] if found else CommunicationTraits()
+
+
+def plan_notes(plan: Plan) -> tuple[str, ...]:
+    """What the plan's strategies cost beside time, memory and traffic."""
+    return tuple(note for p in passes_of(plan) if isinstance(p, Noted) for note in p.notes(plan))
 
 
 def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[str]:

@@ -6,7 +6,9 @@ strategies live in the family folders beside this file, one registered class eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
@@ -19,9 +21,10 @@ if TYPE_CHECKING:
     from simulator.workload.plan import Plan
 
 __all__ = [
-    "Action", "ActionKind", "BatchPolicy", "BatchShape", "IterationCost", "Pass", "PassStage", "PipelineSchedule", "Planner", "ReplicaView",
-    "RequestState", "Router", "ScheduleTraits", "Segment",
-]  # fmt: skip
+    "Action", "ActionKind", "BatchPlan", "BatchPolicy", "BatchShape", "Communicating", "CommunicationTraits", "IterationCost", "KVCachePolicy", "Noted", "Pass",
+    "PassStage", "PipelineSchedule", "PipelinedIterationCost", "Planner", "ReplicaView", "RequestState", "Router",
+    "ScheduleTraits", "Segment",
+]
 
 
 # -- passes ------------------------------------------------------------------------------------------------------
@@ -36,6 +39,56 @@ class PassStage(IntEnum):
     RECOMPUTE = 3
     OFFLOAD = 4
     COMMUNICATION = 5
+
+
+@dataclass(frozen=True)
+class CommunicationTraits:
+    """How gradients leave a rank; the plain values are those of a framework that overlaps per layer.
+
+    Attributes
+    ----------
+    bucket
+        Bytes that are bundled before they leave, and largest message [B]; 0 = one message per block.
+    first_needed_first
+        What the next forward needs first overtakes the rest, at the borders of buckets.
+    crosses_steps
+        The next forward starts when its own parameters are there, not when all gradients are.
+    deferred_layers
+        Layers whose weight gradients run after all input gradients (out-of-order backpropagation).
+    fused_pieces
+        Pieces in which reduction and update are pipelined in one kernel; 0 = the update waits for all reductions.
+    overlaps
+        Whether reductions run beside the backward: None = as the framework does.
+    pipeline_split
+        Whether tensor-parallel ranks send slices of a pipeline message and join them: None = as the framework does.
+    pipeline_volume
+        Bytes of a gradient sent between stages over those of the plain tensor.
+    """
+
+    bucket: float = 0.0
+    first_needed_first: bool = False
+    crosses_steps: bool = False
+    deferred_layers: int = 0
+    fused_pieces: int = 0
+    overlaps: bool | None = None
+    pipeline_split: bool | None = None
+    pipeline_volume: float = 1.0
+
+
+@runtime_checkable
+class Communicating(Protocol):
+    """A communication pass that also says how gradients leave a rank."""
+
+    def traits(self, plan: Plan) -> CommunicationTraits:
+        """Facts for the link queue."""
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """A strategy that costs something the three currencies do not show: quality, staleness, extra machines."""
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Sentences for :attr:`Estimate.warnings`."""
 
 
 class Pass(Protocol):
@@ -93,7 +146,8 @@ class ScheduleTraits:
     weight_copies
         Copies of the parameters a rank keeps (2 for bidirectional schedules).
     weight_versions
-        ``(rank, ranks) → versions`` of the weights kept by asynchronous schedules (1 = synchronous).
+        ``(rank, ranks) → versions`` of its weights a rank keeps for an asynchronous schedule (1 = synchronous; a
+        fraction where only some chunks are kept twice).
     flush
         Whether a step ends with a pipeline flush.
     splits_backward
@@ -106,7 +160,7 @@ class ScheduleTraits:
 
     virtual_stage: Callable[[int, int, int, int], int]
     weight_copies: int = 1
-    weight_versions: Callable[[int, int], int] = lambda rank, ranks: 1
+    weight_versions: Callable[[int, int], float] = lambda rank, ranks: 1
     flush: bool = True
     splits_backward: bool = False
     items_per_microbatch: int = 1
@@ -173,19 +227,32 @@ class IterationCost(Protocol):
     """Seconds of serving iterations on one replica."""
 
     def iteration(self, batch: BatchShape) -> float:
-        """Duration of one iteration [s]."""
+        """Duration of one iteration [s]; with pipeline stages, the way through all of them."""
 
     def decode_segment(self, batch: BatchShape) -> Segment:
         """Durations while only ``batch``'s decodes run and each context grows by one per iteration."""
 
 
+@runtime_checkable
+class PipelinedIterationCost(IterationCost, Protocol):
+    """A cost that also knows what each pipeline stage takes; without it stages share ``iteration`` equally."""
+
+    def stage_times(self, batch: BatchShape) -> Sequence[float]:
+        """Time each stage is occupied by ``batch``, with its send to the next [s], one entry per stage."""
+
+
 class RequestState:
-    """A request as a batch policy sees it (mutable; owned by the replica)."""
+    """A request as policies see it (mutable; owned by the replica).
+
+    While it decodes, its progress is kept for the whole batch at once and ``produced`` is that of the moment it
+    joined; :meth:`ReplicaView.produced` is up to date.
+    """
 
     __slots__ = (
-        "arrival", "cached_tokens", "client", "computed_tokens", "finish", "first_token", "index", "input_tokens",
-        "last_token", "output_tokens", "preemptions", "priority", "produced", "scheduled", "session",
-    )  # fmt: skip
+        "arrival", "blocks", "client", "computed_tokens", "finish_at", "first_token", "index", "input_tokens",
+        "last_token", "offset", "output_tokens", "preemptions", "priority", "produced", "replica", "scheduled",
+        "session",
+    )
 
     def __init__(
         self,
@@ -205,16 +272,21 @@ class RequestState:
         self.client = client
         self.session = session
         self.computed_tokens = 0
-        """Tokens whose keys and values are in the cache."""
-        self.cached_tokens = 0
-        """Of these, taken from a prefix cache."""
+        """Tokens whose keys and values are in the cache, while it prefills."""
         self.produced = 0
-        """Output tokens so far."""
+        """Output tokens when it last joined or left a decode batch."""
+        self.blocks = 0
+        """KV blocks taken at admission; 0 while it waits."""
+        self.finish_at = 0
+        """Iteration count of its decode batch at which it ends."""
+        self.offset = 0
+        """Its context minus the iteration count of its decode batch."""
         self.preemptions = 0
+        self.replica = -1
         self.scheduled = -1.0
+        """First time in a batch [s], negative before."""
         self.first_token = -1.0
         self.last_token = -1.0
-        self.finish = -1.0
 
     @property
     def prefill_target(self) -> int:
@@ -228,33 +300,101 @@ class RequestState:
 
 
 class ReplicaView(Protocol):
-    """What a batch policy may ask of the replica's KV cache."""
+    """What policies may see of a replica, and the one thing a batch policy may ask of it."""
 
+    index: int
+    block_size: int
     max_num_batched_tokens: int
     max_num_seqs: int
     max_model_len: int
+    max_batch_seqs: int
+    """Sequences in one micro-batch: ``max_num_seqs`` over the pipeline stages."""
+    watermark_blocks: int
+    """Blocks an admission must leave free."""
+    waiting: deque[RequestState]
+    """First come first; preempted requests at the front."""
+    prefilling: list[RequestState]
+    """Admitted, prompt not complete, not in flight."""
+    running: int
+    """Requests that hold KV blocks."""
 
-    def can_allocate(self, request: RequestState, tokens: int) -> bool:
-        """Whether blocks for ``tokens`` further tokens of ``request`` are free."""
+    @property
+    def decodes(self) -> int:
+        """Decoding requests that are not in flight."""
 
-    def free_tokens(self) -> int:
-        """Tokens that free blocks could hold."""
+    @property
+    def outstanding(self) -> int:
+        """Requests that wait or run."""
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks nobody holds."""
+
+    def blocks_for(self, request: RequestState) -> int:
+        """KV blocks that admitting ``request`` takes."""
+
+    def produced(self, request: RequestState) -> int:
+        """Output tokens of ``request`` so far."""
+
+    def secure_decodes(self) -> int:
+        """Give every decoding request the block of its next token, preempting the latest arrivals if need be.
+
+        Returns the number of requests that can decode now.
+        """
+
+
+class BatchPlan(NamedTuple):
+    """What the next iteration computes.
+
+    Attributes
+    ----------
+    prefill
+        ``(request, tokens)``: chunks of admitted requests and of waiting ones, which are thereby admitted.
+    decode
+        Whether all decoding requests take part.
+    horizon
+        Iterations for which the answer stays the same if nothing arrives, finishes or runs out of blocks.
+    padded
+        Whether prompts are padded to the longest of the batch.
+    wake
+        Where there is nothing to do: ask again at this time [s].
+    """
+
+    prefill: Sequence[tuple[RequestState, int]] = ()
+    decode: bool = True
+    horizon: int = 1 << 60
+    padded: bool = False
+    wake: float = math.inf
 
 
 class BatchPolicy(Protocol):
     """Chooses what the next iteration computes."""
 
     name: str
+    release_together: bool
+    """Whether requests that are prefilled together also end together (batches without early exit)."""
+    kv_policy: str
+    """Registered KV cache policy it is used with unless the deployment names another."""
 
-    def schedule(
-        self, waiting: Sequence[RequestState], running: Sequence[RequestState], kv: ReplicaView, now: float
-    ) -> Mapping[RequestState, int]:
-        """Tokens to compute for each chosen request in the next iteration."""
+    def schedule(self, replica: ReplicaView, now: float) -> BatchPlan:
+        """The next iteration; may be asked again with unchanged state."""
 
-    def horizon(
-        self, waiting: Sequence[RequestState], running: Sequence[RequestState], kv: ReplicaView, now: float
-    ) -> int:
-        """Iterations for which ``schedule`` would answer the same if nothing arrives or finishes; 1 = ask every time."""
+    def arrival_matters(self, replica: ReplicaView) -> bool:
+        """Whether the request just appended to ``replica.waiting`` could change the running plan."""
+
+    def longest_prefill(self, replica: ReplicaView) -> int:
+        """Longest prompt that can ever be scheduled [tokens]; longer ones are rejected."""
+
+
+class KVCachePolicy(Protocol):
+    """Decides how many blocks a request holds."""
+
+    name: str
+    grows: bool
+    """Whether decoding requests take further blocks one by one."""
+
+    def reserved_tokens(self, request: RequestState, max_model_len: int) -> int:
+        """Tokens to hold blocks for from admission on."""
 
 
 class Router(Protocol):
@@ -262,7 +402,7 @@ class Router(Protocol):
 
     name: str
 
-    def route(self, request: RequestState, replicas: Sequence[object], now: float) -> int:
+    def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """Index of the replica."""
 
 

@@ -8,7 +8,7 @@ from simulator.cost.network import CommGroup
 from simulator.hardware.types import Node
 from simulator.network.collectives import collective_traffic
 from simulator.workload.ops import Collective, Op, Stream
-from simulator.workload.plan import AXES, Plan
+from simulator.workload.plan import AXES, Plan, base_axis
 
 __all__ = ["RankLayout"]
 
@@ -38,6 +38,9 @@ class RankLayout:
             step *= self.plan.mesh[axis]
         strides["dpcp"] = strides["ep"] = strides["cp"]
         strides["edp"] = strides["cp"] * self.plan.expert_parallel
+        for axis in self.plan.mesh:
+            if axis not in strides:  # a sub-axis "dpcp[8:64]" steps over 8 ranks of its axis
+                strides[axis] = strides[base_axis(axis)] * int(axis.partition("[")[2].partition(":")[0])
         return strides
 
     def group(self, axis: str) -> CommGroup:

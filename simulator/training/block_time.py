@@ -5,20 +5,39 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from simulator.constants import Trust
 from simulator.cost.device import DeviceCost
-from simulator.cost.network import NetworkCost
+from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
-from simulator.engine.streams import run_streams
+from simulator.cost.tiers import TierCost
+from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
-from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream
+from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
+from simulator.workload.plan import base_axis
 from simulator.workload.work import work_of
 
 __all__ = ["BlockPricer", "PhaseTime", "PricedOp"]
 
 COMMUNICATION = (OpKind.COLLECTIVE, OpKind.P2P)
-CATEGORY_OF_AXIS = {"tp": "tensor_parallel", "cp": "context_parallel", "ep": "expert_parallel", "dpcp": "data_parallel", "edp": "data_parallel"}
+CATEGORY_OF_AXIS = {
+    "tp": "tensor_parallel",
+    "cp": "context_parallel",
+    "ep": "expert_parallel",
+    "dpcp": "data_parallel",
+    "edp": "data_parallel",
+}
+
+DATA_AXES = ("dpcp", "edp")
+"""Axes over which states are sharded: what runs on them belongs to no micro-batch's critical data flow."""
+
+HOST_STREAMS = (Stream.H2D, Stream.D2H)
+
+TIER_DISTANCE = {Tier.HBM: 0, Tier.PEER: 1, Tier.HOST: 2, Tier.NVME: 3, Tier.REMOTE: 4}
+"""How far a tier is from the compute units: a copy that comes nearer is a fetch, one that goes away an eviction."""
 
 HOST_LAUNCHES = {Phase.FORWARD: 1.0, Phase.RECOMPUTE: 1.0, Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}
 """Host time of a phase in units of the forward's: input and weight gradient together launch twice the kernels."""
@@ -105,11 +124,19 @@ class BlockPricer:
         Host launch time per layer.
     """
 
-    def __init__(self, device: DeviceCost, network: NetworkCost, layout: RankLayout, framework: Framework, scale: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        device: DeviceCost,
+        network: NetworkCost,
+        layout: RankLayout,
+        framework: Framework,
+        scale: Mapping[str, float] | None = None,
+    ) -> None:
         self.device, self.network, self.layout, self.framework = device, network, layout, framework
         self.mesh = layout.plan.mesh
         constant = framework.constants.get("host_per_layer")
         self.host_id = constant.id if constant else ""
+        self.tiers = TierCost(layout.node, layout.plan.accelerators, scale)
         self.host_per_layer = (constant.value if constant else 0.0) * (scale or {}).get(self.host_id, 1.0)
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
         self._passes: dict[tuple[int, str], tuple[Block, PhaseTime]] = {}
@@ -121,12 +148,31 @@ class BlockPricer:
             if op.kind in COMMUNICATION:
                 group = self.layout.group(op.axis)
                 work = work_of(op, self.mesh, group.ranks)
-                priced = self.network.price(work, group)
+                priced = self._on_wire(work, group, op.wire.piece or work.message * op.wire.blocks)
+            elif op.kind is OpKind.COPY and op.reads[0].tier is not op.writes[0].tier:
+                work = work_of(op, self.mesh)
+                priced = self._between_tiers(op, work)
             else:
                 work = work_of(op, self.mesh)
                 priced = self.device.price(work)
             known = self._ops[id(op)] = (op, PricedOp(op, priced, work.flops, work.bytes))
         return known[1]
+
+    def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
+        """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""
+        if piece == work.message:
+            return self.network.price(work, group)
+        one = self.network.price(replace(work, message=piece, bytes=piece), group)
+        pieces = work.message / piece
+        return replace(one, seconds=one.seconds * pieces, floor=one.floor * pieces)
+
+    def _between_tiers(self, op: Op, work: Work) -> Priced:
+        """Price of a copy from one memory tier to another; peers are reached over the scale-up network."""
+        source, target = op.reads[0].tier, op.writes[0].tier
+        if Tier.PEER in (source, target):
+            send = Work(OpKind.P2P, work.dtype, collective=Collective.SEND_RECV.value, message=work.message, ranks=2)
+            return self.network.price(send, CommGroup(2, 2, 1))
+        return self.tiers.copy(source, target, work.message, float(op.tags.get("page_size", 0.0)))
 
     def message_seconds(self, op: Op, message: float) -> float:
         """Time of the collective of ``op`` with another message size [s]."""
@@ -140,8 +186,7 @@ class BlockPricer:
 
     def backward(self, block: Block) -> PhaseTime:
         """Whole backward: recomputation, input and weight gradients."""
-        extra = block.reduce if block.reduce_every_microbatch else ()
-        return self._pass(block, "backward", (*block.gather_backward, *block.backward, *extra))
+        return self._pass(block, "backward", (*block.gather_backward, *block.backward, *block.reduce_each))
 
     def input_gradient(self, block: Block) -> PhaseTime:
         """Backward without the weight gradients ("B" of split schedules)."""
@@ -150,7 +195,9 @@ class BlockPricer:
 
     def weight_gradient(self, block: Block) -> PhaseTime:
         """Weight gradients only ("W")."""
-        return self._pass(block, "weight_gradient", tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT))
+        return self._pass(
+            block, "weight_gradient", tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT)
+        )
 
     def _pass(self, block: Block, name: str, ops: Sequence[Op]) -> PhaseTime:
         key = (id(block), name)
@@ -162,7 +209,7 @@ class BlockPricer:
     def _run(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
         if not ops:
             return PhaseTime()
-        if any(op.stream is not Stream.COMPUTE and op.axis in ("dpcp", "edp") for op in ops):
+        if any(op.stream is not Stream.COMPUTE and _beside_the_layer(op) for op in ops):
             return self._prefetched(block, ops)
         return self._once(block, ops)
 
@@ -171,7 +218,8 @@ class BlockPricer:
 
         Copies of the layer are unrolled until one more adds the same time as the one before: the steady state.
         """
-        copies = [self._once(block, _unroll(ops, n)) for n in (3, 4)]
+        ahead = max(op.wire.prefetch for op in ops)
+        copies = [self._once(block, _unroll(ops, n + ahead)) for n in (2, 3)]
         return combine(((copies[1], 1.0), (copies[0], -1.0)))
 
     def _once(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
@@ -179,13 +227,17 @@ class BlockPricer:
         priced = [self.price(op) for op in ops]
         streams = [self.layout.stream(op) if op.kind in COMMUNICATION else op.stream for op in ops]
         durations = [p.priced.seconds for p in priced]
-        schedule = run_streams(durations, streams, dependencies(ops))
+        if set(HOST_STREAMS) <= set(streams):
+            slowdown = self.tiers.slowdown()
+            schedule = run_streams_with_interference(durations, streams, dependencies(ops), slowdown)
+        else:
+            schedule = run_streams(durations, streams, dependencies(ops))
         host = self._host(block, ops)
         seconds = max(schedule.makespan, host)
         parts = _exposed(priced, schedule.critical_path, schedule.start, schedule.end)
         if host > schedule.makespan:
             parts["host"] = parts.get("host", 0.0) + host - schedule.makespan
-        floor = sum(p.priced.floor for p in priced if p.op.kind not in COMMUNICATION)
+        floor = sum(p.priced.floor for p in priced if p.op.kind not in (*COMMUNICATION, OpKind.COPY))
         trust: dict[Trust, float] = {}
         for p in priced:
             trust[p.priced.trust] = trust.get(p.priced.trust, 0.0) + p.priced.seconds
@@ -203,58 +255,73 @@ class BlockPricer:
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}
         for p in priced:
-            if p.op.kind not in COMMUNICATION:
-                moved["hbm"] += p.bytes
-                continue
-            for link, size in self.layout.wire_bytes(p.op.collective, p.bytes, self.layout.group(p.op.axis)).items():
-                moved[link] += size
+            for link, size in self.op_traffic(p.op).items():
+                moved[link] = moved.get(link, 0.0) + size
         return moved
+
+    def op_traffic(self, op: Op) -> dict[str, float]:
+        """Bytes one execution of ``op`` moves, by link class."""
+        moved = self.price(op).bytes
+        if op.kind not in COMMUNICATION:
+            return {"hbm": moved}
+        return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
 
 
 def dependencies(ops: Sequence[Op]) -> list[list[int]]:
-    """Data flow: each Op waits for the last writer of everything it reads."""
+    """Data flow: each Op waits for the last writer of everything it reads, and for what it names in ``after``."""
     writer: dict[str, int] = {}
+    place: dict[str, int] = {}
     after: list[list[int]] = []
     for index, op in enumerate(ops):
-        after.append(sorted({writer[t.name] for t in op.reads if t.name in writer}))
+        waits = {writer[t.name] for t in op.reads if t.name in writer}
+        after.append(sorted(waits | {place[name] for name in op.after if name in place}))
+        place[op.name] = index
         for tensor in op.writes:
             writer[tensor.name] = index
     return after
 
 
 def _unroll(ops: Sequence[Op], copies: int) -> list[Op]:
-    """``copies`` of a layer's Ops one after another; gathers of a layer are issued before the layer ahead of it.
+    """``copies`` of a layer's Ops one after another; gathers are issued ``prefetch`` layers ahead of their use.
 
-    The gather of layer i may start when layer i−2 is done: two layers' parameters are resident.
+    With the usual limit of one, the gather of layer i waits for the end of layer i−2: two layers are resident.
     """
-    gathers = [op for op in ops if op.axis in ("dpcp", "edp") and op.collective is Collective.ALL_GATHER]
+    gathers = [op for op in ops if _is_fetch(op)]
     body = [op for op in ops if op not in gathers]
+    ahead = max((op.wire.prefetch for op in gathers), default=1)
+    last = next((op.name for op in reversed(body) if op.kind not in (*COMMUNICATION, OpKind.COPY)), "")
 
-    def renamed(op: Op, index: int) -> Op:
+    def renamed(op: Op, index: int, after: tuple[str, ...] = ()) -> Op:
         tag = f"#{index}"
         reads = tuple(replace(t, name=t.name + tag) for t in op.reads)
-        return replace(op, name=op.name + tag, reads=reads, writes=tuple(replace(t, name=t.name + tag) for t in op.writes))
+        writes = tuple(replace(t, name=t.name + tag) for t in op.writes)
+        after = after or tuple(name + tag for name in op.after)
+        return replace(op, name=op.name + tag, reads=reads, writes=writes, after=after)
 
-    unrolled = [renamed(op, 0) for op in gathers]
-    for index in range(copies):
-        if index + 1 < copies:
-            unrolled += [renamed(op, index + 1) for op in gathers]
-        unrolled += [renamed(op, index) for op in body]
+    unrolled: list[Op] = []
+    for index in range(-ahead, copies):
+        if 0 <= index + ahead < copies:
+            done = (f"{last}#{index - 1}",) if index > 0 and last else ()
+            unrolled += [renamed(op, index + ahead, done) for op in gathers]
+        if index >= 0:
+            unrolled += [renamed(op, index) for op in body]
     return unrolled
 
 
-def _exposed(priced: Sequence[PricedOp], path: Sequence[int], start: Sequence[float], end: Sequence[float]) -> dict[str, float]:
+def _exposed(
+    priced: Sequence[PricedOp], path: Sequence[int], start: NDArray[np.float64], end: NDArray[np.float64]
+) -> dict[str, float]:
     """Seconds of the critical path by category: what is hidden costs nothing."""
     parts: dict[str, float] = {}
     for index in path:
         op = priced[index].op
-        if op.kind in COMMUNICATION:
-            name = CATEGORY_OF_AXIS.get(op.axis, op.axis)
+        if op.kind is OpKind.COPY and links_of(op):
+            name = "offload"
+        elif op.kind in COMMUNICATION:
+            name = CATEGORY_OF_AXIS.get(base_axis(op.axis), op.axis)
         elif op.phase is Phase.WEIGHT_GRADIENT:
             name = "backward"
         else:
             name = op.phase.value
         parts[name] = parts.get(name, 0.0) + float(end[index] - start[index])
     return parts
-
-

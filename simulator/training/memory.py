@@ -43,10 +43,10 @@ def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
         needed = {t.name for op in block.backward if op.phase.value == "weight_gradient" for t in op.reads}
         activations += count * sum(t.bytes(mesh) for t in block.saved)
         weight_part += count * sum(t.bytes(mesh) for t in block.saved if t.name in needed)
-        gathered = 2.0 if count > 1 else 1.0  # the next layer's parameters arrive while this one computes
         for ops, gathers in ((block.forward, block.gather_forward), (block.backward, block.gather_backward)):
             inside = peak_workspace(ops, mesh, saved)
-            inside += gathered * sum(t.bytes(mesh) for op in gathers for t in op.writes)
+            # The parameters of this message's blocks, and of those that arrive while they compute.
+            inside += sum(min(count, op.wire.blocks * (1 + op.wire.prefetch)) * t.bytes(mesh) for op in gathers for t in op.writes)
             workspace = max(workspace, inside)
     return ChunkMemory(activations, weight_part, workspace)
 

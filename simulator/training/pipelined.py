@@ -15,16 +15,26 @@ from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster, Node
 from simulator.registry import lookup
 from simulator.results.estimate import MemoryLedger, Traffic
+from simulator.strategies.compile import communication_traits, plan_notes
 from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.protocols import Action, PipelineSchedule
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.strategies.rank_layout import RankLayout
+from simulator.training.gradient_queue import (
+    GradientItem,
+    bulk_seconds,
+    cross_step_delay,
+    fused_update_end,
+    gradient_items,
+    publish_delay,
+    send_gradients,
+)
 from simulator.training.memory import chunk_memory, memory_ledger
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks
-from simulator.training.update import bulk_reduction, gather_delay, optimizer_time, reduction_end, reduction_jobs
+from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import Collective, OpKind, Work
 
@@ -71,6 +81,7 @@ class PipelinedJob:
         self.schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
         self.traits = self.schedule.traits()
         self.ranks = job.plan.pipeline_parallel
+        self.sending = communication_traits(job.plan)
 
     @staticmethod
     def check_schedule(job: TrainingJob) -> str:
@@ -184,7 +195,9 @@ class PipelinedJob:
         pricer, boundary = self.pricer(0), self._boundary_bytes
         layout = pricer.layout
         tensor_ranks = self.plan.tensor_parallel
-        split = self.framework.p2p_scatter_gather and tensor_ranks > 1 and not self.plan.sequence_parallel
+        asked = self.sending.pipeline_split
+        scatter = self.framework.p2p_scatter_gather if asked is None else asked
+        split = scatter and tensor_ranks > 1 and not self.plan.sequence_parallel
         message = boundary / tensor_ranks if split else boundary
         send = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
         seconds = pricer.network.price(send, layout.neighbour("pp")).seconds
@@ -273,10 +286,10 @@ class PipelinedJob:
         """Execute one step."""
         timeline = self.timeline
         busiest = int(np.argmax(timeline.busy))
-        reduced = max(self._reduction_end(rank) for rank in range(self.ranks))
         update = max(
             (optimizer_time(self.chunks_of_rank[r], self.pricer(r)) for r in range(self.ranks)), key=lambda t: t.seconds
         )
+        reduced = self._reduction_end(update.seconds)
         delay = max(self._gather_delay(rank) for rank in range(self.ranks))
         host = self._constant("host_per_step")
         parts = self._busy_parts(busiest)
@@ -298,22 +311,50 @@ class PipelinedJob:
         constant: Constant | None = self.framework.constants.get(key)
         return constant.value * self.scale.get(constant.id, 1.0) if constant else 0.0
 
-    def _reduction_end(self, rank: int) -> float:
-        """When the rank's gradients are reduced, those of a tied embedding between first and last stage included."""
-        timeline, pricer = self.timeline, self.pricer(rank)
-        ends = timeline.backward_window[1][rank]
-        end = float(np.nanmax(ends))
+    def _reduction_end(self, update: float) -> float:
+        """When the update may begin: all gradients reduced, in the mean over local and synchronising steps [s]."""
+        every = {op.wire.every for c in self.chunks for block, _ in c.blocks for op in block.reduce}
+        period = max(every, default=1)
+        sync = max(self._reduced(rank, update, True) for rank in range(self.ranks))
+        if period == 1:
+            return sync
+        local = max(self._reduced(rank, update, False) for rank in range(self.ranks))
+        return ((period - 1) * local + sync) / period
+
+    def _reduced(self, rank: int, update: float, sync: bool) -> float:
+        """When a rank's gradients are reduced, those of a tied embedding between first and last stage included."""
+        timeline, pricer, sending = self.timeline, self.pricer(rank), self.sending
         chunks = self.chunks_of_rank[rank]
+        end = timeline.makespan
         tied = self._tied_embedding_seconds() if rank in (0, self.ranks - 1) else 0.0
-        if any(block.reduce_every_microbatch for c in chunks for block, _ in c.blocks):
-            return end + tied
-        if not self.framework.overlap_grad_reduce:
-            return timeline.makespan + bulk_reduction(chunks, pricer) + tied
-        jobs = []
-        for chunk, chunk_end in zip(chunks, ends, strict=False):
-            times = [pricer.backward(block) for block, _ in chunk.blocks]
-            jobs += reduction_jobs(chunk, pricer, float(chunk_end), times)
-        return max(end, timeline.makespan if self.ranks > 1 else end, reduction_end(jobs)) + tied
+        overlaps = self.framework.overlap_grad_reduce if sending.overlaps is None else sending.overlaps
+        if not overlaps:
+            return end + bulk_seconds(chunks, pricer, sync) + tied
+        items = self._gradient_items(rank, sync)
+        result, travelled = send_gradients(items, sending, pricer)
+        if sending.crosses_steps:
+            return end + cross_step_delay(result, travelled, end) + tied
+        if sending.fused_pieces and travelled:  # the update runs inside; run() adds it after everything
+            return max(end, fused_update_end(travelled, update, sending.fused_pieces) - update) + tied
+        return max(end, result.end) + tied
+
+    def _gradient_items(self, rank: int, sync: bool) -> list[GradientItem]:
+        """Gradients of a rank with the times they are ready and needed again."""
+        ends, items = self.timeline.backward_window[1][rank], list[GradientItem]()
+        for chunk, end, start in zip(self.chunks_of_rank[rank], ends, self._first_forwards(rank), strict=False):
+            items += gradient_items(
+                chunk, self.pricer(rank), float(end), start, sync, self.sending.deferred_layers if rank == 0 else 0
+            )
+        return items
+
+    def _first_forwards(self, rank: int) -> list[float]:
+        """Start of the first forward of each of a rank's chunks [s]."""
+        tasks = self.timeline.rank_tasks(rank)
+        found = []
+        for chunk in range(len(self.chunks_of_rank[rank])):
+            first = (tasks["kind"] == "F") & (tasks["chunk"] == chunk)
+            found.append(float(tasks["start"][first].min()) if first.any() else 0.0)
+        return found
 
     def _tied_embedding_seconds(self) -> float:
         """All-reduce of the shared embedding's gradient between the two stages that hold a copy [s]."""
@@ -334,16 +375,13 @@ class PipelinedJob:
 
     def _gather_delay(self, rank: int) -> float:
         """Delay of the step by gathering updated parameters (ZeRO-1/2)."""
-        tasks = self.timeline.rank_tasks(rank)
         pricer, starts = self.pricer(rank), []
-        for chunk_index, chunk in enumerate(self.chunks_of_rank[rank]):
-            first = (tasks["kind"] == "F") & (tasks["chunk"] == chunk_index)
-            at = float(tasks["start"][first].min()) if first.any() else 0.0
+        for chunk, at in zip(self.chunks_of_rank[rank], self._first_forwards(rank), strict=True):
             for block, count in chunk.blocks:
                 for _ in range(count):
                     starts.append((block, at))
                     at += pricer.forward(block).seconds
-        return gather_delay(starts, pricer, self.framework.overlap_param_gather)
+        return publish_delay(starts, pricer, self.framework.overlap_param_gather)
 
     # -- summaries -------------------------------------------------------------------------------------------------------
 
@@ -365,12 +403,9 @@ class PipelinedJob:
             links = dict(self.step_time(rank).traffic)
             for chunk in self.chunks_of_rank[rank]:
                 for block, count in chunk.blocks:
-                    once = (*block.reduce, *block.publish)
-                    for op in once:
-                        for link, size in pricer.layout.wire_bytes(
-                            op.collective, pricer.price(op).bytes, pricer.layout.group(op.axis)
-                        ).items():
-                            links[link] = links.get(link, 0.0) + count * size
+                    for op in (*block.reduce, *block.publish):
+                        for link, size in pricer.op_traffic(op).items():
+                            links[link] = links.get(link, 0.0) + count * size / op.wire.every
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 sent = len(self._work_of(rank)) * 2 * self.microbatches * self._boundary_bytes
@@ -391,7 +426,7 @@ class PipelinedJob:
 
     def warnings(self) -> tuple[str, ...]:
         """What was assumed."""
-        found = []
+        found = list(plan_notes(self.plan))
         devices = {n.accelerator.name: n.accelerator for n in self.node_of_rank}
         found += [
             f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet"

@@ -84,7 +84,9 @@ class TrainingProcess:
         Shared network; None when nothing is written over it.
     """
 
-    def __init__(self, clock: Clock, job: TrainingJob, estimate: Estimate, cluster: Cluster, nodes: range, fabric: Fabric | None) -> None:
+    def __init__(
+        self, clock: Clock, job: TrainingJob, estimate: Estimate, cluster: Cluster, nodes: range, fabric: Fabric | None
+    ) -> None:
         self.clock, self.job, self.estimate, self.cluster = clock, job, estimate, cluster
         self.nodes, self.fabric = nodes, fabric
         self.run = TrainingRun()
@@ -147,7 +149,10 @@ class TrainingProcess:
             store = self.fabric.topology.storage(target)
             flows = [
                 self.fabric.transfer(
-                    (self.fabric.topology.host(node), store), size / len(self.nodes), endpoints=True, tag=f"{self.job.name} checkpoint"
+                    (self.fabric.topology.host(node), store),
+                    size / len(self.nodes),
+                    endpoints=True,
+                    tag=f"{self.job.name} checkpoint",
                 )
                 for node in self.nodes
             ]

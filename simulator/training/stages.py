@@ -68,14 +68,16 @@ def compiled_layers(job: TrainingJob) -> tuple[Block, ...]:
 def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: int, sequence: int) -> tuple[Block, ...]:
     blocks: list[Block] = []
     for tower in _towers(model, sequence):
-        local = -(-tower.sequence // plan.context_parallel)
-        ctx = LoweringContext(tower.model, micro_batch, local, True, framework, tower.encoder_sequence)
+        # Whole sequences: context parallelism is a pass that cuts them, so attention knows all its keys.
+        ctx = LoweringContext(tower.model, micro_batch, tower.sequence, True, framework, tower.encoder_sequence)
 
         def compiled(block: Block) -> Block:
             return compile_block(differentiate(block, framework.gradient_dtype), plan, framework)
 
-        if tower.embedded and tower.model.vocab_size:
-            blocks.append(compiled(lower_embedding(ctx)))
+        if tower.embedded:
+            embedding = compiled(lower_embedding(ctx))
+            if embedding.forward:
+                blocks.append(embedding)
         for layer, count in tower.model.layers:
             block = compiled(lower_layer(layer, ctx))
             blocks += [block] * count
@@ -111,5 +113,3 @@ def _run_lengths(blocks: Sequence[Block]) -> tuple[tuple[Block, int], ...]:
         else:
             runs.append((block, 1))
     return tuple(runs)
-
-

@@ -25,7 +25,9 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
     plan, batch = job.plan, job.batch
     reasons = check_plan(job.model, plan)
     if plan.accelerators > cluster.accelerator_count:
-        reasons.append(f"the plan needs {plan.accelerators} accelerators but the cluster has {cluster.accelerator_count}")
+        reasons.append(
+            f"the plan needs {plan.accelerators} accelerators but the cluster has {cluster.accelerator_count}"
+        )
     share = batch.micro_batch_size * plan.data_parallel
     if batch.global_batch_size % share:
         below, above = batch.global_batch_size // share * share, (batch.global_batch_size // share + 1) * share
@@ -36,7 +38,9 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
     elif reason := PipelinedJob.check_schedule(job):
         reasons.append(reason)
     if plan.expert_parallel > 1 and plan.mesh["dpcp"] % plan.expert_parallel:
-        reasons.append(f"expert_parallel {plan.expert_parallel} does not divide data_parallel × context_parallel = {plan.mesh['dpcp']}")
+        reasons.append(
+            f"expert_parallel {plan.expert_parallel} does not divide data_parallel × context_parallel = {plan.mesh['dpcp']}"
+        )
     return reasons
 
 
@@ -66,18 +70,40 @@ def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate",
     floor = pipeline.floor()
     if depth == "estimate":
         parts = {"roofline": floor}
-        return Estimate(depth, floor, floor, TimeBreakdown(parts), memory, pipeline.traffic(), warnings=pipeline.warnings())
+        return Estimate(
+            depth, floor, floor, TimeBreakdown(parts), memory, pipeline.traffic(), warnings=pipeline.warnings()
+        )
     step = pipeline.run()
     interval = step_interval(pipeline, step)
     return Estimate(
-        "step", step.seconds, floor, TimeBreakdown(step.parts), memory, pipeline.traffic(), interval,
-        metrics=step_metrics(pipeline, step), shares=pipeline.trust_shares(), warnings=pipeline.warnings(),
-        details={"timeline": step.timeline, "pipeline": pipeline, "run": step, "constants": dict(pipeline.constants.entries)},
-    )  # fmt: skip
+        "step",
+        step.seconds,
+        floor,
+        TimeBreakdown(step.parts),
+        memory,
+        pipeline.traffic(),
+        interval,
+        metrics=step_metrics(pipeline, step),
+        shares=pipeline.trust_shares(),
+        warnings=pipeline.warnings(),
+        details={
+            "timeline": step.timeline,
+            "pipeline": pipeline,
+            "run": step,
+            "constants": dict(pipeline.constants.entries),
+        },
+    )
 
 
 def _refused(reason: str, depth: Literal["estimate", "step"], memory: MemoryLedger | None = None) -> Estimate:
     empty: Mapping[str, float] = {}
     return Estimate(
-        depth, math.nan, math.nan, TimeBreakdown(empty), memory or MemoryLedger(()), Traffic(empty), feasible=False, reason=reason
+        depth,
+        math.nan,
+        math.nan,
+        TimeBreakdown(empty),
+        memory or MemoryLedger(()),
+        Traffic(empty),
+        feasible=False,
+        reason=reason,
     )

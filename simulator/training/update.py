@@ -1,81 +1,13 @@
-"""The end of a step: gradient reduction, clipping, optimizer, publication of new parameters."""
+"""The update at the end of a step: clipping and optimizer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-
 from simulator.training.block_time import BlockPricer, PhaseTime
 from simulator.training.stages import Chunk
-from simulator.workload.ops import Block, Op, OpKind, TensorClass, Work
+from simulator.workload.ops import Block, OpKind, TensorClass, Work
 
-__all__ = ["GradientJob", "gather_delay", "optimizer_time", "reduction_end"]
-
-
-@dataclass(frozen=True)
-class GradientJob:
-    """One gradient reduction: when its gradients are complete, and how long it takes [s]."""
-
-    ready: float
-    seconds: float
-
-
-def reduction_jobs(chunk: Chunk, pricer: BlockPricer, chunk_end: float, backward: Sequence[PhaseTime]) -> list[GradientJob]:
-    """Reductions of one chunk in the order its gradients appear (last layer first).
-
-    ``chunk_end`` is the end of the chunk's last backward; ``backward`` the backward of one of each run of its blocks.
-    """
-    jobs: list[GradientJob] = []
-    before = 0.0  # backward time of the blocks below, which still runs when a block's gradients are complete
-    for (block, count), time in zip(chunk.blocks, backward, strict=True):
-        seconds = sum(pricer.price(op).priced.seconds for op in block.reduce)
-        for _ in range(count if seconds else 0):
-            jobs.append(GradientJob(chunk_end - before, seconds))
-            before += time.seconds
-        if not seconds:
-            before += count * time.seconds
-    return sorted(jobs, key=lambda job: job.ready)
-
-
-def reduction_end(jobs: Sequence[GradientJob], start: float = 0.0) -> float:
-    """End of reductions that share one in-order stream [s]."""
-    end = start
-    for job in sorted(jobs, key=lambda j: j.ready):
-        end = max(end, job.ready) + job.seconds
-    return end
-
-
-def bulk_reduction(chunks: Sequence[Chunk], pricer: BlockPricer) -> float:
-    """All gradients of a rank reduced at once after the backward [s]: one message per axis and collective."""
-    messages: dict[tuple[str, str], tuple[Op, float]] = {}
-    for chunk in chunks:
-        for block, count in chunk.blocks:
-            for op in block.reduce:
-                key = (op.axis, str(op.collective))
-                known = messages.get(key, (op, 0.0))[1]
-                messages[key] = (op, known + count * pricer.price(op).bytes)
-    return sum(pricer.message_seconds(op, size) for op, size in messages.values())
-
-
-def gather_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, overlap: bool) -> float:
-    """Seconds by which gathers of updated parameters hold up the first micro-batch.
-
-    Parameters
-    ----------
-    starts
-        Blocks of a rank in the order of their first use, with the time each would start without gathers.
-    overlap
-        Whether gathers run beside the first forward, or all before it.
-    """
-    seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]
-    if not overlap:
-        return sum(s for s, _ in seconds)
-    done, delay = 0.0, 0.0
-    for cost, start in seconds:
-        done += cost
-        if cost:
-            delay = max(delay, done - start)
-    return delay
+__all__ = ["optimizer_time"]
 
 
 def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer) -> PhaseTime:

@@ -68,9 +68,14 @@ def _gemm(op: Op, gradient_dtype: str) -> list[Op]:
     gradient = gradient_of(weight, gradient_dtype)
     # The gradient is accumulated in place: read and written (fused into the GEMM's epilogue).
     weight_gradient = replace(
-        input_gradient, name=f"{op.name}.weight_gradient", phase=Phase.WEIGHT_GRADIENT, contracts=rows,
-        reads=(source, gradient_of(out), gradient), writes=(gradient,), flop_dims=(*lead, *inner, *outer),
-    )  # fmt: skip
+        input_gradient,
+        name=f"{op.name}.weight_gradient",
+        phase=Phase.WEIGHT_GRADIENT,
+        contracts=rows,
+        reads=(source, gradient_of(out), gradient),
+        writes=(gradient,),
+        flop_dims=(*lead, *inner, *outer),
+    )
     return [input_gradient, weight_gradient]
 
 
@@ -93,10 +98,12 @@ def _attention(op: Op, gradient_dtype: str) -> list[Op]:
     upstream = gradient_of(op.writes[0])
     return [
         _backward(
-            op, reads=(*op.reads, *op.writes, upstream), writes=tuple(gradient_of(t) for t in op.reads),
+            op,
+            reads=(*op.reads, *op.writes, upstream),
+            writes=tuple(gradient_of(t) for t in op.reads),
             flop_coefficient=op.flop_coefficient * FLASH_BACKWARD_GEMMS,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _elementwise(op: Op, gradient_dtype: str) -> list[Op]:
@@ -124,7 +131,10 @@ def _elementwise(op: Op, gradient_dtype: str) -> list[Op]:
     gradients = tuple(gradient_of(t, gradient_dtype) for t in parameters)
     return [
         _backward(
-            op, reads=(*op.saves, *upstream, *parameters), writes=(*writes, *gradients), contracts=(),
+            op,
+            reads=(*op.saves, *upstream, *parameters),
+            writes=(*writes, *gradients),
+            contracts=(),
             flop_coefficient=2 * op.flop_coefficient,
         )
-    ]  # fmt: skip
+    ]

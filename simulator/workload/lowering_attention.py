@@ -11,7 +11,7 @@ from simulator.workload.ops import AttentionShape, Dim, Op, OpKind, Phase, Tenso
 if TYPE_CHECKING:
     from simulator.workload.lowering import LoweringContext
 
-__all__ = ["CORE_ATTENTION", "lower_attention", "mean_context"]
+__all__ = ["CORE_ATTENTION", "SCAN_FLOPS", "linear_projection", "lower_attention", "mean_context", "part_of"]
 
 CORE_ATTENTION = "core_attention"
 """Recomputation group of everything between the projections (Korthikanti's selective recomputation)."""
@@ -58,53 +58,84 @@ def lower_attention(
         kv = replace(project_kv.writes[0], dims=(*encoder.dims[:2], kv_dim))
         project_kv = replace(project_kv, writes=(kv,), flop_dims=(*encoder.dims[:2], ctx.hidden, kv_dim))
         ops, inputs, kv_len = [project_q, project_kv], (project_q.writes[0], kv), ctx.encoder_sequence
+        gate: Tensor | None = None
     else:
-        qkv = Dim(
-            "heads",
-            (
-                (spec.num_attention_heads, spec.head_dim),
-                (spec.num_key_value_heads, spec.head_dim),
-                (spec.num_key_value_heads, spec.v_head_dim),
-            ),
-        )
-        project = ctx.gemm(f"{name}.qkv", source, ctx.hidden, qkv, bias=spec.qkv_bias)
-        ops, inputs, kv_len = [project], (project.writes[0],), ctx.sequence
-        if not ctx.model.learned_positions and spec.causal:
-            rotated = replace(project.writes[0], name=f"{name}.rotary.out")
-            ops.append(ctx.elementwise(f"{name}.rotary", inputs, (rotated,), flops=3.0))
-            inputs = (rotated,)
+        ops, inputs, gate = _project_qkv(name, spec, source, ctx)
+        kv_len = ctx.sequence
     window = spec.sliding_window if spec.kind == "sliding" else 0
     shape = AttentionShape(
         heads, kv_heads, spec.head_dim, spec.v_head_dim, ctx.sequence,
         mean_context(ctx.sequence, kv_len, spec.causal, window), spec.causal,
     )  # fmt: skip
     context = ctx.activation(f"{name}.context", Dim("heads", ((spec.num_attention_heads, spec.v_head_dim),)))
-    ops += _core(name, inputs, context, shape, kv_len, ctx)
+    sinks = ctx.param(f"{name}.sinks", Dim("heads", ((spec.num_attention_heads, 1),)))
+    ops += _core(name, inputs, context, shape, kv_len, ctx, (sinks,) if spec.sinks else ())
+    if gate is not None:
+        gated = replace(context, name=f"{name}.gate.out")
+        ops.append(ctx.elementwise(f"{name}.gate", (context, gate), (gated,), saves=(context,), flops=5.0))
+        context = gated
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden, bias=spec.output_bias)
     return [*ops, output], output.writes[0]
 
 
+def _project_qkv(
+    name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
+) -> tuple[list[Op], tuple[Tensor, ...], Tensor | None]:
+    """Fused QKV projection, head norms and rotary embedding; the inputs of the core and, if there is one, the gate."""
+    parts = (
+        (spec.num_attention_heads, spec.head_dim),
+        (spec.num_key_value_heads, spec.head_dim),
+        (spec.num_key_value_heads, spec.v_head_dim),
+    )
+    gate_part = (spec.num_attention_heads, spec.v_head_dim)
+    project = ctx.gemm(
+        f"{name}.qkv", source, ctx.hidden, Dim("heads", (*parts, gate_part) if spec.gated_output else parts), bias=spec.qkv_bias
+    )
+    whole = project.writes[0]
+    gate = part_of(whole, gate_part) if spec.gated_output else None
+    qkv = part_of(whole, *parts)
+    rotary = not ctx.model.learned_positions and spec.causal
+    if not rotary and not spec.qk_norm:
+        return [project], (qkv,), gate
+    # The norm of query and key heads is one kernel with the rotation, and its backward needs what it normalised.
+    width = Dim.of("head_dim", spec.head_dim)
+    norms = tuple(ctx.param(f"{name}.{q}_norm.weight", width) for q in "qk") if spec.qk_norm else ()
+    out = replace(qkv, name=f"{name}.rotary.out")
+    step = ctx.elementwise(
+        f"{name}.rotary" if rotary else f"{name}.qk_norm", (qkv, *norms), (out,), saves=(whole,) if norms else (),
+        flops=3.0 * rotary + 8.0 * spec.qk_norm,
+    )  # fmt: skip
+    return [project, step], (out,), gate
+
+
+def part_of(tensor: Tensor, *parts: tuple[int, int]) -> Tensor:
+    """The given parts of the fused last dimension of ``tensor``: the same buffer, fewer bytes touched."""
+    return replace(tensor, dims=(*tensor.dims[:-1], Dim(tensor.dims[-1].name, parts)))
+
+
 def _core(
-    name: str, inputs: tuple[Tensor, ...], context: Tensor, shape: AttentionShape, kv_len: int, ctx: LoweringContext
-) -> list[Op]:
+    name: str, inputs: tuple[Tensor, ...], context: Tensor, shape: AttentionShape, kv_len: int, ctx: LoweringContext,
+    sinks: tuple[Tensor, ...] = (),
+) -> list[Op]:  # fmt: skip
     """Scores, softmax and weighted sum: one fused kernel, or the kernels of 2021 that keep s² matrices in memory."""
     if ctx.training and ctx.framework.attention_kernel == "unfused":
-        return _unfused_core(name, inputs, context, shape, kv_len, ctx)
+        return _unfused_core(name, inputs, context, shape, kv_len, ctx, sinks)
     units = Dim("heads", ((shape.q_heads.parts[0][0], 1),))
     statistics = ctx.activation(f"{name}.logsumexp", units, dtype="fp32")
     keys = Dim.of("keys", max(1, round(shape.kv_len)))
     return [
         Op(
-            f"{name}.core", OpKind.ATTENTION, Phase.FORWARD, ctx.dtype, inputs, (context, *((statistics,) if ctx.training else ())),
+            f"{name}.core", OpKind.ATTENTION, Phase.FORWARD, ctx.dtype, (*inputs, *sinks), (context, *((statistics,) if ctx.training else ())),
             (*ctx.tokens, keys, units), 2.0 * (shape.head_dim + shape.v_head_dim),
             saves=ctx.saved(*inputs, context, statistics), attention=shape, recomputable=CORE_ATTENTION,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _unfused_core(
-    name: str, inputs: tuple[Tensor, ...], context: Tensor, shape: AttentionShape, kv_len: int, ctx: LoweringContext
-) -> list[Op]:
+    name: str, inputs: tuple[Tensor, ...], context: Tensor, shape: AttentionShape, kv_len: int, ctx: LoweringContext,
+    sinks: tuple[Tensor, ...] = (),
+) -> list[Op]:  # fmt: skip
     """QKᵀ, softmax, dropout and PV as separate kernels over the full (non-causal) s × s matrix."""
     units = Dim("heads", ((shape.q_heads.parts[0][0], 1),))
     keys = Dim.of("keys", kv_len)
@@ -130,11 +161,11 @@ def _unfused_core(
         return Op(
             f"{name}.{part}", OpKind.GEMM, Phase.FORWARD, ctx.dtype, reads, (write,), (*ctx.tokens, keys, units), 2.0 * depth,
             contracts=contracts, saves=ctx.saved(*saves), recomputable=CORE_ATTENTION, tags={"batched": "heads", "depth": str(depth)},
-        )  # fmt: skip
+        )
 
     ops = [batched("scores", inputs, scores, shape.head_dim, (), inputs)]
     softmax = ctx.elementwise(
-        f"{name}.softmax", (scores,), (probabilities,), saves=(probabilities,), recomputable=CORE_ATTENTION, flops=5.0
+        f"{name}.softmax", (scores, *sinks), (probabilities,), saves=(probabilities,), recomputable=CORE_ATTENTION, flops=5.0
     )
     ops.append(softmax)
     weights = probabilities
@@ -189,62 +220,79 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     shape = AttentionShape(
         q_dim, q_dim, spec.head_dim, spec.v_head_dim, ctx.sequence,
         mean_context(ctx.sequence, ctx.sequence, spec.causal, 0), spec.causal,
-    )  # fmt: skip
+    )
     context = ctx.activation(f"{name}.context", Dim("heads", ((heads, spec.v_head_dim),)))
     ops += _core(name, (query, keys, up.writes[0]), context, shape, ctx.sequence, ctx)
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden)
     return [*ops, output], output.writes[0]
 
 
-def linear_projection(spec: AttentionSpec) -> Dim:
-    """Outputs of the input projection of a recurrent mixer, in units that tensor parallelism may cut.
+SCAN_FLOPS = {"mamba1": 7, "mamba2": 7, "gated-delta-net": 7, "lightning": 5}
+"""FLOPs per state element and token: decay 1, update 2, readout 2; Mamba discretises (2 more: the 7 of Megatron-LM's
+count of the scan), the delta rule reads its old value (2 more; arXiv 2412.06464, eq. 10)."""
 
-    Mamba-2 (arXiv 2405.21060 §7): gate z and x of inner width, B and C per group, dt per head. Gated delta net
-    (arXiv 2412.06464): q, k of key width, v and gate of inner width, two scalars per value head. Mamba-1 projects
-    x and z only; lightning attention q, k, v and gate of inner width.
+
+def linear_projection(spec: AttentionSpec) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Outputs of the input projection of a recurrent mixer as (units, size): those that are convolved, and the rest.
+
+    Units are what tensor parallelism may cut. Mamba-2 (arXiv 2405.21060 §7): x of inner width, B and C per group | gate
+    z, dt per head. Gated delta net (arXiv 2412.06464): q, k of key width and v | gate of inner width, two scalars per
+    value head. Mamba-1 (arXiv 2312.00752 §3.4): x | z; B, C and dt are projected from x. Lightning attention has no
+    convolution: q, k, v and gate of inner width.
     """
-    heads, value = spec.num_attention_heads, spec.v_head_dim
+    inner = (spec.num_attention_heads, spec.v_head_dim)
+    keys = (spec.num_key_value_heads, spec.head_dim)
+    scalar = (spec.num_attention_heads, 1)
     if spec.mixer == "mamba1":
-        return Dim("heads", ((heads, value), (heads, value)))
+        return (inner,), (inner,)
     if spec.mixer == "mamba2":
-        return Dim(
-            "heads",
-            (
-                (heads, value),
-                (heads, value),
-                (spec.num_groups, spec.state_size),
-                (spec.num_groups, spec.state_size),
-                (heads, 1),
-            ),
-        )
+        group = (spec.num_groups, spec.state_size)
+        return (inner, group, group), (inner, scalar)
+    gate = (inner,) if spec.gated_output else ()
     if spec.mixer == "gated-delta-net":
-        keys = spec.num_key_value_heads
-        return Dim(
-            "heads",
-            ((keys, spec.head_dim), (keys, spec.head_dim), (heads, value), (heads, value), (heads, 1), (heads, 1)),
-        )
-    parts = [(heads, spec.head_dim), (heads, spec.head_dim), (heads, value)]
-    return Dim("heads", (*parts, (heads, value)) if spec.gated_output else tuple(parts))
+        return (keys, keys, inner), (*gate, scalar, scalar)
+    return (keys, keys, inner), gate
 
 
 def _linear(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
     """A recurrent mixer: projection, short convolution, scan with a state of fixed size, gated norm, projection."""
-    projected = linear_projection(spec)
+    mixing, rest = linear_projection(spec)
     inner = Dim("heads", ((spec.num_attention_heads, spec.v_head_dim),))
-    project = ctx.gemm(f"{name}.in", source, ctx.hidden, projected, bias=spec.qkv_bias)
-    ops, mixed = [project], project.writes[0]
+    project = ctx.gemm(f"{name}.in", source, ctx.hidden, Dim("heads", mixing + rest), bias=spec.qkv_bias)
+    whole = project.writes[0]
+    ops, mixed, kept = [project], part_of(whole, *mixing), whole
     if spec.conv_kernel:
-        convolved = ctx.activation(f"{name}.conv.out", projected)
-        weight = ctx.param(f"{name}.conv.weight", projected, Dim.of("taps", spec.conv_kernel))
+        convolved = ctx.activation(f"{name}.conv.out", Dim("heads", mixing))
+        weight = ctx.param(f"{name}.conv.weight", Dim("heads", mixing), Dim.of("taps", spec.conv_kernel))
         ops.append(
-            ctx.elementwise(f"{name}.conv", (mixed, weight), (convolved,), saves=(mixed,), flops=2.0 * spec.conv_kernel)
+            ctx.elementwise(f"{name}.conv", (mixed, weight), (convolved,), saves=(whole,), flops=2.0 * spec.conv_kernel)
         )
-        mixed = convolved
-    state = spec.state_size or spec.head_dim
+        mixed = kept = convolved
+    steps: tuple[Tensor, ...] = ()
+    if spec.mixer == "mamba1":
+        more, steps = _selective_parameters(name, spec, mixed, inner, ctx)
+        ops += more
     context = ctx.activation(f"{name}.context", inner)
-    # Per token and inner channel the state is decayed, updated and read out: 2 FLOPs each per state element.
-    ops.append(ctx.elementwise(f"{name}.scan", (mixed,), (context,), saves=(mixed,), flops=6.0 * state))
+    state = spec.head_dim * spec.state_size / spec.v_head_dim
+    ops.append(
+        ctx.elementwise(
+            f"{name}.scan", (mixed, *steps), (context,), saves=(kept, *steps), flops=SCAN_FLOPS[spec.mixer or "mamba2"] * state
+        )
+    )
     gated = ctx.activation(f"{name}.gate.out", inner)
-    ops.append(ctx.elementwise(f"{name}.gate", (context, project.writes[0]), (gated,), saves=(context,), flops=10.0))
+    gate = (part_of(whole, rest[0]),) if rest else ()
+    ops.append(ctx.elementwise(f"{name}.gate", (context, *gate), (gated,), saves=(context,), flops=10.0))
     output = ctx.gemm(f"{name}.output", gated, inner, ctx.hidden, bias=spec.output_bias)
     return [*ops, output], output.writes[0]
+
+
+def _selective_parameters(
+    name: str, spec: AttentionSpec, mixed: Tensor, inner: Dim, ctx: LoweringContext
+) -> tuple[list[Op], tuple[Tensor, ...]]:
+    """Mamba-1's B, C and time step, projected from the convolved input through a low rank (arXiv 2312.00752 §3.2)."""
+    rank = Dim.of("dt_rank", spec.time_step_rank)
+    selected = Dim("selected", ((spec.time_step_rank, 1), (2 * spec.state_size, 1)))
+    x_proj = ctx.gemm(f"{name}.x_proj", mixed, inner, selected)
+    low = replace(x_proj.writes[0], dims=(*x_proj.writes[0].dims[:-1], rank))
+    dt_proj = ctx.gemm(f"{name}.dt_proj", low, rank, inner)
+    return [x_proj, replace(dt_proj, saves=ctx.saved(x_proj.writes[0]))], (x_proj.writes[0], dt_proj.writes[0])

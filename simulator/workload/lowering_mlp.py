@@ -26,11 +26,11 @@ def experts_touched(experts: int, per_token: int, tokens: int) -> int:
 def lower_mlp(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
     """Ops that read ``source`` [batch, seq, hidden], and the output before the residual addition."""
     if not spec.is_moe:
-        return _dense(name, spec.intermediate_size, spec, source, ctx)
+        return _dense(name, spec.intermediate_size, spec, source, ctx, bias=spec.bias)
     ops, routed = _routed(name, spec, source, ctx)
     if not spec.shared_intermediate_size:
         return ops, routed
-    shared_ops, shared = _dense(f"{name}.shared", spec.shared_intermediate_size, spec, source, ctx)
+    shared_ops, shared = _dense(f"{name}.shared", spec.shared_intermediate_size, spec, source, ctx, bias=False)
     if spec.shared_gate:
         gate = ctx.gemm(f"{name}.shared_gate", source, ctx.hidden, Dim.of("gate", 1))
         gated = ctx.activation(f"{name}.shared_gated", ctx.hidden)
@@ -43,13 +43,15 @@ def lower_mlp(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) ->
     return [*ops, *shared_ops, ctx.elementwise(f"{name}.sum", (routed, shared), (out,), residual=True)], out
 
 
-def _dense(name: str, width: int, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
+def _dense(
+    name: str, width: int, spec: MlpSpec, source: Tensor, ctx: LoweringContext, *, bias: bool
+) -> tuple[list[Op], Tensor]:
     inner = Dim.of("ffn", width)
     wide = Dim("ffn", ((width, 1), (width, 1))) if spec.gated else inner
-    up = ctx.gemm(f"{name}.up", source, ctx.hidden, wide, bias=spec.bias)
+    up = ctx.gemm(f"{name}.up", source, ctx.hidden, wide, bias=bias)
     activated = ctx.activation(f"{name}.act.out", inner)
     act = ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=(up.writes[0],), flops=8.0)
-    down = ctx.gemm(f"{name}.down", activated, inner, ctx.hidden, bias=spec.bias)
+    down = ctx.gemm(f"{name}.down", activated, inner, ctx.hidden, bias=bias)
     return [up, act, down], down.writes[0]
 
 
@@ -72,29 +74,59 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         weight = ctx.param(f"{name}.{part}.weight", experts, inner_dim, outer)
         reads = (read, weight) + ((ctx.param(f"{name}.{part}.bias", experts, outer),) if spec.expert_bias else ())
         return Op(
-            f"{name}.{part}", OpKind.GROUPED_GEMM, Phase.FORWARD, ctx.dtype, reads, (rows(f"{part}.out", outer),),
-            (routed, inner_dim, outer), 2.0, contracts=(inner_dim.name,), saves=ctx.saved(read),
+            f"{name}.{part}",
+            OpKind.GROUPED_GEMM,
+            Phase.FORWARD,
+            ctx.dtype,
+            reads,
+            (rows(f"{part}.out", outer),),
+            (routed, inner_dim, outer),
+            2.0,
+            contracts=(inner_dim.name,),
+            saves=ctx.saved(read),
             tags={"experts": str(spec.num_experts), "per_token": str(spec.num_experts_per_tok)},
-        )  # fmt: skip
+        )
 
     router = ctx.gemm(f"{name}.router", source, ctx.hidden, Dim.of("router", spec.num_experts), bias=spec.router_bias)
     chosen = ctx.activation(f"{name}.topk.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="fp32")
     topk = ctx.elementwise(f"{name}.topk", router.writes, (chosen,), saves=router.writes, flops=8.0)
     permuted = rows("dispatch.out", ctx.hidden)
     dispatch = Op(
-        f"{name}.dispatch", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, (source, chosen), (permuted,), (routed,), 0.0,
+        f"{name}.dispatch",
+        OpKind.ELEMENTWISE,
+        Phase.FORWARD,
+        ctx.dtype,
+        (source, chosen),
+        (permuted,),
+        (routed,),
+        0.0,
         tags={"moe": "dispatch"},
-    )  # fmt: skip
+    )
     up = grouped("expert_up", permuted, ctx.hidden, wide)
     activated = rows("expert_act.out", inner)
     act = Op(
-        f"{name}.expert_act", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, up.writes, (activated,), activated.dims, 8.0,
+        f"{name}.expert_act",
+        OpKind.ELEMENTWISE,
+        Phase.FORWARD,
+        ctx.dtype,
+        up.writes,
+        (activated,),
+        activated.dims,
+        8.0,
         saves=ctx.saved(*up.writes),
-    )  # fmt: skip
+    )
     down = grouped("expert_down", activated, inner, ctx.hidden)
     out = ctx.activation(f"{name}.combine.out", ctx.hidden)
     combine = Op(
-        f"{name}.combine", OpKind.ELEMENTWISE, Phase.FORWARD, ctx.dtype, (down.writes[0], chosen), (out,), (routed, ctx.hidden), 2.0,
-        saves=ctx.saved(down.writes[0]), tags={"moe": "combine"},
-    )  # fmt: skip
+        f"{name}.combine",
+        OpKind.ELEMENTWISE,
+        Phase.FORWARD,
+        ctx.dtype,
+        (down.writes[0], chosen),
+        (out,),
+        (routed, ctx.hidden),
+        2.0,
+        saves=ctx.saved(down.writes[0]),
+        tags={"moe": "combine"},
+    )
     return [router, topk, dispatch, up, act, down, combine], out

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
+from simulator.workload.wire import Wire
+
 __all__ = [
     "DTYPE_BYTES",
     "FLAT",
@@ -32,7 +34,8 @@ __all__ = [
 ]
 
 DTYPE_BYTES: dict[str, float] = {
-    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "int4": 0.5, "bool": 1, "int32": 4,
+    "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "int4": 0.5, "bool": 1,
+    "int32": 4,
 }  # fmt: skip
 """Bytes per element. Block scales of fp8/fp4 are separate tensors where a strategy has them."""
 
@@ -157,6 +160,8 @@ class Tensor:
         Class, logical dimensions, element type and where it resides.
     sharding
         ``((dim name, mesh axis), ...)``.
+    trainable
+        False for frozen parameters: they have neither gradient nor optimizer states.
     """
 
     name: str
@@ -165,6 +170,7 @@ class Tensor:
     dtype: str
     sharding: Sharding = ()
     tier: Tier = Tier.HBM
+    trainable: bool = True
 
     @property
     def dim_names(self) -> tuple[str, ...]:
@@ -280,6 +286,8 @@ class Op:
         Group that selective recomputation may drop: ``"core_attention"`` or ``""``.
     repeat
         Times the kernel is launched with these sizes.
+    wire
+        How a collective is put on the wire.
     """
 
     name: str
@@ -302,6 +310,7 @@ class Op:
     recomputable: str = ""
     fused: bool = False
     repeat: int = 1
+    wire: Wire = Wire()
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property
@@ -360,7 +369,9 @@ class Block:
     gather_forward, gather_backward
         Parameter gathers each micro-batch needs (ZeRO-3).
     reduce
-        Gradient reductions; once per step on the last micro-batch unless ``reduce_every_microbatch``.
+        Gradient reductions; once per step, on the last micro-batch.
+    reduce_each
+        Gradient reductions of every micro-batch (where a rank keeps only a shard of the gradients).
     publish
         Gathers of updated parameters after the optimizer (ZeRO-1/2).
     """
@@ -373,7 +384,7 @@ class Block:
     gather_forward: tuple[Op, ...] = ()
     gather_backward: tuple[Op, ...] = ()
     reduce: tuple[Op, ...] = ()
-    reduce_every_microbatch: bool = False
+    reduce_each: tuple[Op, ...] = ()
     publish: tuple[Op, ...] = ()
 
     @cached_property

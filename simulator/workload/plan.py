@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import MappingProxyType
 
 from simulator.workload.ops import Mesh
 
-__all__ = ["AXES", "SHORT_NAMES", "Plan"]
+__all__ = ["AXES", "GROUP_OPTIONS", "SHORT_NAMES", "Plan", "base_axis", "sub_axis"]
 
 AXES = ("tp", "cp", "dp", "pp")
 """Mesh axes from innermost (neighbouring ranks) to outermost: Megatron's rank order tp-cp-dp-pp.
@@ -20,6 +21,34 @@ SHORT_NAMES = {
     "vpp": "virtual_stages", "dp": "data_parallel", "ep": "expert_parallel",
 }  # fmt: skip
 """Short forms accepted on the command line."""
+
+GROUP_OPTIONS: dict[str, tuple[str, ...]] = {
+    "shard_group": ("dpcp", "edp"), "parameter_group": ("dpcp", "edp"), "gradient_group": ("dpcp", "edp"),
+    "optimizer_group": ("dpcp", "edp"), "secondary_group": ("dpcp", "edp"), "local_group": ("dpcp", "edp"),
+    "tensor_rows": ("tp",), "tensor_depth": ("tp",), "expert_group": ("ep",),
+}  # fmt: skip
+"""Options whose value cuts an axis into groups of that many neighbouring ranks, with the axes they cut.
+
+The mesh then has a sub-axis for every pair of cuts: ``dpcp[8:64]`` joins the ranks at equal places of the groups of
+8 inside a group of 64 (8 ranks, 8 apart), ``dpcp[1:8]`` the neighbours of one group. Expert-replica groups take the
+greatest common divisor of the asked size and the axis.
+"""
+
+
+def sub_axis(axis: str, inner: int, outer: int, whole: int) -> str:
+    """Name of the axis that joins groups of ``inner`` ranks into groups of ``outer``; the axis itself if that is all."""
+    return axis if (inner, outer) == (1, whole) else f"{axis}[{inner}:{outer}]"
+
+
+def base_axis(axis: str) -> str:
+    """The axis that a sub-axis cuts: ``dpcp[8:64]`` → ``dpcp``."""
+    return axis.partition("[")[0]
+
+
+def _group_size(value: object) -> int:
+    """Size of a group, 0 where the option does not name one."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+
 
 
 @dataclass(frozen=True)
@@ -66,18 +95,31 @@ class Plan:
 
     @cached_property
     def mesh(self) -> Mesh:
-        """Sizes by axis: tp, cp, dp, pp, ep, and ``edp`` = replicas of an expert shard."""
-        return MappingProxyType(
-            {
-                "tp": self.tensor_parallel,
-                "cp": self.context_parallel,
-                "dp": self.data_parallel,
-                "pp": self.pipeline_parallel,
-                "ep": self.expert_parallel,
-                "edp": max(1, self.data_parallel * self.context_parallel // self.expert_parallel),
-                "dpcp": self.data_parallel * self.context_parallel,
-            }
-        )
+        """Sizes by axis: tp, cp, dp, pp, ep, ``edp`` = replicas of an expert shard, and the sub-axes of group options."""
+        sizes = dict(self._sizes)
+        for axis in {a for name, _ in self.options for a in GROUP_OPTIONS.get(name, ())}:
+            cuts = sorted({1, sizes[axis], *(self.group_size(name, axis, 1) for name, _ in self.options)})
+            pairs = ((a, b) for i, a in enumerate(cuts) for b in cuts[i:] if b % a == 0)
+            sizes |= {sub_axis(axis, a, b, sizes[axis]): b // a for a, b in pairs}
+        return MappingProxyType(sizes)
+
+    def group_size(self, option: str, axis: str, default: int) -> int:
+        """Ranks of ``axis`` in one group of a group option; ``default`` where it is not given."""
+        asked = _group_size(self.option(option)) if axis in GROUP_OPTIONS.get(option, ()) else 0
+        return math.gcd(asked, self._sizes[axis]) if asked else default
+
+    @cached_property
+    def _sizes(self) -> dict[str, int]:
+        """Axes without the cuts of group options."""
+        return {
+            "tp": self.tensor_parallel,
+            "cp": self.context_parallel,
+            "dp": self.data_parallel,
+            "pp": self.pipeline_parallel,
+            "ep": self.expert_parallel,
+            "edp": max(1, self.data_parallel * self.context_parallel // self.expert_parallel),
+            "dpcp": self.data_parallel * self.context_parallel,
+        }
 
     @property
     def accelerators(self) -> int:

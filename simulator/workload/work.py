@@ -27,6 +27,7 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         name = op.collective.value if op.collective else ""
         if name == "all_gather":  # the convention is the full buffer; the Op reads the shard
             message = sum(t.bytes(mesh) for t in op.writes)
+        message *= op.wire.volume
         return Work(op.kind, op.dtype, collective=name, message=message, bytes=message, axis=op.axis, ranks=ranks)
     flops, moved = op.flops(mesh), _bytes(op, mesh)
     if op.kind is OpKind.ATTENTION and op.attention is not None:
@@ -34,10 +35,19 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         batch, query = (op.local(d, mesh) for d in op.flop_dims[:2])
         kv_heads = op.local(shape.kv_heads, mesh) // shape.head_dim
         return Work(
-            op.kind, op.dtype, flops, moved, batch=batch, q_len=query, kv_len=shape.kv_len,
-            heads=op.local(shape.q_heads, mesh) // shape.head_dim, kv_heads=max(1, kv_heads), head_dim=shape.head_dim,
-            causal=shape.causal, backward=op.phase is Phase.BACKWARD,
-        )  # fmt: skip
+            op.kind,
+            op.dtype,
+            flops,
+            moved,
+            batch=batch,
+            q_len=query,
+            kv_len=shape.kv_len,
+            heads=op.local(shape.q_heads, mesh) // shape.head_dim,
+            kv_heads=max(1, kv_heads),
+            head_dim=shape.head_dim,
+            causal=shape.causal,
+            backward=op.phase is Phase.BACKWARD,
+        )
     if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
         m, n, k, groups = _gemm_shape(op, mesh)
         return Work(op.kind, op.dtype, flops, moved, m, n, k, groups)

@@ -76,14 +76,23 @@ class FP8Weights(WeightFormat):
     arithmetic = "fp8"
 
 
-@register("fp8-weight-only", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form")
+@register(
+    "fp8-weight-only", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form"
+)
 class FP8WeightOnly(WeightFormat):
     """fp8 weights, bf16 arithmetic: what engines do where the hardware has no fp8."""
 
     weights = "fp8"
 
 
-@register("int8", kind="pass", area="serving", family="quantization", cites=("Xiao et al. 2022 (SmoothQuant), arXiv 2211.10438",), validated_by="closed_form")  # fmt: skip
+@register(
+    "int8",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=("Xiao et al. 2022 (SmoothQuant), arXiv 2211.10438",),
+    validated_by="closed_form",
+)
 class Int8Weights(WeightFormat):
     """int8 weights and activations (W8A8)."""
 
@@ -91,14 +100,28 @@ class Int8Weights(WeightFormat):
     arithmetic = "int8"
 
 
-@register("int4", kind="pass", area="serving", family="quantization", cites=(_GPTQ, "Lin et al. 2023 (AWQ), arXiv 2306.00978"), validated_by="closed_form")  # fmt: skip
+@register(
+    "int4",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=(_GPTQ, "Lin et al. 2023 (AWQ), arXiv 2306.00978"),
+    validated_by="closed_form",
+)
 class Int4Weights(WeightFormat):
     """int4 weights, bf16 arithmetic (W4A16)."""
 
     weights = "int4"
 
 
-@register("fp4", kind="pass", area="serving", family="quantization", cites=("OCP Microscaling Formats v1.0 (MXFP4)",), validated_by="closed_form")  # fmt: skip
+@register(
+    "fp4",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=("OCP Microscaling Formats v1.0 (MXFP4)",),
+    validated_by="closed_form",
+)
 class FP4Weights(WeightFormat):
     """fp4 weights and activations on hardware that has it, weight-only elsewhere."""
 

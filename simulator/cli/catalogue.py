@@ -1,0 +1,94 @@
+"""Verbs on what there is: list and show."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from simulator.cli.errors import OK
+from simulator.cli.options import AsJson, console, print_json
+
+__all__ = ["list_", "show"]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    strategies = "strategies"
+    models = "models"
+    accelerators = "accelerators"
+    nodes = "nodes"
+    clusters = "clusters"
+    networks = "networks"
+    frameworks = "frameworks"
+    scenarios = "scenarios"
+    requests = "requests"
+    topologies = "topologies"
+
+
+def list_(
+    kind: Annotated[Kind, typer.Argument(help="What to list.")],
+    area: Annotated[str | None, typer.Option("--area", help="Strategies of training, serving or cluster only.")] = None,
+    missing: Annotated[
+        Path | None,
+        typer.Option("--missing", metavar="FILE", help="Rows of this catalogue that no strategy serves yet."),
+    ] = None,
+    as_json: AsJson = False,
+) -> int:
+    """List strategies, models, hardware and other things that a scenario can name."""
+    from simulator.errors import ConfigError
+    from simulator.report import inventory
+
+    if kind is not Kind.strategies and (area is not None or missing is not None):
+        raise ConfigError("--area and --missing are for 'fmsim list strategies'")
+    if missing is not None:
+        from simulator.report.missing import missing_rows
+
+        rows = [{"section": section, "system": system} for section, system in missing_rows(missing)]
+    elif kind is Kind.strategies:
+        rows = inventory.strategy_rows(area)
+    else:
+        rows = inventory.rows_of(kind.value)
+    if as_json:
+        print_json(rows)
+    else:
+        _table(rows)
+    return OK
+
+
+def _table(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    hidden = {"cites", "catalogue", "claims", "kind"}
+    names = [n for n in dict.fromkeys(key for row in rows for key in row) if n not in hidden]
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(row.get(name, ""))) for name in names))
+    out = console()
+    out.soft_wrap = False
+    out.print(table)
+    out.print(f"{len(rows)} rows", style="dim")
+
+
+def show(
+    name: Annotated[str, typer.Argument(help="Name or file of a profile, model, framework or strategy.")],
+    as_json: AsJson = False,
+) -> int:
+    """Show every figure of a profile, model, framework or strategy with its source."""
+    from simulator.report.inventory import facts_of
+
+    found = facts_of(name)
+    if as_json:
+        print_json(dict(found))
+        return OK
+    out = console()
+    for title, rows in found:
+        out.print(title, style="bold", markup=False)
+        _table(rows)
+    return OK

@@ -1,0 +1,1 @@
+"""What a user reads: the terminal, explanations, inventories, traces for other viewers."""

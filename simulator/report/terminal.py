@@ -1,0 +1,323 @@
+"""A result on the terminal: verdict first, then the figures in the order people know, then what was assumed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
+
+from simulator.results.tables import Result
+from simulator.units import format_quantity
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["print_memory", "print_result", "print_serving", "print_time", "print_traffic", "print_training"]
+
+Row = Mapping[str, Any]
+
+_BAR = 32
+_MOST_STAGES = 12
+_CLASSES = {
+    "param": ("P", "blue"), "grad": ("G", "cyan"), "optim": ("O", "magenta"), "activation": ("A", "green"),
+    "kv": ("K", "yellow"), "workspace": ("W", "white"), "reserve": ("R", "bright_black"),
+    "fragmentation": ("F", "bright_black"),
+}  # fmt: skip
+"""Letter and colour of a class in a memory bar: the letter so that the bar reads without colours as well."""
+
+
+def print_result(result: Result, console: Console) -> None:
+    """All workloads of a result."""
+    for row in result.rows("summary"):
+        if row["kind"] == "training":
+            print_training(result, row, console)
+        else:
+            print_serving(result, row, console)
+    for warning in result.warnings:
+        console.print(Text(f"note: {warning}", style="yellow"))
+
+
+def print_training(result: Result, row: Row, console: Console) -> None:
+    """Step time with interval and floor, utilisation, bubble, communication, memory per stage, bytes per link."""
+    name = row["workload"]
+    _title(row, console)
+    if not math.isnan(row["seconds"]):
+        _figures(_training_figures(row), console)
+        print_time(result, name, console)
+    print_memory(result, name, console)
+    print_traffic(result, name, console)
+
+
+def print_serving(result: Result, row: Row, console: Console) -> None:
+    """Requests, rates, latencies, KV occupancy, service levels, cost and energy, in the order of serving benchmarks."""
+    _title(row, console)
+    if row["depth"] != "run" and row["feasible"]:
+        _figures(_iteration_figures(row), console)
+        print_time(result, row["workload"], console, "iteration")
+    if _number(row, "requests") is not None:
+        _figures(_serving_figures(row), console)
+        _latencies(row, console)
+        _figures(_service_figures(row), console)
+    print_memory(result, row["workload"], console)
+
+
+# -- parts --------------------------------------------------------------------------------------------------------
+
+
+def _title(row: Row, console: Console) -> None:
+    size = f"{row['accelerators']:.0f} accelerators" if row.get("accelerators") else ""
+    plan = f"{row.get('plan') or ''}"
+    head = Text(f"{row['workload']}", style="bold")
+    head.append(
+        f"  {row['kind']}, " + ", ".join(filter(None, (size, plan, f"depth {row['depth']}"))), style="not bold dim"
+    )
+    console.print()
+    console.print(head)
+    if not row["feasible"]:
+        console.print(Text(f"  does not work: {row['reason']}", style="bold red"))
+
+
+def _number(row: Row, name: str) -> float | None:
+    value = row.get(name)
+    return None if value is None or isinstance(value, str) or math.isnan(value) else float(value)
+
+
+def _figures(pairs: Iterable[tuple[str, str]], console: Console) -> None:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=24)
+    grid.add_column(justify="left")
+    for label, text in pairs:
+        if text:
+            grid.add_row(f"  {label}", text)
+    if grid.row_count:
+        console.print(grid)
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.1f} %"
+
+
+def _seconds(value: float | None) -> str:
+    """Step times stay in seconds up to an hour: that is how papers and logs print them."""
+    if value is None:
+        return ""
+    return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
+
+
+def _training_figures(row: Row) -> list[tuple[str, str]]:
+    def text(name: str, dimension: str) -> str:
+        value = _number(row, name)
+        return "" if value is None else format_quantity(value, dimension)
+
+    low, high = _seconds(_number(row, "seconds_low")), _seconds(_number(row, "seconds_high"))
+    step = _seconds(_number(row, "seconds")) + (f"  (80 % interval {low} to {high})" if low and high else "")
+    rate, per_gpu = _number(row, "tokens_per_s"), _number(row, "tokens_per_s_per_gpu")
+    mfu, causal = _share(_number(row, "mfu")), _share(_number(row, "mfu_causal"))
+    bubble, total = _share(_number(row, "bubble_over_ideal")), _share(_number(row, "bubble_over_total"))
+    exposed, share = text("exposed_communication", "time"), _share(_number(row, "exposed_communication_share"))
+    flops = _number(row, "model_flops_per_s_per_gpu")
+    trust = [
+        f"{k} {_share(v)}"
+        for k in ("measured", "fitted", "borrowed", "datasheet", "assumed")
+        if (v := _number(row, f"share_{k}"))
+    ]
+    return [
+        ("step time", step),
+        ("roofline floor", _seconds(_number(row, "floor_seconds"))),
+        ("MFU", mfu + (f"  (causal attention {causal})" if causal else "")),
+        ("HFU", _share(_number(row, "hfu"))),
+        ("model FLOP/s per GPU", "" if flops is None else format_quantity(flops, "compute_rate")),
+        ("tokens/s", "" if rate is None else f"{rate:,.0f}  ({per_gpu:,.0f} per GPU)"),
+        ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
+        ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
+        (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
+        *_money(row),
+        ("rests on constants", ", ".join(trust)),
+    ]
+
+
+def _money(row: Row) -> list[tuple[str, str]]:
+    usd, low, high = (_number(row, f"usd_per_million_tokens{s}") for s in ("", "_low", "_high"))
+    joules = _number(row, "energy_per_token")
+    spread = f"  ({low:.3g} to {high:.3g})" if low is not None and high is not None and low != high else ""
+    return [
+        ("USD per million tokens", "" if usd is None else f"{usd:.3g}{spread}"),
+        ("J per token", "" if joules is None else f"{joules:.3g}"),
+    ]
+
+
+def _iteration_figures(row: Row) -> list[tuple[str, str]]:
+    """One decode iteration of a full engine, and what the replicas can take."""
+    low, high = _seconds(_number(row, "seconds_low")), _seconds(_number(row, "seconds_high"))
+    batch, capacity, rate = (_number(row, n) for n in ("decode_batch", "kv_capacity_tokens", "capacity_requests_per_s"))
+    alone, prefill = _number(row, "decode_time_alone"), _number(row, "prefill_time")
+    spread = f"  (80 % interval {low} to {high})" if low and high else ""
+    return [
+        ("decode iteration", _seconds(_number(row, "seconds")) + spread),
+        ("roofline floor", _seconds(_number(row, "floor_seconds"))),
+        ("batch of a full engine", "" if batch is None else f"{batch:,.0f} requests"),
+        ("one request alone", _seconds(alone)),
+        ("prefill of a mean prompt", _seconds(prefill)),
+        ("KV cache", "" if capacity is None else f"{capacity:,.0f} tokens per replica"),
+        ("capacity", "" if rate is None else f"{rate:.2f} req/s before queues grow"),
+    ]
+
+
+def _serving_figures(row: Row) -> list[tuple[str, str]]:
+    def number(name: str, digits: int = 0, unit: str = "") -> str:
+        value = _number(row, name)
+        return "" if value is None else f"{value:,.{digits}f}{unit}"
+
+    lost = row.get("rejections") or ""
+    per_gpu = f"{number('output_tokens_per_s_per_gpu')} output, {number('total_tokens_per_s_per_gpu')} total"
+    behind = f"yes: queue grows by {number('queue_growth', 2)} req/s, latencies depend on the length of the run"
+    return [
+        ("completed requests", number("requests")),
+        ("rejected requests", f"{number('rejected')}  ({lost})" if _number(row, "rejected") else ""),
+        ("unfinished requests", number("unfinished") if _number(row, "unfinished") else ""),
+        ("duration", format_quantity(_number(row, "duration"), "time", 4)),
+        ("request throughput", number("requests_per_s", 2, " req/s")),
+        ("output token throughput", number("output_tokens_per_s", 0, " tok/s")),
+        ("total token throughput", number("total_tokens_per_s", 0, " tok/s")),
+        ("tokens/s/GPU", per_gpu),
+        ("falls behind", behind if row.get("unstable") is True else ""),
+    ]  # fmt: skip
+
+
+def _latencies(row: Row, console: Console) -> None:
+    table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
+    table.add_column("  latency", min_width=24)
+    for column in ("mean", "median", "p90", "p99"):
+        table.add_column(column, justify="right")
+    for name, label in (
+        ("ttft", "TTFT"),
+        ("tpot", "TPOT"),
+        ("itl", "ITL"),
+        ("e2e", "end-to-end"),
+        ("queueing", "queueing"),
+    ):
+        values = [_number(row, f"{name}_{c}") for c in ("mean", "median", "p90", "p99")]
+        if any(v is not None for v in values):
+            table.add_row(f"  {label}", *(format_quantity(v, "time") for v in values))
+    console.print(table)
+
+
+def _service_figures(row: Row) -> list[tuple[str, str]]:
+    mean, most = _share(_number(row, "kv_occupancy_mean")), _share(_number(row, "kv_occupancy_max"))
+    capacity = _number(row, "kv_capacity_tokens")
+    kv = mean and f"{mean} mean, {most} highest" + (f" of {capacity:,.0f} tokens per replica" if capacity else "")
+    goodput, attained = _number(row, "slo_goodput"), _number(row, "slo_attainment")
+    preempted = _number(row, "preemptions")
+    return [
+        ("KV cache occupancy", kv),
+        ("preemptions", f"{preempted:,.0f}" if preempted else ""),
+        ("SLO attainment", _share(attained)),
+        ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
+        *_money(row),
+    ]  # fmt: skip
+
+
+def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:
+    """Where the time of one step (or iteration) goes, with bars."""
+    rows = [r for r in result.rows("time") if r["workload"] == workload and r["seconds"] > 0]
+    if not rows:
+        return
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=24)
+    grid.add_column(justify="right")
+    grid.add_column(justify="right")
+    grid.add_column()
+    for r in rows:
+        share = r["share"] if r["share"] == r["share"] else 0.0
+        grid.add_row(
+            f"  {r['part'].replace('_', ' ')}",
+            format_quantity(r["seconds"], "time"),
+            _share(share),
+            "█" * round(share * _BAR),
+        )
+    console.print(Text(f"  time of one {unit}", style="bold dim"))
+    console.print(grid)
+
+
+def print_memory(result: Result, workload: str, console: Console) -> None:
+    """Memory of every stage and tier as a bar of classes against the capacity; equal neighbours are one row."""
+    rows = [r for r in result.rows("memory") if r["workload"] == workload]
+    if not rows:
+        return
+    stages: dict[tuple[int, str], list[Row]] = {}
+    for r in rows:
+        stages.setdefault((r["stage"], r["tier"]), []).append(r)
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim", min_width=16, no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(justify="right", no_wrap=True)
+    bars = _merged(stages)
+    shown = _worth_showing([sum(r["bytes"] for r in parts) - parts[0]["capacity"] for _, parts in bars])
+    used: set[str] = set()
+    for before, index in zip([-1, *shown], shown, strict=False):
+        label, parts = bars[index]
+        if index > before + 1:
+            grid.add_row(f"  ({index - before - 1} more)")
+        peak, capacity = sum(r["bytes"] for r in parts), parts[0]["capacity"]
+        over = "" if peak <= capacity else f", {format_quantity(peak - capacity, 'data')} too much"
+        text = f"{format_quantity(peak, 'data')} of {format_quantity(capacity, 'data')}{over}"
+        grid.add_row(f"  {label}", _bar(parts, max(peak, capacity), capacity), Text(text, style="red" if over else ""))
+        used |= {r["class"] for r in parts if r["bytes"] > 0}
+    legend = ", ".join(f"{letter} {name}" for name, (letter, _) in _CLASSES.items() if name in used)
+    console.print(Text(f"  memory per pipeline stage  ({legend})", style="bold dim"))
+    console.print(grid)
+
+
+def _worth_showing(excess: Sequence[float]) -> list[int]:
+    """All bars when they are few; else the first, the last and the fullest ones."""
+    if len(excess) <= _MOST_STAGES:
+        return list(range(len(excess)))
+    fullest = sorted(range(len(excess)), key=lambda i: -excess[i])[: _MOST_STAGES - 4]
+    return sorted({0, 1, len(excess) - 2, len(excess) - 1, *fullest})
+
+
+def _merged(stages: Mapping[tuple[int, str], Sequence[Row]]) -> list[tuple[str, Sequence[Row]]]:
+    """Runs of stages whose bars are the same, under one label; tier by tier."""
+    merged: list[tuple[int, int, str, Sequence[Row]]] = []
+    for (stage, tier), parts in sorted(stages.items(), key=lambda item: (item[0][1] != "hbm", item[0][1], item[0][0])):
+        last = merged[-1] if merged else None
+        if last and last[2] == tier and last[1] == stage - 1 and _same(last[3], parts):
+            merged[-1] = (last[0], stage, tier, last[3])
+        else:
+            merged.append((stage, stage, tier, parts))
+    return [(f"stage {a}{f'-{b}' if b > a else ''} {tier}", parts) for a, b, tier, parts in merged]
+
+
+def _same(a: Sequence[Row], b: Sequence[Row]) -> bool:
+    def key(rows: Sequence[Row]) -> list[tuple[str, float]]:
+        return [(r["class"], round(r["bytes"] / 2**20)) for r in rows]
+
+    return key(a) == key(b)
+
+
+def _bar(parts: Sequence[Row], scale: float, capacity: float) -> Text:
+    bar = Text("|")
+    drawn, total = 0, 0.0
+    for r in sorted(parts, key=lambda r: list(_CLASSES).index(r["class"]) if r["class"] in _CLASSES else 99):
+        letter, colour = _CLASSES.get(r["class"], ("?", "white"))
+        total += r["bytes"]
+        end = round(total / scale * _BAR) if scale else 0
+        bar.append(letter * (end - drawn), style=colour)
+        drawn = end
+    bar.append("." * (_BAR - drawn), style="bright_black")
+    edge = round(capacity / scale * _BAR) if scale else _BAR
+    text = bar.append("|")
+    if edge < _BAR:  # the capacity lies inside the bar: mark it
+        text = text[: edge + 1] + Text("!", style="bold red") + text[edge + 1 :]
+    return text
+
+
+def print_traffic(result: Result, workload: str, console: Console) -> None:
+    """Bytes that one accelerator moves per step, by link class."""
+    rows = [r for r in result.rows("traffic") if r["workload"] == workload and r["bytes"] > 0]
+    if rows:
+        parts = ", ".join(f"{r['link'].replace('_', '-')} {format_quantity(r['bytes'], 'data')}" for r in rows)
+        _figures([("bytes per GPU and step", parts)], console)

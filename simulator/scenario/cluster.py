@@ -1,0 +1,100 @@
+"""The cluster of a scenario: named parts put together, and what was assumed where nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from simulator.hardware.types import Cluster, Fabric, Link, NodeGroup, Site, Storage
+from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, TrainingSpec
+from simulator.units import format_quantity
+
+__all__ = ["build_cluster"]
+
+STORAGE_PER_ACCELERATOR = 2e12 / 16384
+"""Sustained bandwidth of a shared file system per accelerator [B/s]: 2 TB/s for the 16K H100 that trained Llama 3
+(arXiv 2407.21783, section 3.3.1)."""
+
+Load = Callable[[tuple[str | int, ...], str, str, Any], Any]
+
+
+def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None]) -> Cluster:
+    """Nodes, fabric, storage and site as one value.
+
+    A named cluster (``profile``) is the start, and every section that is written replaces its part.
+    """
+    from simulator.hardware.profiles import load_cluster, load_node
+
+    spec = scenario.cluster
+    named: Cluster | None = None
+    if spec.profile is not None:
+        named = load(("cluster", "profile"), "hardware_profiles/clusters", spec.profile, load_cluster)
+    groups = named.groups if named is not None else ()
+    if spec.nodes is not None:
+        groups = tuple(
+            NodeGroup(
+                load(("cluster", "nodes", i, "profile"), "hardware_profiles/nodes", n.profile, load_node), n.count
+            )
+            for i, n in enumerate(spec.nodes)
+        )
+    site = named.site if named is not None else Site()
+    if spec.site is not None:
+        site = Site(spec.site.name, spec.site.power_price, spec.site.carbon, spec.site.pue)
+    if not site.power_price:
+        warn("cluster.site.power_price is not given: electricity is counted as free")
+    storage = tuple(Storage(s.name, s.kind, s.read, s.write, s.capacity, s.latency) for s in spec.storage)
+    storage = storage or (named.storage if named is not None else ())
+    if not storage:
+        storage = _assumed_storage(scenario, sum(g.count * g.node.accelerators for g in groups), warn)
+    return Cluster(
+        name=named.name if named is not None and spec.nodes is None else scenario.name,
+        groups=groups,
+        fabric=_fabric(spec, groups, named, load, warn),
+        storage=storage,
+        site=site,
+    )
+
+
+def _assumed_storage(scenario: ScenarioSpec, accelerators: int, warn: Callable[[str], None]) -> tuple[Storage, ...]:
+    """Shared file systems that checkpoints are written to, where the scenario does not describe them."""
+    saved = (w.checkpoint.to for w in scenario.workloads if isinstance(w, TrainingSpec) and w.checkpoint is not None)
+    tiers = []
+    for name in dict.fromkeys(to for to in saved if to != "nvme"):
+        speed = STORAGE_PER_ACCELERATOR * accelerators
+        warn(
+            f"cluster.storage '{name}' is not described: assumed {format_quantity(speed, 'bandwidth')} for reading and "
+            f"writing, per accelerator that of Llama 3's training cluster (arXiv 2407.21783)"
+        )
+        tiers.append(Storage(name, "parallel-fs", speed, speed, sources=("arXiv 2407.21783, section 3.3.1",)))
+    return tuple(tiers)
+
+
+def _fabric(
+    spec: ClusterSpec, groups: tuple[NodeGroup, ...], named: Cluster | None, load: Load, warn: Callable[[str], None]
+) -> Fabric:
+    port = groups[0].node.nic
+    if spec.fabric is None:
+        if named is not None:
+            return named.fabric
+        if sum(g.count for g in groups) > 1:
+            warn(f"cluster.fabric is not given: assumed a non-blocking fat-tree of the nodes' own ports ({port.name})")
+        return Fabric("fat-tree", port)
+    fabric = spec.fabric
+    return Fabric(
+        topology=fabric.topology,
+        link=_link(fabric, port, load),
+        oversubscription=fabric.oversubscription,
+        options=tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in fabric.options.items())),
+    )
+
+
+def _link(fabric: FabricSpec, port: Link, load: Load) -> Link:
+    link = port
+    if fabric.link is not None:
+        from simulator.hardware.profiles import load_link
+
+        link = load(("cluster", "fabric", "link"), "hardware_profiles/networks", fabric.link, load_link)
+    if fabric.bandwidth is not None:
+        link = replace(link, bandwidth=fabric.bandwidth)
+    return link if fabric.latency is None else replace(link, latency=fabric.latency)

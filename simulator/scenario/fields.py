@@ -1,0 +1,224 @@
+"""Types of the scenario's fields: quantities with a unit, names of strategies, names of shipped data."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from simulator import data, registry
+from simulator.errors import ConfigError, unknown_name
+from simulator.units import DIMENSIONS, parse_quantity
+
+__all__ = [
+    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Named", "OneOrMany", "Rate", "Ratio",
+    "StrategyName", "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
+]  # fmt: skip
+
+
+def _schema_of(dimension: str) -> dict[str, Any]:
+    """JSON Schema of a quantity: a pattern of its units and an example, so that an editor can help."""
+    dim = DIMENSIONS[dimension]
+    # The pattern is loose on purpose (any prefix), the exact list would be hundreds of spellings.
+    text = {
+        "type": "string",
+        "pattern": r"^\s*[+-]?[0-9._]+([eE][+-]?[0-9]+)?\s*\S*"
+        if dimension == "ratio"
+        else r"^\s*[+-]?[0-9._]+([eE][+-]?[0-9]+)?\s*\S.*$",
+        "examples": [dim.example],
+    }
+    number: dict[str, Any] = {"type": "number"} if dimension == "ratio" else {"const": 0}
+    what = f"{dim.name.replace('_', ' ')} with its unit, e.g. {dim.example}" + (f" [{dim.base}]" if dim.base else "")
+    return {"anyOf": [text, number], "description": what}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """Marks a float as a quantity: read from a text with a unit of ``dimension``, held in SI."""
+
+    dimension: str
+
+    def read(self, value: object) -> float:
+        """The value in SI; a :class:`~simulator.units.UnitError` says how to write it."""
+        return parse_quantity(value, self.dimension)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A float that is parsed first."""
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A text with a unit."""
+        return _schema_of(self.dimension)
+
+
+Duration: TypeAlias = Annotated[float, Quantity("time")]
+Data: TypeAlias = Annotated[float, Quantity("data")]
+Bandwidth: TypeAlias = Annotated[float, Quantity("bandwidth")]
+Rate: TypeAlias = Annotated[float, Quantity("rate")]
+Ratio: TypeAlias = Annotated[float, Quantity("ratio")]
+EnergyPrice: TypeAlias = Annotated[float, Quantity("energy_price")]
+CarbonIntensity: TypeAlias = Annotated[float, Quantity("carbon_intensity")]
+
+
+def _whole(value: object) -> object:
+    """Whole numbers only: YAML's ``true`` and ``8.0`` are not counts."""
+    if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
+        raise ValueError(f"{value!r} is not a whole number")
+    return int(value) if isinstance(value, float) else value
+
+
+Count: TypeAlias = Annotated[int, BeforeValidator(_whole)]
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Marks a value of one of a few shapes; a plain union would report one error per shape."""
+
+    accept: tuple[type, ...]
+    words: str
+
+    def read(self, value: object) -> object:
+        """The value as it is, if its shape is accepted."""
+        if isinstance(value, bool) or not isinstance(value, self.accept):
+            raise ValueError(f"needs {self.words}, have {value!r}")
+        if isinstance(value, int) and value < 1:
+            raise ValueError(f"needs at least 1, have {value}")
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Anything that :meth:`read` accepts."""
+        return core_schema.no_info_plain_validator_function(self.read)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The shapes."""
+        names: dict[type, dict[str, Any]] = {
+            int: {"type": "integer", "minimum": 1}, str: {"type": "string"}, dict: {"type": "object"}
+        }  # fmt: skip
+        return {"anyOf": [names[kind] for kind in self.accept], "description": self.words}
+
+
+class OneOrMany:
+    """Marks a list that may be written as its single item."""
+
+    def read(self, value: object) -> object:
+        """A list, also of one."""
+        return [value] if isinstance(value, dict) else value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A list that a mapping is wrapped into first."""
+        return core_schema.no_info_before_validator_function(self.read, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The item, or a list of items."""
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+
+TextOrMapping: TypeAlias = Annotated[Any, Shapes((str, dict), "a name or a mapping")]
+TokenLaw: TypeAlias = Annotated[
+    Any, Shapes((int, dict), "a number of tokens or a law of length: {law: lognormal, median: 800, sigma: 1}")
+]
+
+
+_KINDS = {
+    "pipeline": "pipeline schedule", "recompute": "recomputation", "offload": "offload strategy",
+    "batching": "batching policy",
+}  # fmt: skip
+"""How messages call a member of a family, where the family's name does not say it."""
+
+
+@dataclass(frozen=True)
+class StrategyName:
+    """Marks a text as the name of a registered strategy; completion lists those of the families."""
+
+    families: tuple[str, ...]
+    extra: tuple[str, ...] = ()
+
+    def known(self) -> list[str]:
+        """Names that may be written."""
+        found = {r.name for family in self.families for r in registry.strategies(family=family)}
+        return sorted(found | set(self.extra))
+
+    def check(self, value: str) -> str:
+        """The name as it is, if it is registered."""
+        if value not in (known := self.known()):
+            raise ValueError(unknown_name(_KINDS.get(self.families[0], self.families[0]), value, known))
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A text that is checked against the register."""
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The enumeration of the registered names."""
+        return _with_names(handler(schema), self.known(), closed=True)
+
+
+@dataclass(frozen=True)
+class TopologyName(StrategyName):
+    """Marks a text as the name of a registered network topology."""
+
+    families: tuple[str, ...] = ("topology",)
+
+    def known(self) -> list[str]:
+        """Names that may be written."""
+        from simulator.network.wiring import topology_names
+
+        return topology_names()
+
+
+@dataclass(frozen=True)
+class Named:
+    """Marks a text as the name of a shipped YAML file of ``folder``, or a path to one of the user's own.
+
+    The file is loaded when the key is checked (``loader`` is ``module:function``, and loaders remember what they
+    loaded), so that errors inside it are reported together with those of the scenario.
+    """
+
+    folder: str
+    kind: str
+    loader: str
+
+    def known(self) -> list[str]:
+        """Shipped names."""
+        return data.names(self.folder)
+
+    def check(self, value: str, info: ValidationInfo) -> str:
+        """The shipped name, or the path of the user's file: relative to the scenario, else to where we are."""
+        base: Path | None = (info.context or {}).get("base")
+        if base is not None and is_path(value) and (base / value).exists():
+            value = str(base / value)
+        module, _, function = self.loader.partition(":")
+        try:
+            getattr(importlib.import_module(module), function)(value)
+        except ConfigError as error:
+            raise PydanticCustomError("config_error", "", {"issues": error.issues}) from None
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A text that names a file that exists."""
+        return core_schema.with_info_after_validator_function(self.check, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The shipped names offered for completion; any path is allowed as well."""
+        return _with_names(handler(schema), self.known(), closed=False)
+
+
+def is_path(value: str) -> bool:
+    """Whether a name is meant as a path: it has a folder or the ending of a file."""
+    path = Path(value)
+    return path.parent != Path() or path.suffix in {".yaml", ".yml", ".json", ".csv", ".jsonl", ".gz"}
+
+
+def _with_names(schema: JsonSchemaValue, names: list[str], closed: bool) -> JsonSchemaValue:
+    if not names:
+        return schema
+    kept = {k: v for k, v in schema.items() if k in {"title", "description", "default"}}
+    if closed:
+        return {**kept, "type": "string", "enum": names}
+    return {**kept, "anyOf": [{"enum": names}, {"type": "string"}]}

@@ -1,0 +1,98 @@
+"""The requests of a deployment: a trace, a named workload, or laws written in the scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.errors import ConfigError, Issue, IssueCollector
+from simulator.scenario.fields import is_path
+from simulator.scenario.spec import RequestsSpec
+
+if TYPE_CHECKING:
+    from simulator.workload.requests.table import RequestTable
+
+__all__ = ["read_requests_of"]
+
+
+def read_requests_of(
+    spec: RequestsSpec, seed: int, base: Path | None, skip_bad_rows: bool
+) -> tuple[RequestTable, list[str]]:
+    """The request table, and notes on rows that were left out.
+
+    Raises
+    ------
+    ConfigError
+        If not exactly one source is given, a law is incomplete, or the trace has bad rows; paths are relative to
+        ``requests``.
+    """
+    named = [key for key in ("trace", "workload") if getattr(spec, key) is not None]
+    laws = [key for key in ("arrival", "input_tokens", "output_tokens") if getattr(spec, key) is not None]
+    if len(named) + bool(laws) != 1:
+        have = ", ".join([*named, *laws]) or "none"
+        raise ConfigError(
+            f"needs one source of requests, have {have}: 'trace' (a file or a shipped name), 'workload', or the laws "
+            "'rate', 'input_tokens' and 'output_tokens'"
+        )
+    table = _from_laws(spec, seed, base) if laws else _from_name(spec, named[0], seed, base, skip_bad_rows)
+    dropped = {reason: rows for reason, rows in table.provenance.dropped.items() if rows} if table.provenance else {}
+    notes = [f"{rows} requests left out: {reason}" for reason, rows in dropped.items()]
+    return table, notes
+
+
+def _from_name(spec: RequestsSpec, key: str, seed: int, base: Path | None, skip_bad_rows: bool) -> RequestTable:
+    from simulator.workload.requests.files import load_requests
+
+    name = str(getattr(spec, key))
+    if base is not None and is_path(name) and (base / name).is_file():
+        name = str(base / name)
+    try:
+        return load_requests(
+            name, seed=seed, rate=spec.rate, duration=spec.duration, count=spec.count,
+            skip_bad_rows=skip_bad_rows or spec.skip_bad_rows, concurrency=spec.concurrency,
+        )  # fmt: skip
+    except ConfigError as error:
+        raise ConfigError(i if i.file else Issue("", 0, 0, i.path or key, i.message) for i in error.issues) from None
+
+
+def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable:
+    from simulator.workload.requests.arrivals import ArrivalSpec, ClosedLoop, Poisson
+    from simulator.workload.requests.generators import generate_requests
+    from simulator.workload.requests.specs import parse_arrival, parse_length
+
+    issues = IssueCollector()
+    folder = base or Path()
+
+    def report(path: str, message: str) -> None:
+        issues.add(message, path)
+
+    arrival: ArrivalSpec | None = None
+    if spec.concurrency is not None:
+        arrival = ClosedLoop(spec.concurrency)
+    elif spec.arrival is not None:
+        arrival = parse_arrival(_with_rate(spec), "arrival", report, folder)
+    elif spec.rate is not None:
+        arrival = Poisson(spec.rate)
+    else:
+        report("", "needs 'rate' (Poisson arrivals), 'arrival' (another law) or 'concurrency' (closed loop)")
+    lengths = {}
+    for key in ("input_tokens", "output_tokens"):
+        value = getattr(spec, key)
+        if value is None:
+            report("", f"'{key}' is missing: a number of tokens or a law of length")
+        else:
+            lengths[key] = parse_length(value, key, report, folder)
+    if spec.count is None and spec.duration is None:
+        report("", "needs an end: 'count' of requests or 'duration'")
+    issues.raise_if_any()
+    inputs, outputs = lengths["input_tokens"], lengths["output_tokens"]
+    assert arrival is not None and inputs is not None and outputs is not None  # else an issue was raised
+    return generate_requests(arrival, inputs, outputs, spec.duration, spec.count, seed)
+
+
+def _with_rate(spec: RequestsSpec) -> Any:
+    """The law of arrival as a mapping, with ``rate`` filled in where the scenario gives it beside the law."""
+    law: dict[str, Any] = {"process": spec.arrival} if isinstance(spec.arrival, str) else dict(spec.arrival or {})
+    if spec.rate is not None and "rate" not in law:
+        law["rate"] = f"{spec.rate!r} /s"
+    return law

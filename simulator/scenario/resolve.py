@@ -1,0 +1,297 @@
+"""From names to objects: cluster, jobs, deployments and where they run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.data import find_file
+from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
+from simulator.hardware.types import Cluster
+from simulator.scenario import checks
+from simulator.scenario.cluster import build_cluster
+from simulator.scenario.document import dotted, place_of
+from simulator.scenario.placement import Demand, place
+from simulator.scenario.requests import read_requests_of
+from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingPlanSpec, ServingSpec, TrainingSpec
+from simulator.scenario.types import Placement, Scenario
+from simulator.workload.framework import Framework
+from simulator.workload.jobs import Batch, Checkpoint, Deployment, ServiceLevel, TrainingJob
+from simulator.workload.model import ModelSpec
+from simulator.workload.plan import Plan
+from simulator.yaml_marks import MarkedNode
+
+if TYPE_CHECKING:
+    from simulator.workload.requests.table import RequestTable
+
+__all__ = ["Resolver"]
+
+Loc = tuple[str | int, ...]
+
+
+class Resolver:
+    """Builds a scenario from a validated document, adding to ``issues`` what does not work together.
+
+    ``wrong`` are paths whose values were invalid and left out: checks that would rest on them are skipped, so
+    that one mistake is reported once.
+    """
+
+    def __init__(
+        self,
+        spec: ScenarioSpec,
+        tree: MarkedNode,
+        issues: IssueCollector,
+        wrong: list[Loc],
+        base: Path | None,
+        skip_bad_rows: bool,
+    ) -> None:
+        self.spec, self.tree, self.issues, self.wrong = spec, tree, issues, wrong
+        self.base, self.skip_bad_rows = base, skip_bad_rows
+        self.warnings: list[str] = []
+        self.files: dict[str, str] = {}
+
+    def scenario(self, document: Mapping[str, Any]) -> Scenario | None:
+        """The resolved scenario, or ``None`` with the reasons in ``issues``."""
+        spec = self.spec
+        cluster = self._cluster()
+        self._check_names()
+        alone = len(spec.workloads) == 1
+        training: list[TrainingJob] = []
+        deployments: list[Deployment] = []
+        demands: list[Demand] = []
+        spare = 0
+        if cluster is not None:
+            serving = [w for w in spec.workloads if isinstance(w, ServingSpec)]
+            spare = cluster.accelerator_count - sum(self._serving_size(w) for w in serving)
+        for index, workload in enumerate(spec.workloads):
+            loc: Loc = ("workloads", index)
+            if isinstance(workload, TrainingSpec):
+                job = self._training(workload, loc, cluster, spare, alone)
+                training += [job] if job else []
+                demands += [Demand(job.name, job.plan.accelerators)] if job else []
+            else:
+                deployment = self._deployment(workload, loc)
+                deployments += [deployment] if deployment else []
+                demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
+        placements = self._place(cluster, demands) if cluster is not None else ()
+        self._not_modelled()
+        if self.issues or cluster is None:
+            return None
+        return Scenario(
+            name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
+            placements=placements, until=spec.until, record=spec.record, failures=spec.failures, what_if=spec.what_if,
+            warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
+        )  # fmt: skip
+
+    # -- reporting ------------------------------------------------------------------------------------------------
+
+    def _error(self, loc: Loc, message: str) -> None:
+        self.issues.extend([Issue(*place_of(self.tree, loc), dotted(loc), message)])
+
+    def _tainted(self, *locs: Loc) -> bool:
+        """Whether a value at or below one of the paths was invalid."""
+        return any(bad[: len(loc)] == loc for bad in self.wrong for loc in locs)
+
+    def _load(self, loc: Loc, folder: str, name: str, loader: Any) -> Any:
+        """An object by name; its errors were reported when the key was checked."""
+        with suppress(ConfigError):  # an alias or a folder has no single file to hash
+            self.files[f"{folder}/{Path(name).name}"] = str(find_file(folder, name, folder))
+        return loader(name)
+
+    # -- parts ----------------------------------------------------------------------------------------------------
+
+    def _cluster(self) -> Cluster | None:
+        spec = self.spec.cluster
+        if spec.profile is None and spec.nodes is None:
+            if not self._tainted(("cluster",)):
+                self._error(
+                    ("cluster",), "needs 'nodes: {profile: ..., count: ...}' or the 'profile' of a named cluster"
+                )
+            return None
+        if self._tainted(("cluster", "nodes"), ("cluster", "profile")):
+            return None
+        return build_cluster(self.spec, self._load, self.warnings.append)
+
+    def _check_names(self) -> None:
+        seen: dict[str, int] = {}
+        for index, workload in enumerate(self.spec.workloads):
+            key = "training" if isinstance(workload, TrainingSpec) else "serving"
+            name = str(getattr(workload, key))
+            if name in seen:
+                self._error(
+                    ("workloads", index, key), f"the name '{name}' is taken by workloads[{seen[name]}], choose another"
+                )
+            seen[name] = index
+
+    def _software(self, workload: TrainingSpec | ServingSpec, loc: Loc, area: str) -> tuple[ModelSpec, Framework]:
+        from simulator.workload.framework_files import load_framework
+        from simulator.workload.model_files import load_model
+
+        model: ModelSpec = self._load(loc, "workloads/models", workload.model, load_model)
+        framework: Framework = self._load(loc, "workloads/frameworks", workload.framework, load_framework)
+        if framework.area != area:
+            self._error(
+                (*loc, "framework"), f"'{framework.name}' is a {framework.area} framework, this needs one for {area}"
+            )
+        return model, framework
+
+    def _training(
+        self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None, spare: int, alone: bool
+    ) -> TrainingJob | None:
+        model, framework = self._software(spec, loc, "training")
+        unsure = cluster is None or self._tainted((*loc, "plan"), (*loc, "nodes"))
+        # Beside other workloads a job with all degrees written takes what they ask for; alone it must use the cluster.
+        given, where = spare, f"{spare} are free for it"
+        if cluster is not None:
+            if spec.nodes is not None:
+                per_node = cluster.groups[0].node.accelerators
+                given, where = (
+                    spec.nodes * per_node,
+                    f"the job has {spec.nodes} nodes × {per_node} = {spec.nodes * per_node}",
+                )
+            elif alone:
+                groups = " + ".join(f"{g.count} nodes × {g.node.accelerators}" for g in cluster.groups)
+                where = f"the cluster has {groups} = {given}"
+        plan = _training_plan(spec.plan, framework, given)
+        if plan is None:
+            rest = spec.plan.tensor_parallel * spec.plan.context_parallel * spec.plan.pipeline_parallel
+            if not unsure:
+                self._error(
+                    (*loc, "plan"),
+                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
+                )
+            return None
+        batch = Batch(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.batch.sequence_length)
+        if not unsure:
+            shares = not alone and spec.nodes is None and plan.accelerators <= given
+            if not shares:
+                self._report(loc, checks.check_degrees(plan, given, where))
+            self._report(loc, checks.check_model(plan, model))
+        if not unsure and not self._tainted((*loc, "batch")):
+            problems = list(checks.check_batch(plan, batch, model))
+            self._report(loc, problems)
+            if not problems:
+                self._report(loc, checks.check_schedule(plan, batch.microbatches(plan)))
+        checkpoint = self._checkpoint(spec, loc, cluster)
+        return TrainingJob(spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint)
+
+    def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
+        if spec.checkpoint is None:
+            return None
+        tiers = [s.name for s in cluster.storage] if cluster else []
+        to = spec.checkpoint.to
+        if tiers and to not in (*tiers, "nvme"):
+            hint = did_you_mean(to, [*tiers, "nvme"]) or f"known: {', '.join([*tiers, 'nvme'])}"
+            self._error((*loc, "checkpoint", "to"), f"the cluster has no storage '{to}', {hint}")
+        return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
+
+    def _replica_size(self, spec: ServingSpec) -> int:
+        return _serving_plan(spec.deployment.plan).accelerators
+
+    def _serving_size(self, spec: ServingSpec) -> int:
+        return self._replica_size(spec) * spec.deployment.replicas
+
+    def _deployment(self, spec: ServingSpec, loc: Loc) -> Deployment | None:
+        model, framework = self._software(spec, loc, "serving")
+        asked, plan = spec.deployment, _serving_plan(spec.deployment.plan)
+        if not model.is_decoder:
+            self._error(
+                (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
+            )
+        if not self._tainted((*loc, "deployment", "plan")):
+            self._report((*loc, "deployment"), checks.check_model(plan, model))
+        requests = self._requests(spec, loc)
+        if requests is None:
+            return None
+
+        def pick(value: Any, default: Any) -> Any:
+            return default if value is None else value
+
+        return Deployment(
+            name=spec.serving, model=model, framework=framework, plan=plan, requests=requests, replicas=asked.replicas,
+            batching=pick(asked.batching, framework.batching), router=asked.router,
+            max_num_batched_tokens=pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
+            max_num_seqs=pick(asked.max_num_seqs, framework.max_num_seqs),
+            max_model_len=pick(asked.max_model_len, model.max_position_embeddings),
+            block_size=pick(asked.block_size, framework.block_size),
+            memory_utilization=pick(asked.memory_utilization, framework.memory_utilization),
+            kv_dtype=pick(asked.kv_dtype, "bf16"), preemption=asked.preemption,
+            slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
+            options=_frozen(asked.options),
+        )  # fmt: skip
+
+    def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
+        if self._tainted((*loc, "requests")):
+            return None
+        try:
+            table, notes = read_requests_of(spec.requests, self.spec.seed, self.base, self.skip_bad_rows)
+        except ConfigError as error:
+            for issue in error.issues:
+                if issue.file:
+                    self.issues.extend([issue])
+                else:
+                    self._error((*loc, "requests", *filter(None, issue.path.split("."))), issue.message)
+            return None
+        self.warnings += [f"{spec.serving}: {note}" for note in notes]
+        return table
+
+    def _report(self, loc: Loc, problems: Iterator[checks.Problem] | list[checks.Problem]) -> None:
+        for path, message in problems:
+            self._error((*loc, *path), message)
+
+    def _place(self, cluster: Cluster, demands: list[Demand]) -> tuple[Placement, ...]:
+        # A single job that does not match the cluster was told so already.
+        if self.issues:
+            return ()
+        answer = place(cluster, demands)
+        if isinstance(answer, str):
+            self._error(("workloads",), answer)
+            return ()
+        idle = cluster.accelerator_count - sum(d.total for d in demands)
+        if idle:
+            self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
+        return answer
+
+    def _not_modelled(self) -> None:
+        """Say what this version reads but does not simulate: never silence."""
+        if self.spec.failures is not None:
+            self.warnings.append("failures: not modelled yet, the run is without failures")
+        if self.spec.what_if:
+            self.warnings.append("what_if: not modelled yet, only the scenario as written is run")
+
+
+def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
+    """Options as a sorted, hashable value."""
+
+    def freeze(value: Any) -> object:
+        if isinstance(value, Mapping):
+            return _frozen(value)
+        return tuple(freeze(v) for v in value) if isinstance(value, list) else value
+
+    return tuple(sorted((k, freeze(v)) for k, v in options.items()))
+
+
+def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | None:
+    """The plan with what was left out filled in; ``None`` when no data-parallel degree fits the accelerators."""
+    rest = spec.tensor_parallel * spec.context_parallel * spec.pipeline_parallel
+    data_parallel = spec.data_parallel
+    if data_parallel is None:
+        if given < rest or given % rest:
+            return None
+        data_parallel = given // rest
+    zero = framework.distributed_optimizer_default if spec.zero_stage is None else spec.zero_stage
+    schedule = spec.schedule or ("interleaved-1f1b" if spec.virtual_stages > 1 else "1f1b")
+    return Plan(
+        tensor_parallel=spec.tensor_parallel, context_parallel=spec.context_parallel,
+        pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
+        sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
+        zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
+        options=_frozen(spec.options),
+    )  # fmt: skip
+
+
+def _serving_plan(spec: ServingPlanSpec) -> Plan:
+    values = spec.model_dump()
+    return Plan(**{**values, "options": _frozen(spec.options)})

@@ -1,0 +1,120 @@
+"""The two verbs on a scenario: ``estimate`` every training job, or ``run`` everything on one clock."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from simulator.results.from_estimate import estimate_tables
+from simulator.results.storage import file_hashes
+from simulator.results.tables import Columns, Result, concat
+from simulator.scenario.types import Scenario
+
+if TYPE_CHECKING:
+    from simulator.results.sketch import QuantileSketch
+
+__all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario", "sketch_requests"]
+
+_LONG = ("requests", "steps", "ops", "resources", "events")
+"""Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
+
+
+def provenance(scenario: Scenario, depth: str, command: str = "") -> dict[str, Any]:
+    """What a result rests on: no clock and no machine in it, so that equal runs have equal bytes."""
+    from simulator import __version__
+
+    return {
+        "scenario": scenario.name,
+        "fmsim": __version__,
+        "seed": scenario.seed,
+        "depth": depth,
+        "command": command,
+        "files": file_hashes(scenario.files),
+    }
+
+
+def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "step", command: str = "") -> Result:
+    """Time, memory and bandwidth of one training step, and of one iteration of every serving engine; no queues.
+
+    Parameters
+    ----------
+    depth
+        ``estimate``: bounds without an executor; ``step``: operations executed on streams.
+    """
+    from simulator.serving.estimate import estimate_deployment
+    from simulator.training.step import estimate_step
+    from simulator.training.tables import timeline_tables
+
+    parts: list[Mapping[str, Columns]] = []
+    warnings, details = list(scenario.warnings), {}
+    for job in scenario.training:
+        answer = estimate_step(job, scenario.cluster_of(job.name), depth)
+        if answer.feasible and scenario.record == "full" and "run" in answer.details:
+            tables = timeline_tables(answer.details["pipeline"], answer.details["run"])
+            answer = replace(answer, details={**answer.details, **tables})
+        parts.append(
+            estimate_tables(
+                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                tokens=job.batch.tokens, samples=job.batch.global_batch_size,
+            )
+        )  # fmt: skip
+        details[job.name] = answer
+    for deployment in scenario.deployments:
+        # Replicas are equal: one on its own nodes answers for all.
+        answer = estimate_deployment(replace(deployment, replicas=1), scenario.cluster_of(deployment.name), depth)
+        size = deployment.plan.accelerators * deployment.replicas
+        parts.append(
+            estimate_tables(deployment.name, answer, plan=str(deployment.plan), accelerators=size, kind="serving")
+        )
+        details[deployment.name] = answer
+        warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
+    warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
+    return Result(
+        tables=merge_tables(parts),
+        document=scenario.document,
+        provenance=provenance(scenario, depth, command),
+        warnings=tuple(dict.fromkeys(warnings)),
+        details=details,
+    )
+
+
+def run_scenario(scenario: Scenario, command: str = "") -> Result:
+    """Everything on one clock until the work is done or ``until``."""
+    from simulator.cluster.run import run_cluster
+
+    answer: Result = run_cluster(scenario)
+    tables, sketches = answer.tables, answer.sketches
+    if scenario.record == "summary":
+        sketches = {**sketch_requests(tables.get("requests") or {}), **sketches}
+        tables = {name: columns for name, columns in tables.items() if name not in _LONG}
+    return Result(
+        tables=tables,
+        document=scenario.document,
+        provenance={**provenance(scenario, "run", command), **answer.provenance},
+        warnings=tuple(dict.fromkeys([*scenario.warnings, *answer.warnings])),
+        sketches=sketches,
+        details=answer.details,
+    )
+
+
+def sketch_requests(requests: Columns) -> dict[str, QuantileSketch]:
+    """Latencies of the completed requests as sketches, by ``workload.metric``."""
+    import numpy as np
+
+    from simulator.results.sketch import QuantileSketch
+
+    sketches: dict[str, QuantileSketch] = {}
+    names = np.asarray(requests.get("workload", ()))
+    for workload in dict.fromkeys(names.tolist()):
+        for metric in ("queueing", "ttft", "tpot", "e2e"):
+            values = np.asarray(requests[metric], dtype=np.float64)[names == workload]
+            sketch = sketches[f"{workload}.{metric}"] = QuantileSketch()
+            sketch.add(values[np.isfinite(values)])
+    return sketches
+
+
+def merge_tables(parts: list[Mapping[str, Columns]]) -> dict[str, Columns]:
+    """The tables of several workloads below one another."""
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: concat(part[name] for part in parts if name in part) for name in names}

@@ -1,0 +1,254 @@
+"""The keys of a scenario file, exactly: pydantic models that hold what was written, in SI units.
+
+Names that refer to other files (profiles, models, frameworks) and to strategies stay names here;
+:mod:`simulator.scenario.load` resolves them. ``docs/glossary.md`` explains the keys to users.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+
+from simulator.scenario.fields import (
+    Bandwidth,
+    CarbonIntensity,
+    Count,
+    Data,
+    Duration,
+    EnergyPrice,
+    Named,
+    OneOrMany,
+    Rate,
+    Ratio,
+    StrategyName,
+    TextOrMapping,
+    TokenLaw,
+    TopologyName,
+)  # fmt: skip
+
+__all__ = [
+    "BatchSpec", "CheckpointSpec", "ClusterSpec", "DeploymentSpec", "FabricSpec", "NodesSpec", "PlanSpec",
+    "RequestsSpec", "ScenarioSpec", "ServingPlanSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec",
+    "TrainingSpec",
+]  # fmt: skip
+
+AcceleratorCount: TypeAlias = Annotated[Count, Field(ge=1)]
+Options: TypeAlias = dict[str, Any]
+ModelName: TypeAlias = Annotated[str, Named("workloads/models", "model", "simulator.workload.model_files:load_model")]
+FrameworkName: TypeAlias = Annotated[
+    str, Named("workloads/frameworks", "framework", "simulator.workload.framework_files:load_framework")
+]
+NodeName: TypeAlias = Annotated[str, Named("hardware_profiles/nodes", "node", "simulator.hardware.profiles:load_node")]
+ClusterName: TypeAlias = Annotated[
+    str, Named("hardware_profiles/clusters", "cluster", "simulator.hardware.profiles:load_cluster")
+]
+LinkName: TypeAlias = Annotated[
+    str, Named("hardware_profiles/networks", "network", "simulator.hardware.profiles:load_link")
+]
+RequestsName: TypeAlias = Annotated[
+    str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
+]
+
+TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
+"""Tags of the workload union; with a blank, so that they never equal a key of the document."""
+
+
+class Strict(BaseModel):
+    """Unknown keys are errors: a typo must never be a silent default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+
+
+class NodesSpec(Strict):
+    """Equal nodes."""
+
+    profile: NodeName
+    count: AcceleratorCount
+
+
+class FabricSpec(Strict):
+    """The network between nodes; what is left out follows the node's own network ports."""
+
+    topology: Annotated[str, TopologyName()] = "fat-tree"
+    link: LinkName | None = None
+    bandwidth: Bandwidth | None = None
+    latency: Duration | None = None
+    oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
+    options: Options = Field(default_factory=dict)
+
+
+class StorageSpec(Strict):
+    """A shared storage tier."""
+
+    name: str = "parallel-fs"
+    kind: Literal["nvme", "parallel-fs", "object-store"] = "parallel-fs"
+    read: Bandwidth
+    write: Bandwidth
+    capacity: Data = 0.0
+    latency: Duration = 0.0
+
+
+class SiteSpec(Strict):
+    """Electricity of the place."""
+
+    name: str = "site"
+    power_price: EnergyPrice = 0.0
+    carbon: CarbonIntensity = 0.0
+    pue: Annotated[Ratio, Field(ge=1)] = 1.0
+
+
+class ClusterSpec(Strict):
+    """Nodes with their fabric, or a named cluster whose parts may be replaced."""
+
+    profile: ClusterName | None = None
+    nodes: Annotated[list[NodesSpec], OneOrMany(), Field(min_length=1)] | None = None
+    fabric: FabricSpec | None = None
+    storage: Annotated[list[StorageSpec], OneOrMany()] = Field(default_factory=list)
+    site: SiteSpec | None = None
+
+
+class BatchSpec(Strict):
+    """One training step: sequences per step and per micro-batch, tokens per sequence."""
+
+    global_batch_size: Annotated[Count, Field(ge=1)]
+    micro_batch_size: Annotated[Count, Field(ge=1)] = 1
+    sequence_length: Annotated[Count, Field(ge=1)]
+
+
+class PlanSpec(Strict):
+    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain."""
+
+    tensor_parallel: AcceleratorCount = 1
+    sequence_parallel: bool = False
+    context_parallel: AcceleratorCount = 1
+    pipeline_parallel: AcceleratorCount = 1
+    virtual_stages: AcceleratorCount = 1
+    data_parallel: AcceleratorCount | None = None
+    expert_parallel: AcceleratorCount = 1
+    schedule: Annotated[str, StrategyName(("pipeline",))] | None = None
+    zero_stage: Annotated[Count, Field(ge=0, le=3)] | None = None
+    recompute: Annotated[str, StrategyName(("recompute",), extra=("none",))] = "none"
+    precision: Annotated[str, StrategyName(("precision",))] = "bf16"
+    offload: Annotated[str, StrategyName(("offload",), extra=("none",))] = "none"
+    options: Options = Field(default_factory=dict)
+
+
+class ServingPlanSpec(Strict):
+    """How one replica is spread."""
+
+    tensor_parallel: AcceleratorCount = 1
+    sequence_parallel: bool = False
+    context_parallel: AcceleratorCount = 1
+    pipeline_parallel: AcceleratorCount = 1
+    data_parallel: AcceleratorCount = 1
+    expert_parallel: AcceleratorCount = 1
+    precision: Annotated[str, StrategyName(("precision", "quantization"))] = "bf16"
+    options: Options = Field(default_factory=dict)
+
+
+class CheckpointSpec(Strict):
+    """When and where the job saves its state."""
+
+    every: Annotated[Duration, Field(gt=0)]
+    to: str = "parallel-fs"
+    mode: Literal["sync", "async"] = "async"
+
+
+class TrainingSpec(Strict):
+    """A training job; the value of ``training`` is its name."""
+
+    training: str
+    model: ModelName
+    framework: FrameworkName
+    batch: BatchSpec
+    steps: Annotated[Count, Field(ge=1)] = 1
+    start: Annotated[Duration, Field(ge=0)] = 0.0
+    nodes: AcceleratorCount | None = None
+    plan: PlanSpec = Field(default_factory=PlanSpec)
+    checkpoint: CheckpointSpec | None = None
+
+
+class RequestsSpec(Strict):
+    """Where requests come from: a ``trace`` (file or shipped name), a ``workload`` file, or laws written here.
+
+    ``rate`` scales the time axis of a trace to this mean rate; beside laws of length alone it means Poisson arrivals.
+    ``concurrency`` keeps so many requests in flight instead (closed loop).
+    """
+
+    trace: str | None = None
+    workload: RequestsName | None = None
+    arrival: TextOrMapping = None
+    rate: Annotated[Rate, Field(gt=0)] | None = None
+    duration: Annotated[Duration, Field(gt=0)] | None = None
+    count: Annotated[Count, Field(ge=1)] | None = None
+    concurrency: Annotated[Count, Field(ge=1)] | None = None
+    input_tokens: TokenLaw = None
+    output_tokens: TokenLaw = None
+    skip_bad_rows: bool = False
+
+
+class DeploymentSpec(Strict):
+    """Replicas of an engine behind a router; what is left out is the framework's default."""
+
+    replicas: AcceleratorCount = 1
+    plan: ServingPlanSpec = Field(default_factory=ServingPlanSpec)
+    batching: Annotated[str, StrategyName(("batching",))] | None = None
+    router: Annotated[str, StrategyName(("router",))] = "round-robin"
+    max_batched_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_num_seqs: Annotated[Count, Field(ge=1)] | None = None
+    max_model_len: Annotated[Count, Field(ge=1)] | None = None
+    block_size: Annotated[Count, Field(ge=1)] | None = None
+    memory_utilization: Annotated[Ratio, Field(gt=0, le=1)] | None = None
+    kv_dtype: Literal["fp16", "bf16", "fp8"] | None = None
+    preemption: Literal["recompute", "swap"] = "recompute"
+    options: Options = Field(default_factory=dict)
+
+
+class SloSpec(Strict):
+    """Latency limits at a percentile; one that is left out does not bind."""
+
+    ttft: Annotated[Duration, Field(ge=0)] = 0.0
+    tpot: Annotated[Duration, Field(ge=0)] = 0.0
+    e2e: Annotated[Duration, Field(ge=0)] = 0.0
+    percentile: Annotated[float, Field(gt=0, le=100)] = 90.0
+
+
+class ServingSpec(Strict):
+    """A served model; the value of ``serving`` is its name."""
+
+    serving: str
+    model: ModelName
+    framework: FrameworkName
+    requests: RequestsSpec
+    deployment: DeploymentSpec = Field(default_factory=DeploymentSpec)
+    slo: SloSpec = Field(default_factory=SloSpec)
+
+
+def _kind_of(value: Any) -> str | None:
+    """Which of the two a workload is, by the key it has; ``training`` wins when both are there."""
+    has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
+    return TRAINING_TAG if has("training") else SERVING_TAG if has("serving") else None
+
+
+WorkloadSpec: TypeAlias = Annotated[
+    Annotated[TrainingSpec, Tag(TRAINING_TAG)] | Annotated[ServingSpec, Tag(SERVING_TAG)],
+    Discriminator(
+        _kind_of,
+        custom_error_type="workload_kind",
+        custom_error_message="a workload starts with 'training: NAME' or 'serving: NAME'",
+    ),
+]
+
+
+class ScenarioSpec(Strict):
+    """A scenario file."""
+
+    name: str = "scenario"
+    seed: Annotated[Count, Field(ge=0)] = 0
+    cluster: ClusterSpec
+    workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
+    failures: TextOrMapping = None
+    until: Annotated[Duration, Field(gt=0)] | None = None
+    record: Literal["full", "summary"] = "full"
+    what_if: Options = Field(default_factory=dict)

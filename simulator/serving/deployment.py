@@ -1,0 +1,318 @@
+"""A deployment: requests, a router and replicas on the shared clock.
+
+Replicas meet the rest of the world only at arrivals and at events of others on the clock. So the deployment works off
+its own events in a small loop, up to the next event of anybody else, and books a single entry on the clock for what
+remains: a deployment alone on the clock is one clock event, however many iterations it runs.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simulator.errors import ConfigError
+from simulator.registry import lookup
+from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.replica import EngineLimits, Replica
+from simulator.serving.run import ServingRun
+from simulator.strategies.protocols import BatchPolicy, IterationCost, KVCachePolicy, RequestState, Router
+from simulator.workload.requests.table import RequestTable
+
+if TYPE_CHECKING:
+    import simpy
+
+    from simulator.engine.clock import Clock
+
+__all__ = ["DeploymentProcess", "simulate_deployment"]
+
+
+class DeploymentProcess:
+    """Serves a request table on a clock that others may share.
+
+    Parameters
+    ----------
+    clock
+        The one clock; requests arrive at its time when started plus their own.
+    requests
+        What to serve.
+    cost
+        Iteration times, one for all replicas or one each.
+    limits
+        Sizes of every replica's engine.
+    replicas
+        How many.
+    batching, router, kv_cache
+        Registered names or objects; ``kv_cache=None`` takes the batching policy's own choice.
+    stride
+        1: iteration by iteration; ``None``: exact jumps.
+    seed
+        Of the router's random draws.
+    on_finish
+        Called with (request, time [s]) at every completion.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        requests: RequestTable,
+        cost: IterationCost | list[IterationCost],
+        limits: EngineLimits,
+        *,
+        replicas: int = 1,
+        batching: str | BatchPolicy = "chunked-prefill",
+        router: str | Router = "round-robin",
+        kv_cache: str | KVCachePolicy | None = None,
+        stride: int | None = None,
+        seed: int = 0,
+        on_finish: Callable[[RequestState, float], object] | None = None,
+    ) -> None:
+        if stride not in (None, 1):
+            raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
+        self.clock = clock
+        self.limits = limits
+        self.policy: BatchPolicy = lookup("batching", batching)() if isinstance(batching, str) else batching
+        self.kv_policy: KVCachePolicy = _kv_policy(kv_cache, self.policy)
+        self.router: Router = lookup("router", router)(seed) if isinstance(router, str) else router
+        costs = cost if isinstance(cost, list) else [cost] * replicas
+        if self.policy.release_together and self.kv_policy.grows:
+            raise ConfigError(
+                f"batching '{self.policy.name}' holds a batch until its longest output ends, so its KV cache has to be "
+                f"reserved: kv_cache '{self.kv_policy.name}' grows; choose 'reserve-exact', 'reserve-pow2' or "
+                "'reserve-max'"
+            )
+        if len(costs) != replicas:
+            raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
+        self.replicas = [
+            Replica(i, limits, c, self.policy, self.kv_policy, self._finished, stride) for i, c in enumerate(costs)
+        ]
+        self.table = requests
+        self._stream = ArrivalStream(requests)
+        self._rows = _Rows(requests)
+        self._wakes: list[tuple[float, int, int]] = []
+        self._origin = 0.0
+        self._hook = on_finish
+        self._limit = math.inf
+        self._entry: Any = None
+        self.done: simpy.Event | None = None
+
+    def start(self) -> simpy.Event:
+        """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
+        self._origin = self.clock.now
+        self.done = self.clock.event()
+        self._entry = self.clock.at(self._origin, self._pump, late=True)
+        return self.done
+
+    def changed(self) -> None:
+        """Costs or conditions are different from now on: running jumps end at their next iteration boundary."""
+        now = self.clock.now - self._origin
+        for replica in self.replicas:
+            version = replica.version
+            replica.truncate(now)
+            self._announce(replica, version)
+        if self._entry is not None:
+            self.clock.cancel(self._entry)
+            self._entry = None
+        self._pump()
+
+    def result(self) -> ServingRun:
+        """What has happened so far; times count from the start of the deployment."""
+        now = self.clock.now - self._origin
+        for replica in self.replicas:
+            replica.close_books(now)
+        gaps = [np.array(r.gaps).reshape(-1, 4) for r in self.replicas]
+        return ServingRun(
+            **self._rows.columns(),
+            gaps=np.concatenate(gaps),
+            replicas=tuple(r.usage for r in self.replicas),
+            limits=self.limits,
+        )
+
+    # -- the loop ------------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        """Work off own events that come before anybody else's, then book the next on the clock."""
+        self._entry = None
+        time = self._work(self.clock.now - self._origin)
+        if time < math.inf:
+            self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
+        elif self.done is not None and not self.done.triggered:
+            last = max(r.usage.until for r in self.replicas)
+            done = self.done
+            self.clock.at(max(last + self._origin, self.clock.now), lambda: done.succeed(self.result()))
+
+    def _work(self, now: float) -> float:
+        """Process events up to and including ``now``, and on until the next of others; time of the next own one [s]."""
+        stream, wakes, replicas = self._stream, self._wakes, self.replicas
+        self._limit = self.clock.next_time - self._origin
+        while True:
+            wake = wakes[0][0] if wakes else math.inf
+            # Arrivals first: a request that comes as an iteration ends takes part in the next.
+            arrival = stream.next_time
+            time = arrival if arrival <= wake else wake
+            if time == math.inf or (time > now and time >= self._limit):
+                return time
+            if arrival <= wake:
+                self._arrive(stream.pop(), arrival)
+                continue
+            _, index, version = heappop(wakes)
+            replica = replicas[index]
+            if version != replica.version:
+                continue
+            replica.wake(wake)
+            if replica.next_time < math.inf:
+                heappush(wakes, (replica.next_time, index, replica.version))
+
+    def _announce(self, replica: Replica, version: int) -> None:
+        if replica.version != version and replica.next_time < math.inf:
+            heappush(self._wakes, (replica.next_time, replica.index, replica.version))
+
+    def _arrive(self, row: int, now: float) -> None:
+        request = self._rows.state(row, now)
+        reason = self._reason_to_reject(request)
+        if reason:
+            self._rows.reject(row, now, reason)
+            self._stream.ended(row, now)
+            return
+        replica = self.replicas[self.router.route(request, self.replicas, now)]
+        version = replica.version
+        replica.submit(request, now)
+        self._announce(replica, version)
+
+    def _reason_to_reject(self, request: RequestState) -> int:
+        """Index into :data:`~simulator.serving.run.REJECTIONS`."""
+        total = request.input_tokens + request.output_tokens
+        limit = self.limits.max_model_len
+        if limit and total > limit:
+            return 1
+        replica = self.replicas[0]
+        held = max(self.kv_policy.reserved_tokens(request, limit), total)
+        if not replica.pool.fits(held):
+            return 2
+        return 3 if request.input_tokens > self.policy.longest_prefill(replica) else 0
+
+    def _finished(self, request: RequestState, now: float) -> None:
+        self._rows.finish(request, now)
+        self._stream.ended(request.index, now)
+        if self._hook is not None:
+            self._hook(request, now + self._origin)
+            self._limit = self.clock.next_time - self._origin
+
+
+class _Rows:
+    """The columns of a run while it goes on."""
+
+    def __init__(self, table: RequestTable) -> None:
+        size = len(table)
+        self._table = table
+        self._inputs: list[int] = table.input_tokens.tolist()
+        self._outputs: list[int] = table.output_tokens.tolist()
+        self._extra = [None if c is None else c.tolist() for c in (table.priority, table.client, table.session)]
+        self._plain = all(c is None for c in self._extra)
+        nan = array("d", [math.nan])
+        self._arrival, self._scheduled, self._first, self._finish = nan * size, nan * size, nan * size, nan * size
+        self._preemptions, self._replica, self._rejected = (
+            array("q", [0]) * size,
+            array("q", [-1]) * size,
+            bytearray(size),
+        )
+        self._live: dict[int, RequestState] = {}
+
+    def state(self, row: int, now: float) -> RequestState:
+        request = RequestState(row, now, self._inputs[row], self._outputs[row])
+        if not self._plain:
+            priority, client, session = (None if c is None else c[row] for c in self._extra)
+            request.priority = priority or 0
+            request.client = client or 0
+            request.session = -1 if session is None else session
+        self._arrival[row] = now
+        self._live[row] = request
+        return request
+
+    def reject(self, row: int, now: float, reason: int) -> None:
+        self._rejected[row] = reason
+        del self._live[row]
+
+    def finish(self, request: RequestState, now: float) -> None:
+        row = request.index
+        self._finish[row] = now
+        self._note(request)
+        del self._live[row]
+
+    def _note(self, request: RequestState) -> None:
+        row = request.index
+        if request.scheduled >= 0.0:
+            self._scheduled[row] = request.scheduled
+        if request.first_token >= 0.0:
+            self._first[row] = request.first_token
+        self._preemptions[row] = request.preemptions
+        self._replica[row] = request.replica
+
+    def columns(self) -> dict[str, Any]:
+        for request in self._live.values():
+            self._note(request)
+        return {
+            "arrival": np.array(self._arrival),
+            "scheduled": np.array(self._scheduled),
+            "first_token": np.array(self._first),
+            "finish": np.array(self._finish),
+            "input_tokens": self._table.input_tokens.astype(np.int64),
+            "output_tokens": self._table.output_tokens.astype(np.int64),
+            "preemptions": np.array(self._preemptions),
+            "replica": np.array(self._replica),
+            "rejected": np.frombuffer(bytes(self._rejected), dtype=np.uint8).astype(np.int64),
+        }
+
+
+def _kv_policy(choice: str | KVCachePolicy | None, batching: BatchPolicy) -> KVCachePolicy:
+    if choice is None:
+        choice = batching.kv_policy
+    if isinstance(choice, str):
+        policy: KVCachePolicy = lookup("kv_cache", choice)()
+        return policy
+    return choice
+
+
+def simulate_deployment(
+    requests: RequestTable,
+    cost: IterationCost,
+    *,
+    kv_blocks: int,
+    block_size: int = 16,
+    replicas: int = 1,
+    batching: str | BatchPolicy = "chunked-prefill",
+    router: str | Router = "round-robin",
+    kv_cache: str | KVCachePolicy | None = None,
+    max_num_batched_tokens: int = 8192,
+    max_num_seqs: int = 256,
+    max_model_len: int = 0,
+    pipeline_stages: int = 1,
+    watermark: float = 0.01,
+    clock: Clock | None = None,
+    until: float = math.inf,
+    stride: int | None = None,
+    seed: int = 0,
+) -> ServingRun:
+    """Serve ``requests`` to the end, or until ``until`` [s], and return what happened.
+
+    See :class:`DeploymentProcess` and :class:`~simulator.serving.replica.EngineLimits` for the parameters. With a
+    ``clock`` of the caller everything else on it runs too.
+    """
+    if clock is None:
+        from simulator.engine.clock import Clock as NewClock
+
+        clock = NewClock()
+    limits = EngineLimits(
+        kv_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, pipeline_stages, watermark
+    )
+    process = DeploymentProcess(
+        clock, requests, cost, limits, replicas=replicas, batching=batching, router=router, kv_cache=kv_cache,
+        stride=stride, seed=seed,
+    )  # fmt: skip
+    done = process.start()
+    clock.run(done if until == math.inf else clock.now + until)
+    return process.result()

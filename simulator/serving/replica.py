@@ -1,0 +1,398 @@
+"""One replica of a deployment: queues, KV blocks and the iteration loop, as a plain state machine.
+
+The machine is driven by whoever owns the clock: :meth:`Replica.submit` brings a request, :attr:`Replica.next_time` says
+when it wants to be woken, :meth:`Replica.wake` ends what is in flight and starts the next iteration.
+
+While only decodes run, many iterations are done in one jump: their durations are affine in the iteration number
+(:class:`~simulator.strategies.protocols.Segment`), so the end of every one of them is known in closed form. A jump ends
+at the first finish, where the KV cache would run out, where the policy's horizon or the segment ends, and at the
+iteration boundary after an arrival that could change the plan. ``stride=1`` asks the policy before every iteration
+instead and sums iteration by iteration; it takes the same decisions.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from simulator.serving.decode_group import DecodeGroup
+from simulator.serving.flight import Flight, StageLine
+from simulator.serving.kv_cache import BlockPool
+from simulator.serving.limits import EngineLimits
+from simulator.serving.usage import ReplicaUsage
+from simulator.strategies.protocols import (
+    BatchPlan,
+    BatchPolicy,
+    BatchShape,
+    IterationCost,
+    KVCachePolicy,
+    RequestState,
+)
+
+__all__ = ["EngineLimits", "Replica"]
+
+
+class Replica:
+    """A model replica with its engine.
+
+    Parameters
+    ----------
+    index
+        Its number in the deployment.
+    limits, cost, policy, kv_policy
+        Sizes, iteration times, batching and cache policy.
+    on_finish
+        Called with every finished request and the time [s].
+    stride
+        1: one iteration at a time; ``None``: jumps.
+    """
+
+    def __init__(
+        self, index: int, limits: EngineLimits, cost: IterationCost, policy: BatchPolicy, kv_policy: KVCachePolicy,
+        on_finish: Callable[[RequestState, float], None], stride: int | None = None,
+    ) -> None:  # fmt: skip
+        self.index = index
+        self.cost = cost
+        self.policy = policy
+        self.kv_policy = kv_policy
+        self.block_size = limits.block_size
+        self.max_num_batched_tokens = limits.max_num_batched_tokens
+        self.max_num_seqs = limits.max_num_seqs
+        self.max_model_len = limits.max_model_len
+        self.stages = limits.pipeline_stages
+        self.max_batch_seqs = max(1, limits.max_num_seqs // limits.pipeline_stages)
+        self.pool = BlockPool(limits.kv_blocks, limits.block_size, limits.watermark)
+        self.watermark_blocks = self.pool.watermark_blocks
+        self.waiting: deque[RequestState] = deque()
+        self.prefilling: list[RequestState] = []
+        self.running = 0
+        self.usage = ReplicaUsage(index)
+        self.gaps = array("d")
+        """Gaps between tokens: (first [s], slope [s per iteration], iterations, requests), flat."""
+        self.next_time = math.inf
+        """When it wants to be woken [s]."""
+        self.version = 0
+        """Changes whenever ``next_time`` does."""
+        self._on_finish = on_finish
+        self._single = stride == 1 or limits.pipeline_stages > 1
+        self._grows = kv_policy.grows
+        self._together = policy.release_together
+        self._decoding = DecodeGroup(limits.block_size, self._grows)
+        self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
+        self._flights: deque[Flight] = deque()
+        self._pipeline = StageLine(cost, limits.pipeline_stages)
+
+    # -- what policies see ---------------------------------------------------------------------------------------
+
+    @property
+    def decodes(self) -> int:
+        """Decoding requests that are not in flight."""
+        return self._decoding.count
+
+    @property
+    def outstanding(self) -> int:
+        """Requests that wait or run."""
+        return len(self.waiting) + self.running
+
+    @property
+    def free_blocks(self) -> int:
+        """KV blocks nobody holds."""
+        return self.pool.total - self.pool.used
+
+    def blocks_for(self, request: RequestState) -> int:
+        """KV blocks that admitting ``request`` takes."""
+        return -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
+
+    def produced(self, request: RequestState) -> int:
+        """Output tokens of ``request`` so far."""
+        return self._decoding.produced(request) if request.finish_at > self._decoding.clock else request.produced
+
+    def secure_decodes(self) -> int:
+        """Take the blocks of the next token of every decoding request, preempting the latest arrivals if need be.
+
+        A request goes on only while a block is free, even if its last one has room: the rule of vLLM 0.x and
+        Sarathi-Serve.
+        """
+        group = self._decoding
+        if not self._grows or group.secured == group.clock or not group.count:
+            return group.count
+        needed = group.crossings()
+        if needed >= self.free_blocks:
+            needed = self._preempt_for_decodes(group)
+        if needed:
+            self.pool.allocate(needed)
+        if group.count:
+            group.secured = group.clock
+        return group.count
+
+    def _preempt_for_decodes(self, group: DecodeGroup) -> int:
+        """Preempt all-or-nothing, latest arrival first, until the rest can go on; returns the blocks they need."""
+        queue = deque(sorted([*group.members, *self.prefilling], key=_by_arrival))
+        partial = set(self.prefilling)
+        free = self.free_blocks
+        needed = 0
+        victims: list[RequestState] = []
+        while queue:
+            request = queue.popleft()
+            if request in partial:
+                continue
+            while free - needed < 1:
+                victim = queue.pop() if queue else request
+                free += self._held(victim, victim in partial)
+                victims.append(victim)
+                if victim is request:
+                    break
+            else:
+                needed += (request.offset + group.clock - 1) % self.block_size == 0
+        group.remove({v for v in victims if v not in partial})
+        for victim in victims:
+            self._preempt(victim, victim in partial)
+        return needed
+
+    def _held(self, request: RequestState, prefilling: bool) -> int:
+        """Blocks a request holds before those of its next token."""
+        if prefilling or not self._grows:
+            return request.blocks
+        return max(request.blocks, -(-(request.offset + self._decoding.clock - 1) // self.block_size))
+
+    def _preempt(self, request: RequestState, prefilling: bool) -> None:
+        if prefilling:
+            self.prefilling.remove(request)
+            held, lost = request.blocks, request.computed_tokens
+        else:
+            lost = request.input_tokens + request.produced - 1
+            held = max(request.blocks, -(-lost // self.block_size))
+        self.pool.release(held)
+        request.blocks = 0
+        request.computed_tokens = 0
+        request.preemptions += 1
+        self.usage.preemptions += 1
+        self.usage.recomputed_tokens += lost
+        self.running -= 1
+        self.waiting.appendleft(request)
+
+    # -- events --------------------------------------------------------------------------------------------------
+
+    def submit(self, request: RequestState, now: float) -> None:
+        """A request arrives; it takes part from the next iteration boundary on."""
+        self.usage.integrate(now, len(self.waiting), self.running, self.pool.used, len(self._flights))
+        request.replica = self.index
+        self.waiting.append(request)
+        flights = self._flights
+        if len(flights) < self.stages:
+            self._set_next(now)
+        elif not self._single and self.policy.arrival_matters(self):
+            self.truncate(now)
+
+    def truncate(self, now: float) -> None:
+        """End a jump at the first iteration boundary at or after ``now``, because something changed."""
+        if self._single or not self._flights:
+            return
+        flight = self._flights[0]
+        if flight.iterations > 1:
+            count = flight.boundary_after(now)
+            if count < flight.iterations:
+                flight.iterations = count
+                flight.end = flight.boundary(count)
+                self._set_next(flight.end)
+
+    def wake(self, now: float) -> None:
+        """End what is due and start what can be started."""
+        flights, usage, pool = self._flights, self.usage, self.pool
+        usage.integrate(now, len(self.waiting), self.running, pool.used, len(flights))
+        while flights and flights[0].end <= now:
+            self._complete(flights.popleft())
+        timer = math.inf
+        schedule = self.policy.schedule
+        while len(flights) < self.stages:
+            plan = schedule(self, now)
+            if not self._launch(plan, now):
+                timer = plan.wake
+                break
+        time = flights[0].end if flights else timer
+        self._set_next(time if time <= timer else timer)
+        usage.sample(now, len(self.waiting), self.running, pool.used)
+
+    def close_books(self, now: float) -> None:
+        """Bring the usage up to date, for a report at ``now``."""
+        self.usage.integrate(now, len(self.waiting), self.running, self.pool.used, len(self._flights))
+        self.usage.kv_blocks_peak = self.pool.peak
+        self.usage.kv_blocks_total = self.pool.total
+
+    def _set_next(self, time: float) -> None:
+        if time != self.next_time:
+            self.next_time = time
+            self.version += 1
+
+    def _launch(self, plan: BatchPlan, now: float) -> bool:
+        """Start what ``plan`` says; ``False`` where that is nothing."""
+        group: DecodeGroup | None = self._decoding
+        horizon = plan.horizon
+        if group is None or not plan.decode or not group.count:
+            group = None
+        elif group.secured != group.clock and self._grows:
+            before = self.usage.preemptions
+            remaining = self.secure_decodes()
+            if self.usage.preemptions > before:
+                # The victims wait now: the policy has not seen them yet.
+                horizon = 1
+                if not remaining:
+                    return self._launch(self.policy.schedule(self, now), now)
+        if group is not None and self.stages > 1:
+            group = self._take_group()
+        chunks: tuple[tuple[int, int], ...] = ()
+        if plan.prefill:
+            chunks = self._admit(plan, now)
+        elif group is None:
+            return False
+        iterations, slope = 1, 0.0
+        if group is None or chunks or self._single:
+            shape = BatchShape(chunks, 0, 0) if group is None else group.shape(chunks)
+            base = self.cost.iteration(shape)
+            end = now + base if self.stages == 1 else self._pipeline.leave(shape, base, now)
+        else:
+            base, slope, iterations = self.cost.decode_segment(group.shape())
+            iterations = min(iterations, group.next_finish, horizon)
+            if self._grows and iterations > 1:
+                iterations = group.iterations_within(self.pool.total - self.pool.used - 1, iterations)
+            end = now + (base * iterations + slope * (iterations * (iterations - 1) // 2))
+        self._flights.append(Flight(now, end, plan.prefill, group, iterations, base, slope))
+        return True
+
+    def _admit(self, plan: BatchPlan, now: float) -> tuple[tuple[int, int], ...]:
+        """Give waiting requests of ``plan`` their blocks; returns ``(chunk, context)`` of all prefills."""
+        waiting = self.waiting
+        chunks = []
+        for request, tokens in plan.prefill:
+            if request.blocks == 0:
+                if waiting[0] is request:
+                    waiting.popleft()
+                else:
+                    waiting.remove(request)
+                request.blocks = self.blocks_for(request)
+                self.pool.allocate(request.blocks)
+                self.running += 1
+                if request.scheduled < 0.0:
+                    request.scheduled = now
+            chunks.append((tokens, request.computed_tokens))
+        if self.prefilling:
+            chosen = {request.index for request, _ in plan.prefill}
+            self.prefilling = [r for r in self.prefilling if r.index not in chosen]
+        if plan.padded:
+            longest = max(tokens for tokens, _ in chunks)
+            return ((longest, 0),) * len(chunks)
+        return tuple(chunks)
+
+    def _complete(self, flight: Flight) -> None:
+        now, usage, group, iterations = flight.end, self.usage, flight.group, flight.iterations
+        usage.iterations += iterations
+        finished: list[RequestState] = []
+        if group is not None:
+            usage.decode_tokens += group.count * iterations
+            self._record_gaps(flight, group)
+            if iterations > 1 and self._grows:
+                blocks, ramp, triangle = group.growth(iterations)
+                if blocks:
+                    self.pool.allocate(blocks)
+                    # Each block counts from the start of its own iteration.
+                    usage.kv_block_time += blocks * (now - flight.start) - flight.base * ramp - flight.slope * triangle
+            group.advance(iterations)
+            if group.next_finish <= 0:
+                finished = group.pop_finished()
+                for request in finished:
+                    request.produced = request.output_tokens
+            if group is not self._decoding:
+                self._return_group(group)
+        if flight.prefill:
+            self._complete_prefill(flight.prefill, now, finished)
+        for request in finished:
+            self._finish(request, now)
+
+    def _complete_prefill(
+        self, prefill: Sequence[tuple[RequestState, int]], now: float, finished: list[RequestState]
+    ) -> None:
+        usage = self.usage
+        longest = max(r.output_tokens for r, _ in prefill) - 1 if self._together else None
+        for request, tokens in prefill:
+            usage.prefill_tokens += tokens
+            request.computed_tokens += tokens
+            if request.computed_tokens < request.input_tokens + request.produced:
+                self.prefilling.append(request)
+                continue
+            request.produced += 1
+            usage.prefills += 1
+            if request.first_token < 0.0:
+                request.first_token = now
+            else:
+                self.gaps.extend((now - request.last_token, 0.0, 1, 1))
+            left = request.output_tokens - request.produced if longest is None else longest
+            if left == 0:
+                finished.append(request)
+            else:
+                self._decoding.join(request, now, left)
+        if len(self.prefilling) > 1:
+            self.prefilling.sort(key=_by_arrival)
+
+    def _finish(self, request: RequestState, now: float) -> None:
+        held = request.blocks
+        if self._grows:
+            held = max(held, -(-(request.input_tokens + request.output_tokens - 1) // self.block_size))
+        self.pool.release(held)
+        self.running -= 1
+        self._on_finish(request, now)
+
+    def _record_gaps(self, flight: Flight, group: DecodeGroup) -> None:
+        """Gaps between the tokens of this flight and the ones before, stalls by prefills included."""
+        base, slope, iterations, count = flight.base, flight.slope, flight.iterations, group.count
+        first = flight.end if iterations == 1 else flight.start + base
+        if self._together:
+            # Members that have ended already only pad the batch.
+            for request in group.members:
+                left = request.output_tokens - group.produced(request)
+                if left > 0:
+                    self.gaps.extend((base, slope, min(left, iterations), 1))
+        else:
+            old = count
+            for time, members in group.fresh:
+                old -= int(members)
+                if members:
+                    self.gaps.extend((first - time, 0.0, 1, members))
+            if old:
+                self.gaps.extend((first - group.last_token, 0.0, 1, old))
+            if iterations > 1:
+                self.gaps.extend((base + slope, slope, iterations - 1, count))
+        if group.fresh:
+            group.fresh = []
+        group.last_token = flight.end
+
+    # -- pipelines -----------------------------------------------------------------------------------------------
+
+    def _take_group(self) -> DecodeGroup:
+        """The idle decodes as one micro-batch, the earliest arrivals of them if they are too many."""
+        group, spare = self._decoding, self._spare.pop()
+        self._decoding = spare
+        if group.count > self.max_batch_seqs:
+            late = sorted(group.members, key=_by_arrival)[self.max_batch_seqs :]
+            secured = sum((r.offset + group.clock - 1) % self.block_size == 0 for r in late) if self._grows else 0
+            self.pool.release(secured)
+            group.remove(set(late))
+            for request in late:
+                spare.join(request, request.last_token)
+        return group
+
+    def _return_group(self, group: DecodeGroup) -> None:
+        """The members of a micro-batch that has ended are idle again."""
+        idle = self._decoding
+        if idle.count > group.count:
+            idle.absorb(group)
+            self._spare.append(group)
+        else:
+            group.absorb(idle)
+            self._decoding = group
+            self._spare.append(idle)
+
+
+def _by_arrival(request: RequestState) -> tuple[float, int]:
+    return request.arrival, request.index

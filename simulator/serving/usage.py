@@ -1,0 +1,76 @@
+"""What a replica did: time-weighted integrals, token counters and a sampled history of bounded size."""
+
+from __future__ import annotations
+
+__all__ = ["ReplicaUsage"]
+
+_MOST_SAMPLES = 4096
+
+
+class ReplicaUsage:
+    """Counters of one replica.
+
+    Attributes
+    ----------
+    until
+        Time up to which the integrals run [s].
+    busy_time
+        Time with an iteration in flight [s].
+    waiting_time, running_time, kv_block_time
+        ∫ requests waiting, ∫ requests holding blocks, ∫ KV blocks held over time [s].
+    kv_blocks_peak, kv_blocks_total
+        Most blocks held at once, and blocks there are.
+    iterations, prefills, preemptions
+        Iterations, completed prefills (each gives one token), preemptions.
+    prefill_tokens, decode_tokens
+        Tokens passed through the model, recomputation and padding included.
+    recomputed_tokens
+        Tokens whose keys and values were dropped by preemptions.
+    """
+
+    __slots__ = (
+        "_every", "_seen", "busy_time", "decode_tokens", "index", "iterations", "kv_block_time", "kv_blocks_peak",
+        "kv_blocks_total", "preemptions", "prefill_tokens", "prefills", "recomputed_tokens", "running_time", "samples",
+        "until", "waiting_time",
+    )  # fmt: skip
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.until = 0.0
+        self.busy_time = 0.0
+        self.waiting_time = 0.0
+        self.running_time = 0.0
+        self.kv_block_time = 0.0
+        self.kv_blocks_peak = 0
+        self.kv_blocks_total = 0
+        self.iterations = 0
+        self.prefills = 0
+        self.preemptions = 0
+        self.prefill_tokens = 0
+        self.decode_tokens = 0
+        self.recomputed_tokens = 0
+        self.samples: list[tuple[float, int, int, int]] = []
+        """(time [s], waiting, running, KV blocks held), evenly thinned in number of events."""
+        self._every = 1
+        self._seen = 0
+
+    def integrate(self, now: float, waiting: int, running: int, kv_blocks: int, flights: int) -> None:
+        """Bring the integrals to ``now``; the numbers are those since the last call."""
+        elapsed = now - self.until
+        if elapsed > 0.0:
+            self.until = now
+            if flights:
+                self.busy_time += elapsed
+            self.waiting_time += elapsed * waiting
+            self.running_time += elapsed * running
+            self.kv_block_time += elapsed * kv_blocks
+
+    def sample(self, now: float, waiting: int, running: int, kv_blocks: int) -> None:
+        """Note the state; once the history is full every second sample is dropped and the pace halved."""
+        self._seen += 1
+        if self._seen >= self._every:
+            self._seen = 0
+            self.samples.append((now, waiting, running, kv_blocks))
+            if len(self.samples) >= _MOST_SAMPLES:
+                del self.samples[1::2]
+                self._every *= 2

@@ -1,0 +1,1 @@
+"""Batching policies: what each serving iteration computes."""

@@ -1,0 +1,52 @@
+"""Chunked prefill: decodes and pieces of prompts under one token budget."""
+
+from __future__ import annotations
+
+from simulator.registry import register
+from simulator.strategies.batching.first_come import FirstCome, Seats
+from simulator.strategies.protocols import BatchPlan, ReplicaView, RequestState
+
+__all__ = ["ChunkedPrefill"]
+
+_DECODE = BatchPlan()
+
+
+@register(
+    "chunked-prefill",
+    kind="policy",
+    area="serving",
+    family="batching",
+    cites=(
+        "Agrawal et al., SARATHI: Efficient LLM Inference by Piggybacking Decodes with Chunked Prefills, 2023, "
+        "arXiv:2308.16369",
+        "Agrawal et al., Taming Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve, OSDI 2024",
+        "Holmes et al., DeepSpeed-FastGen, arXiv:2401.08671",
+    ),
+    catalogue=("Sarathi (chunked prefill)", "DeepSpeed-FastGen SplitFuse"),
+    validated_by="published",
+)
+class ChunkedPrefill(FirstCome):
+    """Every decode first, then prompt chunks up to the token budget (Sarathi-Serve, SplitFuse, vLLM 1.x)."""
+
+    def schedule(self, replica: ReplicaView, now: float) -> BatchPlan:
+        """All decodes, chunks of running prompts, then of waiting ones."""
+        if not replica.waiting and not replica.prefilling:
+            return _DECODE
+        decodes = min(replica.secure_decodes(), replica.max_batch_seqs)
+        budget = replica.max_num_batched_tokens - decodes
+        batch: list[tuple[RequestState, int]] = []
+        for request in replica.prefilling:
+            if budget <= 0:
+                break
+            chunk = min(request.remaining_prefill, budget)
+            budget -= chunk
+            batch.append((request, chunk))
+        if budget > 0 and replica.waiting:
+            seats = Seats(replica, decodes + len(batch))
+            for request in replica.waiting:
+                if budget <= 0 or not seats.take(request):
+                    break
+                chunk = min(request.remaining_prefill, budget)
+                budget -= chunk
+                batch.append((request, chunk))
+        return BatchPlan(batch) if batch else _DECODE

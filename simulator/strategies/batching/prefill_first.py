@@ -1,0 +1,57 @@
+"""Prefill-first continuous batching (vLLM before chunked prefill)."""
+
+from __future__ import annotations
+
+from simulator.registry import register
+from simulator.strategies.batching.first_come import FirstCome, Seats
+from simulator.strategies.protocols import BatchPlan, ReplicaView, RequestState
+
+__all__ = ["PrefillFirst"]
+
+_DECODE = BatchPlan()
+
+
+@register(
+    "prefill-first",
+    kind="policy",
+    area="serving",
+    family="batching",
+    cites=("Kwon et al., Efficient Memory Management for Large Language Model Serving with PagedAttention, SOSP 2023",),
+    catalogue=("PagedAttention / vLLM",),
+    validated_by="published",
+)
+class PrefillFirst(FirstCome):
+    """Whole prompts before any decode, first come first served; decodes pause meanwhile (vLLM 0.x).
+
+    Parameters
+    ----------
+    count_padding
+        Whether the token budget counts the prompts of a batch padded to the longest, as vLLM did up to 0.2.
+    """
+
+    def __init__(self, count_padding: bool = False) -> None:
+        self.count_padding = count_padding
+
+    def schedule(self, replica: ReplicaView, now: float) -> BatchPlan:
+        """A batch of waiting prompts if the first fits, else all decodes."""
+        if not replica.waiting:
+            return _DECODE
+        seats = Seats(replica)
+        batch: list[tuple[RequestState, int]] = []
+        total = longest = 0
+        for request in replica.waiting:
+            tokens = request.prefill_target
+            longest = max(longest, tokens)
+            total += tokens
+            counted = longest * (len(batch) + 1) if self.count_padding else total
+            # A preempted request may have outgrown the budget; it then runs alone.
+            if counted > replica.max_num_batched_tokens and (batch or not request.preemptions):
+                break
+            if not seats.take(request):
+                break
+            batch.append((request, tokens))
+        return BatchPlan(batch, decode=False) if batch else _DECODE
+
+    def longest_prefill(self, replica: ReplicaView) -> int:
+        """A prompt is never split, so it must fit the token budget."""
+        return replica.max_num_batched_tokens

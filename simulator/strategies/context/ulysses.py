@@ -1,0 +1,119 @@
+"""DeepSpeed-Ulysses: all-to-alls turn shards of the sequence into shards of the heads around attention."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simulator.registry import Claim, register
+from simulator.strategies.context.tokens import AXIS, core_of, refuse_recurrent, shard_tokens
+from simulator.strategies.protocols import PassStage
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Collective, Op, OpKind, Stream, Tensor, TensorClass
+from simulator.workload.plan import Plan
+
+__all__ = ["Ulysses"]
+
+HEAD_DIMS = ("heads", "kv_heads")
+
+
+@register(
+    "ulysses", kind="pass", area="training", family="context", cites=("Jacobs et al. 2023, arXiv 2309.14509",),
+    catalogue=("DeepSpeed-Ulysses",), validated_by="closed_form",
+)  # fmt: skip
+class Ulysses:
+    """Every rank attends with its share of the heads to the whole sequence; 4·s·h/P elements per link and layer."""
+
+    name: str
+    stage = PassStage.PARTITION
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Heads must divide over context and tensor ranks together."""
+        ranks = plan.context_parallel * plan.tensor_parallel
+        for layer, _ in model.layers:
+            for mixer in (layer.attention, layer.cross_attention):
+                if plan.context_parallel > 1 and mixer is not None and mixer.num_attention_heads % ranks:
+                    heads = mixer.num_attention_heads
+                    works = [d for d in range(1, heads + 1) if heads % (d * plan.tensor_parallel) == 0]
+                    near = ", ".join(map(str, works)) or "none with this tensor_parallel"
+                    return (
+                        f"context_parallel {plan.context_parallel} × tensor_parallel {plan.tensor_parallel} does not divide the "
+                        f"{heads} attention heads that ulysses spreads; context_parallel that works: {near}; or use ring"
+                    )
+        return refuse_recurrent(model, plan)
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Cut the tokens; put all-to-alls before and after the core attention, forward and backward."""
+        if plan.context_parallel == 1:
+            return block
+        cut = shard_tokens(block)
+        core = core_of(cut)
+        forward, backward = cut.forward, cut.backward
+        for prefix in dict.fromkeys(name.split(".")[0] for name in core):
+            names = frozenset(n for n in core if n.startswith(f"{prefix}."))
+            forward, edges = _convert(forward, names, prefix, frozenset())
+            backward, _ = _convert(backward, names, prefix, edges)
+        return replace(cut, forward=forward, backward=backward)
+
+
+def _convert(
+    ops: tuple[Op, ...], core: frozenset[str], prefix: str, known: frozenset[str]
+) -> tuple[tuple[Op, ...], frozenset[str]]:
+    """``ops`` with the core on heads, and the names of the tensors that cross its edge.
+
+    ``known`` names tensors that the forward saved in the layout of heads.
+    """
+    where = [i for i, op in enumerate(ops) if op.name.split(".backward")[0] in core]
+    if not where:
+        return ops, known
+    first, last = where[0], where[-1]
+    region = ops[first : last + 1]
+    written = {t.name for op in region for t in op.writes}
+    later = {t.name for op in ops[last + 1 :] for t in op.reads} | {t.name for op in ops[last + 1 :] for t in op.saves}
+    entering = {
+        t.name: t for op in region for t in op.reads if _on_tokens(t) and t.name not in written and t.name not in known
+    }
+    leaving = {t.name: t for op in region for t in op.writes if _on_tokens(t) and t.name in later}
+    edges = known | frozenset(entering) | frozenset(leaving)
+    inside = tuple(_on_heads(op, edges) for op in region)
+    before = _exchange(f"{prefix}.{region[0].phase}.to_heads", region[0], tuple(entering.values()), edges, inward=True)
+    after = _exchange(f"{prefix}.{region[0].phase}.to_tokens", region[0], tuple(leaving.values()), edges, inward=False)
+    return (*ops[:first], *before, *inside, *after, *ops[last + 1 :]), edges
+
+
+def _on_tokens(tensor: Tensor) -> bool:
+    return tensor.cls is TensorClass.ACTIVATION and any(axis == AXIS for _, axis in tensor.sharding)
+
+
+def _heads_layout(tensor: Tensor, edges: frozenset[str]) -> Tensor:
+    """The tensor with all tokens and a share of the heads; at the edge it is another tensor than the one outside."""
+    if not _on_tokens(tensor):
+        return tensor
+    kept = tuple(s for s in tensor.sharding if s[1] != AXIS)
+    heads = tuple((d, AXIS) for d in HEAD_DIMS if d in tensor.dim_names)
+    name = f"{tensor.name}|heads" if tensor.name in edges else tensor.name
+    return replace(tensor, name=name, sharding=(*kept, *heads))
+
+
+def _on_heads(op: Op, edges: frozenset[str]) -> Op:
+    def turned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(_heads_layout(t, edges) for t in tensors)
+
+    kept = tuple(s for s in op.sharding if s[1] != AXIS)
+    heads = tuple((d, AXIS) for d in HEAD_DIMS if d in op.dim_names)
+    return replace(
+        op, reads=turned(op.reads), writes=turned(op.writes), saves=turned(op.saves), sharding=(*kept, *heads)
+    )
+
+
+def _exchange(name: str, op: Op, tensors: tuple[Tensor, ...], edges: frozenset[str], *, inward: bool) -> tuple[Op, ...]:
+    if not tensors:
+        return ()
+    turned = tuple(_heads_layout(t, edges) for t in tensors)
+    reads, writes = (tensors, turned) if inward else (turned, tensors)
+    return (
+        Op(
+            name, OpKind.COLLECTIVE, op.phase, op.dtype, reads, writes, collective=Collective.ALL_TO_ALL, axis=AXIS,
+            stream=Stream.SCALE_UP,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,232 @@
+"""The frame of expert parallelism: experts on ranks, rows exchanged before and after them, forward and backward.
+
+Rows are (token, expert) pairs. Where the load is balanced a rank's rows stay as many as they were, so FLOPs are
+conserved; capacity, block rounding and skew scale the rows at the experts, and memory, FLOPs and messages follow.
+
+With tensor parallelism its ranks share the tokens: each sends its slice of the rows, the slices are gathered before
+the experts (whose width is cut) and the partial sums reduce-scattered behind them, as Megatron's dispatcher does.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from simulator.strategies.expert.routing import imbalance, placement, rank_loads, routing_shares
+from simulator.strategies.protocols import PassStage
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Stream, Tensor
+from simulator.workload.plan import Plan
+
+__all__ = ["ExpertExchange", "Rows", "collective"]
+
+ROUTED = "routed"
+INSIDE = (".expert_up", ".expert_act", ".expert_down")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows relative to the mean: made by the sender, on the wire, at the experts of the busiest rank."""
+
+    sent: float = 1.0
+    wire: float = 1.0
+    experts: float = 1.0
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What the exchange of one mixture-of-experts block needs to know."""
+
+    name: str
+    experts: int
+    per_token: int
+    rows: int
+    hidden: int
+
+
+def layer_of(block: Block) -> Layer | None:
+    """The mixture in ``block``, or None."""
+    for op in block.forward:
+        if op.kind is OpKind.GROUPED_GEMM and op.name.endswith(".expert_up"):
+            rows = next(d for d in op.flop_dims if d.name == ROUTED).size
+            hidden = next(d for d in op.flop_dims if d.name == "hidden").size
+            return Layer(op.name.removesuffix(".expert_up"), int(op.tags["experts"]), int(op.tags["per_token"]), rows, hidden)
+    return None
+
+
+def resized(tensor: Tensor, factor: float) -> Tensor:
+    """The tensor with ``factor`` times its rows."""
+    return tensor if factor == 1.0 else replace(tensor, dims=tuple(_scaled(d, factor) for d in tensor.dims))
+
+
+def _scaled(dim: Dim, factor: float) -> Dim:
+    if dim.name != ROUTED:
+        return dim
+    return Dim(dim.name, tuple((math.ceil(units * factor - 1e-9), size) for units, size in dim.parts))
+
+
+def collective(op: Op, name: str, kind: Collective, axis: str, reads: Tensor, writes: Tensor) -> Op:
+    """A collective of the same phase as ``op``."""
+    return Op(
+        f"{op.name}.{name}", OpKind.COLLECTIVE, op.phase, reads.dtype, (reads,), (writes,), collective=kind, axis=axis,
+        stream=Stream.SCALE_UP,
+    )  # fmt: skip
+
+
+class ExpertExchange:
+    """Common part of the strategies that move tokens to experts; they say how many rows and over which wires."""
+
+    name: str
+    stage = PassStage.PARTITION
+
+    # -- what a strategy chooses -----------------------------------------------------------------------------------
+
+    def rows(self, layer: Layer, plan: Plan) -> Rows:
+        """Rows on the three legs; here the skew of the routing only."""
+        skew = imbalance(self.loads(layer.experts, plan))
+        return Rows(1.0, skew, skew)
+
+    def wires(self, op: Op, layer: Layer, plan: Plan, read: Tensor, write: Tensor, inward: bool) -> Iterator[Op]:
+        """Collectives that turn ``read`` into ``write``; ``inward`` towards the experts (in both directions of time)."""
+        yield collective(op, "all_to_all", Collective.ALL_TO_ALL, "ep", read, write)
+
+    def extend(self, block: Block, layer: Layer, plan: Plan) -> Block:
+        """Further changes of a block whose exchange is in place."""
+        return block
+
+    # -- what they share -------------------------------------------------------------------------------------------
+
+    def loads(self, experts: int, plan: Plan) -> list[float]:
+        """Share of the rows by rank."""
+        shares = routing_shares(plan.option("routing", "uniform"), experts)
+        return rank_loads(shares, placement(plan, experts), plan.expert_parallel)
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Experts must divide, and the routing must be readable."""
+        moe = [layer.mlp for layer, _ in model.layers if layer.mlp is not None and layer.mlp.is_moe]
+        ranks = plan.expert_parallel
+        if not moe:
+            return f"expert_parallel {ranks}: {model.name} has no routed experts; use expert_parallel 1" if ranks > 1 else ""
+        for spec in moe:
+            if spec.num_experts % ranks:
+                works = ", ".join(str(d) for d in range(1, spec.num_experts + 1) if spec.num_experts % d == 0)
+                return f"expert_parallel {ranks} does not divide the {spec.num_experts} experts; degrees that do: {works}"
+            try:
+                routing_shares(plan.option("routing", "uniform"), spec.num_experts)
+            except ValueError as error:
+                return str(error)
+        return ""
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Experts on their ranks, exchanges around them."""
+        layer = layer_of(block)
+        if layer is None:
+            return block
+        cut = block.map(lambda op: op.shard("experts", "ep")) if plan.expert_parallel > 1 else block
+        walk = _Walk(self, layer, plan, self.rows(layer, plan))
+        moved = replace(cut, forward=tuple(walk.run(cut.forward)), backward=tuple(walk.run(cut.backward)))
+        return self.extend(moved, layer, plan)
+
+
+class _Walk:
+    """One walk over the Ops of a block in program order."""
+
+    def __init__(self, strategy: ExpertExchange, layer: Layer, plan: Plan, rows: Rows) -> None:
+        self.strategy, self.layer, self.plan, self.rows = strategy, layer, plan, rows
+        base = layer.name
+        inward, outward = f"{base}.dispatch.out", f"{base}.expert_down.out"
+        self.arrive = {inward, f"{outward}.grad"}
+        self.leave = {outward, f"{inward}.grad"}
+        self.tensor_ranks = plan.tensor_parallel > 1 and plan.expert_parallel > 1
+
+    def run(self, ops: tuple[Op, ...]) -> Iterator[Op]:
+        """The Ops with exchanges."""
+        arrived: set[str] = set()
+        finish: Op | None = None  # tokens-side Op whose partial sums became slices: the reduction behind it changes
+        for op in ops:
+            if finish is not None:
+                yield from self._joined(finish, op)
+                finish = None
+                continue
+            if not op.name.startswith(tuple(self.layer.name + part for part in INSIDE)):
+                outside = self._outside(op)
+                if outside.writes and outside.writes[0].name.endswith("|partial") and outside is not op and self.tensor_ranks:
+                    finish = outside
+                else:
+                    yield outside
+                continue
+            for tensor in op.reads:
+                if tensor.name in self.arrive and tensor.name not in arrived:
+                    arrived.add(tensor.name)
+                    yield from self._exchange(op, tensor, inward=True)
+            yield self._inside(op)
+            for tensor in op.writes:
+                if tensor.name in self.leave:
+                    yield from self._exchange(op, tensor, inward=False)
+
+    def _edge(self, tensor: Tensor, factor: float) -> Tensor:
+        """A row tensor on the tokens' side: a slice of the rows for each tensor-parallel rank."""
+        sized = resized(tensor, factor)
+        return sized.sharded(ROUTED, "tp") if self.tensor_ranks else sized
+
+    def _experts_side(self, tensor: Tensor) -> Tensor:
+        sized = resized(tensor, self.rows.experts)
+        edge = tensor.name in self.arrive or tensor.name in self.leave
+        return replace(sized, name=f"{tensor.name}|experts") if edge else sized
+
+    def _inside(self, op: Op) -> Op:
+        def side(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(self._experts_side(t) for t in tensors)
+
+        dims = tuple(_scaled(d, self.rows.experts) for d in op.flop_dims)
+        return replace(op, reads=side(op.reads), writes=side(op.writes), saves=side(op.saves), flop_dims=dims)
+
+    def _outside(self, op: Op) -> Op:
+        """Dispatch, combine and their backward: as many rows as are sent, sliced over tensor-parallel ranks."""
+        if ROUTED not in op.dim_names:
+            return op
+        factor = self.rows.sent
+
+        def side(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(resized(t, factor) for t in tensors)
+
+        sized = replace(
+            op, reads=side(op.reads), writes=side(op.writes), saves=side(op.saves),
+            flop_dims=tuple(_scaled(d, factor) for d in op.flop_dims),
+        )  # fmt: skip
+        return sized.shard(ROUTED, "tp") if self.tensor_ranks else sized
+
+    def _exchange(self, op: Op, tensor: Tensor, *, inward: bool) -> Iterator[Op]:
+        """The wires between the tokens' side and the experts' side of ``tensor``."""
+        experts = self._experts_side(tensor)
+        edge, wired = self._edge(tensor, self.rows.wire), replace(experts, name=f"{tensor.name}|slice").sharded(ROUTED, "tp")
+        if self.plan.expert_parallel == 1:  # nothing to send: only padding
+            copy = Op(f"{op.name}.pad", OpKind.ELEMENTWISE, op.phase, op.dtype, sharding=op.sharding)
+            reads, writes = (edge, experts) if inward else (experts, edge)
+            if experts.elements() == edge.elements():
+                yield replace(copy, name=f"{op.name}.view", after=())
+            yield replace(copy, reads=(reads,), writes=(writes,), flop_dims=writes.dims)
+            return
+        if not self.tensor_ranks:
+            read, write = (edge, experts) if inward else (resized(replace(edge, name=experts.name), 1.0), edge)
+            yield from self.strategy.wires(op, self.layer, self.plan, read, write, inward)
+            return
+        if inward:
+            yield from self.strategy.wires(op, self.layer, self.plan, edge, wired, inward)
+            yield collective(op, "rows.all_gather", Collective.ALL_GATHER, "tp", wired, experts)
+            return
+        yield collective(op, "rows.reduce_scatter", Collective.REDUCE_SCATTER, "tp", experts, wired)
+        back = replace(edge, name=wired.name)
+        yield from self.strategy.wires(op, self.layer, self.plan, back, edge, inward)
+
+    def _joined(self, op: Op, reduction: Op) -> Iterator[Op]:
+        """Slices of tokens instead of partial sums: nothing to add up, at most to join."""
+        result = reduction.writes[0]
+        if reduction.collective is Collective.REDUCE_SCATTER:
+            yield replace(op, writes=(result, *op.writes[1:]))
+            return
+        piece = replace(result, name=f"{result.name}|slice").sharded("seq", "tp")
+        yield replace(op, writes=(piece, *op.writes[1:]))
+        yield collective(op, "tokens.all_gather", Collective.ALL_GATHER, "tp", piece, result)

@@ -1,0 +1,1 @@
+"""Routers: the replica an arriving request goes to."""

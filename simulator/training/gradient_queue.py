@@ -1,0 +1,235 @@
+"""The link queue at the end of a step: gradients leave as they appear, in buckets, pieces and by priority.
+
+Items become ready while the backward still runs and share one in-order link. Strategies differ in how they bundle
+items, in which order they leave, and whether the next step may begin before the last of them has arrived.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from simulator.strategies.protocols import CommunicationTraits
+from simulator.training.block_time import COMMUNICATION, BlockPricer
+from simulator.training.stages import Chunk
+from simulator.workload.ops import Block, Op
+
+__all__ = ["GradientItem", "QueueResult", "bulk_seconds", "gradient_items", "publish_delay", "run_queue"]
+
+
+@dataclass(frozen=True)
+class GradientItem:
+    """Gradients of one or more blocks on their way.
+
+    Attributes
+    ----------
+    ready
+        When they are complete [s].
+    seconds
+        Link time [s], the encoding of compressed gradients included.
+    needed
+        When the next forward would use the parameters they update, counted from its start [s].
+    sends
+        The Ops and how many bytes of each; to price bundles.
+    """
+
+    ready: float
+    seconds: float
+    needed: float
+    sends: tuple[tuple[Op, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class QueueResult:
+    """What a queue of gradients costs.
+
+    Attributes
+    ----------
+    end
+        When the last item has arrived [s].
+    arrivals
+        When each item has arrived, in the order given [s].
+    """
+
+    end: float
+    arrivals: tuple[float, ...]
+
+
+def gradient_items(
+    chunk: Chunk, pricer: BlockPricer, chunk_end: float, forward_start: float, sync: bool = True, deferred: int = 0
+) -> list[GradientItem]:
+    """Items of one chunk by model order of its blocks.
+
+    Parameters
+    ----------
+    chunk_end
+        End of the chunk's last backward [s].
+    forward_start
+        Start of its first forward in the next step [s].
+    sync
+        False leaves out what is not executed in every step.
+    deferred
+        Weight gradients of the first so many layers run after all input gradients, first layer first.
+    """
+    blocks = [block for block, count in chunk.blocks for _ in range(count)]
+    back = [pricer.backward(b).seconds for b in blocks]
+    held = [i for i, b in enumerate(blocks) if b.name == "layer"][:deferred]
+    late = {i: pricer.weight_gradient(blocks[i]).seconds for i in held}
+    at = chunk_end - sum(back)
+    starts_of_deferred = chunk_end - sum(late.values())
+    ready: dict[int, float] = {}
+    for i in reversed(range(len(blocks))):
+        at += back[i] - late.get(i, 0.0)
+        ready[i] = at
+    for i in held:
+        starts_of_deferred += late[i]
+        ready[i] = starts_of_deferred
+    items, needed = [], forward_start
+    for i, block in enumerate(blocks):
+        sends = tuple((op, pricer.price(op).bytes) for op in block.reduce if sync or op.wire.every == 1)
+        if sends:
+            seconds = sum(pricer.price(op).priced.seconds for op, _ in sends)
+            items.append(GradientItem(ready[i], seconds, needed, sends))
+        needed += pricer.forward(block).seconds
+    return items
+
+
+def bundled(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer) -> list[GradientItem]:
+    """Items in the order they are ready, joined until a bucket is full; larger items travel bucket by bucket."""
+    if not bucket:
+        return list(items)
+    made: list[GradientItem] = []
+    held: list[GradientItem] = []
+    for item in sorted(items, key=lambda i: (i.ready, -i.needed)):
+        held.append(item)
+        if sum(_link_bytes(i) for i in held) >= bucket:
+            made.append(_joined(held, bucket, pricer))
+            held = []
+    return [*made, _joined(held, bucket, pricer)] if held else made
+
+
+def _link_bytes(item: GradientItem) -> float:
+    return sum(size for op, size in item.sends if op.kind in COMMUNICATION)
+
+
+def _joined(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer) -> GradientItem:
+    groups: dict[tuple[str, str], tuple[Op, float]] = {}
+    seconds = 0.0
+    for op, size in (send for item in items for send in item.sends):
+        if op.kind in COMMUNICATION:
+            key = (op.axis, str(op.collective))
+            groups[key] = (op, groups.get(key, (op, 0.0))[1] + size)
+        else:
+            seconds += pricer.price(op).priced.seconds
+    for op, size in groups.values():
+        full, rest = divmod(size, bucket)
+        seconds += full * pricer.message_seconds(op, bucket) + (pricer.message_seconds(op, rest) if rest else 0.0)
+    return GradientItem(max(i.ready for i in items), seconds, min(i.needed for i in items), tuple(s for i in items for s in i.sends))  # fmt: skip
+
+
+def run_queue(items: Sequence[GradientItem], priority: bool = False, piece: float = 0.0) -> QueueResult:
+    """Send items over one link.
+
+    Parameters
+    ----------
+    priority
+        True: what the next forward needs first leaves first, and may overtake between pieces; False: as ready.
+    piece
+        Seconds after which a running item may be overtaken; 0 = at any time.
+    """
+    order = sorted(range(len(items)), key=lambda i: items[i].ready)
+    if not priority:
+        arrivals = [0.0] * len(items)
+        now = 0.0
+        for i in order:
+            now = arrivals[i] = max(now, items[i].ready) + items[i].seconds
+        return QueueResult(now, tuple(arrivals))
+    left = [item.seconds for item in items]
+    arrivals = [item.ready for item in items]
+    waiting: list[tuple[float, int]] = []
+    now, following = 0.0, 0
+    while waiting or following < len(order):
+        if not waiting:
+            now = max(now, items[order[following]].ready)
+        while following < len(order) and items[order[following]].ready <= now:
+            heapq.heappush(waiting, (items[order[following]].needed, order[following]))
+            following += 1
+        i = waiting[0][1]
+        until = items[order[following]].ready - now if following < len(order) else left[i]
+        if piece:  # a piece in flight is not stopped
+            until = piece * -(-until // piece)
+        spent = min(left[i], until)
+        now += spent
+        left[i] -= spent
+        if left[i] <= 0:
+            arrivals[i] = now
+            heapq.heappop(waiting)
+    return QueueResult(now, tuple(arrivals))
+
+
+def send_gradients(items: Sequence[GradientItem], traits: CommunicationTraits, pricer: BlockPricer) -> tuple[QueueResult, list[GradientItem]]:  # fmt: skip
+    """Bundle and send; the items that really travelled come back with the result."""
+    travelling = bundled(items, traits.bucket, pricer)
+    piece = 0.0
+    if traits.first_needed_first and traits.bucket:
+        rates = [i.seconds / size for i in travelling if (size := _link_bytes(i))]
+        piece = traits.bucket * max(rates, default=0.0)
+    return run_queue(travelling, traits.first_needed_first, piece), travelling
+
+
+def cross_step_delay(result: QueueResult, items: Sequence[GradientItem], end: float) -> float:
+    """Seconds by which late gradients hold up a next forward that starts at ``end`` without waiting for all of them."""
+    return max([0.0, *(a - end - i.needed for a, i in zip(result.arrivals, items, strict=True))])
+
+
+def fused_update_end(items: Sequence[GradientItem], update: float, pieces: int) -> float:
+    """End of reductions whose pieces are updated while the next ones travel [s]: a flow shop of link and kernel."""
+    total = sum(i.seconds for i in items)
+    link = kernel = 0.0
+    for item in sorted(items, key=lambda i: i.ready):
+        share = update * item.seconds / total / pieces if total else 0.0
+        link = max(link, item.ready)
+        for _ in range(pieces):
+            link += item.seconds / pieces
+            kernel = max(kernel, link) + share
+    return kernel
+
+
+def bulk_seconds(chunks: Sequence[Chunk], pricer: BlockPricer, sync: bool = True) -> float:
+    """All gradients of a rank reduced at once after the backward [s]: one message per axis and collective."""
+    messages: dict[tuple[str, str], tuple[Op, float]] = {}
+    seconds = 0.0
+    for chunk in chunks:
+        for block, count in chunk.blocks:
+            for op in block.reduce:
+                if not sync and op.wire.every > 1:
+                    continue
+                if op.kind not in COMMUNICATION:
+                    seconds += count * pricer.price(op).priced.seconds
+                    continue
+                key = (op.axis, str(op.collective))
+                known = messages.get(key, (op, 0.0))[1]
+                messages[key] = (op, known + count * pricer.price(op).bytes)
+    return seconds + sum(pricer.message_seconds(op, size) for op, size in messages.values())
+
+
+def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, overlap: bool) -> float:
+    """Seconds by which gathers of updated parameters hold up the first micro-batch.
+
+    Parameters
+    ----------
+    starts
+        Blocks of a rank in the order of their first use, with the time each would start without gathers.
+    overlap
+        Whether gathers run beside the first forward, or all before it.
+    """
+    seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]
+    if not overlap:
+        return sum(s for s, _ in seconds)
+    done, delay = 0.0, 0.0
+    for cost, start in seconds:
+        done += cost
+        if cost:
+            delay = max(delay, done - start)
+    return delay
