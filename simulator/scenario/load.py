@@ -10,10 +10,11 @@ from pydantic import ValidationError
 
 from simulator.data import find_file
 from simulator.errors import ConfigError, Issue, IssueCollector
-from simulator.scenario.document import apply_overrides
+from simulator.scenario.document import apply_overrides, dotted, place_of
 from simulator.scenario.problems import issues_of, prune
+from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve import Resolver
-from simulator.scenario.spec import ScenarioSpec
+from simulator.scenario.spec import RequestsSpec, ScenarioSpec
 from simulator.scenario.types import Scenario
 from simulator.yaml_marks import MarkedNode, load_yaml
 
@@ -51,6 +52,8 @@ def load_scenario(
     if spec is not None:
         resolver = Resolver(spec, tree, issues, wrong, base, skip_bad_rows)
         scenario = resolver.scenario(document)
+    else:
+        _check_requests(document, tree, wrong, issues, base, skip_bad_rows)
     issues.raise_if_any()
     assert scenario is not None  # a scenario is missing only where an issue says why
     return scenario
@@ -91,3 +94,25 @@ def _validate(
         return ScenarioSpec.model_validate(kept, context=context), wrong
     except ValidationError:
         return None, wrong
+
+
+def _check_requests(
+    document: Any,
+    tree: MarkedNode,
+    wrong: list[tuple[str | int, ...]],
+    issues: IssueCollector,
+    base: Path | None,
+    skip_bad_rows: bool,
+) -> None:
+    """Read the requests of every deployment, which rest on nothing else: a wrong model must not hide a wrong trace."""
+    for index, workload in enumerate(document.get("workloads") or ()):
+        written = workload.get("requests") if isinstance(workload, dict) else None
+        loc = ("workloads", index, "requests")
+        if not isinstance(written, dict) or any(bad[: len(loc)] == loc for bad in wrong):
+            continue
+        try:
+            read_requests_of(RequestsSpec.model_validate(written, context={"base": base}), 0, base, skip_bad_rows)
+        except ConfigError as error:
+            for issue in error.issues:
+                at = (*loc, *filter(None, issue.path.split(".")))
+                issues.extend([issue if issue.file else Issue(*place_of(tree, at), dotted(at), issue.message)])

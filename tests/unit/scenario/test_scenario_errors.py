@@ -173,3 +173,12 @@ def test_a_mapping_is_read_by_the_rules_of_a_file() -> None:
     document: dict[str, Any] = {"cluster": {"nodes": {"profile": "dgx-h100", "count": 1}}, "workloads": []}
     with pytest.raises(ConfigError, match="workloads"):
         load_scenario(document)
+
+
+def test_a_wrong_model_does_not_hide_a_wrong_trace() -> None:
+    serving = {"serving": "b", "model": "llama", "framework": "vllm-0.10", "requests": {"trace": "nothere.csv"}}
+    document = {"name": "x", "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}}, "workloads": [serving]}
+    with pytest.raises(ConfigError) as error:
+        load_scenario(document)
+    paths = [issue.path for issue in error.value.issues]
+    assert paths == ["workloads[0].model", "workloads[0].requests.trace"]

@@ -1,0 +1,1 @@
+"""Seconds, never asserted: what is fast, what is slow, and what a change did to it."""

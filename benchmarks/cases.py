@@ -1,0 +1,116 @@
+"""The cases: each is set up, run once, and timed in CPU seconds (whole processes: wall seconds)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TRACE = Path(__file__).resolve().parents[2] / "shared/traces/azure_llm_2023/AzureLLMInferenceTrace_conv.csv.gz"
+
+Work = Callable[[], object]
+
+
+def step(name: str) -> Work:
+    """One training step of a shipped scenario, prices and interval included, nothing cached."""
+    import simulator
+    from simulator.training.step import estimate_step
+
+    scenario = simulator.load(name)
+    job = scenario.training[0]
+    return lambda: estimate_step(job, scenario.cluster_of(job.name))
+
+
+def pipeline(schedule: str, ranks: int, microbatches: int, chunks: int) -> Work:
+    """The pipeline executor alone."""
+    from simulator.registry import lookup
+    from simulator.training.pipeline import PipelineCosts, run_schedule
+
+    made = lookup("pipeline", schedule)()
+    costs = PipelineCosts.uniform(ranks * chunks, p2p=0.1)
+    return lambda: run_schedule(made, costs, ranks, microbatches, chunks).makespan
+
+
+def serve(requests: int, replicas: int) -> Work:
+    """Requests through replicas of Llama-3-70B on 8 H100 each, simulation only."""
+    import simulator
+    from simulator.cluster.run import run_cluster
+
+    scenario = simulator.load(
+        "llama3-70b-chat",
+        (f"workloads.chat.requests.count={requests}", f"workloads.chat.deployment.replicas={replicas}",
+         f"cluster.nodes.count={replicas}", f"workloads.chat.requests.rate={1.4 * replicas} /s"),
+    )  # fmt: skip
+    return lambda: run_cluster(scenario)
+
+
+def fat_tree(accelerators: int) -> Work:
+    """An all-reduce over every accelerator of a three-level fat-tree, topology built anew."""
+    from simulator.engine.clock import Clock
+    from simulator.hardware.profiles import load_link, load_node
+    from simulator.hardware.types import Cluster, Fabric, NodeGroup
+    from simulator.network.collectives import collective_flow
+    from simulator.network.fabric import Fabric as SharedFabric
+    from simulator.network.topology import build
+
+    node = load_node("dgx-h100")
+    fabric = Fabric("fat-tree", load_link("ndr400"), 1.0, (("levels", 3),))
+    cluster = Cluster("c", (NodeGroup(node, accelerators // 8),), fabric)
+
+    def work() -> float:
+        clock = Clock()
+        topology = build(cluster)
+        flow = collective_flow(topology, "all_reduce", 1e9, range(accelerators))
+        clock.run(SharedFabric(clock, topology).transfer(flow.way, flow.size))
+        return clock.now
+
+    return work
+
+
+def process(*arguments: str) -> Work:
+    """A whole command, interpreter and imports included."""
+    command = [sys.executable, "-m", "simulator.cli", *arguments]
+    return lambda: subprocess.run(command, check=True, capture_output=True)
+
+
+CASES: dict[str, Callable[[], Work]] = {
+    "step: GPT-3 175B on 64 A100, interval included": lambda: step("gpt3-175b-selene"),
+    "step: GPT 1T on 3,072 A100, interval included": lambda: step("gpt-1t-selene"),
+    "pipeline: 1T, 64 ranks, 512 micro-batches, interleaved": lambda: pipeline("interleaved-1f1b", 64, 512, 2),
+    "pipeline: 1f1b, 4,096 actions": lambda: pipeline("1f1b", 4, 512, 1),
+    "serving: 19,366 requests like Azure, 1 replica": lambda: serve(19366, 1),
+    "serving: 19,366 requests like Azure, 8 replicas": lambda: serve(19366, 8),
+    "network: all-reduce over 16,384 GPUs, fat-tree": lambda: fat_tree(16384),
+    "process: fmsim --help": lambda: process("--help"),
+    "process: fmsim run quickstart": lambda: process("run", "quickstart"),
+}
+if TRACE.is_file():
+    CASES["process: fmsim run, Azure trace on 4 x 8 H100"] = lambda: process(
+        "run", "llama3-70b-chat", "-s", f"workloads.chat.requests.trace={TRACE}"
+    )
+
+
+def main() -> None:
+    """Seconds of the cases whose name contains the first argument, as JSON."""
+    only = sys.argv[1] if len(sys.argv) > 1 else ""
+    found = {}
+    for name, prepare in CASES.items():
+        if only not in name:
+            continue
+        try:
+            work = prepare()
+        except Exception as error:  # an older commit may lack what a case needs
+            print(f"{name}: {error}", file=sys.stderr)
+            continue
+        clock = time.perf_counter if name.startswith("process") else time.process_time
+        begin = clock()
+        work()
+        found[name] = clock() - begin
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
