@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from collections.abc import Callable, Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,9 +26,6 @@ class Topic(StrEnum):
     source = "source"
 
 
-_TABLES = {Topic.memory: "memory", Topic.time: "time", Topic.traffic: "traffic", Topic.source: "sources"}
-
-
 def explain(
     run: RunFolder,
     topic: Annotated[Topic, typer.Argument(help="What to explain.")],
@@ -39,23 +33,32 @@ def explain(
     as_json: AsJson = False,
 ) -> int:
     """Say where the memory, time or traffic of a saved run goes, or which constants and sources it rests on."""
-    from simulator.errors import ConfigError, unknown_name
+    from simulator.report.explain import explain as explained
     from simulator.report.explain import print_topic
+    from simulator.report.explanation import to_json
     from simulator.results.storage import load_result
 
     result = load_result(run)
-    names = [row["workload"] for row in result.rows("summary")]
-    if workload is not None and workload not in names:
-        raise ConfigError(unknown_name("workload", workload, names))
-    table = _TABLES[topic]
+    names = _workloads(result, workload)
     if as_json:
-        rows = result.to_json((table,)).get(table, [])
-        print_json({table: [r for r in rows if workload in (None, r["workload"])]})
+        print_json({topic.value: [row for name in names for row in to_json(explained(result, topic.value, name))]})
         return OK
     out = console()
-    for name in names if workload is None else [workload]:
+    for name in names:
         print_topic(result, name, topic.value, out)
     return OK
+
+
+def _workloads(result: Result, wanted: str | None) -> list[str]:
+    """Names of all workloads of a run, or the one that was asked for."""
+    from simulator.errors import ConfigError, unknown_name
+
+    names = [str(row["workload"]) for row in result.rows("summary")]
+    if wanted is None:
+        return names
+    if wanted not in names:
+        raise ConfigError(unknown_name("workload", wanted, names))
+    return [wanted]
 
 
 def plot(
@@ -63,6 +66,7 @@ def plot(
     figure: Annotated[
         str | None, typer.Argument(help="Name of a figure; without it, all that the run has data for.")
     ] = None,
+    workload: Annotated[str | None, typer.Option("--workload", "-w", help="Only this workload.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the images.")] = None,
     image: Annotated[str, typer.Option("--format", help="png, svg or pdf.")] = "png",
 ) -> int:
@@ -76,26 +80,32 @@ def plot(
     import matplotlib
 
     matplotlib.use("Agg")  # files only: there may be no display
-    figures: Mapping[str, Callable[[Result], Any]] = importlib.import_module("simulator.plot").FIGURES
+    from simulator.plot import FIGURES as figures
+    from simulator.plot import save
+
     if figure is not None and figure not in figures:
         raise ConfigError(unknown_name("figure", figure, figures))
     folder = run if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
-    left_out = []
+    workloads = _workloads(result, workload)
+    drawn, left_out = [], dict[str, str]()
     for name in figures if figure is None else [figure]:
-        try:
-            axes = figures[name](result)
-        except ConfigError as error:  # the run has no data for it
-            if figure is not None:
-                raise
-            left_out.append(f"{name}: {error}")
-            continue
-        path = folder / f"{name}.{image}"
-        axes.figure.savefig(path, bbox_inches="tight")
+        for each in workloads:
+            path = folder / (f"{name}.{image}" if len(workloads) == 1 else f"{name}-{_file_name(each)}.{image}")
+            try:
+                drawn.append(save(result, name, path, each))
+            except ConfigError as error:  # the run has no data for it
+                left_out[f"{name} of {each}"] = str(error)
+    if figure is not None and not drawn:
+        raise ConfigError("; ".join(left_out.values()))
+    for path in drawn:
         print(path)
-    for text in left_out:
-        print(f"left out {text}", file=sys.stderr)
     return OK
+
+
+def _file_name(workload: str) -> str:
+    """The name with what file systems dislike replaced."""
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in workload)
 
 
 def trace(
@@ -105,17 +115,14 @@ def trace(
     ] = None,
 ) -> int:
     """Write the timeline of a saved run for chrome://tracing or ui.perfetto.dev."""
-    import json
-
     from simulator.errors import ConfigError
-    from simulator.report.chrome_trace import trace_events
+    from simulator.report.trace import write_trace
     from simulator.results.storage import load_result
 
-    document: dict[str, Any] = trace_events(load_result(run))
     target = run / "trace.json" if output is None else output
     try:
-        target.write_text(json.dumps(document, separators=(",", ":")) + "\n", encoding="utf-8")
+        path = write_trace(load_result(run), target)
     except OSError as error:
         raise ConfigError(f"'{target}' cannot be written: {error.strerror}") from None
-    print(f"wrote {target} ({len(document['traceEvents']):,} events); open it in https://ui.perfetto.dev")
+    print(f"wrote {path}; open it in https://ui.perfetto.dev")
     return OK

@@ -29,14 +29,22 @@ def interval(evaluate: Callable[[Mapping[str, float]], float], constants: Consta
     Returns
     -------
     Interval
-        value·(1 ± 1.2816·√Σδ²), never below zero, with δ by id.
+        Every constant is moved by one sigma up and down; what raises the value adds in quadrature to the upper side,
+        what lowers it to the lower side, so that a kink (a host-bound layer) on one side does not widen the other:
+        value·(1 + 1.2816·√Σδ₊²) and value·(1 − 1.2816·√Σδ₋²), never below zero. ``sensitivity`` holds the change for
+        one sigma up, by id.
     """
     value = evaluate({})
     shares: dict[str, float] = {}
+    above = below = 0.0
     if value > 0 and math.isfinite(value):
         for name in dict.fromkeys(used):
             sigma = constants.entries[name].sigma
-            if sigma > 0:
-                shares[name] = evaluate({name: 1.0 + sigma}) / value - 1.0
-    spread = Z80 * math.sqrt(sum(delta**2 for delta in shares.values()))
-    return Interval(max(0.0, value * (1 - spread)), value * (1 + spread), shares)
+            if sigma <= 0:
+                continue
+            up = evaluate({name: 1.0 + sigma}) / value - 1.0
+            down = evaluate({name: max(0.0, 1.0 - sigma)}) / value - 1.0
+            shares[name] = up
+            above += max(up, down, 0.0) ** 2
+            below += max(-up, -down, 0.0) ** 2
+    return Interval(max(0.0, value * (1 - Z80 * math.sqrt(below))), value * (1 + Z80 * math.sqrt(above)), shares)

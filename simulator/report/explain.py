@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
+from simulator.report.explanation import Row, render, to_json
 from simulator.results.tables import Result
 from simulator.units import format_quantity
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
+    from rich.console import Console
 
     from simulator.training.pipelined import PipelinedJob
 
@@ -26,37 +25,7 @@ TOPICS = ("memory", "time", "traffic", "source")
 
 _MOST_OPS, _MOST_CONSTANTS = 12, 25
 
-_DIMENSIONS = {"s": "time", "B": "data", "FLOP": "compute", "FLOP/s": "compute_rate", "B/s": "bandwidth"}
-
 _NETWORK = ("scale_up", "scale_out")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of an explanation.
-
-    Attributes
-    ----------
-    workload, topic, section
-        What it belongs to; rows of one section add up or are ranked.
-    item
-        What it speaks of.
-    value, unit
-        In SI units; NaN where there is only a note.
-    share
-        Of what the section says, NaN if it has none.
-    note
-        The formula, bound or source behind the value.
-    """
-
-    workload: str
-    topic: str
-    section: str
-    item: str
-    value: float = math.nan
-    unit: str = ""
-    share: float = math.nan
-    note: str = ""
 
 
 def explain(result: Result, topic: str, workload: str | None = None) -> list[Row]:
@@ -177,12 +146,20 @@ def _serving_notes(summary: Mapping[str, Any], sizes: Mapping[str, float]) -> di
 
 
 def _what_would_fit(workload: str, pipeline: PipelinedJob) -> Iterator[Row]:
-    from simulator.report.memory_terms import levers
+    from simulator.report.memory_terms import levers, way_to_fit
 
-    for lever in levers(pipeline.job, pipeline.cluster):
+    section = "what would make it fit: peak of the fullest stage"
+    found = levers(pipeline.job, pipeline.cluster)
+    if not any(lever.fits for lever in found):
+        together = way_to_fit(pipeline.job, pipeline.cluster)
+        if together is None:
+            note = "no combination of the changes below: it takes more accelerators, or shorter sequences"
+            yield Row(workload, "memory", section, "on this cluster", note=note)
+        else:
+            found.insert(0, together)
+    for lever in found:
         free = format_quantity(abs(lever.capacity - lever.peak), "data")
         note = f"fits, {free} left" if lever.fits else f"still {free} too much"
-        section = "what would make it fit: peak of the fullest stage"
         yield Row(workload, "memory", section, lever.change, lever.peak, "B", lever.peak / lever.capacity, note)
 
 
@@ -257,41 +234,33 @@ def _traffic(result: Result, workload: str) -> Iterator[Row]:
     for r in rows:
         yield Row(workload, "traffic", section, str(r["link"]), float(r["bytes"]), "B", r["bytes"] / whole)
     total = sum(float(r["seconds"]) for r in _mine(result, "time", workload))
-    yield from _time_on_links(workload, _mine(result, "ops", workload), total)
     if training and total:
-        yield from _by_axis(result, workload)
+        yield from _communication(result, workload, total)
 
 
-def _time_on_links(workload: str, rows: list[dict[str, Any]], total: float) -> Iterator[Row]:
-    """Seconds in which each stream of the stage that works most is in use."""
-    busy: dict[tuple[int, str], float] = {}
-    for r in rows:
-        if r["start"] != r["start"]:
-            key = (r["stage"], str(r["stream"]))
-            busy[key] = busy.get(key, 0.0) + float(r["count"] * r["duration"])
-    if not busy or not total:
-        return
-    stage = max({s for s, _ in busy}, key=lambda s: sum(v for (of, _), v in busy.items() if of == s))
-    for (of, stream), seconds in busy.items():
-        if of == stage:
-            section = f"time in use of each stream of stage {stage}, share of the step"
-            yield Row(workload, "traffic", section, stream, seconds, "s", seconds / total)
-
-
-def _by_axis(result: Result, workload: str) -> Iterator[Row]:
-    """Collectives of the busiest rank by mesh axis: bytes on its wires, with the seconds they take."""
+def _communication(result: Result, workload: str, total: float) -> Iterator[Row]:
+    """Seconds on each link of the busiest rank, and its collectives by mesh axis."""
     pipeline = _pipeline(result, workload)
-    section = "communication of the busiest rank by mesh axis, share of all of it"
     if isinstance(pipeline, str):
-        yield Row(workload, "traffic", section, "not known", note=pipeline)
+        yield Row(workload, "traffic", "communication", "not known", note=pipeline)
         return
     from simulator.training.tables import communication_by_axis
 
     found = communication_by_axis(pipeline)
-    whole = sum(moved for moved, _ in found.values())
-    for (axis, collective, link), (moved, seconds) in sorted(found.items(), key=lambda item: -item[1][0]):
-        note = f"{format_quantity(seconds, 'time')} on {link.replace('_', '-')}, hidden time included"
-        yield Row(workload, "traffic", section, f"{axis} {collective}", moved, "B", moved / whole, note)
+    moved = {str(r["link"]): float(r["bytes"]) for r in _mine(result, "traffic", workload)}
+    section = "time on each link, share of the step (hidden time included)"
+    bandwidth = pipeline.node_of_rank[0].accelerator.memory_bandwidth
+    least, note = moved.get("hbm", 0.0) / bandwidth, f"at least: at the full {format_quantity(bandwidth, 'bandwidth')}"
+    yield Row(workload, "traffic", section, "hbm", least, "s", least / total, note)
+    for link in _NETWORK:
+        seconds = sum(taken for (_, _, of), (_, taken) in found.items() if of == link)
+        if seconds:
+            yield Row(workload, "traffic", section, link, seconds, "s", seconds / total)
+    section = "communication of the busiest rank by mesh axis, share of all of it"
+    whole = sum(size for size, _ in found.values())
+    for (axis, collective, link), (size, taken) in sorted(found.items(), key=lambda item: -item[1][0]):
+        note = f"{format_quantity(taken, 'time')} on {link.replace('_', '-')}"
+        yield Row(workload, "traffic", section, f"{axis} {collective}", size, "B", size / whole, note)
 
 
 # -- source --------------------------------------------------------------------------------------------------------
@@ -327,92 +296,16 @@ def _source(result: Result, workload: str) -> Iterator[Row]:
         )
 
 
-# -- rendering -----------------------------------------------------------------------------------------------------
-
-
-def to_json(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    """Rows as plain data; NaN becomes null."""
-
-    def clean(value: Any) -> Any:
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return [{key: clean(value) for key, value in asdict(row).items()} for row in rows]
-
-
-def render(rows: Iterable[Row]) -> list[RenderableType]:
-    """A titled table per workload and section, in order; many stages are one table, and only the tightest is explained."""
-    from rich.console import Group
-    from rich.text import Text
-
-    sections: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        sections.setdefault((row.workload, row.section), []).append(row)
-    shown: list[RenderableType] = []
-    for workload in dict.fromkeys(name for name, _ in sections):
-        stages = {s: m for (name, s), m in sections.items() if name == workload and s.startswith("stage ")}
-        tightest = max(stages, key=lambda s: _peak(stages[s]).share, default="")
-        many = len(stages) > 2
-        if many:
-            shown.append(Group(Text(f"{workload}: memory by stage", style="bold"), _stage_table(stages), Text()))
-        for (name, section), members in sections.items():
-            if name == workload and (not many or section not in stages or section == tightest):
-                what = f", the tightest of {len(stages)}" if many and section == tightest else ""
-                shown.append(Group(Text(f"{name}: {section}{what}", style="bold"), _table(section, members), Text()))
-    return shown
-
-
-def _table(section: str, rows: Sequence[Row]) -> Table:
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, show_header=False, padding=(0, 2), pad_edge=False)
-    table.add_column(overflow="fold")
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column(overflow="fold", style="dim")
-    signed = section.startswith(("constants", "80 %"))
-    for row in rows:
-        share = "" if row.share != row.share else f"{row.share:+.1%}" if signed else f"{row.share:.1%}"
-        table.add_row(Text(f"  {row.item}"), Text(_value(row)), Text(share), Text(row.note))
-    return table
-
-
-def _stage_table(stages: Mapping[str, Sequence[Row]]) -> Table:
-    """One line per group of equal stages, one column per class."""
-    from rich.table import Table
-
-    ends = ("peak", "headroom", "too much")
-    classes = list(dict.fromkeys(r.item for rows in stages.values() for r in rows if r.item not in ends))
-    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
-    for name in ("  stage", *classes, "peak", "of capacity"):
-        table.add_column(name, justify="left" if name == "  stage" else "right", no_wrap=True)
-    for section, rows in stages.items():
-        sizes = {r.item: r for r in rows}
-        cells = [_value(sizes[c]) if c in sizes else "" for c in (*classes, "peak")]
-        name = section.removeprefix("stage ").partition(",")[0]
-        table.add_row(f"  {name}", *cells, f"{_peak(rows).share:.1%}")
-    return table
-
-
-def _peak(rows: Sequence[Row]) -> Row:
-    return next(row for row in rows if row.item == "peak")
-
-
-def _value(row: Row) -> str:
-    if row.value != row.value:
-        return ""
-    if row.unit in _DIMENSIONS:
-        return format_quantity(row.value, _DIMENSIONS[row.unit])
-    return f"{row.value:.4g} {row.unit}".rstrip()
-
-
-def print_topic(result: Result, workload: str, topic: str, console: Console) -> None:
-    """Print one topic of one workload.
+def print_topic(result: Result, workload: str, topic: str, console: Console | None = None) -> None:
+    """Print one topic of one workload, on a terminal or below the cell of a notebook.
 
     Raises
     ------
     ConfigError
         If there is no such topic or workload.
     """
+    from rich.console import Console
+
+    out = console if console is not None else Console(highlight=False, width=120)
     for part in render(explain(result, topic, workload)):
-        console.print(part)
+        out.print(part)

@@ -13,7 +13,7 @@ from simulator.units import format_quantity
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import Tensor, TensorClass
 
-__all__ = ["Lever", "formulas", "levers"]
+__all__ = ["Lever", "formulas", "levers", "way_to_fit"]
 
 
 class Lever(NamedTuple):
@@ -85,31 +85,51 @@ def _copy(tensor: Tensor) -> str:
 
 
 def levers(job: TrainingJob, cluster: Cluster) -> list[Lever]:
-    """Single changes on the same accelerators, each estimated, best first; those that cannot run are left out."""
+    """Single changes, each estimated, best first; those that cannot run on this cluster are left out."""
+    return [lever for lever, _ in _ranked(job, cluster)]
+
+
+def way_to_fit(job: TrainingJob, cluster: Cluster, most: int = 6) -> Lever | None:
+    """Changes that make the job fit together, found by taking the best single one again and again; None if none do."""
+    taken: dict[str, str] = {}
+    for _ in range(most):
+        if not (ranked := _ranked(job, cluster)):
+            break
+        best, job = ranked[0]
+        taken[best.change.partition(":")[0]] = best.change  # a key that is changed again counts as its last value
+        if best.fits:
+            return best._replace(change=" + ".join(taken.values()))
+    return None
+
+
+def _ranked(job: TrainingJob, cluster: Cluster) -> list[tuple[Lever, TrainingJob]]:
     found = []
     for change, changed in _changes(job):
-        if check_job(changed, cluster):
-            continue
-        worst = estimate_step(changed, cluster, "estimate").memory.worst
-        found.append(Lever(change, worst.peak, worst.capacity))
-    return sorted(found, key=lambda lever: lever.peak - lever.capacity)
+        if not check_job(changed, cluster):
+            worst = estimate_step(changed, cluster, "estimate").memory.worst
+            found.append((Lever(change, worst.peak, worst.capacity), changed))
+    return sorted(found, key=lambda entry: entry[0].peak - entry[0].capacity)
 
 
 def _changes(job: TrainingJob) -> Iterator[tuple[str, TrainingJob]]:
     plan, batch = job.plan, job.batch
-    for stage in range(plan.zero_stage + 1, 4):
-        yield f"zero_stage: {stage}", replace(job, plan=replace(plan, zero_stage=stage))
+    if plan.data_parallel * plan.context_parallel > 1:
+        for stage in range(plan.zero_stage + 1, 4):
+            yield f"zero_stage: {stage}", replace(job, plan=replace(plan, zero_stage=stage))
     for recompute in ("selective", "full"):
-        if recompute != plan.recompute and plan.recompute != "full":
+        if plan.recompute not in (recompute, "full"):
             yield f"recompute: {recompute}", replace(job, plan=replace(plan, recompute=recompute))
     if plan.tensor_parallel > 1 and not plan.sequence_parallel:
         yield "sequence_parallel: true", replace(job, plan=replace(plan, sequence_parallel=True))
     if batch.micro_batch_size > 1:
         half = batch.micro_batch_size // 2
         yield f"micro_batch_size: {half}", replace(job, batch=replace(batch, micro_batch_size=half))
-    if plan.data_parallel % 2 == 0:
-        less = plan.data_parallel // 2
-        for axis in ("tensor_parallel", "pipeline_parallel"):
-            more = 2 * getattr(plan, axis)
+    for axis in ("tensor_parallel", "pipeline_parallel"):
+        more = 2 * getattr(plan, axis)
+        if plan.data_parallel % 2 == 0:
+            less = plan.data_parallel // 2
             changed = replace(plan, data_parallel=less, **{axis: more})
             yield f"{axis}: {more}, data_parallel: {less}", replace(job, plan=changed)
+        else:
+            changed = replace(plan, **{axis: more})
+            yield f"{axis}: {more} on {changed.accelerators} accelerators", replace(job, plan=changed)

@@ -110,7 +110,7 @@ def _elementwise(op: Op, gradient_dtype: str) -> list[Op]:
     inputs = [t for t in op.reads if t.cls is TensorClass.ACTIVATION and t.dtype != "int32"]
     parameters = [t for t in op.reads if t.cls is TensorClass.PARAM]
     lookup = op.tags.get("lookup")
-    upstream = tuple(gradient_of(t) for t in op.writes if t.dtype != "bool" and t.dims[2:])
+    upstream = tuple(gradient_of(t) for t in op.writes if t.dtype != "bool" and (t.dims[2:] or "routed" in t.dim_names))
     if op.name.endswith(".add") and not op.saves:
         return []  # the gradient of an addition is the gradient itself
     if lookup:

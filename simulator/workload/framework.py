@@ -27,6 +27,8 @@ class Framework:
         ``unfused`` (scores in HBM), ``flash-1``, ``flash-2``, ``flash-3``, ``paged``.
     fused_kernels
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
+    composite
+        Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
     dropout
         Whether training stores dropout masks (None: as the model's recipe says).
     gradient_dtype
@@ -42,6 +44,11 @@ class Framework:
         ZeRO stage used when the plan says nothing.
     cuda_graphs
         Whether iterations are replayed without host launches.
+    cuda_graph_batches, cuda_graph_max_tokens
+        Which iterations run from graphs (``decode``: those without prompts; ``all``: mixed ones too, piecewise), and the
+        largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
+    hybrid_kv_manager
+        Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
         Whether host scheduling hides behind the device.
     small_all_reduce
@@ -70,6 +77,9 @@ class Framework:
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0
     cuda_graphs: bool = False
+    cuda_graph_batches: Literal["decode", "all"] = "decode"
+    cuda_graph_max_tokens: int = 0
+    hybrid_kv_manager: bool = False
     async_scheduling: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
     block_size: int = 16
@@ -80,3 +90,4 @@ class Framework:
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
+    composite: tuple[str, ...] = ()

@@ -138,7 +138,12 @@ class LoweringContext:
             weights = (self.param(f"{name}.weight", self.hidden),)
         if layer.norm == "layer":
             weights += (self.param(f"{name}.bias", self.hidden),)
-        return [self.elementwise(name, (source, *weights), (out,), saves=(source,), residual=True, flops=8.0)], out
+        kept: tuple[Tensor, ...] = (source,)
+        if (
+            layer.norm == "rms" and "rms_norm" in self.framework.composite
+        ):  # the product with the weight is its own kernel
+            kept += (self.activation(f"{name}.normed", self.hidden),)
+        return [self.elementwise(name, (source, *weights), (out,), saves=kept, residual=True, flops=8.0)], out
 
     def residual_add(self, name: str, branch: Tensor, stream: Tensor) -> tuple[list[Op], Tensor]:
         """Dropout (if any) and addition to the residual stream, one fused kernel or two."""
@@ -326,6 +331,10 @@ def _class_head(out: Tensor, ctx: LoweringContext) -> list[Op]:
     return [
         pool,
         replace(
-            head, reads=(pooled, *head.reads[1:]), writes=(logits,), flop_dims=(batch, ctx.hidden, labels), saves=ctx.saved(pooled)
+            head,
+            reads=(pooled, *head.reads[1:]),
+            writes=(logits,),
+            flop_dims=(batch, ctx.hidden, labels),
+            saves=ctx.saved(pooled),
         ),
     ]

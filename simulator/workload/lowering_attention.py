@@ -43,6 +43,7 @@ def lower_attention(
         return _latent(name, spec, source, ctx)
     heads = Dim("heads", ((spec.num_attention_heads, spec.head_dim),))
     kv_heads = Dim("kv_heads", ((spec.num_key_value_heads, spec.head_dim),))
+    inputs: tuple[Tensor, ...]
     if cross:
         kv_dim = Dim(
             "kv_heads", ((spec.num_key_value_heads, spec.head_dim), (spec.num_key_value_heads, spec.v_head_dim))
@@ -89,7 +90,11 @@ def _project_qkv(
     )
     gate_part = (spec.num_attention_heads, spec.v_head_dim)
     project = ctx.gemm(
-        f"{name}.qkv", source, ctx.hidden, Dim("heads", (*parts, gate_part) if spec.gated_output else parts), bias=spec.qkv_bias
+        f"{name}.qkv",
+        source,
+        ctx.hidden,
+        Dim("heads", (*parts, gate_part) if spec.gated_output else parts),
+        bias=spec.qkv_bias,
     )
     whole = project.writes[0]
     gate = part_of(whole, gate_part) if spec.gated_output else None
@@ -125,9 +130,17 @@ def _core(
     keys = Dim.of("keys", max(1, round(shape.kv_len)))
     return [
         Op(
-            f"{name}.core", OpKind.ATTENTION, Phase.FORWARD, ctx.dtype, (*inputs, *sinks), (context, *((statistics,) if ctx.training else ())),
-            (*ctx.tokens, keys, units), 2.0 * (shape.head_dim + shape.v_head_dim),
-            saves=ctx.saved(*inputs, context, statistics), attention=shape, recomputable=CORE_ATTENTION,
+            f"{name}.core",
+            OpKind.ATTENTION,
+            Phase.FORWARD,
+            ctx.dtype,
+            (*inputs, *sinks),
+            (context, *((statistics,) if ctx.training else ())),
+            (*ctx.tokens, keys, units),
+            2.0 * (shape.head_dim + shape.v_head_dim),
+            saves=ctx.saved(*inputs, context, statistics),
+            attention=shape,
+            recomputable=CORE_ATTENTION,
         )
     ]
 
@@ -159,13 +172,28 @@ def _unfused_core(
         saves: tuple[Tensor, ...],
     ) -> Op:
         return Op(
-            f"{name}.{part}", OpKind.GEMM, Phase.FORWARD, ctx.dtype, reads, (write,), (*ctx.tokens, keys, units), 2.0 * depth,
-            contracts=contracts, saves=ctx.saved(*saves), recomputable=CORE_ATTENTION, tags={"batched": "heads", "depth": str(depth)},
+            f"{name}.{part}",
+            OpKind.GEMM,
+            Phase.FORWARD,
+            ctx.dtype,
+            reads,
+            (write,),
+            (*ctx.tokens, keys, units),
+            2.0 * depth,
+            contracts=contracts,
+            saves=ctx.saved(*saves),
+            recomputable=CORE_ATTENTION,
+            tags={"batched": "heads", "depth": str(depth)},
         )
 
     ops = [batched("scores", inputs, scores, shape.head_dim, (), inputs)]
     softmax = ctx.elementwise(
-        f"{name}.softmax", (scores, *sinks), (probabilities,), saves=(probabilities,), recomputable=CORE_ATTENTION, flops=5.0
+        f"{name}.softmax",
+        (scores, *sinks),
+        (probabilities,),
+        saves=(probabilities,),
+        recomputable=CORE_ATTENTION,
+        flops=5.0,
     )
     ops.append(softmax)
     weights = probabilities
@@ -218,8 +246,13 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     join = ctx.elementwise(f"{name}.rotary", (up.writes[0], down.writes[0], query), (keys,), flops=3.0)
     ops += [down, norm, up, join]
     shape = AttentionShape(
-        q_dim, q_dim, spec.head_dim, spec.v_head_dim, ctx.sequence,
-        mean_context(ctx.sequence, ctx.sequence, spec.causal, 0), spec.causal,
+        q_dim,
+        q_dim,
+        spec.head_dim,
+        spec.v_head_dim,
+        ctx.sequence,
+        mean_context(ctx.sequence, ctx.sequence, spec.causal, 0),
+        spec.causal,
     )
     context = ctx.activation(f"{name}.context", Dim("heads", ((heads, spec.v_head_dim),)))
     ops += _core(name, (query, keys, up.writes[0]), context, shape, ctx.sequence, ctx)
@@ -276,7 +309,11 @@ def _linear(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     state = spec.head_dim * spec.state_size / spec.v_head_dim
     ops.append(
         ctx.elementwise(
-            f"{name}.scan", (mixed, *steps), (context,), saves=(kept, *steps), flops=SCAN_FLOPS[spec.mixer or "mamba2"] * state
+            f"{name}.scan",
+            (mixed, *steps),
+            (context,),
+            saves=(kept, *steps),
+            flops=SCAN_FLOPS[spec.mixer or "mamba2"] * state,
         )
     )
     gated = ctx.activation(f"{name}.gate.out", inner)

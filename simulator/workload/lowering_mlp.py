@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulator.workload.model import MlpSpec
@@ -50,9 +51,16 @@ def _dense(
     wide = Dim("ffn", ((width, 1), (width, 1))) if spec.gated else inner
     up = ctx.gemm(f"{name}.up", source, ctx.hidden, wide, bias=bias)
     activated = ctx.activation(f"{name}.act.out", inner)
-    act = ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=(up.writes[0],), flops=8.0)
+    kept = (up.writes[0], *_intermediate(f"{name}.act", activated, spec, ctx))
+    act = ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=kept, flops=8.0)
     down = ctx.gemm(f"{name}.down", activated, inner, ctx.hidden, bias=bias)
     return [up, act, down], down.writes[0]
+
+
+def _intermediate(name: str, activated: Tensor, spec: MlpSpec, ctx: LoweringContext) -> tuple[Tensor, ...]:
+    """The activated gate, which is kept when the product with the value is a kernel of its own."""
+    kept = spec.gated and "swiglu" in ctx.framework.composite
+    return (replace(activated, name=f"{name}.gate"),) if kept else ()
 
 
 def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
@@ -113,7 +121,7 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         (activated,),
         activated.dims,
         8.0,
-        saves=ctx.saved(*up.writes),
+        saves=ctx.saved(*up.writes, *_intermediate(f"{name}.expert_act", activated, spec, ctx)),
     )
     down = grouped("expert_down", activated, inner, ctx.hidden)
     out = ctx.activation(f"{name}.combine.out", ctx.hidden)

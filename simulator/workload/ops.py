@@ -217,6 +217,8 @@ class Work:
         Attention: sequences, query tokens and mean context per sequence, local heads; ``kv_bytes`` read.
     collective, message, axis, ranks
         Collectives: bytes of the full buffer, mesh axis and number of ranks.
+    operator
+        Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
     """
 
     kind: OpKind
@@ -239,6 +241,7 @@ class Work:
     message: float = 0.0
     axis: str = ""
     ranks: int = 1
+    operator: str = ""
 
 
 @dataclass(frozen=True)

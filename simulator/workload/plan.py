@@ -50,7 +50,6 @@ def _group_size(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
 
 
-
 @dataclass(frozen=True)
 class Plan:
     """Mesh sizes and decisions.
@@ -95,7 +94,7 @@ class Plan:
 
     @cached_property
     def mesh(self) -> Mesh:
-        """Sizes by axis: tp, cp, dp, pp, ep, ``edp`` = replicas of an expert shard, and the sub-axes of group options."""
+        """Sizes by axis: tp, cp, dp, pp, ep, ``edp`` = replicas of an expert shard, and sub-axes of group options."""
         sizes = dict(self._sizes)
         for axis in {a for name, _ in self.options for a in GROUP_OPTIONS.get(name, ())}:
             cuts = sorted({1, sizes[axis], *(self.group_size(name, axis, 1) for name, _ in self.options)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from simulator.workload.lowering_mlp import experts_touched
+from simulator.workload.operators import operator_of
 from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
 
 __all__ = ["work_of"]
@@ -50,8 +51,11 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         )
     if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
         m, n, k, groups = _gemm_shape(op, mesh)
-        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups)
-    return Work(op.kind, op.dtype, flops, moved)
+        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator_of(op))
+    operator = operator_of(op)
+    if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
+        return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs
+    return Work(op.kind, op.dtype, flops, moved, operator=operator)
 
 
 def _gemm_shape(op: Op, mesh: Mesh) -> tuple[int, int, int, int]:

@@ -12,7 +12,7 @@ from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
-from simulator.workload.requests.table import RequestTable
+from simulator.workload.requests.table import PrefixBlocks, RequestTable
 
 BATCHING = [record.name for record in strategies(family="batching")]
 ROUTERS = [record.name for record in strategies(family="router")]
@@ -33,6 +33,24 @@ class Affine:
         return Segment(self.iteration(batch), self.context * (batch.decodes + 0.5), self.valid)
 
 
+def fits(batching: str, kv_cache: str) -> bool:
+    """Whether the deployment takes the two together."""
+    policy = lookup("batching", batching)
+    grows = bool(lookup("kv_cache", kv_cache).grows)
+    return not (grows and (policy.release_together or policy.kv_policy.startswith("reserve-predicted")))
+
+
+def shared_prefixes(rng: np.random.Generator, inputs: np.ndarray, block: int) -> PrefixBlocks:
+    """Five families of prompts; each prompt follows its family for a while, then goes its own way."""
+    lists = []
+    for row, length in enumerate(inputs):
+        count = -(-int(length) // block)
+        family, common = int(rng.integers(0, 5)), int(rng.integers(0, count + 1))
+        own = [(1 + row) * 10**6 + i for i in range(common, count)]
+        lists.append([family * 1000 + i for i in range(common)] + own)
+    return PrefixBlocks.from_lists(lists)
+
+
 @st.composite
 def workloads(draw: st.DrawFn) -> tuple[RequestTable, Affine, dict[str, object]]:
     # Lengths and times come from one generator: continuous times, so that no arrival ties with a boundary.
@@ -42,7 +60,12 @@ def workloads(draw: st.DrawFn) -> tuple[RequestTable, Affine, dict[str, object]]
     arrival = np.cumsum(rng.exponential(1 / rate, count))
     inputs = rng.integers(1, draw(st.sampled_from([4, 60, 300])), count)
     outputs = rng.integers(1, draw(st.sampled_from([2, 40, 200])), count)
-    table = RequestTable(arrival, inputs, outputs, "random", TraceProvenance("test", "generated", count, count))
+    block = draw(st.sampled_from([1, 16, 24]))
+    table = RequestTable(
+        arrival, inputs, outputs, "random", TraceProvenance("test", "generated", count, count),
+        client=rng.integers(0, 3, count), priority=rng.integers(0, 3, count), session=rng.integers(0, 5, count),
+        prefix_blocks=shared_prefixes(rng, inputs, block), prefix_block_tokens=block,
+    )  # fmt: skip
     cost = Affine(
         rng.uniform(1e-3, 1e-2), rng.uniform(0, 1e-4), rng.uniform(0, 1e-5), draw(st.sampled_from([1, 7, 1 << 40]))
     )
@@ -56,8 +79,11 @@ def workloads(draw: st.DrawFn) -> tuple[RequestTable, Affine, dict[str, object]]
         "max_num_batched_tokens": draw(st.sampled_from([70, 300])),
         "max_model_len": draw(st.sampled_from([0, 500, 350])),
     }
-    if lookup("batching", str(options["batching"])).release_together and options["kv_cache"] == "paged":
+    if options["kv_cache"] and not fits(str(options["batching"]), str(options["kv_cache"])):
         options["kv_cache"] = None
+    if draw(st.booleans()):
+        options |= {"preemption": "swap", "host_memory": draw(st.sampled_from([5e3, 1e6])), "host_bandwidth": 1e6}
+        options["kv_bytes_per_token"] = 10.0
     # From so few blocks that requests are preempted or rejected, to plenty.
     tokens = draw(st.sampled_from([300, 600, 20_000]))
     options["kv_blocks"] = max(3, tokens // int(str(options["block_size"])))
@@ -76,7 +102,7 @@ def serve(table: RequestTable, cost: Affine, options: dict[str, object], **more:
 def test_a_jump_decides_and_times_like_single_iterations(case: Case) -> None:
     table, cost, options = case
     jump, single = serve(table, cost, options), serve(table, cost, options, stride=1)
-    for column in ("replica", "rejected", "preemptions"):
+    for column in ("replica", "rejected", "preemptions", "cached_tokens"):
         np.testing.assert_array_equal(getattr(jump, column), getattr(single, column))
     for column in ("scheduled", "first_token", "finish"):
         np.testing.assert_allclose(getattr(jump, column), getattr(single, column), rtol=1e-9)
@@ -100,7 +126,7 @@ def test_tokens_requests_and_time_are_conserved(case: Case, stages: int) -> None
     outputs = int(run.output_tokens[accepted].sum())
     inputs = int(run.input_tokens[accepted].sum())
     usage = run.replicas
-    computed = sum(u.prefill_tokens + u.decode_tokens - u.recomputed_tokens for u in usage)
+    computed = sum(u.prefill_tokens + u.decode_tokens + u.cached_tokens - u.recomputed_tokens for u in usage)
     produced = sum(u.prefills + u.decode_tokens for u in usage)
     if lookup("batching", str(options["batching"])).release_together:
         # A batch without early exit also computes padding.

@@ -17,10 +17,14 @@ __all__ = ["ContextAllGather"]
 
 
 @register(
-    "megatron-allgather", kind="pass", area="training", family="context",
+    "megatron-allgather",
+    kind="pass",
+    area="training",
+    family="context",
     cites=("Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783 §3.3.2",),
-    catalogue=("Ring / Colossal sequence parallelism",), validated_by="closed_form",
-)  # fmt: skip
+    catalogue=("Ring / Colossal sequence parallelism",),
+    validated_by="closed_form",
+)
 class ContextAllGather:
     """Gather keys and values, attend, and reduce-scatter their gradients; nothing hides behind the attention itself.
 
@@ -46,9 +50,17 @@ class ContextAllGather:
 
 def _collective(op: Op, kind: Collective, reads: Tensor, writes: Tensor) -> Op:
     return Op(
-        f"{op.name}.kv.{kind}", OpKind.COLLECTIVE, op.phase, reads.dtype, (reads,), (writes,), collective=kind, axis=AXIS,
-        stream=Stream.SCALE_UP, recomputable=op.recomputable,
-    )  # fmt: skip
+        f"{op.name}.kv.{kind}",
+        OpKind.COLLECTIVE,
+        op.phase,
+        reads.dtype,
+        (reads,),
+        (writes,),
+        collective=kind,
+        axis=AXIS,
+        stream=Stream.SCALE_UP,
+        recomputable=op.recomputable,
+    )
 
 
 def _around(op: Op) -> Iterator[Op]:
@@ -75,6 +87,13 @@ def _around(op: Op) -> Iterator[Op]:
     yield replace(op, reads=(query(op), whole, *kept), writes=(query_gradient, gradient))
     yield _collective(op, Collective.REDUCE_SCATTER, gradient, summed)
     yield Op(
-        f"{op.name}.join", OpKind.ELEMENTWISE, op.phase, op.dtype, (summed, query_gradient), op.writes, op.writes[0].dims, 1.0,
+        f"{op.name}.join",
+        OpKind.ELEMENTWISE,
+        op.phase,
+        op.dtype,
+        (summed, query_gradient),
+        op.writes,
+        op.writes[0].dims,
+        1.0,
         sharding=op.sharding,
-    )  # fmt: skip
+    )

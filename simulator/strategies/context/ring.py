@@ -6,7 +6,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from simulator.registry import register
-from simulator.strategies.context.tokens import AXIS, busiest_context, is_fused, key_value, packed_key_value, query, refuse_recurrent, shard_tokens
+from simulator.strategies.context.tokens import (
+    AXIS,
+    busiest_context,
+    is_fused,
+    key_value,
+    packed_key_value,
+    query,
+    refuse_recurrent,
+    shard_tokens,
+)
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -19,10 +28,14 @@ SPLITS = ("zig-zag", "contiguous")
 
 
 @register(
-    "ring", kind="pass", area="training", family="context",
+    "ring",
+    kind="pass",
+    area="training",
+    family="context",
     cites=("Li et al. 2021, arXiv 2105.13120", "Liu et al. 2023 (Ring Attention), arXiv 2310.01889"),
-    catalogue=("Ring / Colossal sequence parallelism",), validated_by="closed_form",
-)  # fmt: skip
+    catalogue=("Ring / Colossal sequence parallelism",),
+    validated_by="closed_form",
+)
 class RingAttention:
     """c−1 sends of the local keys and values, each under the attention with the chunk before; option ``context_split``.
 
@@ -59,9 +72,17 @@ def _chunk(kv: Tensor, name: str, index: int) -> Tensor:
 
 def _send(op: Op, name: str, read: Tensor, write: Tensor) -> Op:
     return Op(
-        f"{op.name}.{name}", OpKind.P2P, op.phase, read.dtype, (read,), (write,), collective=Collective.SEND_RECV, axis=AXIS,
-        stream=Stream.SCALE_UP, recomputable=op.recomputable,
-    )  # fmt: skip
+        f"{op.name}.{name}",
+        OpKind.P2P,
+        op.phase,
+        read.dtype,
+        (read,),
+        (write,),
+        collective=Collective.SEND_RECV,
+        axis=AXIS,
+        stream=Stream.SCALE_UP,
+        recomputable=op.recomputable,
+    )
 
 
 def _step(op: Op, index: int, ranks: int, balanced: bool) -> Op:
@@ -70,9 +91,12 @@ def _step(op: Op, index: int, ranks: int, balanced: bool) -> Op:
     assert shape is not None
     mean = shape.kv_len if balanced else busiest_context(op, ranks)
     return replace(
-        op, name=f"{op.name}.step{index}", saves=op.saves if index == 0 else (),
-        flop_coefficient=op.flop_coefficient * mean / shape.kv_len / ranks, attention=replace(shape, kv_len=mean / ranks),
-    )  # fmt: skip
+        op,
+        name=f"{op.name}.step{index}",
+        saves=op.saves if index == 0 else (),
+        flop_coefficient=op.flop_coefficient * mean / shape.kv_len / ranks,
+        attention=replace(shape, kv_len=mean / ranks),
+    )
 
 
 def _forward(op: Op, ranks: int, balanced: bool) -> Iterator[Op]:
@@ -105,9 +129,16 @@ def _backward(op: Op, ranks: int, balanced: bool) -> Iterator[Op]:
         yield _send(op, f"send_gradient{index}", gradient, replace(kv, name=f"{op.name}.dkv{index}|arrived"))
     home = replace(kv, name=f"{op.name}.dkv{ranks - 1}|arrived")
     yield Op(
-        f"{op.name}.join", OpKind.ELEMENTWISE, op.phase, op.dtype, (home, query_gradient), op.writes, op.writes[0].dims, 1.0,
+        f"{op.name}.join",
+        OpKind.ELEMENTWISE,
+        op.phase,
+        op.dtype,
+        (home, query_gradient),
+        op.writes,
+        op.writes[0].dims,
+        1.0,
         sharding=op.sharding,
-    )  # fmt: skip
+    )
 
 
 def _chain(op: Op, ranks: int) -> Iterator[Op]:

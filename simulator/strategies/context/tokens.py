@@ -9,7 +9,17 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Dim, Op, OpKind, Phase, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
-__all__ = ["AXIS", "busiest_context", "core_of", "is_fused", "key_value", "packed_key_value", "query", "refuse_recurrent", "shard_tokens"]
+__all__ = [
+    "AXIS",
+    "busiest_context",
+    "core_of",
+    "is_fused",
+    "key_value",
+    "packed_key_value",
+    "query",
+    "refuse_recurrent",
+    "shard_tokens",
+]
 
 AXIS = "cp"
 TOKEN_DIMS = ("seq", "encoder_seq", "routed")
@@ -35,10 +45,12 @@ def core_of(block: Block) -> frozenset[str]:
 
 def refuse_recurrent(model: ModelSpec, plan: Plan) -> str:
     """Why recurrent mixers do not work: their state would have to walk from rank to rank."""
-    if plan.context_parallel > 1 and any(l.attention and l.attention.kind == "linear" for l, _ in model.layers):
+    if plan.context_parallel > 1 and any(
+        layer.attention and layer.attention.kind == "linear" for layer, _ in model.layers
+    ):
         return (
-            f"context_parallel {plan.context_parallel}: {model.name} has recurrent mixers, whose state passes from token to "
-            "token; context parallelism is for attention, use context_parallel 1"
+            f"context_parallel {plan.context_parallel}: {model.name} has recurrent mixers, whose state passes "
+            "from token to token; context parallelism is for attention, use context_parallel 1"
         )
     return ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from simulator.registry import Claim, register
+from simulator.registry import register
 from simulator.strategies.context.tokens import AXIS, core_of, refuse_recurrent, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
@@ -18,9 +18,14 @@ HEAD_DIMS = ("heads", "kv_heads")
 
 
 @register(
-    "ulysses", kind="pass", area="training", family="context", cites=("Jacobs et al. 2023, arXiv 2309.14509",),
-    catalogue=("DeepSpeed-Ulysses",), validated_by="closed_form",
-)  # fmt: skip
+    "ulysses",
+    kind="pass",
+    area="training",
+    family="context",
+    cites=("Jacobs et al. 2023, arXiv 2309.14509",),
+    catalogue=("DeepSpeed-Ulysses",),
+    validated_by="closed_form",
+)
 class Ulysses:
     """Every rank attends with its share of the heads to the whole sequence; 4·s·h/P elements per link and layer."""
 
@@ -37,8 +42,9 @@ class Ulysses:
                     works = [d for d in range(1, heads + 1) if heads % (d * plan.tensor_parallel) == 0]
                     near = ", ".join(map(str, works)) or "none with this tensor_parallel"
                     return (
-                        f"context_parallel {plan.context_parallel} × tensor_parallel {plan.tensor_parallel} does not divide the "
-                        f"{heads} attention heads that ulysses spreads; context_parallel that works: {near}; or use ring"
+                        f"context_parallel {plan.context_parallel} × tensor_parallel {plan.tensor_parallel} does not "
+                        f"divide the {heads} heads that ulysses spreads; context_parallel that works: {near}; "
+                        "or use ring"
                     )
         return refuse_recurrent(model, plan)
 
@@ -51,34 +57,33 @@ class Ulysses:
         forward, backward = cut.forward, cut.backward
         for prefix in dict.fromkeys(name.split(".")[0] for name in core):
             names = frozenset(n for n in core if n.startswith(f"{prefix}."))
-            forward, edges = _convert(forward, names, prefix, frozenset())
-            backward, _ = _convert(backward, names, prefix, edges)
+            forward, edges, made = _convert(forward, names, prefix, frozenset(), frozenset())
+            backward, _, _ = _convert(backward, names, prefix, edges, made)
         return replace(cut, forward=forward, backward=backward)
 
 
 def _convert(
-    ops: tuple[Op, ...], core: frozenset[str], prefix: str, known: frozenset[str]
-) -> tuple[tuple[Op, ...], frozenset[str]]:
-    """``ops`` with the core on heads, and the names of the tensors that cross its edge.
+    ops: tuple[Op, ...], core: frozenset[str], prefix: str, edges: frozenset[str], made: frozenset[str]
+) -> tuple[tuple[Op, ...], frozenset[str], frozenset[str]]:
+    """``ops`` with the core on heads; the names of the tensors that cross its edge, and of all that it touches.
 
-    ``known`` names tensors that the forward saved in the layout of heads.
+    ``edges`` and ``made`` are those of the forward, which saved its tensors in the layout of heads.
     """
     where = [i for i, op in enumerate(ops) if op.name.split(".backward")[0] in core]
     if not where:
-        return ops, known
+        return ops, edges, made
     first, last = where[0], where[-1]
-    region = ops[first : last + 1]
+    region, rest = ops[first : last + 1], ops[last + 1 :]
     written = {t.name for op in region for t in op.writes}
-    later = {t.name for op in ops[last + 1 :] for t in op.reads} | {t.name for op in ops[last + 1 :] for t in op.saves}
-    entering = {
-        t.name: t for op in region for t in op.reads if _on_tokens(t) and t.name not in written and t.name not in known
-    }
+    later = {t.name for op in rest for t in (*op.reads, *op.saves)}
+    here = written | made
+    entering = {t.name: t for op in region for t in op.reads if _on_tokens(t) and t.name not in here}
     leaving = {t.name: t for op in region for t in op.writes if _on_tokens(t) and t.name in later}
-    edges = known | frozenset(entering) | frozenset(leaving)
+    edges |= frozenset(entering) | frozenset(leaving)
     inside = tuple(_on_heads(op, edges) for op in region)
     before = _exchange(f"{prefix}.{region[0].phase}.to_heads", region[0], tuple(entering.values()), edges, inward=True)
     after = _exchange(f"{prefix}.{region[0].phase}.to_tokens", region[0], tuple(leaving.values()), edges, inward=False)
-    return (*ops[:first], *before, *inside, *after, *ops[last + 1 :]), edges
+    return (*ops[:first], *before, *inside, *after, *rest), edges, frozenset(here | set(entering))
 
 
 def _on_tokens(tensor: Tensor) -> bool:
@@ -113,7 +118,14 @@ def _exchange(name: str, op: Op, tensors: tuple[Tensor, ...], edges: frozenset[s
     reads, writes = (tensors, turned) if inward else (turned, tensors)
     return (
         Op(
-            name, OpKind.COLLECTIVE, op.phase, op.dtype, reads, writes, collective=Collective.ALL_TO_ALL, axis=AXIS,
+            name,
+            OpKind.COLLECTIVE,
+            op.phase,
+            op.dtype,
+            reads,
+            writes,
+            collective=Collective.ALL_TO_ALL,
+            axis=AXIS,
             stream=Stream.SCALE_UP,
         ),
-    )  # fmt: skip
+    )

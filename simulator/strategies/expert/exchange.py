@@ -17,7 +17,7 @@ from simulator.strategies.expert.routing import imbalance, placement, rank_loads
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Stream, Tensor
+from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Phase, Stream, Tensor
 from simulator.workload.plan import Plan
 
 __all__ = ["ExpertExchange", "Rows", "collective"]
@@ -52,7 +52,9 @@ def layer_of(block: Block) -> Layer | None:
         if op.kind is OpKind.GROUPED_GEMM and op.name.endswith(".expert_up"):
             rows = next(d for d in op.flop_dims if d.name == ROUTED).size
             hidden = next(d for d in op.flop_dims if d.name == "hidden").size
-            return Layer(op.name.removesuffix(".expert_up"), int(op.tags["experts"]), int(op.tags["per_token"]), rows, hidden)
+            return Layer(
+                op.name.removesuffix(".expert_up"), int(op.tags["experts"]), int(op.tags["per_token"]), rows, hidden
+            )
     return None
 
 
@@ -70,9 +72,16 @@ def _scaled(dim: Dim, factor: float) -> Dim:
 def collective(op: Op, name: str, kind: Collective, axis: str, reads: Tensor, writes: Tensor) -> Op:
     """A collective of the same phase as ``op``."""
     return Op(
-        f"{op.name}.{name}", OpKind.COLLECTIVE, op.phase, reads.dtype, (reads,), (writes,), collective=kind, axis=axis,
+        f"{op.name}.{name}",
+        OpKind.COLLECTIVE,
+        op.phase,
+        reads.dtype,
+        (reads,),
+        (writes,),
+        collective=kind,
+        axis=axis,
         stream=Stream.SCALE_UP,
-    )  # fmt: skip
+    )
 
 
 class ExpertExchange:
@@ -89,7 +98,7 @@ class ExpertExchange:
         return Rows(1.0, skew, skew)
 
     def wires(self, op: Op, layer: Layer, plan: Plan, read: Tensor, write: Tensor, inward: bool) -> Iterator[Op]:
-        """Collectives that turn ``read`` into ``write``; ``inward`` towards the experts (in both directions of time)."""
+        """Collectives that turn ``read`` into ``write``; ``inward`` towards the experts, in either pass."""
         yield collective(op, "all_to_all", Collective.ALL_TO_ALL, "ep", read, write)
 
     def extend(self, block: Block, layer: Layer, plan: Plan) -> Block:
@@ -108,11 +117,17 @@ class ExpertExchange:
         moe = [layer.mlp for layer, _ in model.layers if layer.mlp is not None and layer.mlp.is_moe]
         ranks = plan.expert_parallel
         if not moe:
-            return f"expert_parallel {ranks}: {model.name} has no routed experts; use expert_parallel 1" if ranks > 1 else ""
+            return (
+                f"expert_parallel {ranks}: {model.name} has no routed experts; use expert_parallel 1"
+                if ranks > 1
+                else ""
+            )
         for spec in moe:
             if spec.num_experts % ranks:
                 works = ", ".join(str(d) for d in range(1, spec.num_experts + 1) if spec.num_experts % d == 0)
-                return f"expert_parallel {ranks} does not divide the {spec.num_experts} experts; degrees that do: {works}"
+                return (
+                    f"expert_parallel {ranks} does not divide the {spec.num_experts} experts; degrees that do: {works}"
+                )
             try:
                 routing_shares(plan.option("routing", "uniform"), spec.num_experts)
             except ValueError as error:
@@ -137,9 +152,11 @@ class _Walk:
         self.strategy, self.layer, self.plan, self.rows = strategy, layer, plan, rows
         base = layer.name
         inward, outward = f"{base}.dispatch.out", f"{base}.expert_down.out"
+        self.edges = {inward, outward, f"{inward}.grad", f"{outward}.grad"}
         self.arrive = {inward, f"{outward}.grad"}
         self.leave = {outward, f"{inward}.grad"}
-        self.tensor_ranks = plan.tensor_parallel > 1 and plan.expert_parallel > 1
+        self.spread = plan.expert_parallel > 1
+        self.tensor_ranks = self.spread and plan.tensor_parallel > 1
 
     def run(self, ops: tuple[Op, ...]) -> Iterator[Op]:
         """The Ops with exchanges."""
@@ -152,17 +169,18 @@ class _Walk:
                 continue
             if not op.name.startswith(tuple(self.layer.name + part for part in INSIDE)):
                 outside = self._outside(op)
-                if outside.writes and outside.writes[0].name.endswith("|partial") and outside is not op and self.tensor_ranks:
+                if self.tensor_ranks and ROUTED in op.dim_names and op.writes[0].name.endswith("|partial"):
                     finish = outside
                 else:
                     yield outside
                 continue
-            for tensor in op.reads:
-                if tensor.name in self.arrive and tensor.name not in arrived:
+            for tensor in op.reads if self.spread else ():
+                saved = op.phase is Phase.WEIGHT_GRADIENT  # what a weight gradient reads has been on the experts' side
+                if tensor.name in self.arrive and tensor.name not in arrived and not saved:
                     arrived.add(tensor.name)
                     yield from self._exchange(op, tensor, inward=True)
             yield self._inside(op)
-            for tensor in op.writes:
+            for tensor in op.writes if self.spread else ():
                 if tensor.name in self.leave:
                     yield from self._exchange(op, tensor, inward=False)
 
@@ -173,7 +191,7 @@ class _Walk:
 
     def _experts_side(self, tensor: Tensor) -> Tensor:
         sized = resized(tensor, self.rows.experts)
-        edge = tensor.name in self.arrive or tensor.name in self.leave
+        edge = self.spread and tensor.name in self.edges
         return replace(sized, name=f"{tensor.name}|experts") if edge else sized
 
     def _inside(self, op: Op) -> Op:
@@ -193,24 +211,23 @@ class _Walk:
             return tuple(resized(t, factor) for t in tensors)
 
         sized = replace(
-            op, reads=side(op.reads), writes=side(op.writes), saves=side(op.saves),
+            op,
+            reads=side(op.reads),
+            writes=side(op.writes),
+            saves=side(op.saves),
             flop_dims=tuple(_scaled(d, factor) for d in op.flop_dims),
-        )  # fmt: skip
+        )
         return sized.shard(ROUTED, "tp") if self.tensor_ranks else sized
 
     def _exchange(self, op: Op, tensor: Tensor, *, inward: bool) -> Iterator[Op]:
         """The wires between the tokens' side and the experts' side of ``tensor``."""
         experts = self._experts_side(tensor)
-        edge, wired = self._edge(tensor, self.rows.wire), replace(experts, name=f"{tensor.name}|slice").sharded(ROUTED, "tp")
-        if self.plan.expert_parallel == 1:  # nothing to send: only padding
-            copy = Op(f"{op.name}.pad", OpKind.ELEMENTWISE, op.phase, op.dtype, sharding=op.sharding)
-            reads, writes = (edge, experts) if inward else (experts, edge)
-            if experts.elements() == edge.elements():
-                yield replace(copy, name=f"{op.name}.view", after=())
-            yield replace(copy, reads=(reads,), writes=(writes,), flop_dims=writes.dims)
-            return
+        edge, wired = (
+            self._edge(tensor, self.rows.wire),
+            replace(experts, name=f"{tensor.name}|slice").sharded(ROUTED, "tp"),
+        )
         if not self.tensor_ranks:
-            read, write = (edge, experts) if inward else (resized(replace(edge, name=experts.name), 1.0), edge)
+            read, write = (edge, experts) if inward else (replace(edge, name=experts.name), edge)
             yield from self.strategy.wires(op, self.layer, self.plan, read, write, inward)
             return
         if inward:

@@ -29,7 +29,9 @@ def routing_shares(routing: object, experts: int) -> tuple[float, ...]:
     if isinstance(routing, (list, tuple)):
         loads = [float(x) for x in routing]
         if len(loads) != experts or min(loads, default=0.0) < 0 or not sum(loads):
-            raise ValueError(f"routing has {len(loads)} loads: it needs {experts} numbers ≥ 0, one per expert, not all 0")
+            raise ValueError(
+                f"routing has {len(loads)} loads: it needs {experts} numbers ≥ 0, one per expert, not all 0"
+            )
     elif routing == "uniform":
         loads = [1.0] * experts
     elif match := _ZIPF.fullmatch(str(routing)):
@@ -63,7 +65,7 @@ def imbalance(loads: Sequence[float]) -> float:
 
 
 def dropped_share(shares: Sequence[float], capacity_factor: float) -> float:
-    """Share of routed rows above the capacity of their expert, C = capacity_factor · rows / experts: they are dropped."""
+    """Share of routed rows that are dropped: those above an expert's capacity C = capacity_factor · rows / experts."""
     capacity = capacity_factor / len(shares)
     return sum(max(0.0, share - capacity) for share in shares)
 

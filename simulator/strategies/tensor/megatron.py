@@ -26,9 +26,14 @@ produces ``heads`` or ``ffn`` is column-parallel, whoever contracts it is row-pa
     family="tensor",
     cites=("Shoeybi et al. 2019, arXiv 1909.08053", "Korthikanti et al. 2022, arXiv 2205.05198"),
     catalogue=("Megatron-LM 1-D TP", "Megatron sequence parallelism (Korthikanti)", "GSPMD / Mesh-TF"),
-    claims=(Claim("activation bytes per layer sbh(10+24/t+5as/(ht)) and, with sequence parallelism, sbh(34+5as/h)/t", "arXiv 2205.05198 table 2"),),
+    claims=(
+        Claim(
+            "activation bytes per layer sbh(10+24/t+5as/(ht)) and, with sequence parallelism, sbh(34+5as/h)/t",
+            "arXiv 2205.05198 table 2",
+        ),
+    ),
     validated_by="published",
-)  # fmt: skip
+)
 class MegatronTensorParallel:
     """Cut heads, MLP width and vocabulary over neighbouring ranks; two all-reduces per layer and direction."""
 

@@ -1,0 +1,154 @@
+"""1-D tensor parallelism in slices, so that a collective hides under the next slice's computation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from simulator.registry import register
+from simulator.strategies.tensor.megatron import MegatronTensorParallel
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Tensor, TensorClass
+from simulator.workload.plan import Plan
+
+__all__ = ["AsyncTensorParallel", "Domino"]
+
+
+def _divided(dim: Dim, name: str, parts: int) -> Dim:
+    if dim.name != name:
+        return dim
+    return Dim(dim.name, tuple((-(-units // parts), size) for units, size in dim.parts))
+
+
+def _slice(tensor: Tensor, dim: str, parts: int) -> Tensor:
+    return replace(tensor, dims=tuple(_divided(d, dim, parts) for d in tensor.dims))
+
+
+def _sliced(op: Op, name: str, dim: str, parts: int) -> Op:
+    """``op`` on one of ``parts`` slices of ``dim``, under another name."""
+
+    def cut(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(_slice(t, dim, parts) for t in tensors)
+
+    return replace(
+        op, name=name, reads=cut(op.reads), writes=cut(op.writes), saves=cut(op.saves),
+        flop_dims=tuple(_divided(d, dim, parts) for d in op.flop_dims),
+    )  # fmt: skip
+
+
+@register(
+    "domino", kind="pass", area="training", family="tensor", cites=("Wang et al. 2024 (Domino), arXiv 2409.15241",),
+    catalogue=("Domino, Async-TP",), validated_by="mechanism",
+)  # fmt: skip
+class Domino(MegatronTensorParallel):
+    """Half-batches that do not depend on each other: one computes while the other's all-reduce is on the wire.
+
+    A micro-batch that cannot be halved runs as plain 1-D tensor parallelism. Option ``tensor_slices`` (2).
+    """
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """At least one slice, and layers whose Ops all have a batch to halve."""
+        if plan.tensor_parallel > 1 and any(layer.mlp is not None and layer.mlp.is_moe for layer, _ in model.layers):
+            return (
+                f"domino halves dense layers, and {model.name} routes tokens; use megatron-1d or async-tensor-parallel"
+            )
+        return _slices_reason(plan) or super().check(model, plan)
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Megatron's layout on each half, segment by segment in turns."""
+        slices = _slices(plan, 2)
+        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        batch = block.boundary.dims[0].size
+        if plan.tensor_parallel == 1 or slices == 1 or batch % slices:
+            return whole
+        forward, backward = (tuple(_in_turns(ops, slices)) for ops in (whole.forward, whole.backward))
+        return replace(whole, forward=forward, backward=backward)
+
+
+def _in_turns(ops: Sequence[Op], slices: int) -> Iterator[Op]:
+    """Segments between collectives, slice after slice."""
+    segment: list[Op] = []
+    for op in ops:
+        segment.append(op)
+        if op.kind is OpKind.COLLECTIVE:
+            yield from _each(segment, slices)
+            segment = []
+    yield from _each(segment, slices)
+
+
+def _each(segment: Sequence[Op], slices: int) -> Iterator[Op]:
+    for index in range(slices):
+        for op in segment:
+            part = _sliced(op, f"half{index}.{op.name}", "batch", slices)
+            yield replace(
+                part, reads=_own(part.reads, index), writes=_own(part.writes, index), saves=_own(part.saves, index)
+            )
+
+
+def _own(tensors: tuple[Tensor, ...], index: int) -> tuple[Tensor, ...]:
+    """Activations of a slice are its own; parameters and their gradients are common."""
+    return tuple(replace(t, name=f"{t.name}|{index}") if t.cls is TensorClass.ACTIVATION else t for t in tensors)
+
+
+@register(
+    "async-tensor-parallel", kind="pass", area="training", family="tensor",
+    cites=("Wang et al. 2023, ASPLOS'23, doi 10.1145/3567955.3567959",),
+    catalogue=("ATP, Wang et al. decomposition", "Domino, Async-TP"), validated_by="closed_form",
+)  # fmt: skip
+class AsyncTensorParallel(MegatronTensorParallel):
+    """Collective and dependent GEMM are cut into chunks of the sequence and pipelined: max of both plus one chunk.
+
+    Option ``tensor_slices`` is the number of chunks (default: the tensor-parallel degree).
+    """
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """At least one slice."""
+        return _slices_reason(plan) or super().check(model, plan)
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Megatron's layout with gathers and reductions in chunks."""
+        slices = _slices(plan, plan.tensor_parallel)
+        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        if plan.tensor_parallel == 1 or slices == 1:
+            return whole
+        forward, backward = (tuple(_chunked(ops, slices)) for ops in (whole.forward, whole.backward))
+        return replace(whole, forward=forward, backward=backward)
+
+
+def _chunked(ops: Sequence[Op], slices: int) -> Iterator[Op]:
+    """Pairs of a gather and the GEMM behind it, and of a GEMM and the reduction behind it, in chunks."""
+    index = 0
+    while index < len(ops):
+        pair = ops[index : index + 2]
+        if len(pair) == 2 and _pipelines(*pair):
+            for part in range(slices):
+                # Chunks write the same names in turn: each consumer waits for the chunk before it.
+                first, second = (_sliced(op, f"{op.name}.chunk{part}", "seq", slices) for op in pair)
+                saves = pair[0].saves if part == 0 else (), pair[1].saves if part == 0 else ()
+                yield replace(first, saves=saves[0])
+                yield replace(second, saves=saves[1])
+            index += 2
+        else:
+            yield ops[index]
+            index += 1
+
+
+def _pipelines(first: Op, second: Op) -> bool:
+    gathers = first.collective is Collective.ALL_GATHER and second.kind is OpKind.GEMM
+    reduces = first.kind is OpKind.GEMM and second.collective in (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
+    written = {t.name for t in first.writes}
+
+    return (gathers or reduces) and any(t.name in written and "seq" in t.dim_names for t in second.reads)
+
+
+def _slices(plan: Plan, default: int) -> int:
+    value = plan.option("tensor_slices", default)
+    return value if isinstance(value, int) else default
+
+
+def _slices_reason(plan: Plan) -> str:
+    value = plan.option("tensor_slices", 2)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        return f"tensor_slices is {value}; it is the number of slices, a whole number from 1 on"
+    return ""

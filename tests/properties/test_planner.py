@@ -1,0 +1,236 @@
+"""Planners against brute force, and bounds against the executor."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from simulator.registry import lookup
+from simulator.strategies.pipeline.orders import loop_placement
+from simulator.strategies.planner.exhaustive import Exhaustive, MarkovChain
+from simulator.strategies.planner.problem import PlanProblem, RankedPlans, plan_score
+from simulator.strategies.planner.slicing import balance_shares, decide_layers, slice_stages
+from simulator.strategies.planner.staged import AlpaPlanner, GalvatronPlanner, MixedDevices
+from simulator.training.pipeline import PipelineCosts, run_schedule
+from simulator.training.plan_evaluator import PlanEvaluator, pipeline_bound
+from simulator.workload.framework_files import load_framework
+from simulator.workload.jobs import Batch
+from simulator.workload.plan import Plan
+from tests.unit.strategies.training_cases import cluster, model
+
+TIMES = st.floats(0.1, 10, allow_nan=False)
+
+
+@cache
+def problem() -> PlanProblem:
+    """A space of a few hundred plans; some do not fit, some do not work."""
+    return PlanProblem(
+        model("gpt3-6.7b"),
+        load_framework("megatron-core-0.8"),
+        cluster(),
+        Batch(32, 1, 2048),
+        tensor_parallel=(1, 2, 8),
+        pipeline_parallel=(1, 2, 4),
+        micro_batch_size=(1, 2),
+        virtual_stages=(1, 2),
+        schedule=("1f1b", "interleaved-1f1b", "zb-h1"),
+        zero_stage=(0, 1, 3),
+        recompute=("none", "full"),
+    )
+
+
+@cache
+def evaluator() -> PlanEvaluator:
+    space = problem()
+    return PlanEvaluator(space.model, space.framework, space.cluster, space.batch)
+
+
+@cache
+def plans() -> list[Plan]:
+    return list(problem().plans())
+
+
+@cache
+def brute_force() -> RankedPlans:
+    return Exhaustive().search(problem(), lambda plan: evaluator()(plan))  # a plain function has no bounds
+
+
+def test_bounded_search_is_exhaustive() -> None:
+    fast, slow = Exhaustive().search(problem(), evaluator()), brute_force()
+    assert [p for p, _ in fast] == [p for p, _ in slow]
+    assert [e.seconds for _, e in fast] == [e.seconds for _, e in slow]
+    assert fast.considered == slow.considered == slow.evaluated == len(plans())
+    assert fast.evaluated < slow.evaluated / 5
+    assert sum(fast.reasons.values()) + len(fast) == fast.considered
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bound_is_never_above_the_full_run(data: st.DataObject) -> None:
+    plan = data.draw(st.sampled_from(plans()))
+    bound, full = evaluator().bound(plan), evaluator()(plan)
+    if bound.reason:
+        assert not full.feasible
+    elif full.feasible:
+        assert 0.5 * full.seconds < bound.seconds <= full.seconds
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(["1f1b", "gpipe", "interleaved-1f1b"]), st.integers(1, 6), st.integers(1, 8), TIMES, TIMES)
+def test_bound_of_equal_stages_is_the_executors_time(
+    name: str, ranks: int, groups: int, forward: float, backward: float
+) -> None:
+    """(m + p − 1)(F + B), and with v chunks the bubble over v."""
+    chunks = 3 if name == "interleaved-1f1b" else 1
+    schedule = lookup("pipeline", name)()
+    microbatches = groups * ranks
+    if schedule.check(ranks, microbatches, chunks):
+        return
+    stages = ranks * chunks
+    owner = np.array([stage % ranks for stage in range(stages)])
+    f, b = np.full(stages, forward), np.full(stages, backward)
+    bound = pipeline_bound(f, b, owner, ranks, microbatches, schedule.traits())
+    assert bound == pytest.approx((microbatches * chunks + ranks - 1) * (forward + backward))
+    assert bound == pytest.approx(run_schedule(schedule, PipelineCosts(f, b), ranks, microbatches, chunks).makespan)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(["1f1b", "gpipe", "zb-h1"]),
+    st.lists(st.tuples(TIMES, TIMES, TIMES), min_size=2, max_size=5),
+    st.integers(1, 12),
+)
+def test_bound_of_unequal_stages(name: str, times: list[tuple[float, float, float]], microbatches: int) -> None:
+    schedule, ranks = lookup("pipeline", name)(), len(times)
+    if schedule.check(ranks, microbatches, 1):
+        return
+    f, b, w = (np.array(column) for column in zip(*times, strict=True))
+    costs = PipelineCosts(f, b + w, input_gradient=b, weight_gradient=w, p2p=0.3)
+    bound = pipeline_bound(f, b + w, np.arange(ranks), ranks, microbatches, schedule.traits())
+    assert bound <= run_schedule(schedule, costs, ranks, microbatches).makespan * (1 + 1e-9)
+    assert schedule.traits().virtual_stage(0, 0, ranks, 1) == loop_placement(0, 0, ranks, 1)
+
+
+# -- dynamic programmes -----------------------------------------------------------------------------------------------
+
+
+def all_slicings(layers: int, meshes: list[int], devices: int) -> Iterator[tuple[tuple[int, int, int], ...]]:
+    for count in range(1, layers + 1):
+        for cuts in itertools.combinations(range(1, layers), count - 1):
+            ends = [0, *cuts, layers]
+            for chosen in itertools.product(range(len(meshes)), repeat=count):
+                if sum(meshes[k] for k in chosen) == devices:
+                    yield tuple((a, b, k) for a, b, k in zip(ends, ends[1:], chosen, strict=False))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(TIMES, min_size=1, max_size=5), st.integers(1, 4), st.integers(1, 16), st.floats(0.3, 1.0))
+def test_stage_slicing_is_optimal(costs: list[float], devices: int, microbatches: int, scaling: float) -> None:
+    meshes = [1, 2, 4]
+
+    def latency(first: int, past: int, mesh: int) -> float:
+        return sum(costs[first:past]) / meshes[mesh] ** scaling
+
+    def total(stages: tuple[tuple[int, int, int], ...]) -> float:
+        times = [latency(*s) for s in stages]
+        return sum(times) + (microbatches - 1) * max(times)
+
+    found = slice_stages(latency, len(costs), meshes, devices, microbatches)
+    best = min((total(s) for s in all_slicings(len(costs), meshes, devices)), default=math.inf)
+    assert found.seconds == pytest.approx(best)
+    if found.stages:
+        assert total(found.stages) == pytest.approx(found.seconds)
+        assert sum(meshes[k] for _, _, k in found.stages) == devices
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 4), st.integers(1, 3))
+def test_layer_decisions_are_optimal(data: st.DataObject, layers: int, ways: int) -> None:
+    def table(of: st.SearchStrategy[float]) -> list[list[float]]:
+        return data.draw(st.lists(st.lists(of, min_size=ways, max_size=ways), min_size=layers, max_size=layers))
+
+    seconds, held = table(TIMES), table(st.integers(0, 20).map(float))
+    change = data.draw(st.lists(st.lists(TIMES, min_size=ways, max_size=ways), min_size=ways, max_size=ways))
+    budget = float(data.draw(st.integers(1, 60)))
+
+    def total(chosen: tuple[int, ...]) -> float:
+        if sum(held[i][s] for i, s in enumerate(chosen)) > budget:
+            return math.inf
+        moves = sum(change[a][b] for a, b in itertools.pairwise(chosen))
+        return sum(seconds[i][s] for i, s in enumerate(chosen)) + moves
+
+    best = min(total(c) for c in itertools.product(range(ways), repeat=layers))
+    found = decide_layers(seconds, held, change, budget, grain=1.0)
+    assert found.seconds == pytest.approx(best)
+    if found.chosen:
+        assert total(found.chosen) == pytest.approx(best)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(TIMES, st.floats(0.05, 1.0)), min_size=1, max_size=6))
+def test_shares_equalise_times_except_where_memory_is_full(devices: list[tuple[float, float]]) -> None:
+    speeds, caps = [s for s, _ in devices], [c for _, c in devices]
+    shares = balance_shares(speeds, caps)
+    if sum(caps) < 1 - 1e-9:
+        assert all(math.isnan(s) for s in shares)
+        return
+    assert sum(shares) == pytest.approx(1)
+    times = [share / speed for share, speed in zip(shares, speeds, strict=True)]
+    for share, cap, time in zip(shares, caps, times, strict=True):
+        assert share <= cap * (1 + 1e-9)
+        assert share == pytest.approx(cap) or time == pytest.approx(max(times))
+
+
+def test_shares_without_memory_limits_follow_speed() -> None:
+    assert balance_shares([125, 312, 312], [1, 1, 1]) == pytest.approx((125 / 749, 312 / 749, 312 / 749))
+
+
+# -- planners ---------------------------------------------------------------------------------------------------------
+
+
+def test_random_walk_repeats_and_finds_the_best_of_a_small_space() -> None:
+    small = replace(problem(), tensor_parallel=(8,), virtual_stages=(1,), schedule=("1f1b",), zero_stage=(0, 1))
+    walks = [MarkovChain(proposals=150, seed=3).search(small, evaluator()) for _ in range(2)]
+    assert walks[0].best[0] == walks[1].best[0]
+    assert walks[0].evaluated == walks[1].evaluated
+    assert walks[0].best[1].seconds == Exhaustive().search(small, evaluator()).best[1].seconds
+
+
+def test_alpa_latency_of_equal_layers_is_the_pipelines_closed_form() -> None:
+    plan = Plan(tensor_parallel=2, pipeline_parallel=4, data_parallel=2).with_(micro_batch_size=1)
+    layers = evaluator().layers(plan)
+    stage = sum(c.seconds for c in layers) / 4
+    m = 32 // 2
+    assert AlpaPlanner().latency(problem(), plan, evaluator()) == pytest.approx((m + 3) * stage)
+
+
+@pytest.mark.parametrize("planner", [AlpaPlanner, GalvatronPlanner, MixedDevices])
+def test_planners_are_never_better_than_exhaustive_and_say_what_they_learned(planner: type) -> None:
+    found = planner().search(problem(), evaluator())
+    best = brute_force().best[1].seconds
+    assert best <= plan_score(found.best[1]) <= 1.3 * best
+    assert found.notes
+    if planner is not AlpaPlanner:
+        assert plan_score(found.best[1]) == best
+
+
+def test_runners_up_say_why_they_lose() -> None:
+    lines = brute_force().explain()
+    assert len(lines) == problem().keep - 1
+    assert all("%" in line for line in lines)
+
+
+def test_nothing_fits_is_an_answer_with_reasons() -> None:
+    tight = replace(problem(), tensor_parallel=(1,), pipeline_parallel=(1,), zero_stage=(0,))
+    found = Exhaustive().search(tight, evaluator())
+    assert not found and found.reasons["memory"] == found.considered > 0
+    with pytest.raises(LookupError, match="by memory"):
+        _ = found.best
