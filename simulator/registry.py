@@ -92,7 +92,7 @@ def register(
         summary = (cls.__doc__ or "").strip().split("\n", 1)[0]
         record = StrategyRecord(name, kind, area, family, cites, catalogue, claims, validated_by, summary)
         _RECORDS[key] = (record, cls)
-        cls.name = name
+        cls.name = name  # type: ignore[attr-defined]
         return cls
 
     return enter

@@ -22,11 +22,7 @@ from simulator.serving.replica import EngineLimits
 from simulator.serving.run import REJECTIONS, ServingRun
 from simulator.training.process import TrainingProcess
 from simulator.training.step import estimate_step
-
-try:
-    from simulator.training.tables import timeline_tables
-except ImportError:
-    timeline_tables = lambda a, b: {}
+from simulator.training.tables import timeline_tables
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
@@ -247,7 +243,8 @@ def _deployment_tables(service: _Served) -> tuple[Mapping[str, Columns], dict[st
         return {**tables, **shared}, {d.name: estimate}
     done = service.process.done
     # A deployment that has served everything is judged at that moment, not at the end of its neighbours.
-    run: ServingRun = done.value if done is not None and done.triggered else service.process.result()
+    run = done.value if done is not None and done.triggered else service.process.result()
+    assert isinstance(run, ServingRun)
     summary = summarize(run, slo=d.slo, gpus_per_replica=d.plan.accelerators)
     summary |= {"kv_capacity_tokens": service.cache.tokens}
     summary |= _iteration_row(estimate)

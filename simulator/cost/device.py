@@ -14,9 +14,12 @@ elementwise, copy
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 
-from simulator.constants import Constant, ConstantSet
+from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
+from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, load_rows
 from simulator.cost.kernels import EAGER_LAUNCH, GRAPH_LAUNCH, grouped_gemm_flops, smooth_max
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
@@ -25,6 +28,9 @@ from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind, Work
 
 __all__ = ["DeviceCost"]
+
+_tables: dict[tuple[str, int, str], KernelTable] = {}
+"""Measured kernels by file, its age and the framework whose launches are in the curve."""
 
 
 class DeviceCost:
@@ -56,6 +62,7 @@ class DeviceCost:
     ) -> None:
         self.accelerator = accelerator
         self.framework = framework
+        self._relatives = relatives
         self._resolver = Resolver(accelerator, relatives)
         self._resolver.constants.scale.update(scale or {})
         self._start()
@@ -74,6 +81,7 @@ class DeviceCost:
         """The same device with the constants in ``scale`` multiplied; what was resolved is shared."""
         other = object.__new__(DeviceCost)
         other.accelerator, other.framework, other._resolver = self.accelerator, self.framework, self._resolver
+        other._relatives = self._relatives
         other._start()
         other._values = self._values.moved(scale)
         return other
@@ -88,8 +96,12 @@ class DeviceCost:
         """
         known = self._memo.get(work)
         if known is None:
-            known = self._memo[work] = self._price(work)
+            known = self._memo[work] = self._corrected(work, self._price(work))
         return known
+
+    def curve(self, work: Work) -> float:
+        """Seconds by the fitted curve alone, without the kernels measured on the device [s]."""
+        return self._price(work).seconds
 
     def decode_attention_coefficients(self, work_template: Work) -> DecodeCoefficients:
         """Coefficients ``(constant, per_sequence, per_context_token)`` [s] of decode attention.
@@ -144,6 +156,36 @@ class DeviceCost:
         ids = tuple(dict.fromkeys(used))
         trust = weakest(self._values.entries[i].trust for i in ids)
         return Priced(max(seconds, floor), floor, bound, ids, trust)
+
+    def _corrected(self, work: Work, fitted: Priced) -> Priced:
+        """The fitted price, corrected by kernels measured on the device where there are some."""
+        table = self._table
+        if table is None or (found := table.correction(work)) is None:
+            return fitted
+        name = f"{self.accelerator.name}.table.{found.key}"
+        source = f"kernels measured on this device, interpolated: {Path(self.accelerator.kernel_table).name}"
+        if found.inside:
+            used = list[str]()
+            factor = self.shared(Constant(name, 1.0, "", found.sigma, Trust.MEASURED, source), used)
+            return self.priced(work, factor * found.factor * table.base(work), fitted.bound, used)
+        used = list(fitted.constants)
+        source = f"sizes outside the measured ones, fitted curve: {Path(self.accelerator.kernel_table).name}"
+        beyond = Constant(f"{name}.beyond", 1.0, "", BEYOND_SIGMA, Trust.FITTED, source)
+        factor = self.shared(beyond, used)
+        return self.priced(work, factor * found.factor * fitted.seconds, fitted.bound, used)
+
+    @cached_property
+    def _table(self) -> KernelTable | None:
+        """Measured kernels; their residuals are taken against the curve with every constant at its value."""
+        path = self.accelerator.kernel_table
+        if not path:
+            return None
+        key = (path, Path(path).stat().st_mtime_ns, self.framework.name if self.framework else "")
+        known = _tables.get(key)
+        if known is None:
+            plain = DeviceCost(self.accelerator, self.framework, None, self._relatives)
+            known = _tables[key] = KernelTable(load_rows(path), plain.curve)
+        return known
 
     # -- families --------------------------------------------------------------------------------------------------
 

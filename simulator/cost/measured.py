@@ -12,7 +12,7 @@ from typing import NamedTuple
 from simulator.constants import Constant, Trust
 from simulator.hardware.types import Accelerator, Curve, NetworkProfile, ScaleUp
 
-__all__ = ["Fit", "Lender", "borrow_fit", "find_fit", "interpolate", "lenders", "nearness", "tuner"]
+__all__ = ["Fit", "Lender", "add_lender", "borrow_fit", "find_fit", "interpolate", "lenders", "nearness", "tuner"]
 
 CURVE_SIGMA = 0.08
 BORROWED_SIGMA = 0.2
@@ -36,9 +36,21 @@ class Fit(NamedTuple):
     per_byte: Constant
 
 
-@cache
+_added: list[Lender] = []
+
+
+def add_lender(lender: Lender) -> None:
+    """Let collectives measured outside the shipped profiles be used as well, in this process."""
+    _added[:] = [known for known in _added if known.profile.name != lender.profile.name] + [lender]
+
+
 def lenders() -> tuple[Lender, ...]:
-    """The shipped profiles of collectives inside one scale-up domain."""
+    """The profiles of collectives inside one scale-up domain: those that were added, then the shipped ones."""
+    return (*_added, *_shipped_lenders())
+
+
+@cache
+def _shipped_lenders() -> tuple[Lender, ...]:
     from simulator.data import data_root
     from simulator.hardware.profiles import load_accelerator, load_network
 

@@ -49,6 +49,8 @@ def curve_dtype(accelerator: Accelerator, dtype: str) -> str:
     """Name of the efficiency curve for ``dtype``: of the type it is really computed in, fp16 and bf16 being alike."""
     while dtype not in accelerator.peak_flops and dtype in _FALLBACK:
         dtype = _FALLBACK[dtype]
+    if f"gemm.{dtype}.compute" in accelerator.efficiency:
+        return dtype  # measured in this very type
     return _CURVE.get(dtype, dtype)
 
 
@@ -60,7 +62,9 @@ def fitted_accelerators() -> tuple[Accelerator, ...]:
 
     folder = data_root() / "hardware_profiles" / "accelerators"
     # Reading the text first spares parsing the profiles that have no curves to lend.
-    fitted = [p.stem for p in sorted(folder.glob("*.yaml")) if "\nefficiency:" in p.read_text(encoding="utf-8")]
+    texts = {p.stem: p.read_text(encoding="utf-8") for p in sorted(folder.glob("*.yaml"))}
+    # A host processor's curves say nothing about accelerators.
+    fitted = [n for n, text in texts.items() if "\nefficiency:" in text and "\narchitecture: cpu\n" not in text]
     return tuple(load_accelerator(name) for name in fitted)
 
 

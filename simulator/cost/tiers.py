@@ -13,7 +13,7 @@ Host optimizer
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 
 from simulator.constants import Constant, ConstantSet, Trust
@@ -110,7 +110,7 @@ class TierCost:
         factor, source, trust = duplex_factor(name)
         return Constant(f"{name}.host.duplex", factor, "", 0.1, trust, source)
 
-    def slowdown(self) -> dict[tuple[Stream, Stream], float]:
+    def slowdown(self) -> dict[tuple[Hashable, Hashable], float]:
         """Slow-down of one direction of the host link while the other is busy, by ``(victim, other)``."""
         factor = max(1.0, self._use(self.duplex))
         return {(Stream.H2D, Stream.D2H): factor, (Stream.D2H, Stream.H2D): factor}

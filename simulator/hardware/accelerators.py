@@ -5,6 +5,8 @@ What a type needs and a profile leaves out is filled by a rule stated here, and 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from simulator.constants import Constant
 from simulator.hardware.fields import (
     HOST_LATENCY,
@@ -73,11 +75,23 @@ def read_accelerator(reader: Reader, stem: str) -> Accelerator:
         notes=reader.text("notes", ""),
         memory_type=memory_type,
         estimated=estimated,
+        kernel_table=_kernel_table(reader),
     )
     if not accelerator.sources:
         reader.error("'sources' is missing: say where the figures come from", "sources")
     reader.finish()
     return accelerator
+
+
+def _kernel_table(reader: Reader) -> str:
+    """Path of the measured kernels, which lie beside the profile."""
+    name = reader.text("kernel_table", "")
+    if not name:
+        return ""
+    path = Path(reader.node.file).resolve().parent / name
+    if not path.is_file():
+        reader.error(f"there is no file '{name}' beside the profile", "kernel_table")
+    return str(path)
 
 
 def _peak_flops(reader: Reader) -> dict[str, float]:

@@ -116,6 +116,8 @@ class Accelerator:
         nothing was measured on this device: the cost model then borrows from ``architecture``.
     estimated
         Why each field (dotted name) that was not read in a source has the value it has.
+    kernel_table
+        File with kernels measured on this device (:mod:`simulator.cost.kernel_table`), or an empty string.
     """
 
     name: str
@@ -138,6 +140,7 @@ class Accelerator:
     notes: str = ""
     memory_type: str = ""
     estimated: Mapping[str, str] = field(default_factory=dict)
+    kernel_table: str = ""
 
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.

@@ -11,14 +11,19 @@ from simulator.errors import ConfigError
 __all__ = ["catalogue_rows", "missing_rows", "normalise"]
 
 _HEADING = re.compile(r"^#+\s+(\d+[a-z]?)\.?\s+(.*)$")
-_MARKS = re.compile(r"[●○◇+*\s]+$")
+_MARKS = re.compile(r"\s*[●○◇*]+|[+\s]+$")
+"""Evidence marks stand behind any name of a row; a plus only at its end, where it is not part of a name."""
 _FIRST, _LAST = 1, 11
 """Sections whose tables list systems; the others hold formulas, golden values and sources."""
 
 
 def normalise(name: str) -> str:
     """A row name without evidence marks, emphasis, doubled blanks and case."""
-    return re.sub(r"\s+", " ", _MARKS.sub("", name.replace("**", "").replace("`", ""))).strip().casefold()
+    return _clean(name).casefold()
+
+
+def _clean(name: str) -> str:
+    return re.sub(r"\s+", " ", _MARKS.sub("", name.replace("`", ""))).strip()
 
 
 def catalogue_rows(text: str) -> list[tuple[str, str]]:
@@ -35,7 +40,7 @@ def catalogue_rows(text: str) -> list[tuple[str, str]]:
         if first.casefold() == "system":
             table = True
         elif table and not set(first) <= set("-: ") and _FIRST <= number <= _LAST:
-            rows.append((section, _MARKS.sub("", first).strip()))
+            rows.append((section, _clean(first)))
     return rows
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from simulator.data import find_file
 from simulator.errors import ConfigError, Issue, IssueCollector
-from simulator.scenario.document import apply_overrides, dotted, place_of
+from simulator.scenario.document import Loc, apply_overrides, dotted, place_of
 from simulator.scenario.problems import issues_of, prune
 from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve import Resolver
@@ -114,5 +114,5 @@ def _check_requests(
             read_requests_of(RequestsSpec.model_validate(written, context={"base": base}), 0, base, skip_bad_rows)
         except ConfigError as error:
             for issue in error.issues:
-                at = (*loc, *filter(None, issue.path.split(".")))
+                at: Loc = (*loc, *filter(None, issue.path.split(".")))
                 issues.extend([issue if issue.file else Issue(*place_of(tree, at), dotted(at), issue.message)])

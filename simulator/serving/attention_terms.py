@@ -8,6 +8,7 @@ from typing import Protocol
 
 from simulator.cost.device import DeviceCost
 from simulator.strategies.protocols import BatchShape
+from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.workload.lowering_attention import mean_context
 from simulator.workload.model import AttentionSpec
 from simulator.workload.ops import DTYPE_BYTES, Mesh, OpKind, Work
@@ -46,6 +47,16 @@ class SoftmaxTerm:
 
     Latent attention decodes in absorbed form: one shared key/value head of kv_lora_rank + rope numbers that every rank
     keeps whole, and 2·heads·(2·kv_lora_rank + rope) FLOPs per token of context (DeepSeek-V2, arXiv 2405.04434 §2.1).
+
+    Attributes
+    ----------
+    queries
+        Tokens per decoding sequence and iteration: more than one where drafts are verified. They share one read of the
+        cache; FLOPs multiply.
+    kv_dtype
+        Type of the cache, which selects the decode kernel's curve.
+    kept
+        Which part of the context is attended.
     """
 
     spec: AttentionSpec
@@ -54,6 +65,9 @@ class SoftmaxTerm:
     kv_heads: int
     kv_bytes_per_token: float
     decode_flops_per_token: float
+    queries: int = 1
+    kv_dtype: str = "bf16"
+    kept: KeptContext = ALL
     constants: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -63,19 +77,22 @@ class SoftmaxTerm:
         self.constants = frozenset(first.constants) | frozenset(self.device.price(probe).constants)
         self._prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
         self._memo: dict[tuple[int, int], float] = {}
+        window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
+        self._cap = min((c for c in (window, self.kept.cap) if c), default=0)
 
     def _decode_work(self, batch: int, context: float) -> Work:
         spec = self.spec
         width = spec.kv_lora_rank + spec.qk_rope_head_dim if spec.kind == "latent" else spec.head_dim
         rows = batch * context
-        moved = rows * self.kv_bytes_per_token + 2 * 2.0 * batch * self.heads * width
+        moved = rows * self.kv_bytes_per_token * self.kept.volume
+        moved += 2 * 2.0 * batch * self.queries * self.heads * width
         return Work(
             OpKind.ATTENTION,
-            "bf16",
-            rows * self.decode_flops_per_token,
+            self.kv_dtype,
+            rows * self.decode_flops_per_token * self.queries,
             moved,
             batch=batch,
-            q_len=1,
+            q_len=self.queries,
             kv_len=context,
             heads=self.heads,
             kv_heads=self.kv_heads,
@@ -86,7 +103,7 @@ class SoftmaxTerm:
         spec = self.spec
         window = spec.sliding_window if spec.kind == "sliding" else 0
         keys = mean_context(chunk, chunk + cached, spec.causal, window)
-        flops = 2.0 * chunk * keys * self.heads * (spec.head_dim + spec.v_head_dim)
+        flops = 2.0 * chunk * keys * self.heads * (spec.head_dim + spec.v_head_dim) * self.kept.density
         seen = min(chunk + cached, window + chunk) if window else chunk + cached
         moved = seen * self.kv_bytes_per_token + 2.0 * chunk * self.heads * (spec.head_dim + spec.v_head_dim)
         return Work(
@@ -103,14 +120,25 @@ class SoftmaxTerm:
             causal=spec.causal,
         )
 
+    def _attended(self, decodes: int, context: float) -> tuple[float, float, int]:
+        """Rows of the cache a decode batch reads, their growth per iteration, iterations for which that holds.
+
+        The cap of a window or budget is applied to the mean context of the batch.
+        """
+        ratio = self.kept.ratio
+        rows = ratio * (context + (self.queries - 1) * decodes)
+        most = self._cap * decodes
+        if not most:
+            return rows, ratio * decodes, FOREVER
+        if rows >= most:
+            return most, 0.0, FOREVER
+        return rows, ratio * decodes, max(1, int((most - rows) // (ratio * decodes)))
+
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
-        """Affine in the summed context until a window is full."""
-        window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
+        """Affine in the summed context until a window or budget is full."""
+        rows, growth, holds = self._attended(decodes, context)
         fixed = self._constant + self._per_sequence * decodes
-        if window and context >= window * decodes:
-            return fixed + self._per_token * window * decodes, 0.0, FOREVER
-        holds = max(1, int((window * decodes - context) // max(1, decodes))) if window else FOREVER
-        return fixed + self._per_token * context, self._per_token * decodes, holds
+        return fixed + self._per_token * rows, self._per_token * growth, holds
 
     def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
         """One variable-length kernel: every chunk adds its work, the launch is paid once."""
@@ -118,7 +146,8 @@ class SoftmaxTerm:
         for chunk in chunks:
             known = self._memo.get(chunk)
             if known is None:
-                known = max(0.0, self.device.price(self._prefill_work(*chunk)).seconds - self._prefill_launch)
+                alone = self.device.price(self._prefill_work(*chunk))
+                known = max(alone.floor, alone.seconds - self._prefill_launch)
                 if len(self._memo) < 1 << 18:
                     self._memo[chunk] = known
             total += known
@@ -127,9 +156,8 @@ class SoftmaxTerm:
     def _works(self, batch: BatchShape) -> list[Work]:
         works = [self._prefill_work(*chunk) for chunk in batch.prefill]
         if batch.decodes:
-            window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
-            context = min(batch.decode_context, window * batch.decodes) if window else batch.decode_context
-            works.append(self._decode_work(batch.decodes, context / batch.decodes))
+            rows = self._attended(batch.decodes, batch.decode_context)[0]
+            works.append(self._decode_work(batch.decodes, rows / batch.decodes))
         return works
 
     def floor(self, batch: BatchShape) -> float:
@@ -147,7 +175,8 @@ class SoftmaxTerm:
 
 @dataclass
 class RecurrentTerm:
-    """A mixer with a state of fixed size: decoding reads and writes it once per sequence; prefill is token-wise work."""
+    """A mixer with a state of fixed size: decoding reads and writes it once per sequence; prefill is token-wise
+    work."""
 
     device: DeviceCost
     state_bytes: float
@@ -177,7 +206,9 @@ class RecurrentTerm:
         return self._work(batch.decodes + len(batch.prefill)).bytes
 
 
-def attention_term(spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype: str) -> AttentionTerm:
+def attention_term(
+    spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype: str, queries: int = 1, kept: KeptContext = ALL
+) -> AttentionTerm:
     """The term of one mixer on one rank.
 
     Parameters
@@ -187,10 +218,14 @@ def attention_term(spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype
     device
         Cost of its kernels.
     mesh
-        For the tensor-parallel degree: query heads are split, KV heads are split and replicated once there are fewer heads
-        than ranks, a latent cache is kept whole.
+        For the tensor-parallel degree: query heads are split, KV heads are split and replicated once there are fewer
+        heads than ranks, a latent cache is kept whole.
     kv_dtype
         Type of the cache.
+    queries
+        Tokens per decoding sequence and iteration.
+    kept
+        Part of the context that is attended.
     """
     ranks = mesh["tp"]
     heads = -(-spec.num_attention_heads // ranks)
@@ -200,7 +235,9 @@ def attention_term(spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype
         return RecurrentTerm(device, state * 4.0)
     if spec.kind == "latent":
         cached = spec.kv_lora_rank + spec.qk_rope_head_dim
-        return SoftmaxTerm(spec, device, heads, 1, cached * width, 2.0 * heads * (cached + spec.kv_lora_rank))
+        flops = 2.0 * heads * (cached + spec.kv_lora_rank)
+        return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept)
     kv_heads = max(1, -(-spec.num_key_value_heads // ranks))
     per_token = kv_heads * (spec.head_dim + spec.v_head_dim) * width
-    return SoftmaxTerm(spec, device, heads, kv_heads, per_token, 2.0 * heads * (spec.head_dim + spec.v_head_dim))
+    flops = 2.0 * heads * (spec.head_dim + spec.v_head_dim)
+    return SoftmaxTerm(spec, device, heads, kv_heads, per_token, flops, queries, kv_dtype, kept)

@@ -190,6 +190,7 @@ class DecodeGroup:
                 raise RuntimeError("a finished request cannot be preempted")
             self._leave_cohort(request)
             request.produced = self.produced(request)
+            request.finish_at = -1
         self._ending = [entry for entry in self._ending if entry[2] not in requests]
         self._longest = [(-entry[2].offset, entry[1], entry[2]) for entry in self._ending]
         heapify(self._ending)

@@ -8,8 +8,8 @@ remains: a deployment alone on the clock is one clock event, however many iterat
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable
+from copy import deepcopy
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,18 @@ import numpy as np
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.prefix_cache import TierStore
 from simulator.serving.replica import EngineLimits, Replica
+from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
-from simulator.strategies.protocols import BatchPolicy, IterationCost, KVCachePolicy, RequestState, Router
+from simulator.strategies.protocols import (
+    AdmissionPolicy,
+    BatchPolicy,
+    IterationCost,
+    KVCachePolicy,
+    RequestState,
+    Router,
+)
 from simulator.workload.requests.table import RequestTable
 
 if TYPE_CHECKING:
@@ -46,8 +55,9 @@ class DeploymentProcess:
         Sizes of every replica's engine.
     replicas
         How many.
-    batching, router, kv_cache
-        Registered names or objects; ``kv_cache=None`` takes the batching policy's own choice.
+    batching, router, kv_cache, admission
+        Registered names or objects; ``kv_cache=None`` takes the batching policy's own choice. Every replica works
+        with its own copy of the batching policy.
     stride
         1: iteration by iteration; ``None``: exact jumps.
     seed
@@ -67,6 +77,7 @@ class DeploymentProcess:
         batching: str | BatchPolicy = "chunked-prefill",
         router: str | Router = "round-robin",
         kv_cache: str | KVCachePolicy | None = None,
+        admission: str | AdmissionPolicy = "always",
         stride: int | None = None,
         seed: int = 0,
         on_finish: Callable[[RequestState, float], object] | None = None,
@@ -75,9 +86,10 @@ class DeploymentProcess:
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
         self.limits = limits
-        self.policy: BatchPolicy = lookup("batching", batching)() if isinstance(batching, str) else batching
+        self.policy: BatchPolicy = make("batching", batching)
         self.kv_policy: KVCachePolicy = _kv_policy(kv_cache, self.policy)
-        self.router: Router = lookup("router", router)(seed) if isinstance(router, str) else router
+        self.router: Router = make("router", router, seed)
+        self.admission: AdmissionPolicy = make("admission", admission)
         costs = cost if isinstance(cost, list) else [cost] * replicas
         if self.policy.release_together and self.kv_policy.grows:
             raise ConfigError(
@@ -87,12 +99,18 @@ class DeploymentProcess:
             )
         if len(costs) != replicas:
             raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
+        shared = {t.name: TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self.replicas = [
-            Replica(i, limits, c, self.policy, self.kv_policy, self._finished, stride) for i, c in enumerate(costs)
-        ]
+            Replica(
+                i, limits, c, deepcopy(self.policy), self.kv_policy, self._finished, stride,
+                tuple(shared.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers),
+            )
+            for i, c in enumerate(costs)
+        ]  # fmt: skip
         self.table = requests
         self._stream = ArrivalStream(requests)
-        self._rows = _Rows(requests)
+        self._rows = RequestRows(requests, limits.block_size if self.kv_policy.prefix_caching else 0)
+        self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
         self._origin = 0.0
         self._hook = on_finish
@@ -179,6 +197,8 @@ class DeploymentProcess:
             self._stream.ended(row, now)
             return
         replica = self.replicas[self.router.route(request, self.replicas, now)]
+        if self._refuses(request, replica, now):
+            return
         version = replica.version
         replica.submit(request, now)
         self._announce(replica, version)
@@ -195,6 +215,15 @@ class DeploymentProcess:
             return 2
         return 3 if request.input_tokens > self.policy.longest_prefill(replica) else 0
 
+    def _refuses(self, request: RequestState, replica: Replica, now: float) -> bool:
+        if not self._asks:
+            return False
+        reason = self.admission.refuse(request, replica, now)
+        if reason:
+            self._rows.reject(request.index, now, self._rows.reason(reason))
+            self._stream.ended(request.index, now)
+        return bool(reason)
+
     def _finished(self, request: RequestState, now: float) -> None:
         self._rows.finish(request, now)
         self._stream.ended(request.index, now)
@@ -203,78 +232,14 @@ class DeploymentProcess:
             self._limit = self.clock.next_time - self._origin
 
 
-class _Rows:
-    """The columns of a run while it goes on."""
-
-    def __init__(self, table: RequestTable) -> None:
-        size = len(table)
-        self._table = table
-        self._inputs: list[int] = table.input_tokens.tolist()
-        self._outputs: list[int] = table.output_tokens.tolist()
-        self._extra = [None if c is None else c.tolist() for c in (table.priority, table.client, table.session)]
-        self._plain = all(c is None for c in self._extra)
-        nan = array("d", [math.nan])
-        self._arrival, self._scheduled, self._first, self._finish = nan * size, nan * size, nan * size, nan * size
-        self._preemptions, self._replica, self._rejected = (
-            array("q", [0]) * size,
-            array("q", [-1]) * size,
-            bytearray(size),
-        )
-        self._live: dict[int, RequestState] = {}
-
-    def state(self, row: int, now: float) -> RequestState:
-        request = RequestState(row, now, self._inputs[row], self._outputs[row])
-        if not self._plain:
-            priority, client, session = (None if c is None else c[row] for c in self._extra)
-            request.priority = priority or 0
-            request.client = client or 0
-            request.session = -1 if session is None else session
-        self._arrival[row] = now
-        self._live[row] = request
-        return request
-
-    def reject(self, row: int, now: float, reason: int) -> None:
-        self._rejected[row] = reason
-        del self._live[row]
-
-    def finish(self, request: RequestState, now: float) -> None:
-        row = request.index
-        self._finish[row] = now
-        self._note(request)
-        del self._live[row]
-
-    def _note(self, request: RequestState) -> None:
-        row = request.index
-        if request.scheduled >= 0.0:
-            self._scheduled[row] = request.scheduled
-        if request.first_token >= 0.0:
-            self._first[row] = request.first_token
-        self._preemptions[row] = request.preemptions
-        self._replica[row] = request.replica
-
-    def columns(self) -> dict[str, Any]:
-        for request in self._live.values():
-            self._note(request)
-        return {
-            "arrival": np.array(self._arrival),
-            "scheduled": np.array(self._scheduled),
-            "first_token": np.array(self._first),
-            "finish": np.array(self._finish),
-            "input_tokens": self._table.input_tokens.astype(np.int64),
-            "output_tokens": self._table.output_tokens.astype(np.int64),
-            "preemptions": np.array(self._preemptions),
-            "replica": np.array(self._replica),
-            "rejected": np.frombuffer(bytes(self._rejected), dtype=np.uint8).astype(np.int64),
-        }
+def make(family: str, choice: Any, *arguments: object) -> Any:
+    """The object itself, or a new one of the class registered under that name."""
+    return lookup(family, choice)(*arguments) if isinstance(choice, str) else choice
 
 
 def _kv_policy(choice: str | KVCachePolicy | None, batching: BatchPolicy) -> KVCachePolicy:
-    if choice is None:
-        choice = batching.kv_policy
-    if isinstance(choice, str):
-        policy: KVCachePolicy = lookup("kv_cache", choice)()
-        return policy
-    return choice
+    policy: KVCachePolicy = make("kv_cache", batching.kv_policy if choice is None else choice)
+    return policy
 
 
 def simulate_deployment(
@@ -287,6 +252,7 @@ def simulate_deployment(
     batching: str | BatchPolicy = "chunked-prefill",
     router: str | Router = "round-robin",
     kv_cache: str | KVCachePolicy | None = None,
+    admission: str | AdmissionPolicy = "always",
     max_num_batched_tokens: int = 8192,
     max_num_seqs: int = 256,
     max_model_len: int = 0,
@@ -296,6 +262,7 @@ def simulate_deployment(
     until: float = math.inf,
     stride: int | None = None,
     seed: int = 0,
+    **more_limits: Any,
 ) -> ServingRun:
     """Serve ``requests`` to the end, or until ``until`` [s], and return what happened.
 
@@ -307,11 +274,12 @@ def simulate_deployment(
 
         clock = NewClock()
     limits = EngineLimits(
-        kv_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, pipeline_stages, watermark
-    )
+        kv_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, pipeline_stages, watermark,
+        **more_limits,
+    )  # fmt: skip
     process = DeploymentProcess(
         clock, requests, cost, limits, replicas=replicas, batching=batching, router=router, kv_cache=kv_cache,
-        stride=stride, seed=seed,
+        admission=admission, stride=stride, seed=seed,
     )  # fmt: skip
     done = process.start()
     clock.run(done if until == math.inf else clock.now + until)

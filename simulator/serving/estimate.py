@@ -12,21 +12,27 @@ from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
+from simulator.serving.options import ServedModel, option_problems, quality_notes
+from simulator.serving.speculative import SpeculativeCost
 from simulator.strategies.compile import check_plan
 from simulator.strategies.protocols import BatchShape
 from simulator.workload.jobs import Deployment
 
-__all__ = ["check_deployment", "estimate_deployment", "replica_cost"]
+__all__ = ["ServingCost", "check_deployment", "estimate_deployment", "replica_cost"]
+
+ServingCost = ReplicaCost | SpeculativeCost
+"""Iteration times with or without speculation."""
 
 
 def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
     """Why this deployment cannot run on this cluster as planned; empty when it can (memory is judged apart)."""
     plan = deployment.plan
-    reasons = check_plan(deployment.model, plan, "serving")
+    reasons = [*check_plan(deployment.model, plan, "serving"), *option_problems(deployment)]
     needed = plan.accelerators * deployment.replicas
     if needed > cluster.accelerator_count:
         reasons.append(
-            f"{deployment.replicas} replicas of {plan.accelerators} need {needed} accelerators, the cluster has {cluster.accelerator_count}"
+            f"{deployment.replicas} replicas of {plan.accelerators} need {needed} accelerators, the "
+            f"cluster has {cluster.accelerator_count}"
         )
     if plan.pipeline_parallel > deployment.model.num_hidden_layers:
         reasons.append(
@@ -37,18 +43,17 @@ def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
 
 def replica_cost(
     deployment: Deployment, cluster: Cluster, node: Node | None = None, scale: Mapping[str, float] | None = None
-) -> ReplicaCost:
+) -> ServingCost:
     """Iteration times of a replica of ``deployment`` on ``node`` (the cluster's first node type by default)."""
-    return ReplicaCost(
-        deployment.model,
-        deployment.plan,
-        deployment.framework,
-        node or cluster.groups[0].node,
-        cluster.fabric,
-        deployment.kv_dtype,
-        deployment.max_num_batched_tokens,
-        scale,
-    )
+    node = node or cluster.groups[0].node
+    served = ServedModel.of(deployment, node)
+    plain = (
+        deployment.model, deployment.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,
+        deployment.max_num_batched_tokens, scale,
+    )  # fmt: skip
+    if served.speculation is None:
+        return ReplicaCost(*plain, kept=served.kept, stream=served.stream)
+    return SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream)
 
 
 def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:
@@ -77,24 +82,29 @@ def estimate_deployment(
     cost = replica_cost(deployment, cluster)
     batch = typical_batch(deployment, cache)
     floor = cost.floor(batch)
+    warnings = (*quality_notes(deployment), *_length_notes(deployment, cache))
     if depth == "estimate":
-        return Estimate(depth, floor, floor, TimeBreakdown({"roofline": floor}), cache.ledger, _traffic(cost, batch))
+        return Estimate(
+            depth, floor, floor, TimeBreakdown({"roofline": floor}), cache.ledger, _traffic(cost, batch),
+            warnings=warnings,
+        )  # fmt: skip
     seconds = cost.iteration(batch)
     metrics = _metrics(deployment, cost, cache, batch, seconds)
     return Estimate(
         "step",
         seconds,
         floor,
-        _breakdown(cost, batch, seconds),
+        TimeBreakdown(cost.breakdown(batch)),
         cache.ledger,
         _traffic(cost, batch),
         iteration_interval(deployment, cluster, cost, batch),
         metrics=metrics,
+        warnings=warnings,
         details={"constants": constants_of(cost)},
     )
 
 
-def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ReplicaCost, batch: BatchShape) -> Interval:
+def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ServingCost, batch: BatchShape) -> Interval:
     """Central 80 % interval of one iteration."""
 
     def evaluate(scale: Mapping[str, float]) -> float:
@@ -105,15 +115,32 @@ def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ReplicaCo
     return interval(evaluate, known, sorted(cost.used & set(known)))
 
 
-def constants_of(cost: ReplicaCost) -> dict[str, Constant]:
+def constants_of(cost: ServingCost) -> dict[str, Constant]:
     """Every constant the cost rests on, by id."""
-    entries = {**cost.device.constants.entries, **cost.network.constants.entries}
+    entries: dict[str, Constant] = {}
+    for part in cost.costs if isinstance(cost, SpeculativeCost) else [cost]:
+        entries |= {**part.device.constants.entries, **part.network.constants.entries}
     entries |= {c.id: c for c in cost.framework.constants.values()}
     return {name: entries[name] for name in sorted(cost.used) if name in entries}
 
 
+def _length_notes(deployment: Deployment, cache: CacheSize) -> tuple[str, ...]:
+    """Where ``max_model_len`` is more than the model or the cache can hold."""
+    length, positions = deployment.max_model_len, deployment.model.max_position_embeddings
+    notes = []
+    if length and positions and length > positions:
+        notes.append(f"max_model_len {length} is beyond the {positions} positions of {deployment.model.name}")
+    per_rank = cache.tokens // deployment.plan.data_parallel
+    if length > per_rank:
+        notes.append(
+            f"max_model_len {length} is more than the {per_rank} tokens one rank caches: vLLM refuses to start so; "
+            f"set max_model_len to at most {per_rank}, or longer requests are rejected one by one"
+        )
+    return tuple(notes)
+
+
 def _metrics(
-    deployment: Deployment, cost: ReplicaCost, cache: CacheSize, batch: BatchShape, seconds: float
+    deployment: Deployment, cost: ServingCost, cache: CacheSize, batch: BatchShape, seconds: float
 ) -> dict[str, float]:
     table = deployment.requests
     mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
@@ -130,14 +157,7 @@ def _metrics(
     }
 
 
-def _breakdown(cost: ReplicaCost, batch: BatchShape, seconds: float) -> TimeBreakdown:
-    attention = sum(cost._decode_attention(s, batch.decodes, batch.decode_context)[0] for s in range(cost.stages))
-    host = cost._host_seconds(batch.decodes) if not cost.framework.async_scheduling else 0.0
-    gaps = sum(cost._layer_gaps(s) for s in range(cost.stages))
-    return TimeBreakdown({"attention": attention, "linear": seconds - attention - host - gaps, "host": host + gaps})
-
-
-def _traffic(cost: ReplicaCost, batch: BatchShape) -> Traffic:
+def _traffic(cost: ServingCost, batch: BatchShape) -> Traffic:
     return Traffic(cost.traffic(batch))
 
 

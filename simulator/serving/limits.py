@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from simulator.errors import ConfigError
 
 __all__ = ["EngineLimits"]
 
@@ -25,6 +28,18 @@ class EngineLimits:
         Micro-batches in flight.
     watermark
         Share of the blocks an admission leaves free.
+    preemption
+        ``recompute`` or ``swap``: what becomes of a request that the cache has no more room for.
+    host_memory, host_bandwidth
+        Room for swapped requests [B], and the copy rate of the host link, all accelerators of a replica together
+        [B/s].
+    kv_bytes_per_token
+        Keys and values of one token, all accelerators together [B]; needed for swapping and cache tiers.
+
+    Raises
+    ------
+    ConfigError
+        If swapping is asked for without the size and rate it needs.
     """
 
     kv_blocks: int
@@ -34,3 +49,26 @@ class EngineLimits:
     max_model_len: int = 0
     pipeline_stages: int = 1
     watermark: float = 0.01
+    preemption: Literal["recompute", "swap"] = "recompute"
+    host_memory: float = 0.0
+    host_bandwidth: float = 0.0
+    kv_bytes_per_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.host_memory > 0.0 and not (self.host_bandwidth > 0.0 and self.kv_bytes_per_token > 0.0):
+            raise ConfigError(
+                "swapping to host memory needs host_bandwidth and kv_bytes_per_token, both above zero; have "
+                f"{self.host_bandwidth:g} B/s and {self.kv_bytes_per_token:g} B"
+            )
+        if self.preemption == "swap" and self.host_memory <= 0.0:
+            raise ConfigError("preemption 'swap' needs host_memory; give it or choose 'recompute'")
+
+    @property
+    def host_blocks(self) -> int:
+        """KV blocks that host memory has room for."""
+        return int(self.host_memory / (self.block_size * self.kv_bytes_per_token)) if self.host_memory > 0.0 else 0
+
+    @property
+    def host_block_seconds(self) -> float:
+        """Time to copy one KV block over the host link [s]."""
+        return self.block_size * self.kv_bytes_per_token / self.host_bandwidth if self.host_memory > 0.0 else 0.0

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from simulator.serving.decode_group import DecodeGroup
 from simulator.serving.flight import Flight, StageLine
-from simulator.serving.kv_cache import BlockPool
 from simulator.serving.limits import EngineLimits
-from simulator.serving.usage import ReplicaUsage
+from simulator.serving.prefix_cache import TierStore
+from simulator.serving.residency import Residency, by_arrival
 from simulator.strategies.protocols import (
     BatchPlan,
     BatchPolicy,
@@ -34,7 +33,7 @@ from simulator.strategies.protocols import (
 __all__ = ["EngineLimits", "Replica"]
 
 
-class Replica:
+class Replica(Residency):
     """A model replica with its engine.
 
     Parameters
@@ -47,28 +46,17 @@ class Replica:
         Called with every finished request and the time [s].
     stride
         1: one iteration at a time; ``None``: jumps.
+    tiers
+        Stores of cached prefixes beyond the accelerators' memory.
     """
 
     def __init__(
         self, index: int, limits: EngineLimits, cost: IterationCost, policy: BatchPolicy, kv_policy: KVCachePolicy,
         on_finish: Callable[[RequestState, float], None], stride: int | None = None,
+        tiers: tuple[TierStore, ...] = (),
     ) -> None:  # fmt: skip
-        self.index = index
-        self.cost = cost
+        super().__init__(index, limits, cost, kv_policy, tiers)
         self.policy = policy
-        self.kv_policy = kv_policy
-        self.block_size = limits.block_size
-        self.max_num_batched_tokens = limits.max_num_batched_tokens
-        self.max_num_seqs = limits.max_num_seqs
-        self.max_model_len = limits.max_model_len
-        self.stages = limits.pipeline_stages
-        self.max_batch_seqs = max(1, limits.max_num_seqs // limits.pipeline_stages)
-        self.pool = BlockPool(limits.kv_blocks, limits.block_size, limits.watermark)
-        self.watermark_blocks = self.pool.watermark_blocks
-        self.waiting: deque[RequestState] = deque()
-        self.prefilling: list[RequestState] = []
-        self.running = 0
-        self.usage = ReplicaUsage(index)
         self.gaps = array("d")
         """Gaps between tokens: (first [s], slope [s per iteration], iterations, requests), flat."""
         self.next_time = math.inf
@@ -77,108 +65,22 @@ class Replica:
         """Changes whenever ``next_time`` does."""
         self._on_finish = on_finish
         self._single = stride == 1 or limits.pipeline_stages > 1
-        self._grows = kv_policy.grows
         self._together = policy.release_together
-        self._decoding = DecodeGroup(limits.block_size, self._grows)
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
-        self._flights: deque[Flight] = deque()
         self._pipeline = StageLine(cost, limits.pipeline_stages)
-
-    # -- what policies see ---------------------------------------------------------------------------------------
-
-    @property
-    def decodes(self) -> int:
-        """Decoding requests that are not in flight."""
-        return self._decoding.count
-
-    @property
-    def outstanding(self) -> int:
-        """Requests that wait or run."""
-        return len(self.waiting) + self.running
-
-    @property
-    def free_blocks(self) -> int:
-        """KV blocks nobody holds."""
-        return self.pool.total - self.pool.used
-
-    def blocks_for(self, request: RequestState) -> int:
-        """KV blocks that admitting ``request`` takes."""
-        return -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
-
-    def produced(self, request: RequestState) -> int:
-        """Output tokens of ``request`` so far."""
-        return self._decoding.produced(request) if request.finish_at > self._decoding.clock else request.produced
-
-    def secure_decodes(self) -> int:
-        """Take the blocks of the next token of every decoding request, preempting the latest arrivals if need be.
-
-        A request goes on only while a block is free, even if its last one has room: the rule of vLLM 0.x and
-        Sarathi-Serve.
-        """
-        group = self._decoding
-        if not self._grows or group.secured == group.clock or not group.count:
-            return group.count
-        needed = group.crossings()
-        if needed >= self.free_blocks:
-            needed = self._preempt_for_decodes(group)
-        if needed:
-            self.pool.allocate(needed)
-        if group.count:
-            group.secured = group.clock
-        return group.count
-
-    def _preempt_for_decodes(self, group: DecodeGroup) -> int:
-        """Preempt all-or-nothing, latest arrival first, until the rest can go on; returns the blocks they need."""
-        queue = deque(sorted([*group.members, *self.prefilling], key=_by_arrival))
-        partial = set(self.prefilling)
-        free = self.free_blocks
-        needed = 0
-        victims: list[RequestState] = []
-        while queue:
-            request = queue.popleft()
-            if request in partial:
-                continue
-            while free - needed < 1:
-                victim = queue.pop() if queue else request
-                free += self._held(victim, victim in partial)
-                victims.append(victim)
-                if victim is request:
-                    break
-            else:
-                needed += (request.offset + group.clock - 1) % self.block_size == 0
-        group.remove({v for v in victims if v not in partial})
-        for victim in victims:
-            self._preempt(victim, victim in partial)
-        return needed
-
-    def _held(self, request: RequestState, prefilling: bool) -> int:
-        """Blocks a request holds before those of its next token."""
-        if prefilling or not self._grows:
-            return request.blocks
-        return max(request.blocks, -(-(request.offset + self._decoding.clock - 1) // self.block_size))
-
-    def _preempt(self, request: RequestState, prefilling: bool) -> None:
-        if prefilling:
-            self.prefilling.remove(request)
-            held, lost = request.blocks, request.computed_tokens
-        else:
-            lost = request.input_tokens + request.produced - 1
-            held = max(request.blocks, -(-lost // self.block_size))
-        self.pool.release(held)
-        request.blocks = 0
-        request.computed_tokens = 0
-        request.preemptions += 1
-        self.usage.preemptions += 1
-        self.usage.recomputed_tokens += lost
-        self.running -= 1
-        self.waiting.appendleft(request)
 
     # -- events --------------------------------------------------------------------------------------------------
 
     def submit(self, request: RequestState, now: float) -> None:
         """A request arrives; it takes part from the next iteration boundary on."""
-        self.usage.integrate(now, len(self.waiting), self.running, self.pool.used, len(self._flights))
+        self.usage.integrate(
+            now, len(self.waiting) + len(self.swapped), self.running, self.pool.used, len(self._flights)
+        )
         request.replica = self.index
+        request.queued = request.input_tokens
+        if self.cache is not None:
+            request.queued -= self.cached_prefix(request, now)
+        self.queued_tokens += request.queued
         self.waiting.append(request)
         flights = self._flights
         if len(flights) < self.stages:
@@ -201,23 +103,27 @@ class Replica:
     def wake(self, now: float) -> None:
         """End what is due and start what can be started."""
         flights, usage, pool = self._flights, self.usage, self.pool
-        usage.integrate(now, len(self.waiting), self.running, pool.used, len(flights))
+        usage.integrate(now, len(self.waiting) + len(self.swapped), self.running, pool.used, len(flights))
         while flights and flights[0].end <= now:
             self._complete(flights.popleft())
         timer = math.inf
         schedule = self.policy.schedule
         while len(flights) < self.stages:
+            if self.swapped and not self.policy.moves_requests:
+                self._swap_back()
             plan = schedule(self, now)
             if not self._launch(plan, now):
                 timer = plan.wake
                 break
         time = flights[0].end if flights else timer
         self._set_next(time if time <= timer else timer)
-        usage.sample(now, len(self.waiting), self.running, pool.used)
+        usage.sample(now, len(self.waiting) + len(self.swapped), self.running, pool.used)
 
     def close_books(self, now: float) -> None:
         """Bring the usage up to date, for a report at ``now``."""
-        self.usage.integrate(now, len(self.waiting), self.running, self.pool.used, len(self._flights))
+        self.usage.integrate(
+            now, len(self.waiting) + len(self.swapped), self.running, self.pool.used, len(self._flights)
+        )
         self.usage.kv_blocks_peak = self.pool.peak
         self.usage.kv_blocks_total = self.pool.total
 
@@ -230,6 +136,8 @@ class Replica:
         """Start what ``plan`` says; ``False`` where that is nothing."""
         group: DecodeGroup | None = self._decoding
         horizon = plan.horizon
+        if plan.moves is not None:
+            self._apply(plan.moves)
         if group is None or not plan.decode or not group.count:
             group = None
         elif group.secured != group.clock and self._grows:
@@ -246,11 +154,14 @@ class Replica:
         if plan.prefill:
             chunks = self._admit(plan, now)
         elif group is None:
-            return False
+            # Those who had to go may be the ones who come next.
+            return plan.moves is not None and self._launch(self.policy.schedule(self, now), now)
         iterations, slope = 1, 0.0
-        if group is None or chunks or self._single:
+        if group is None or chunks or self._single or self._stall or self._beside:
             shape = BatchShape(chunks, 0, 0) if group is None else group.shape(chunks)
-            base = self.cost.iteration(shape)
+            base = (
+                self._copies(self.cost.iteration(shape)) if self._stall or self._beside else self.cost.iteration(shape)
+            )
             end = now + base if self.stages == 1 else self._pipeline.leave(shape, base, now)
         else:
             base, slope, iterations = self.cost.decode_segment(group.shape())
@@ -258,32 +169,12 @@ class Replica:
             if self._grows and iterations > 1:
                 iterations = group.iterations_within(self.pool.total - self.pool.used - 1, iterations)
             end = now + (base * iterations + slope * (iterations * (iterations - 1) // 2))
-        self._flights.append(Flight(now, end, plan.prefill, group, iterations, base, slope))
+        flight = Flight(now, end, plan.prefill, group, iterations, base, slope)
+        self._flights.append(flight)
+        if end > plan.until and iterations > 1:
+            flight.iterations = flight.boundary_after(plan.until)
+            flight.end = flight.boundary(flight.iterations)
         return True
-
-    def _admit(self, plan: BatchPlan, now: float) -> tuple[tuple[int, int], ...]:
-        """Give waiting requests of ``plan`` their blocks; returns ``(chunk, context)`` of all prefills."""
-        waiting = self.waiting
-        chunks = []
-        for request, tokens in plan.prefill:
-            if request.blocks == 0:
-                if waiting[0] is request:
-                    waiting.popleft()
-                else:
-                    waiting.remove(request)
-                request.blocks = self.blocks_for(request)
-                self.pool.allocate(request.blocks)
-                self.running += 1
-                if request.scheduled < 0.0:
-                    request.scheduled = now
-            chunks.append((tokens, request.computed_tokens))
-        if self.prefilling:
-            chosen = {request.index for request, _ in plan.prefill}
-            self.prefilling = [r for r in self.prefilling if r.index not in chosen]
-        if plan.padded:
-            longest = max(tokens for tokens, _ in chunks)
-            return ((longest, 0),) * len(chunks)
-        return tuple(chunks)
 
     def _complete(self, flight: Flight) -> None:
         now, usage, group, iterations = flight.end, self.usage, flight.group, flight.iterations
@@ -323,6 +214,9 @@ class Replica:
                 continue
             request.produced += 1
             usage.prefills += 1
+            self.queued_tokens -= request.queued
+            if self.cache is not None and self.cache.tiers:
+                self.cache.store(request)
             if request.first_token < 0.0:
                 request.first_token = now
             else:
@@ -333,13 +227,16 @@ class Replica:
             else:
                 self._decoding.join(request, now, left)
         if len(self.prefilling) > 1:
-            self.prefilling.sort(key=_by_arrival)
+            self.prefilling.sort(key=by_arrival)
 
     def _finish(self, request: RequestState, now: float) -> None:
         held = request.blocks
         if self._grows:
             held = max(held, -(-(request.input_tokens + request.output_tokens - 1) // self.block_size))
-        self.pool.release(held)
+        if self.cache is None:
+            self.pool.release(held)
+        else:
+            self.cache.give_back(request, held)
         self.running -= 1
         self._on_finish(request, now)
 
@@ -374,7 +271,7 @@ class Replica:
         group, spare = self._decoding, self._spare.pop()
         self._decoding = spare
         if group.count > self.max_batch_seqs:
-            late = sorted(group.members, key=_by_arrival)[self.max_batch_seqs :]
+            late = sorted(group.members, key=by_arrival)[self.max_batch_seqs :]
             secured = sum((r.offset + group.clock - 1) % self.block_size == 0 for r in late) if self._grows else 0
             self.pool.release(secured)
             group.remove(set(late))
@@ -392,7 +289,3 @@ class Replica:
             group.absorb(idle)
             self._decoding = group
             self._spare.append(idle)
-
-
-def _by_arrival(request: RequestState) -> tuple[float, int]:
-    return request.arrival, request.index

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.serving.replica import EngineLimits
+from simulator.serving.limits import EngineLimits
 from simulator.serving.usage import ReplicaUsage
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ REJECTIONS = ("", "longer than max_model_len", "longer than the KV cache", "prom
 
 _COLUMNS = (
     "arrival", "scheduled", "first_token", "finish", "input_tokens", "output_tokens", "preemptions", "replica",
-    "rejected",
+    "rejected", "cached_tokens",
 )  # fmt: skip
 
 
@@ -39,7 +39,11 @@ class ServingRun:
     replica
         Number of the replica, -1 where none.
     rejected
-        Index into :data:`REJECTIONS`.
+        Index into ``reasons``.
+    cached_tokens
+        Prompt tokens that the prefix cache had, over all admissions of the request.
+    reasons
+        :data:`REJECTIONS`, and those of the admission policy.
     gaps
         float64 [n, 4]: gaps between consecutive tokens of a request as (first [s], slope [s], iterations, requests):
         gap i of a row is first + slope·i and is seen by that many requests.
@@ -61,6 +65,8 @@ class ServingRun:
     gaps: NDArray[np.float64]
     replicas: tuple[ReplicaUsage, ...]
     limits: EngineLimits
+    cached_tokens: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    reasons: tuple[str, ...] = REJECTIONS
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -98,8 +104,8 @@ class ServingRun:
 
     def rejections(self) -> dict[str, int]:
         """Number of rejected requests by reason."""
-        counts = np.bincount(self.rejected, minlength=len(REJECTIONS))
-        return {reason: int(n) for reason, n in zip(REJECTIONS[1:], counts[1:], strict=True) if n}
+        counts = np.bincount(self.rejected, minlength=len(self.reasons))
+        return {reason: int(n) for reason, n in zip(self.reasons[1:], counts[1:], strict=True) if n}
 
     def to_frame(self) -> pd.DataFrame:
         """One row per request."""

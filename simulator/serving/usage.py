@@ -26,12 +26,17 @@ class ReplicaUsage:
         Tokens passed through the model, recomputation and padding included.
     recomputed_tokens
         Tokens whose keys and values were dropped by preemptions.
+    cached_tokens, loaded_tokens
+        Prompt tokens that needed no computing because the prefix cache had them, and how many of these came from
+        slower tiers.
+    swapped_blocks
+        KV blocks copied to or from host memory by preemptions.
     """
 
     __slots__ = (
-        "_every", "_seen", "busy_time", "decode_tokens", "index", "iterations", "kv_block_time", "kv_blocks_peak",
-        "kv_blocks_total", "preemptions", "prefill_tokens", "prefills", "recomputed_tokens", "running_time", "samples",
-        "until", "waiting_time",
+        "_every", "_seen", "busy_time", "cached_tokens", "decode_tokens", "index", "iterations", "kv_block_time",
+        "kv_blocks_peak", "kv_blocks_total", "loaded_tokens", "preemptions", "prefill_tokens", "prefills",
+        "recomputed_tokens", "running_time", "samples", "swapped_blocks", "until", "waiting_time",
     )  # fmt: skip
 
     def __init__(self, index: int) -> None:
@@ -49,6 +54,9 @@ class ReplicaUsage:
         self.prefill_tokens = 0
         self.decode_tokens = 0
         self.recomputed_tokens = 0
+        self.cached_tokens = 0
+        self.loaded_tokens = 0
+        self.swapped_blocks = 0
         self.samples: list[tuple[float, int, int, int]] = []
         """(time [s], waiting, running, KV blocks held), evenly thinned in number of events."""
         self._every = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields, replace
 
 from simulator.registry import Area, lookup
 from simulator.strategies.protocols import Communicating, CommunicationTraits, Noted, Pass
@@ -31,24 +32,32 @@ def _named(plan: Plan, area: Area) -> Iterator[Pass]:
         names["expert"] = str(plan.option("expert", DEFAULTS["expert"]))
     if area == "serving":
         names["quantization"] = plan.precision
+        if (sparsity := plan.option("sparsity")) is not None:
+            names["sparsity"] = str(sparsity)
     else:
         names["sharding"] = str(plan.option("sharding", DEFAULTS["sharding"]))
         names["precision"] = plan.precision
         names["recompute"] = plan.recompute
         if (peft := plan.option("peft")) is not None:
             names["peft"] = str(peft)
-        if (communication := plan.option("communication")) is not None:
-            names["communication"] = str(communication)
     if plan.offload != "none":
         names["offload"] = plan.offload
+    if area == "training":
+        for name in str(plan.option("communication", "")).split("+"):
+            if name.strip():
+                yield lookup("communication", name.strip())()
     for family, name in names.items():
         yield lookup(family, name)()
 
 
 def communication_traits(plan: Plan) -> CommunicationTraits:
     """How gradients leave a rank under the plan's communication strategy."""
-    found = [p.traits(plan) for p in passes_of(plan) if isinstance(p, Communicating)]
-    return found[0] if found else CommunicationTraits()
+    plain, chosen = CommunicationTraits(), dict[str, object]()
+    for step in passes_of(plan):
+        if isinstance(step, Communicating):
+            traits = step.traits(plan)
+            chosen |= {f.name: v for f in fields(traits) if (v := getattr(traits, f.name)) != getattr(plain, f.name)}
+    return replace(plain, **chosen)  # type: ignore[arg-type]
 
 
 def plan_notes(plan: Plan) -> tuple[str, ...]:

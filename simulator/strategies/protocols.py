@@ -6,12 +6,26 @@ strategies live in the family folders beside this file, one registered class eac
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+
+from simulator.strategies.serving_protocols import (
+    AdmissionPolicy,
+    BatchPlan,
+    BatchPolicy,
+    BatchShape,
+    CacheTier,
+    IterationCost,
+    KVCachePolicy,
+    Moves,
+    PipelinedIterationCost,
+    ReplicaView,
+    RequestState,
+    Router,
+    Segment,
+)
 
 if TYPE_CHECKING:
     from simulator.results.estimate import Estimate
@@ -21,10 +35,11 @@ if TYPE_CHECKING:
     from simulator.workload.plan import Plan
 
 __all__ = [
-    "Action", "ActionKind", "BatchPlan", "BatchPolicy", "BatchShape", "Communicating", "CommunicationTraits", "IterationCost", "KVCachePolicy", "Noted", "Pass",
-    "PassStage", "PipelineSchedule", "PipelinedIterationCost", "Planner", "ReplicaView", "RequestState", "Router",
+    "Action", "ActionKind", "AdmissionPolicy", "BatchPlan", "BatchPolicy", "BatchShape", "CacheTier",
+    "Communicating", "CommunicationTraits", "IterationCost", "KVCachePolicy", "Moves", "Noted", "Pass", "PassStage",
+    "PipelineSchedule", "PipelinedIterationCost", "Planner", "ReplicaView", "RequestState", "Router",
     "ScheduleTraits", "Segment",
-]
+]  # fmt: skip
 
 
 # -- passes ------------------------------------------------------------------------------------------------------
@@ -33,6 +48,7 @@ __all__ = [
 class PassStage(IntEnum):
     """Fixed order of the passes; inside a stage they commute."""
 
+    MODEL = -1
     PARTITION = 0
     PRECISION = 1
     STATE = 2
@@ -49,8 +65,10 @@ class CommunicationTraits:
     ----------
     bucket
         Bytes that are bundled before they leave, and largest message [B]; 0 = one message per block.
+    piece
+        Size of the pieces each block's gradients are cut into [B]; 0 = whole.
     first_needed_first
-        What the next forward needs first overtakes the rest, at the borders of buckets.
+        What the next forward needs first overtakes the rest, at the borders of pieces.
     crosses_steps
         The next forward starts when its own parameters are there, not when all gradients are.
     deferred_layers
@@ -66,6 +84,7 @@ class CommunicationTraits:
     """
 
     bucket: float = 0.0
+    piece: float = 0.0
     first_needed_first: bool = False
     crosses_steps: bool = False
     deferred_layers: int = 0
@@ -181,229 +200,6 @@ class PipelineSchedule(Protocol):
 
     def order(self, ranks: int, microbatches: int, chunks: int) -> Sequence[Sequence[Action]]:
         """Actions of every rank in the order it executes them."""
-
-
-# -- serving -----------------------------------------------------------------------------------------------------
-
-
-class BatchShape(NamedTuple):
-    """What one serving iteration processes.
-
-    Attributes
-    ----------
-    prefill
-        ``(chunk, context)`` per prefilling request: new tokens, and tokens of it already in the cache.
-    decodes
-        Number of decoding requests (one token each).
-    decode_context
-        Sum of their contexts [tokens], including the token being processed.
-    decode_max_context
-        The longest of them, for windows.
-    """
-
-    prefill: tuple[tuple[int, int], ...]
-    decodes: int
-    decode_context: int
-    decode_max_context: int = 0
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that pass through the linear layers."""
-        return self.decodes + sum(chunk for chunk, _ in self.prefill)
-
-
-class Segment(NamedTuple):
-    """Durations of the next iterations of an unchanged decode batch: iteration i takes ``base + slope·i`` [s].
-
-    ``valid`` iterations at least, i = 0 .. valid−1; ``valid`` >= 1.
-    """
-
-    base: float
-    slope: float
-    valid: int
-
-
-class IterationCost(Protocol):
-    """Seconds of serving iterations on one replica."""
-
-    def iteration(self, batch: BatchShape) -> float:
-        """Duration of one iteration [s]; with pipeline stages, the way through all of them."""
-
-    def decode_segment(self, batch: BatchShape) -> Segment:
-        """Durations while only ``batch``'s decodes run and each context grows by one per iteration."""
-
-
-@runtime_checkable
-class PipelinedIterationCost(IterationCost, Protocol):
-    """A cost that also knows what each pipeline stage takes; without it stages share ``iteration`` equally."""
-
-    def stage_times(self, batch: BatchShape) -> Sequence[float]:
-        """Time each stage is occupied by ``batch``, with its send to the next [s], one entry per stage."""
-
-
-class RequestState:
-    """A request as policies see it (mutable; owned by the replica).
-
-    While it decodes, its progress is kept for the whole batch at once and ``produced`` is that of the moment it
-    joined; :meth:`ReplicaView.produced` is up to date.
-    """
-
-    __slots__ = (
-        "arrival", "blocks", "client", "computed_tokens", "finish_at", "first_token", "index", "input_tokens",
-        "last_token", "offset", "output_tokens", "preemptions", "priority", "produced", "replica", "scheduled",
-        "session",
-    )
-
-    def __init__(
-        self,
-        index: int,
-        arrival: float,
-        input_tokens: int,
-        output_tokens: int,
-        priority: int = 0,
-        client: int = 0,
-        session: int = -1,
-    ) -> None:
-        self.index = index
-        self.arrival = arrival
-        self.input_tokens = input_tokens
-        self.output_tokens = output_tokens
-        self.priority = priority
-        self.client = client
-        self.session = session
-        self.computed_tokens = 0
-        """Tokens whose keys and values are in the cache, while it prefills."""
-        self.produced = 0
-        """Output tokens when it last joined or left a decode batch."""
-        self.blocks = 0
-        """KV blocks taken at admission; 0 while it waits."""
-        self.finish_at = 0
-        """Iteration count of its decode batch at which it ends."""
-        self.offset = 0
-        """Its context minus the iteration count of its decode batch."""
-        self.preemptions = 0
-        self.replica = -1
-        self.scheduled = -1.0
-        """First time in a batch [s], negative before."""
-        self.first_token = -1.0
-        self.last_token = -1.0
-
-    @property
-    def prefill_target(self) -> int:
-        """Tokens to compute before the next output token: the prompt, and after a preemption what had been produced."""
-        return self.input_tokens + self.produced
-
-    @property
-    def remaining_prefill(self) -> int:
-        """Prompt tokens still to compute."""
-        return max(0, self.prefill_target - self.computed_tokens)
-
-
-class ReplicaView(Protocol):
-    """What policies may see of a replica, and the one thing a batch policy may ask of it."""
-
-    index: int
-    block_size: int
-    max_num_batched_tokens: int
-    max_num_seqs: int
-    max_model_len: int
-    max_batch_seqs: int
-    """Sequences in one micro-batch: ``max_num_seqs`` over the pipeline stages."""
-    watermark_blocks: int
-    """Blocks an admission must leave free."""
-    waiting: deque[RequestState]
-    """First come first; preempted requests at the front."""
-    prefilling: list[RequestState]
-    """Admitted, prompt not complete, not in flight."""
-    running: int
-    """Requests that hold KV blocks."""
-
-    @property
-    def decodes(self) -> int:
-        """Decoding requests that are not in flight."""
-
-    @property
-    def outstanding(self) -> int:
-        """Requests that wait or run."""
-
-    @property
-    def free_blocks(self) -> int:
-        """KV blocks nobody holds."""
-
-    def blocks_for(self, request: RequestState) -> int:
-        """KV blocks that admitting ``request`` takes."""
-
-    def produced(self, request: RequestState) -> int:
-        """Output tokens of ``request`` so far."""
-
-    def secure_decodes(self) -> int:
-        """Give every decoding request the block of its next token, preempting the latest arrivals if need be.
-
-        Returns the number of requests that can decode now.
-        """
-
-
-class BatchPlan(NamedTuple):
-    """What the next iteration computes.
-
-    Attributes
-    ----------
-    prefill
-        ``(request, tokens)``: chunks of admitted requests and of waiting ones, which are thereby admitted.
-    decode
-        Whether all decoding requests take part.
-    horizon
-        Iterations for which the answer stays the same if nothing arrives, finishes or runs out of blocks.
-    padded
-        Whether prompts are padded to the longest of the batch.
-    wake
-        Where there is nothing to do: ask again at this time [s].
-    """
-
-    prefill: Sequence[tuple[RequestState, int]] = ()
-    decode: bool = True
-    horizon: int = 1 << 60
-    padded: bool = False
-    wake: float = math.inf
-
-
-class BatchPolicy(Protocol):
-    """Chooses what the next iteration computes."""
-
-    name: str
-    release_together: bool
-    """Whether requests that are prefilled together also end together (batches without early exit)."""
-    kv_policy: str
-    """Registered KV cache policy it is used with unless the deployment names another."""
-
-    def schedule(self, replica: ReplicaView, now: float) -> BatchPlan:
-        """The next iteration; may be asked again with unchanged state."""
-
-    def arrival_matters(self, replica: ReplicaView) -> bool:
-        """Whether the request just appended to ``replica.waiting`` could change the running plan."""
-
-    def longest_prefill(self, replica: ReplicaView) -> int:
-        """Longest prompt that can ever be scheduled [tokens]; longer ones are rejected."""
-
-
-class KVCachePolicy(Protocol):
-    """Decides how many blocks a request holds."""
-
-    name: str
-    grows: bool
-    """Whether decoding requests take further blocks one by one."""
-
-    def reserved_tokens(self, request: RequestState, max_model_len: int) -> int:
-        """Tokens to hold blocks for from admission on."""
-
-
-class Router(Protocol):
-    """Chooses the replica of an arriving request."""
-
-    name: str
-
-    def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
-        """Index of the replica."""
 
 
 # -- planners ----------------------------------------------------------------------------------------------------

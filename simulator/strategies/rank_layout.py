@@ -82,6 +82,9 @@ class RankLayout:
         ``message`` is the full buffer. Groups of several equal domains use the hierarchical algorithm.
         """
         domains = self.domains(group)
+        if collective is Collective.SEND_RECV and group.ranks > 1:  # one message each, whoever takes it
+            inside = len(domains) == 1
+            return {"scale_up": message * inside, "scale_out": message * (not inside)}
         name = "p2p" if collective is None or collective is Collective.SEND_RECV else collective.value
         even = len(set(domains)) == 1 and len(domains) > 1 and domains[0] > 1
         hierarchical = even and name in ("all_reduce", "all_gather", "reduce_scatter")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -194,10 +194,9 @@ class BlockPricer:
         return self._pass(block, "input_gradient", (*block.gather_backward, *ops))
 
     def weight_gradient(self, block: Block) -> PhaseTime:
-        """Weight gradients only ("W")."""
-        return self._pass(
-            block, "weight_gradient", tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT)
-        )
+        """Weight gradients only ("W"), and what takes them away in every micro-batch."""
+        ops = tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT)
+        return self._pass(block, "weight_gradient", (*ops, *block.reduce_each))
 
     def _pass(self, block: Block, name: str, ops: Sequence[Op]) -> PhaseTime:
         key = (id(block), name)
@@ -228,7 +227,7 @@ class BlockPricer:
         streams = [self.layout.stream(op) if op.kind in COMMUNICATION else op.stream for op in ops]
         durations = [p.priced.seconds for p in priced]
         if set(HOST_STREAMS) <= set(streams):
-            slowdown = self.tiers.slowdown()
+            slowdown: dict[tuple[Hashable, Hashable], float] = {**self.tiers.slowdown()}
             schedule = run_streams_with_interference(durations, streams, dependencies(ops), slowdown)
         else:
             schedule = run_streams(durations, streams, dependencies(ops))
@@ -263,8 +262,32 @@ class BlockPricer:
         """Bytes one execution of ``op`` moves, by link class."""
         moved = self.price(op).bytes
         if op.kind not in COMMUNICATION:
-            return {"hbm": moved}
+            return dict.fromkeys(links_of(op), moved) or {"hbm": moved}
         return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
+
+
+def links_of(op: Op) -> tuple[str, ...]:
+    """Link classes that a copy between memory tiers uses; none for anything else."""
+    if op.kind is not OpKind.COPY or op.reads[0].tier is op.writes[0].tier:
+        return ()
+    ends = {op.reads[0].tier, op.writes[0].tier}
+    if Tier.PEER in ends:
+        return ("scale_up",)
+    if Tier.NVME in ends:  # a direct path between drive and device crosses the host link as well
+        return ("nvme",) if Tier.HOST in ends else ("host", "nvme")
+    return ("host",)
+
+
+def _is_fetch(op: Op) -> bool:
+    """Brings what a layer needs, ahead of it: gathered parameters, copies from a tier further away."""
+    if op.kind is OpKind.COPY:
+        return bool(links_of(op)) and TIER_DISTANCE[op.writes[0].tier] < TIER_DISTANCE[op.reads[0].tier]
+    return base_axis(op.axis) in DATA_AXES and op.collective is Collective.ALL_GATHER
+
+
+def _beside_the_layer(op: Op) -> bool:
+    """Runs ahead of a layer or behind it: gathers, reductions, copies between tiers."""
+    return base_axis(op.axis) in DATA_AXES or bool(links_of(op))
 
 
 def dependencies(ops: Sequence[Op]) -> list[list[int]]:

@@ -125,7 +125,9 @@ def _joined(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer) -
     for op, size in groups.values():
         full, rest = divmod(size, bucket)
         seconds += full * pricer.message_seconds(op, bucket) + (pricer.message_seconds(op, rest) if rest else 0.0)
-    return GradientItem(max(i.ready for i in items), seconds, min(i.needed for i in items), tuple(s for i in items for s in i.sends))  # fmt: skip
+    return GradientItem(
+        max(i.ready for i in items), seconds, min(i.needed for i in items), tuple(s for i in items for s in i.sends)
+    )
 
 
 def run_queue(items: Sequence[GradientItem], priority: bool = False, piece: float = 0.0) -> QueueResult:
@@ -168,14 +170,16 @@ def run_queue(items: Sequence[GradientItem], priority: bool = False, piece: floa
     return QueueResult(now, tuple(arrivals))
 
 
-def send_gradients(items: Sequence[GradientItem], traits: CommunicationTraits, pricer: BlockPricer) -> tuple[QueueResult, list[GradientItem]]:  # fmt: skip
-    """Bundle and send; the items that really travelled come back with the result."""
+def send_gradients(
+    items: Sequence[GradientItem], traits: CommunicationTraits, pricer: BlockPricer
+) -> tuple[QueueResult, list[GradientItem]]:
+    """Bundle or cut, and send; the items that really travelled come back with the result."""
     travelling = bundled(items, traits.bucket, pricer)
-    piece = 0.0
-    if traits.first_needed_first and traits.bucket:
-        rates = [i.seconds / size for i in travelling if (size := _link_bytes(i))]
-        piece = traits.bucket * max(rates, default=0.0)
-    return run_queue(travelling, traits.first_needed_first, piece), travelling
+    if not traits.piece:
+        return run_queue(travelling, traits.first_needed_first), travelling
+    cut = [_joined([item], traits.piece, pricer) for item in travelling]
+    grains = [i.seconds * min(1.0, traits.piece / size) for i in cut if (size := _link_bytes(i))]
+    return run_queue(cut, traits.first_needed_first, max(grains, default=0.0)), cut
 
 
 def cross_step_delay(result: QueueResult, items: Sequence[GradientItem], end: float) -> float:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from simulator.cost.tiers import TierCost
 from simulator.hardware.types import Node
 from simulator.results.estimate import MemoryLedger, StageMemory
 from simulator.strategies.peak import peak_workspace
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk
 from simulator.workload.framework import Framework
-from simulator.workload.ops import Block, Mesh, Tensor, TensorClass, Tier
+from simulator.workload.ops import Block, Mesh, Op, OpKind, Tensor, TensorClass, Tier
 
 __all__ = ["ChunkMemory", "chunk_memory", "memory_ledger"]
 
@@ -23,47 +24,90 @@ class ChunkMemory:
     Attributes
     ----------
     activations
-        Bytes one micro-batch holds from forward to backward.
+        Bytes of HBM one micro-batch holds from forward to backward.
     weight_gradient_activations
         The part that only the weight gradients still need once the input gradients are done.
     workspace
-        Peak of everything that is allocated and freed inside one forward or backward.
+        Peak of everything that is allocated and freed inside one forward or backward, buffers of copies included.
+    evicted
+        Bytes one micro-batch holds in other tiers from forward to backward.
+    staging
+        Host buffers of copies that go through host memory on their way to NVMe.
     """
 
     activations: float
     weight_gradient_activations: float
     workspace: float
+    evicted: Mapping[Tier, float] = field(default_factory=dict)
+    staging: float = 0.0
 
 
 def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
     """Activation and workspace bytes of one virtual stage."""
-    activations = weight_part = workspace = 0.0
+    activations = weight_part = workspace = staging = buffers = 0.0
+    evicted: dict[Tier, float] = {}
     for block, count in chunk.blocks:
-        saved = frozenset(t.name for t in block.saved)
+        held = [t for t in block.saved if t.tier is Tier.HBM]
+        saved = frozenset(t.name for t in held)
         needed = {t.name for op in block.backward if op.phase.value == "weight_gradient" for t in op.reads}
-        activations += count * sum(t.bytes(mesh) for t in block.saved)
-        weight_part += count * sum(t.bytes(mesh) for t in block.saved if t.name in needed)
-        for ops, gathers in ((block.forward, block.gather_forward), (block.backward, block.gather_backward)):
+        activations += count * sum(t.bytes(mesh) for t in held)
+        weight_part += count * sum(t.bytes(mesh) for t in held if t.name in needed)
+        for tensor in block.saved:
+            if tensor.tier is not Tier.HBM:
+                evicted[tensor.tier] = evicted.get(tensor.tier, 0.0) + count * tensor.bytes(mesh)
+        buffers = max(buffers, sum(t.bytes(mesh) for t in block.states if t.cls is TensorClass.WORKSPACE))
+        passes = (
+            (block.forward, block.gather_forward, ()),
+            (block.backward, block.gather_backward, block.reduce_each),
+        )
+        for ops, gathers, after in passes:
             inside = peak_workspace(ops, mesh, saved)
             # The parameters of this message's blocks, and of those that arrive while they compute.
-            inside += sum(min(count, op.wire.blocks * (1 + op.wire.prefetch)) * t.bytes(mesh) for op in gathers for t in op.writes)
+            inside += sum(
+                min(count, op.wire.blocks * (1 + op.wire.prefetch)) * t.bytes(mesh)
+                for op in gathers
+                for t in op.writes
+                if t.tier is Tier.HBM
+            )
+            inside += _leaving(block, (*ops, *after), count, mesh)
             workspace = max(workspace, inside)
-    return ChunkMemory(activations, weight_part, workspace)
+            staging = max(staging, _staged((*ops, *gathers, *after), count, mesh))
+    return ChunkMemory(activations, weight_part, workspace + buffers, evicted, staging)
 
 
-def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: int) -> dict[str, float]:
-    """Parameter, gradient and optimizer bytes; a tensor that several blocks of the rank share counts once."""
-    totals = {cls.value: 0.0 for cls in (TensorClass.PARAM, TensorClass.GRAD, TensorClass.OPTIM)}
+def _leaving(block: Block, ops: Sequence[Op], count: int, mesh: Mesh) -> float:
+    """HBM of tensors on their way out: activations of the layer before, gradients of this layer and the one before."""
+    out = [t for op in ops if op.kind is OpKind.COPY and op.reads[0].tier is Tier.HBM for t in op.reads]
+    gradients = sum(t.bytes(mesh) for t in out if t.cls is TensorClass.GRAD)
+    others = sum(t.bytes(mesh) for t in out if t.cls is not TensorClass.GRAD)
+    return gradients * min(count, 2) + others * min(count - 1, 1)
+
+
+def _staged(ops: Sequence[Op], count: int, mesh: Mesh) -> float:
+    """Host memory of what passes through it to or from NVMe, double-buffered."""
+    through = [
+        op for op in ops if op.kind is OpKind.COPY and {op.reads[0].tier, op.writes[0].tier} == {Tier.HOST, Tier.NVME}
+    ]
+    return min(count, 2) * sum(t.bytes(mesh) for op in through for t in op.reads)
+
+
+def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float) -> dict[Tier, dict[str, float]]:
+    """Parameter, gradient and optimizer bytes by tier; a tensor that several blocks of the rank share counts once."""
+    kept = (TensorClass.PARAM, TensorClass.GRAD, TensorClass.OPTIM)
+    totals: dict[Tier, dict[str, float]] = {Tier.HBM: {cls.value: 0.0 for cls in kept}}
     shared: set[str] = set()
     for chunk in chunks:
         for block, count in chunk.blocks:
             for tensor in block.states:
+                if tensor.cls not in kept:
+                    continue
                 if _is_shared(block, tensor):
                     if tensor.name in shared:
                         continue
                     shared.add(tensor.name)
                 copies = versions if tensor.cls is TensorClass.PARAM else 1
-                totals[tensor.cls.value] += copies * count * tensor.bytes(mesh)
+                place = totals.setdefault(tensor.tier, {cls.value: 0.0 for cls in kept})
+                place[tensor.cls.value] += copies * count * tensor.bytes(mesh)
     return totals
 
 
@@ -74,9 +118,10 @@ def _is_shared(block: Block, tensor: Tensor) -> bool:
 
 def memory_ledger(
     timeline: PipelineTimeline, chunks_of_rank: Sequence[Sequence[Chunk]], memory: Sequence[ChunkMemory], mesh: Mesh,
-    nodes: Sequence[Node], framework: Framework, versions: Sequence[int],
+    nodes: Sequence[Node], framework: Framework, versions: Sequence[float],
+    evicted: Mapping[Tier, Sequence[float]] | None = None, accelerators: int = 0,
 ) -> MemoryLedger:  # fmt: skip
-    """Peak of every pipeline rank: states, activations in flight, workspace, and what the framework takes.
+    """Peak of every pipeline rank on every tier it uses.
 
     Parameters
     ----------
@@ -87,16 +132,58 @@ def memory_ledger(
         Node type of every rank, for the capacity.
     versions
         Weight versions each rank keeps.
+    evicted
+        Peak of evicted activations by tier and rank [B].
+    accelerators
+        Accelerators of the job: those of a node share its host memory and drives; 0 = whole nodes.
+
+    Notes
+    -----
+    Host memory and drives are shared equally by the accelerators of a node. The peer tier is the room that the stages
+    without evictions leave in their HBM, shared by the stages that evict.
     """
     reserve = framework.constants.get("memory_reserve")
     fragmentation = framework.constants.get("fragmentation")
-    stages = []
+    stages, peers = list[StageMemory](), dict[int, float]()
     for rank, chunks in enumerate(chunks_of_rank):
-        by_class = _states(chunks, mesh, versions[rank])
+        states = _states(chunks, mesh, versions[rank])
+        by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])
         by_class[TensorClass.WORKSPACE.value] = max((memory[c.position].workspace for c in chunks), default=0.0)
         allocated = sum(by_class.values())
         by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0)
         by_class["reserve"] = reserve.value if reserve else 0.0
         stages.append(StageMemory(rank, Tier.HBM, by_class, nodes[rank].accelerator.memory_usable))
-    return MemoryLedger(tuple(stages))
+        for tier, peaks in (evicted or {}).items():
+            if tier is Tier.PEER:
+                peers[rank] = float(peaks[rank])
+            elif peaks[rank]:
+                states.setdefault(tier, {})[TensorClass.ACTIVATION.value] = float(peaks[rank])
+        if staged := _host_buffers(chunks, memory, mesh):
+            states.setdefault(Tier.HOST, {})[TensorClass.WORKSPACE.value] = staged
+        if states:
+            tiers = TierCost(nodes[rank], accelerators)
+            capacity = {Tier.HOST: tiers.host_memory, Tier.NVME: tiers.nvme_capacity}
+            stages += [StageMemory(rank, tier, held, capacity[tier]) for tier, held in states.items()]
+    return MemoryLedger((*stages, *_peer_stages(stages, peers)))
+
+
+def _host_buffers(chunks: Sequence[Chunk], memory: Sequence[ChunkMemory], mesh: Mesh) -> float:
+    """Host memory for what is on its way: staged copies, and two blocks' optimizer states that live on NVMe."""
+    blocks = [block for chunk in chunks for block, _ in chunk.blocks]
+    optimizer = [
+        sum(t.bytes(mesh) for t in b.states if t.cls is TensorClass.OPTIM and t.tier is Tier.NVME) for b in blocks
+    ]
+    return max((memory[c.position].staging for c in chunks), default=0.0) + 2 * max(optimizer, default=0.0)
+
+
+def _peer_stages(stages: Sequence[StageMemory], peers: Mapping[int, float]) -> list[StageMemory]:
+    """What evicting ranks put into the free HBM of the others."""
+    evicting = {rank: size for rank, size in peers.items() if size > 0}
+    if not evicting:
+        return []
+    room = sum(max(0.0, s.capacity - s.peak) for s in stages if s.tier is Tier.HBM and s.stage not in evicting)
+    share = room / sum(evicting.values())
+    return [
+        StageMemory(r, Tier.PEER, {TensorClass.ACTIVATION.value: size}, share * size) for r, size in evicting.items()
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import cast
 
@@ -18,25 +18,19 @@ from simulator.results.estimate import MemoryLedger, Traffic
 from simulator.strategies.compile import communication_traits, plan_notes
 from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.protocols import Action, PipelineSchedule
-from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.strategies.rank_layout import RankLayout
-from simulator.training.gradient_queue import (
-    GradientItem,
-    bulk_seconds,
-    cross_step_delay,
-    fused_update_end,
-    gradient_items,
-    publish_delay,
-    send_gradients,
-)
-from simulator.training.memory import chunk_memory, memory_ledger
+from simulator.training.block_time import BlockPricer, PhaseTime, combine
+from simulator.training.decisions import settle
+from simulator.training.layer_plans import varied_layers
+from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks
+from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import Collective, OpKind, Work
+from simulator.workload.ops import Collective, OpKind, Tier, Work
 
 __all__ = ["PipelinedJob", "StepRun"]
 
@@ -72,9 +66,14 @@ class PipelinedJob:
         What runs where.
     scale
         Factors on constants by id, for intervals.
+    settled
+        Take the plan as it is, even where a strategy would still decide something from prices.
     """
 
-    def __init__(self, job: TrainingJob, cluster: Cluster, scale: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self, job: TrainingJob, cluster: Cluster, scale: Mapping[str, float] | None = None, settled: bool = False
+    ) -> None:
+        job = job if settled else settle(job, cluster)
         self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
         self.plan, self.framework = job.plan, job.framework
         self.microbatches = job.batch.microbatches(job.plan)
@@ -120,10 +119,10 @@ class PipelinedJob:
     @cached_property
     def chunks(self) -> tuple[Chunk, ...]:
         """Virtual stages in model order."""
-        blocks = compiled_layers(self.job)
         stages = 1 + max(p for where in self.positions for p in where)
-        layers = sum(block.name == "layer" for block in blocks)
-        return cut_into_chunks(blocks, partition_layers(layers, stages))
+        layers = sum(block.name == "layer" for block in compiled_layers(self.job))
+        sizes = partition_layers(layers, stages)
+        return cut_into_chunks(varied_layers(self.job, sizes), sizes)
 
     @cached_property
     def chunks_of_rank(self) -> list[list[Chunk]]:
@@ -162,8 +161,8 @@ class PipelinedJob:
         """Every constant that was used, of devices, networks and framework."""
         merged = ConstantSet()
         for pricer in self.pricers.values():
-            for constant in (*pricer.device.constants.entries.values(), *pricer.network.constants.entries.values()):
-                merged.entries[constant.id] = constant
+            for used in (pricer.device.constants, pricer.network.constants, pricer.tiers.constants):
+                merged.entries.update(used.entries)
         for constant in self.framework.constants.values():
             merged.entries[constant.id] = constant
         return merged
@@ -192,7 +191,7 @@ class PipelinedJob:
         """Sending one micro-batch's boundary activation to the next stage [s]."""
         if self.ranks == 1:
             return 0.0
-        pricer, boundary = self.pricer(0), self._boundary_bytes
+        pricer, boundary = self.pricer(0), self._boundary_bytes * (1 + self.sending.pipeline_volume) / 2
         layout = pricer.layout
         tensor_ranks = self.plan.tensor_parallel
         asked = self.sending.pipeline_split
@@ -242,7 +241,8 @@ class PipelinedJob:
         memory = [chunk_memory(c, self.plan.mesh) for c in self.chunks]
         stages = len(self.chunks)
         untimed = PipelineCosts(
-            forward=np.ones(stages), backward=np.ones(stages), input_gradient=np.ones(stages), weight_gradient=np.ones(stages),
+            forward=np.ones(stages), backward=np.ones(stages),
+            input_gradient=np.ones(stages), weight_gradient=np.ones(stages),
             activation_bytes=np.array([m.activations for m in memory]),
             weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]),
         )  # fmt: skip
@@ -256,8 +256,22 @@ class PipelinedJob:
         )
         versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
         return memory_ledger(
-            timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions
-        )
+            timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions,
+            self._evicted_peaks(memory, untimed), self.plan.accelerators,
+        )  # fmt: skip
+
+    def _evicted_peaks(self, memory: Sequence[ChunkMemory], untimed: PipelineCosts) -> dict[Tier, list[float]]:
+        """Peak of evicted activations by tier and rank [B]."""
+        peaks: dict[Tier, list[float]] = {}
+        for tier in {t: None for m in memory for t in m.evicted}:
+            costs = replace(
+                untimed,
+                activation_bytes=np.array([m.evicted.get(tier, 0.0) for m in memory]),
+                weight_gradient_bytes=None,
+            )
+            items = self.microbatches * self.traits.items_per_microbatch
+            peaks[tier] = run_pipeline(self.orders, self.traits, costs, items).activations.peak.tolist()
+        return peaks
 
     def floor(self) -> float:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
@@ -287,11 +301,12 @@ class PipelinedJob:
         timeline = self.timeline
         busiest = int(np.argmax(timeline.busy))
         update = max(
-            (optimizer_time(self.chunks_of_rank[r], self.pricer(r)) for r in range(self.ranks)), key=lambda t: t.seconds
+            (optimizer_time(self.chunks_of_rank[r], self.pricer(r), timeline.makespan) for r in range(self.ranks)),
+            key=lambda t: t.seconds,
         )
-        reduced = self._reduction_end(update.seconds)
-        delay = max(self._gather_delay(rank) for rank in range(self.ranks))
-        host = self._constant("host_per_step")
+        reduced = reduction_end(self, update.seconds)
+        delay = max(gather_delay(self, rank) for rank in range(self.ranks))
+        host = self.constant("host_per_step")
         parts = self._busy_parts(busiest)
         scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
         parts = {k: v * scale for k, v in parts.items()}
@@ -307,81 +322,10 @@ class PipelinedJob:
         ]
         return dict(combine(times).parts)
 
-    def _constant(self, key: str) -> float:
+    def constant(self, key: str) -> float:
+        """A constant of the framework, with the factor in force; 0 where it has none."""
         constant: Constant | None = self.framework.constants.get(key)
         return constant.value * self.scale.get(constant.id, 1.0) if constant else 0.0
-
-    def _reduction_end(self, update: float) -> float:
-        """When the update may begin: all gradients reduced, in the mean over local and synchronising steps [s]."""
-        every = {op.wire.every for c in self.chunks for block, _ in c.blocks for op in block.reduce}
-        period = max(every, default=1)
-        sync = max(self._reduced(rank, update, True) for rank in range(self.ranks))
-        if period == 1:
-            return sync
-        local = max(self._reduced(rank, update, False) for rank in range(self.ranks))
-        return ((period - 1) * local + sync) / period
-
-    def _reduced(self, rank: int, update: float, sync: bool) -> float:
-        """When a rank's gradients are reduced, those of a tied embedding between first and last stage included."""
-        timeline, pricer, sending = self.timeline, self.pricer(rank), self.sending
-        chunks = self.chunks_of_rank[rank]
-        end = timeline.makespan
-        tied = self._tied_embedding_seconds() if rank in (0, self.ranks - 1) else 0.0
-        overlaps = self.framework.overlap_grad_reduce if sending.overlaps is None else sending.overlaps
-        if not overlaps:
-            return end + bulk_seconds(chunks, pricer, sync) + tied
-        items = self._gradient_items(rank, sync)
-        result, travelled = send_gradients(items, sending, pricer)
-        if sending.crosses_steps:
-            return end + cross_step_delay(result, travelled, end) + tied
-        if sending.fused_pieces and travelled:  # the update runs inside; run() adds it after everything
-            return max(end, fused_update_end(travelled, update, sending.fused_pieces) - update) + tied
-        return max(end, result.end) + tied
-
-    def _gradient_items(self, rank: int, sync: bool) -> list[GradientItem]:
-        """Gradients of a rank with the times they are ready and needed again."""
-        ends, items = self.timeline.backward_window[1][rank], list[GradientItem]()
-        for chunk, end, start in zip(self.chunks_of_rank[rank], ends, self._first_forwards(rank), strict=False):
-            items += gradient_items(
-                chunk, self.pricer(rank), float(end), start, sync, self.sending.deferred_layers if rank == 0 else 0
-            )
-        return items
-
-    def _first_forwards(self, rank: int) -> list[float]:
-        """Start of the first forward of each of a rank's chunks [s]."""
-        tasks = self.timeline.rank_tasks(rank)
-        found = []
-        for chunk in range(len(self.chunks_of_rank[rank])):
-            first = (tasks["kind"] == "F") & (tasks["chunk"] == chunk)
-            found.append(float(tasks["start"][first].min()) if first.any() else 0.0)
-        return found
-
-    def _tied_embedding_seconds(self) -> float:
-        """All-reduce of the shared embedding's gradient between the two stages that hold a copy [s]."""
-        if self.ranks == 1 or not self.job.model.tie_word_embeddings:
-            return 0.0
-        mesh = self.plan.mesh
-        gradient = sum(
-            t.bytes(mesh)
-            for block, _ in self.chunks[0].blocks
-            for t in block.states
-            if t.name == "embedding.weight.grad"
-        )
-        pricer = self.pricer(0)
-        work = Work(
-            OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2
-        )
-        return pricer.network.price(work, pricer.layout.neighbour("pp")).seconds
-
-    def _gather_delay(self, rank: int) -> float:
-        """Delay of the step by gathering updated parameters (ZeRO-1/2)."""
-        pricer, starts = self.pricer(rank), []
-        for chunk, at in zip(self.chunks_of_rank[rank], self._first_forwards(rank), strict=True):
-            for block, count in chunk.blocks:
-                for _ in range(count):
-                    starts.append((block, at))
-                    at += pricer.forward(block).seconds
-        return publish_delay(starts, pricer, self.framework.overlap_param_gather)
 
     # -- summaries -------------------------------------------------------------------------------------------------------
 
@@ -408,12 +352,24 @@ class PipelinedJob:
                             links[link] = links.get(link, 0.0) + count * size / op.wire.every
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-                sent = len(self._work_of(rank)) * 2 * self.microbatches * self._boundary_bytes
+                forward, backward = self.messages(rank)
+                sent = (forward + backward * self.sending.pipeline_volume) * self._boundary_bytes
                 links["scale_up" if inside else "scale_out"] = (
                     links.get("scale_up" if inside else "scale_out", 0.0) + sent
                 )
             moved.append(links)
         return Traffic(max(moved, key=lambda m: sum(m.values())))
+
+    def messages(self, rank: int) -> tuple[int, int]:
+        """Activations and gradients of activations a rank sends to other ranks in a step.
+
+        The last virtual stage sends nothing forward, the first nothing backward, and neighbours on one rank nothing.
+        """
+        mine, last = set(self.positions[rank]), len(self.chunks) - 1
+        work = self._work_of(rank)
+        forward = sum(p < last and p + 1 not in mine for p in work)
+        backward = sum(p > 0 and p - 1 not in mine for p in work)
+        return forward * self.microbatches, backward * self.microbatches
 
     def trust_shares(self) -> dict[str, float]:
         """Share of the computation and communication time by trust of the constants behind it."""

@@ -15,6 +15,7 @@ from simulator.results.estimate import Estimate, MemoryLedger, TimeBreakdown, Tr
 from simulator.strategies.compile import check_plan
 from simulator.training.pipelined import PipelinedJob
 from simulator.training.step_metrics import step_interval, step_metrics
+from simulator.training.tiers import missing_tiers
 from simulator.workload.jobs import TrainingJob
 
 __all__ = ["check_job", "estimate_step"]
@@ -44,7 +45,9 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
     return reasons
 
 
-def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate", "step"] = "step") -> Estimate:
+def estimate_step(
+    job: TrainingJob, cluster: Cluster, depth: Literal["estimate", "step"] = "step", with_interval: bool = True
+) -> Estimate:
     """Time, memory and traffic of one step of ``job`` on ``cluster``.
 
     Parameters
@@ -55,6 +58,8 @@ def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate",
         Nodes in order; ranks are placed consecutively (tp innermost, then cp, dp, pp).
     depth
         ``estimate``: bounds only. ``step``: executors.
+    with_interval
+        False leaves out the interval, which prices the job again for every constant.
 
     Returns
     -------
@@ -65,6 +70,8 @@ def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate",
         return _refused("; ".join(reasons), depth)
     pipeline = PipelinedJob(job, cluster)
     memory = pipeline.memory()
+    if reason := missing_tiers(pipeline.plan, memory, pipeline.node_of_rank):
+        return _refused(reason, depth, memory)
     if not memory.fits:
         return _refused(memory.reason(), depth, memory)
     floor = pipeline.floor()
@@ -74,7 +81,7 @@ def estimate_step(job: TrainingJob, cluster: Cluster, depth: Literal["estimate",
             depth, floor, floor, TimeBreakdown(parts), memory, pipeline.traffic(), warnings=pipeline.warnings()
         )
     step = pipeline.run()
-    interval = step_interval(pipeline, step)
+    interval = step_interval(pipeline, step) if with_interval else None
     return Estimate(
         "step",
         step.seconds,

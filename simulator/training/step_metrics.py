@@ -59,27 +59,21 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     Each constant is moved by one sigma and the work is priced again; bubbles and exposed tails are kept in proportion
     to the work of the busiest rank, so the pipeline need not be run once per constant (first order).
     """
-    timeline = step.timeline
-    busy = float(timeline.busy[step.busiest])
-    stretch = timeline.makespan / busy if busy else 1.0
+    base = _busiest_work(pipeline, step)
+    per_step = pipeline.framework.constants.get("host_per_step")
+    after = step.seconds - step.timeline.makespan - pipeline.constant("host_per_step")
 
     def evaluate(scale: Mapping[str, float]) -> float:
         moved = PipelinedJob(pipeline.job, pipeline.cluster, scale) if scale else pipeline
-        work = moved.microbatches * sum(
-            moved.forward_times[p].seconds + moved.backward_times[p].seconds for p in moved.positions[step.busiest]
-        )
-        tail = step.seconds - timeline.makespan - step.parts["host"]
-        return work * stretch * busy / _base_work(pipeline, step) + tail + moved._constant("host_per_step")
+        stretch = _busiest_work(moved, step) / base if base else 1.0
+        return step.timeline.makespan * stretch + after + moved.constant("host_per_step")
 
     used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
-    host = pipeline.framework.constants.get("host_per_step")
-    found = interval(evaluate, pipeline.constants, sorted(used | ({host.id} if host else set())))
-    middle = (found.low + found.high) / 2
-    factor = step.seconds / middle if middle else 1.0
-    return Interval(found.low * factor, found.high * factor, found.sensitivity)
+    return interval(evaluate, pipeline.constants, sorted(used | ({per_step.id} if per_step else set())))
 
 
-def _base_work(pipeline: PipelinedJob, step: StepRun) -> float:
-    return pipeline.microbatches * sum(
+def _busiest_work(pipeline: PipelinedJob, step: StepRun) -> float:
+    """Forward and backward of one micro-batch on the busiest rank [s]."""
+    return sum(
         pipeline.forward_times[p].seconds + pipeline.backward_times[p].seconds for p in pipeline.positions[step.busiest]
     )

@@ -133,7 +133,7 @@ def _pass(pipeline: PipelinedJob, kind: int, stage: int) -> PhaseTime:
 
 def _end_of_step(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     """What follows the last task, one after another: all stages wait for the slowest."""
-    host = pipeline._constant("host_per_step")
+    host = pipeline.constant("host_per_step")
     update = float(step.parts.get("optimizer", 0.0))
     ends = step.seconds - step.timeline.makespan - update - host
     network = Stream.SCALE_OUT if pipeline.plan.data_parallel > 1 else Stream.COMPUTE
@@ -266,7 +266,7 @@ def communication_by_axis(
                 add(op.axis, op.collective.value, links, price.priced.seconds, count)
     if pipeline.ranks > 1:
         inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-        count = 2 * pipeline.microbatches * len(pipeline._work_of(stage))
+        count = sum(pipeline.messages(stage))
         link = "scale_up" if inside else "scale_out"
         add("pp", "send_recv", {link: pipeline._boundary_bytes}, pipeline.p2p_seconds, count)
     return found

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 
-from simulator.workload.wire import Wire
+from simulator.workload.wire import PLAIN, Wire
 
 __all__ = [
     "DTYPE_BYTES",
@@ -313,7 +313,7 @@ class Op:
     recomputable: str = ""
     fused: bool = False
     repeat: int = 1
-    wire: Wire = Wire()
+    wire: Wire = PLAIN
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @cached_property

@@ -36,7 +36,7 @@ greatest common divisor of the asked size and the axis.
 
 
 def sub_axis(axis: str, inner: int, outer: int, whole: int) -> str:
-    """Name of the axis that joins groups of ``inner`` ranks into groups of ``outer``; the axis itself if that is all."""
+    """Name of the axis that joins groups of ``inner`` ranks into groups of ``outer``; the axis itself if it is all."""
     return axis if (inner, outer) == (1, whole) else f"{axis}[{inner}:{outer}]"
 
 
@@ -147,4 +147,5 @@ class Plan:
         parts += [f"zero{self.zero_stage}"] * (self.zero_stage > 0)
         parts += [f"recompute={self.recompute}"] * (self.recompute != "none")
         parts += [self.precision] + [f"offload={self.offload}"] * (self.offload != "none")
+        parts += [f"{name}={value}" for name, value in self.options]
         return " ".join(parts)

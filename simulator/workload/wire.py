@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Wire"]
+__all__ = ["PLAIN", "Wire"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +30,7 @@ class Wire:
     every: int = 1
     blocks: int = 1
     prefetch: int = 1
+
+
+PLAIN = Wire()
+"""Whole, as it is, in every step."""

@@ -6,8 +6,10 @@ import itertools
 import math
 from functools import cache
 from types import MappingProxyType
+from typing import Any
 
 import pytest
+from memory_jobs import LAYERS, estimate, job, on_tier, single
 
 from simulator.hardware import load_node
 from simulator.strategies.recompute.dropping import recompute_tensors
@@ -15,12 +17,11 @@ from simulator.strategies.recompute.periodic import binomial_steps, extra_forwar
 from simulator.strategies.recompute.planning import Action, LayerProblem, greedy, optimal
 from simulator.training.pipelined import PipelinedJob
 from simulator.workload.ops import Block, Phase, Tier
-from memory_jobs import LAYERS, estimate, job, on_tier, single
 
-UNFUSED = {"framework": "megatron-lm-2021"}
+UNFUSED: dict[str, Any] = {"framework": "megatron-lm-2021"}
 
 
-def layer_of(**plan: object) -> Block:
+def layer_of(**plan: Any) -> Block:
     chunks = PipelinedJob(job(**plan), single(load_node("dgx-a100-640"))).chunks
     return next(block for block, _ in chunks[0].blocks if block.name == "layer")
 
@@ -132,9 +133,10 @@ def problem(
     view = PipelinedJob(job(framework=framework), single(load_node("dgx-a100-640")))
     layer = next(block for block, _ in view.chunks[0].blocks if block.name == "layer")
     pricer = view.pricer(0)
+    latency = pricer.tiers.node.accelerator.host_link.latency  # once per transfer, not per sum of transfers
     return LayerProblem(
         layer, MappingProxyType({}), lambda op: pricer.price(op).priced.seconds,
-        lambda size: pricer.tiers.copy(Tier.HBM, Tier.HOST, size).seconds - pricer.tiers.node.accelerator.host_link.latency,
+        lambda size: pricer.tiers.copy(Tier.HBM, Tier.HOST, size).seconds - latency,
         pricer.forward(layer).seconds, pricer.backward(layer).seconds,
         share * sum(t.bytes() for t in layer.saved), actions,
     )  # fmt: skip

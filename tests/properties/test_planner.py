@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from simulator.registry import lookup
 from simulator.strategies.pipeline.orders import loop_placement
 from simulator.strategies.planner.exhaustive import Exhaustive, MarkovChain
+from simulator.strategies.planner.merak import MerakPlanner
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans, plan_score
 from simulator.strategies.planner.slicing import balance_shares, decide_layers, slice_stages
 from simulator.strategies.planner.staged import AlpaPlanner, GalvatronPlanner, MixedDevices
@@ -220,6 +221,26 @@ def test_planners_are_never_better_than_exhaustive_and_say_what_they_learned(pla
     assert found.notes
     if planner is not AlpaPlanner:
         assert plan_score(found.best[1]) == best
+
+
+def test_merak_recomputes_less_on_later_stages_and_beats_full_recomputation() -> None:
+    """Stage i of 1F1B holds p − i micro-batches, so what must be recomputed falls along the pipeline."""
+    space = replace(
+        problem(), tensor_parallel=(1,), pipeline_parallel=(4,), micro_batch_size=(8,), virtual_stages=(1,),
+        schedule=("1f1b",), zero_stage=(1,), recompute=("none", "full"), batch=Batch(256, 1, 2048),
+    )  # fmt: skip
+    evaluate = PlanEvaluator(space.model, space.framework, space.cluster, space.batch)
+    uniform = Exhaustive().search(space, evaluate)
+    assert uniform.best[0].recompute == "full"  # keeping everything does not fit
+    found = MerakPlanner().search(space, evaluate)
+    plan, estimate = found.best
+    assert plan.recompute == "per-stage"
+    counts = plan.option("recomputed_layers")
+    assert isinstance(counts, tuple)
+    assert list(counts) == sorted(counts, reverse=True)
+    assert counts[0] > counts[-1]
+    assert estimate.feasible
+    assert estimate.seconds < uniform.best[1].seconds
 
 
 def test_runners_up_say_why_they_lose() -> None:

@@ -37,7 +37,7 @@ def fits(batching: str, kv_cache: str) -> bool:
     """Whether the deployment takes the two together."""
     policy = lookup("batching", batching)
     grows = bool(lookup("kv_cache", kv_cache).grows)
-    return not (grows and (policy.release_together or policy.kv_policy.startswith("reserve-predicted")))
+    return not (grows and policy.release_together)
 
 
 def shared_prefixes(rng: np.random.Generator, inputs: np.ndarray, block: int) -> PrefixBlocks:

@@ -66,11 +66,19 @@ class VidurCost:
         if batch.prefill:
             context = sum(-(-c // 64) * 64 for _, c in batch.prefill)
             size = round(math.sqrt(sum(t * t for t, _ in batch.prefill)))
-            ms += self.prefill[context, size] * (self.penalty if len(batch.prefill) > 1 else 1.0)
+            ms += self._prefill(context, size) * (self.penalty if len(batch.prefill) > 1 else 1.0)
         if batch.decodes:
             mean = batch.decode_context // batch.decodes
-            ms += self.decode[batch.decodes, -(-mean // 64) * 64] * (self.penalty if batch.decodes > 1 else 1.0)
+            ms += self.decode[batch.decodes, min(-(-mean // 64) * 64, 4096)] * (self.penalty if batch.decodes > 1 else 1.0)
         return ms
+
+    def _prefill(self, context: int, size: int) -> float:
+        """Beyond the table (summed contexts above 4,096, which only prefix caching gives) a straight line goes on."""
+        size = min(size, 512) if context else size
+        if context <= 4096:
+            return self.prefill[context, size]
+        last, before = self.prefill[4096, size], self.prefill[3072, size]
+        return last + max(0.0, last - before) * (context - 4096) / 1024
 
     def stage_times(self, batch: BatchShape) -> list[float]:
         compute = self.layers * self._layer(batch) / 1000

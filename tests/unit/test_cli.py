@@ -73,7 +73,7 @@ def test_estimate_as_json_saved_and_explained(capsys: pytest.CaptureFixture[str]
         assert all(rows for rows in parsed(out).values())
     code, out, _ = answer(capsys, "trace", str(run))
     events = parsed((run / "trace.json").read_text())["traceEvents"]
-    slices = [e for e in events if e.get("cat") == "pipeline"]
+    slices = [e for e in events if e.get("cat", "").startswith("pipeline,")]
     # Forward and backward of 64 micro-batches in 3 chunks on 8 ranks.
     assert len(slices) == 2 * 64 * 3 * 8
     assert max(e["ts"] + e["dur"] for e in slices) <= row["seconds"] * 1e6 * (1 + 1e-9)

@@ -20,7 +20,8 @@ class Seats:
 
     def take(self, request: RequestState) -> bool:
         """Take a seat and the blocks of ``request``; ``False`` and nothing taken where there is no room."""
-        if self._running <= 0 or self._batch <= 0:
+        # Requests in host memory come first: while there are any, nobody is admitted (vLLM).
+        if self._running <= 0 or self._batch <= 0 or self._replica.swapped:
             return False
         blocks = self._replica.blocks_for(request)
         if blocks > self._free:
@@ -37,6 +38,7 @@ class FirstCome:
     name: str
     release_together = False
     kv_policy = "paged"
+    moves_requests = False
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """Only an arrival that is first in line: behind another it changes nothing."""

@@ -38,5 +38,5 @@ class Orca(FirstCome):
         for request in replica.waiting:
             if not seats.take(request):
                 break
-            batch.append((request, request.prefill_target))
+            batch.append((request, request.remaining_prefill))
         return BatchPlan(batch) if batch else _DECODE

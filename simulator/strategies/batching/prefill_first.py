@@ -40,7 +40,7 @@ class PrefillFirst(FirstCome):
         batch: list[tuple[RequestState, int]] = []
         total = longest = 0
         for request in replica.waiting:
-            tokens = request.prefill_target
+            tokens = request.prefill_target - replica.look_up(request)
             longest = max(longest, tokens)
             total += tokens
             counted = longest * (len(batch) + 1) if self.count_padding else total

@@ -52,7 +52,7 @@ class Static(FirstCome):
         for request in replica.waiting:
             if len(batch) >= size or not seats.take(request):
                 break
-            batch.append((request, request.prefill_target))
+            batch.append((request, request.remaining_prefill))
         return BatchPlan(batch, decode=False, padded=True) if batch else _DECODE
 
 

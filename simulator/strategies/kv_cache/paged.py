@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from simulator.registry import register
+from simulator.strategies.kv_cache.base import NoReuse
 from simulator.strategies.protocols import RequestState
 
 __all__ = ["Paged"]
@@ -17,7 +18,7 @@ __all__ = ["Paged"]
     catalogue=("PagedAttention / vLLM",),
     validated_by="published",
 )
-class Paged:
+class Paged(NoReuse):
     """Blocks for the prompt at admission, then one more whenever the last is full; preemption by recomputation."""
 
     name: str

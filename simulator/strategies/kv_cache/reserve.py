@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from simulator.registry import register
+from simulator.strategies.kv_cache.base import NoReuse
 from simulator.strategies.protocols import RequestState
 
-__all__ = ["ReserveExact", "ReserveMax", "ReservePowerOfTwo"]
+__all__ = ["ReserveExact", "ReserveMax", "ReservePowerOfTwo", "ReservePredicted"]
 
 _VLLM = "Kwon et al., PagedAttention, SOSP 2023, section 6.1 (Orca baselines Max, Pow2, Oracle)"
 
@@ -19,7 +20,7 @@ _VLLM = "Kwon et al., PagedAttention, SOSP 2023, section 6.1 (Orca baselines Max
     catalogue=("Orca",),
     validated_by="mechanism",
 )
-class ReserveMax:
+class ReserveMax(NoReuse):
     """The longest sequence the model allows; the request's own length where there is no limit."""
 
     name: str
@@ -38,7 +39,7 @@ class ReserveMax:
     cites=(_VLLM,),
     validated_by="mechanism",
 )
-class ReservePowerOfTwo:
+class ReservePowerOfTwo(NoReuse):
     """Prompt plus the output rounded up to a power of two: over-reserves at most twice the output."""
 
     name: str
@@ -58,7 +59,7 @@ class ReservePowerOfTwo:
     cites=(_VLLM,),
     validated_by="mechanism",
 )
-class ReserveExact:
+class ReserveExact(NoReuse):
     """Prompt plus the true output, as if it were known (an oracle)."""
 
     name: str
@@ -67,3 +68,24 @@ class ReserveExact:
     def reserved_tokens(self, request: RequestState, max_model_len: int) -> int:
         """Prompt plus output."""
         return request.input_tokens + request.output_tokens
+
+
+@register(
+    "reserve-predicted",
+    kind="policy",
+    area="serving",
+    family="kv_cache",
+    cites=("Jin et al., S3, arXiv:2306.06000",),
+    catalogue=("S³",),
+    validated_by="mechanism",
+)
+class ReservePredicted(NoReuse):
+    """Prompt plus the output length that the batching policy predicts; without a prediction the true one."""
+
+    name: str
+    grows = False
+
+    def reserved_tokens(self, request: RequestState, max_model_len: int) -> int:
+        """Prompt plus predicted output, and room for what was there before a restart."""
+        predicted = request.data if isinstance(request.data, int) else request.output_tokens
+        return max(request.input_tokens + predicted, request.prefill_target)

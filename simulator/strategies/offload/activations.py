@@ -12,21 +12,10 @@ from simulator.strategies.protocols import PassStage
 from simulator.strategies.recompute.dropping import recompute_tensors
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, OpKind, Tier
+from simulator.workload.ops import Block, Op, OpKind, Tier
 from simulator.workload.plan import Plan
 
-__all__ = ["ActivationOffload", "FlashNeuron", "MPress", "SuperNeurons", "VDNN", "largest_first"]
-
-
-def largest_first(block: Block, share: float) -> list[str]:
-    """Names of saved tensors, largest first, until they hold ``share`` of the saved bytes."""
-    total, chosen, held = sum(t.bytes() for t in block.saved), list[str](), 0.0
-    for tensor in sorted(block.saved, key=lambda t: -t.bytes()):
-        if held >= share * total:
-            break
-        chosen.append(tensor.name)
-        held += tensor.bytes()
-    return chosen
+__all__ = ["VDNN", "ActivationOffload", "FlashNeuron", "MPress", "SuperNeurons"]
 
 
 @register(
@@ -53,9 +42,9 @@ class ActivationOffload:
         """Evict and fetch."""
         if block.name != "layer":
             return block
-        route = Route(self.tier, self.direct, int(str(plan.option("offload_prefetch", 1))))
-        names = largest_first(block, float(str(plan.option("offload_share", 1.0))))
-        return evict_activations(block, dict.fromkeys(names, route))
+        share = float(str(plan.option("offload_share", 1.0)))
+        route = Route(self.tier, self.direct, int(str(plan.option("offload_prefetch", 1))), share=share)
+        return evict_activations(block, {t.name: route for t in block.saved})
 
 
 @register(
@@ -68,7 +57,8 @@ class VDNN(ActivationOffload):
 
 @register(
     "superneurons", kind="pass", area="training", family="offload",
-    cites=("Wang et al. 2018 (SuperNeurons), arXiv 1801.04380",), catalogue=("vDNN, SuperNeurons",), validated_by="mechanism",
+    cites=("Wang et al. 2018 (SuperNeurons), arXiv 1801.04380",), catalogue=("vDNN, SuperNeurons",),
+    validated_by="mechanism",
 )  # fmt: skip
 class SuperNeurons(ActivationOffload):
     """Results of cheap layers (elementwise) are computed again, those of expensive ones (GEMM, attention) offloaded."""
@@ -87,7 +77,7 @@ class SuperNeurons(ActivationOffload):
     catalogue=("FlashNeuron",), validated_by="closed_form",
 )  # fmt: skip
 class FlashNeuron(ActivationOffload):
-    """Activations go directly to NVMe, compressed to ``offload_compression`` (1 = not) of their size; no host memory."""
+    """Activations go directly to NVMe, compressed to ``offload_compression`` (1 = not) of their size."""
 
     tier = Tier.NVME
     direct = True
@@ -97,13 +87,10 @@ class FlashNeuron(ActivationOffload):
         block = super().apply(block, plan, framework)
         volume = float(str(plan.option("offload_compression", 1.0)))
 
-        def smaller(ops: Sequence[object]) -> tuple[object, ...]:
-            return tuple(
-                replace(op, wire=replace(op.wire, volume=volume)) if op.kind is OpKind.COPY else op for op in ops
-            )  # type: ignore[attr-defined,type-var,arg-type]
+        def smaller(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+            wires = ((op, replace(op.wire, volume=op.wire.volume * volume)) for op in ops)
+            return tuple(replace(op, wire=wire) if op.kind is OpKind.COPY else op for op, wire in wires)
 
-        if volume == 1.0:
-            return block
         return replace(block, forward=smaller(block.forward), gather_backward=smaller(block.gather_backward))
 
 

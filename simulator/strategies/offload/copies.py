@@ -7,13 +7,15 @@ streams) unless the move is direct.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from simulator.workload.ops import Block, Op, OpKind, Phase, Stream, Tensor, TensorClass, Tier
+from simulator.workload.ops import Block, Dim, Op, OpKind, Phase, Stream, Tensor, Tier
+from simulator.workload.plan import Plan
 from simulator.workload.wire import Wire
 
-__all__ = ["Route", "evict", "evict_activations", "fetch", "moved_states", "tiered"]
+__all__ = ["Route", "evict", "evict_activations", "fetch", "is_tied_copy", "tiered"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Route:
         Layers ahead of its use at which a fetch may be issued; 0 = only when the layer before has ended.
     on_demand
         The device stalls for every copy (page faults): copies run on its compute queue.
+    share
+        Share of each tensor that leaves; the rest stays in HBM.
     page_size
         Size of a faulting block [B], with ``on_demand``.
     """
@@ -39,6 +43,7 @@ class Route:
     prefetch: int = 1
     on_demand: bool = False
     page_size: float = 0.0
+    share: float = 1.0
 
     @property
     def stops(self) -> tuple[Tier, ...]:
@@ -70,7 +75,7 @@ def _hop(
     return Op(
         f"{name}.{source.value}_to_{target.value}", OpKind.COPY, phase, tensors[0].dtype,
         tuple(tiered(t, source) for t in tensors), tuple(tiered(t, target) for t in tensors),
-        stream=stream, wire=Wire(prefetch=route.prefetch), tags=tags,
+        stream=stream, wire=Wire(prefetch=route.prefetch, volume=route.share), tags=tags,
     )  # fmt: skip
 
 
@@ -79,7 +84,7 @@ def fetch(name: str, tensors: Sequence[Tensor], route: Route, phase: Phase) -> t
     if not tensors:
         return ()
     way = (*reversed(route.stops), Tier.HBM)
-    return tuple(_hop(name, tensors, a, b, route, phase, True) for a, b in zip(way, way[1:], strict=False))
+    return tuple(_hop(name, tensors, a, b, route, phase, True) for a, b in itertools.pairwise(way))
 
 
 def evict(name: str, tensors: Sequence[Tensor], route: Route, phase: Phase) -> tuple[Op, ...]:
@@ -87,13 +92,26 @@ def evict(name: str, tensors: Sequence[Tensor], route: Route, phase: Phase) -> t
     if not tensors:
         return ()
     way = (Tier.HBM, *route.stops)
-    return tuple(_hop(name, tensors, a, b, route, phase, False) for a, b in zip(way, way[1:], strict=False))
+    return tuple(_hop(name, tensors, a, b, route, phase, False) for a, b in itertools.pairwise(way))
 
 
-def moved_states(block: Block, tiers: dict[TensorClass, Tier]) -> Block:
-    """The block with its states of the given classes in other tiers (no copies added)."""
-    states = tuple(replace(t, tier=tiers[t.cls]) if t.cls in tiers else t for t in block.states)
-    return replace(block, states=states)
+def _pieces(tensor: Tensor, route: Route) -> tuple[Tensor, ...]:
+    """What leaves of a saved tensor, under its name, and what stays; cut along its longest dimension."""
+    if route.share >= 1:
+        return (replace(tensor, tier=route.tier),)
+    longest = max(tensor.dims, key=lambda d: d.size)
+    leaving = round(route.share * longest.size)
+
+    def part(size: int) -> tuple[Dim, ...]:
+        return tuple(Dim.of(d.name, size) if d is longest else d for d in tensor.dims)
+
+    rest = replace(tensor, name=f"{tensor.name}.rest", dims=part(longest.size - leaving))
+    return (replace(tensor, tier=route.tier, dims=part(leaving)), rest)
+
+
+def is_tied_copy(block: Block, tensor: Tensor, plan: Plan) -> bool:
+    """Whether a state of the head is the token embedding's on the same rank, which the embedding block accounts for."""
+    return block.name == "head" and tensor.name.startswith("embedding.weight") and plan.pipeline_parallel == 1
 
 
 def evict_activations(block: Block, routes: dict[str, Route]) -> Block:
@@ -101,7 +119,7 @@ def evict_activations(block: Block, routes: dict[str, Route]) -> Block:
 
     Tensors that enter the block (its boundary) are evicted at its start.
     """
-    routes = {t.name: routes[t.name] for t in block.saved if t.name in routes}
+    routes = {t.name: routes[t.name] for t in block.saved if t.name in routes and routes[t.name].share > 0}
     if not routes:
         return block
     tensors = {t.name: t for t in block.saved}
@@ -111,7 +129,7 @@ def evict_activations(block: Block, routes: dict[str, Route]) -> Block:
         if name not in written:
             forward += evict(f"{name}.evict", [tensors[name]], route, Phase.FORWARD)
     for index, op in enumerate(block.forward):
-        saves = tuple(replace(t, tier=routes[t.name].tier) if t.name in routes else t for t in op.saves)
+        saves = tuple(piece for t in op.saves for piece in (_pieces(t, routes[t.name]) if t.name in routes else (t,)))
         forward.append(replace(op, saves=saves) if saves != op.saves else op)
         for name, route in routes.items():
             if written.get(name) == index:

@@ -57,7 +57,8 @@ class SelectiveRecompute(NoRecompute):
 
 
 @register(
-    "full", kind="pass", area="training", family="recompute", cites=("Chen et al. 2016, arXiv 1604.06174", _KORTHIKANTI),
+    "full", kind="pass", area="training", family="recompute",
+    cites=("Chen et al. 2016, arXiv 1604.06174", _KORTHIKANTI),
     catalogue=("Full layer recompute",),
     claims=(Claim("2sbh bytes per layer remain; training FLOPs grow from 6Ψ to 8Ψ per token", "arXiv 2205.05198 §4"),),
     validated_by="published",

@@ -17,12 +17,16 @@ _ZHAO = "Zhao et al. 2023 (PyTorch FSDP), arXiv 2304.11277"
 
 
 @register(
-    "fsdp", kind="pass", area="training", family="sharding",
-    cites=(_ZHAO, "PyTorch torch.distributed.fsdp.fully_shard reference"), catalogue=("FSDP, FairScale",),
+    "fsdp",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=(_ZHAO, "PyTorch torch.distributed.fsdp.fully_shard reference"),
+    catalogue=("FSDP, FairScale",),
     validated_by="closed_form",
-)  # fmt: skip
+)
 class Fsdp(ShardedStates):
-    """ZeRO-3 in units of layers: gathers per unit with a prefetch limit, the fp32 shard is master and parameter at once.
+    """ZeRO-3 in units of layers with a prefetch limit; the fp32 shard is master and parameter at once.
 
     Options: ``fsdp_unit`` layers per unit (1), ``fsdp_prefetch`` units gathered ahead (1; 0 exposes every gather),
     ``reshard_after_forward`` (true; false keeps the gathered parameters for the backward, a number of ranks keeps a
@@ -67,9 +71,14 @@ class Fsdp(ShardedStates):
 
 
 @register(
-    "hsdp", kind="pass", area="training", family="sharding", cites=(_ZHAO,), catalogue=("FSDP, FairScale",),
+    "hsdp",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=(_ZHAO,),
+    catalogue=("FSDP, FairScale",),
     validated_by="closed_form",
-)  # fmt: skip
+)
 class HybridShardedDataParallel(Fsdp):
     """FSDP inside groups of ``shard_group`` neighbouring ranks, gradients all-reduced across the groups."""
 

@@ -11,16 +11,21 @@ __all__ = ["Amsp", "Mics", "Paro"]
 
 
 @register(
-    "mics", kind="pass", area="training", family="sharding", cites=("Zhang et al. 2022 (MiCS), arXiv 2205.00119",),
+    "mics",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=("Zhang et al. 2022 (MiCS), arXiv 2205.00119",),
     catalogue=("MiCS",),
     claims=(
-        Claim("up to 2.89 times the throughput of the large-model systems of its time on AWS", "arXiv 2205.00119 abstract"),
-        Claim("100 B parameters on 512 GPUs at 99.4 % weak-scaling efficiency", "arXiv 2205.00119 abstract"),
+        Claim(
+            "up to 2.89 times the throughput of the large-model systems of its time on AWS", "arXiv 2205.00119 abstract"
+        ),
     ),
     validated_by="ratio",
-)  # fmt: skip
+)
 class Mics(ShardedStates):
-    """ZeRO-3 inside groups of ``shard_group`` ranks; two-hop gradients: reduce-scatter inside, all-reduce across once."""
+    """ZeRO-3 inside groups of ``shard_group``; two-hop gradients: reduce-scatter inside, all-reduce across once."""
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Needs the size of a group, and no pipeline."""
@@ -35,9 +40,14 @@ class Mics(ShardedStates):
 
 
 @register(
-    "paro", kind="pass", area="training", family="sharding", cites=("Wu et al. 2023 (PaRO), arXiv 2310.06003",),
-    catalogue=("PaRO (+HO-Ring)",), validated_by="closed_form",
-)  # fmt: skip
+    "paro",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=("Wu et al. 2023 (PaRO), arXiv 2310.06003",),
+    catalogue=("PaRO (+HO-Ring)",),
+    validated_by="closed_form",
+)
 class Paro(ShardedStates):
     """A group of its own for each state: ``parameter_group``, ``gradient_group``, ``optimizer_group`` (default: all).
 
@@ -57,8 +67,13 @@ class Paro(ShardedStates):
 
 
 @register(
-    "amsp", kind="pass", area="training", family="sharding", cites=("Chen et al. 2023 (AMSP), arXiv 2311.00257",),
-    catalogue=("AMSP, LoRA/PEFT states",), validated_by="closed_form",
-)  # fmt: skip
+    "amsp",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=("Chen et al. 2023 (AMSP), arXiv 2311.00257",),
+    catalogue=("AMSP, LoRA/PEFT states",),
+    validated_by="closed_form",
+)
 class Amsp(Paro):
     """Replica, full or partial sharding chosen for each state: groups of 1, of all, or of any divisor of the ranks."""

@@ -19,7 +19,7 @@ from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import FLAT, Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan, sub_axis
-from simulator.workload.wire import Wire
+from simulator.workload.wire import PLAIN, Wire
 
 __all__ = ["Groups", "ShardedStates", "collective", "refuse_pipeline"]
 
@@ -43,9 +43,28 @@ class Groups:
     secondary: int = 0
 
 
-def collective(name: str, kind: Collective, phase: Phase, axis: str, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], wire: Wire = Wire()) -> Op:  # fmt: skip
+def collective(
+    name: str,
+    kind: Collective,
+    phase: Phase,
+    axis: str,
+    reads: tuple[Tensor, ...],
+    writes: tuple[Tensor, ...],
+    wire: Wire = PLAIN,
+) -> Op:
     """A collective over data-parallel ranks, on a stream of its own."""
-    return Op(name, OpKind.COLLECTIVE, phase, reads[0].dtype, reads, writes, collective=kind, axis=axis, stream=Stream.SCALE_OUT, wire=wire)  # fmt: skip
+    return Op(
+        name,
+        OpKind.COLLECTIVE,
+        phase,
+        reads[0].dtype,
+        reads,
+        writes,
+        collective=kind,
+        axis=axis,
+        stream=Stream.SCALE_OUT,
+        wire=wire,
+    )
 
 
 def refuse_pipeline(plan: Plan, what: str) -> str:
@@ -76,8 +95,8 @@ class ShardedStates:
         for small in (sizes.parameter, sizes.gradient):
             if sizes.optimizer % small:
                 return (
-                    f"optimizer states over {sizes.optimizer} ranks with parameters over {sizes.parameter} and gradients over "
-                    f"{sizes.gradient}: the larger group must be a multiple of the smaller ones; use optimizer_group {n}"
+                    f"optimizer states over {sizes.optimizer} ranks with parameters over {sizes.parameter} and "
+                    f"gradients over {sizes.gradient}: it must be a multiple of both; use optimizer_group {n}"
                 )
         return ""
 
@@ -153,11 +172,15 @@ class ShardedStates:
         if o > g:
             fine = tuple(shard_over(t, plan, axis, g, o) for t in shards)
             name = f"{block.name}.grad.reduce_scatter{suffix(axis)}"
-            once.append(collective(name, Collective.REDUCE_SCATTER, Phase.OPTIMIZER, sub_axis(axis, g, o, n), shards, fine))  # fmt: skip
+            once.append(
+                collective(name, Collective.REDUCE_SCATTER, Phase.OPTIMIZER, sub_axis(axis, g, o, n), shards, fine)
+            )
             shards = fine
         if n > o:
             name = f"{block.name}.grad.all_reduce{suffix(axis)}"
-            once.append(collective(name, Collective.ALL_REDUCE, Phase.OPTIMIZER, sub_axis(axis, o, n, n), shards, shards))  # fmt: skip
+            once.append(
+                collective(name, Collective.ALL_REDUCE, Phase.OPTIMIZER, sub_axis(axis, o, n, n), shards, shards)
+            )
         return replace(block, reduce_each=(*block.reduce_each, *each), reduce=(*block.reduce, *once))
 
     def scatter_ops(

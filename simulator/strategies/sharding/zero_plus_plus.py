@@ -15,11 +15,20 @@ __all__ = ["ZeroPlusPlus"]
 
 
 @register(
-    "zero++", kind="pass", area="training", family="sharding", cites=("Wang et al. 2023 (ZeRO++), arXiv 2306.10209",),
+    "zero++",
+    kind="pass",
+    area="training",
+    family="sharding",
+    cites=("Wang et al. 2023 (ZeRO++), arXiv 2306.10209",),
     catalogue=("ZeRO++",),
-    claims=(Claim("communication between nodes falls to a quarter of ZeRO-3's: 3Ψ → 0.75Ψ of 16-bit elements", "arXiv 2306.10209 abstract; deepspeed.ai/tutorials/zeropp"),),
+    claims=(
+        Claim(
+            "communication between nodes falls to a quarter of ZeRO-3's: 3Ψ → 0.75Ψ of 16-bit elements",
+            "arXiv 2306.10209 abstract; deepspeed.ai/tutorials/zeropp",
+        ),
+    ),
     validated_by="published",
-)  # fmt: skip
+)
 class ZeroPlusPlus(ShardedStates):
     """ZeRO-3 with int8 gathers (qwZ), backward gathers inside the node (hpZ) and int4 all-to-all gradients (qgZ).
 

@@ -43,7 +43,7 @@ def test_the_good_one_loads(tmp_path: Path) -> None:
     ("old", "new", "at", "message"),
     [
         ("bandwidth: 3 TB/s", "bandwidth: 3", "3}", "3 has no unit"),
-        ("bandwidth: 3 TB/s", "bandwidth: 3 TB", "3 TB}", "is a data, not a bandwidth"),
+        ("bandwidth: 3 TB/s", "bandwidth: 3 TB", "3 TB}", "is of kind data, not bandwidth"),
         ("peak: 500 W", "peak: 500 w", "500 w", "did you mean 'W'"),
         ("peak: 500 W", "peek: 500 W", "peek", "unknown key 'peek', did you mean 'peak'"),
         ("idle: 50 W", "idle: 5000 W", "5000 W", "idle power is above peak power"),

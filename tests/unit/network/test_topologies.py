@@ -183,3 +183,22 @@ def test_wrong_input_is_named_with_its_cure(make_cluster, arguments, message) ->
     with pytest.raises(ConfigError) as caught:
         build(make_cluster(**arguments))
     assert message in str(caught.value)
+
+
+def test_a_scale_up_domain_may_span_nodes(make_cluster) -> None:
+    """Two racks of 18 x 4 accelerators: inside a rack only the scale-up links are used, between racks the ports."""
+    t = build(make_cluster(36, "single-switch", gpus=4, nics=4, domain=72))
+    kinds = [[t.links.kind_of(i) for i in t.path(0, b)] for b in (71, 72)]
+    assert kinds == [["scale_up", "scale_up"], ["host", "nic", "nic", "host"]]
+
+
+def test_valiant_routing_visits_a_third_group(make_cluster) -> None:
+    sizes = {"ports_per_router": 4, "routers_per_group": 4, "global_links_per_router": 2}
+    t = build(make_cluster(10, "dragonfly", routing="valiant", **sizes))
+    far = t.accelerator_count - 1
+    routes = {t.path(0, far, flow) for flow in range(50)}
+    assert len(routes) > 1
+    for route in routes:
+        assert [t.links.kind_of(i) for i in route].count("spine_core") == 2
+        ends = list(zip(t.links.source[list(route)], t.links.target[list(route)], strict=True))
+        assert all(x[1] == y[0] for x, y in pairwise(ends))

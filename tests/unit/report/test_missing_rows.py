@@ -41,10 +41,10 @@ TEXT = """\
 
 
 def test_rows_of_sections_1_to_11_with_a_system_column(tmp_path: Path) -> None:
-    assert [name for _, name in catalogue_rows(TEXT)] == ["1F1B / PipeDream-Flush, DAPPLE", "**Nobody's  Pipe"]
+    assert [name for _, name in catalogue_rows(TEXT)] == ["1F1B / PipeDream-Flush, DAPPLE", "Nobody's Pipe"]
     path = tmp_path / "catalogue.md"
     path.write_text(TEXT, encoding="utf-8")
-    assert missing_rows(path) == [("2a. Synchronous", "**Nobody's  Pipe")]
+    assert missing_rows(path) == [("2a. Synchronous", "Nobody's Pipe")]
 
 
 def test_names_are_compared_without_marks_and_emphasis() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -10,10 +11,17 @@ from simulator.cost.network import CommGroup
 from simulator.results.estimate import Estimate
 from simulator.strategies.communication.aggregation import byteps_volume, server_volume
 from simulator.strategies.rank_layout import RankLayout
-from simulator.training.gradient_queue import GradientItem, cross_step_delay, fused_update_end, run_queue
+from simulator.training.gradient_queue import (
+    GradientItem,
+    cross_step_delay,
+    fused_update_end,
+    gradient_items,
+    run_queue,
+)
+from simulator.training.pipelined import PipelinedJob
 from simulator.workload.ops import Collective
 from simulator.workload.plan import Plan
-from tests.unit.strategies.training_cases import FRAMEWORK, RANKS, cluster, estimate, layers
+from tests.unit.strategies.training_cases import FRAMEWORK, RANKS, cluster, estimate, job, layers
 
 DP = Plan(data_parallel=RANKS)
 
@@ -202,6 +210,21 @@ def test_fused_update_hides_behind_communication(pieces: int) -> None:
     """One item of 6 s and an update of 2 s in c pieces: 6 + 2/c, the slower stage and one piece of the faster."""
     assert fused_update_end(items((0, 6, 0)), 2.0, pieces) == pytest.approx(6 + 2 / pieces)
     assert fused_update_end(items((0, 2, 0)), 6.0, pieces) == pytest.approx(6 + 2 / pieces)
+
+
+def test_deferred_weight_gradients_move_work_but_do_not_add_any() -> None:
+    """All input gradients first, then the weight gradients of the first layers in the order the next forward needs."""
+    pipeline = PipelinedJob(job(DP), cluster())
+    chunk, pricer = pipeline.chunks[0], pipeline.pricer(0)
+    plain, moved = (gradient_items(chunk, pricer, 100.0, 0.0, deferred=k) for k in (0, 4))
+    assert max(i.ready for i in plain) == pytest.approx(100.0)
+    assert max(i.ready for i in moved) == pytest.approx(100.0)
+    layer = pricer.weight_gradient(layers(DP)[0]).seconds
+    first = [i.ready for i in moved[1:5]]  # after the embedding
+    assert [b - a for a, b in itertools.pairwise(first)] == pytest.approx([layer] * 3)
+    assert first[-1] == pytest.approx(100.0)
+    assert [i.ready for i in plain[1:]] == sorted((i.ready for i in plain[1:]), reverse=True)
+    assert moved[-1].ready == pytest.approx(plain[-1].ready)
 
 
 def test_one_bucket_for_everything_is_a_bulk_reduction() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from memory_jobs import estimate, job, on_tier, single
@@ -17,12 +18,13 @@ from simulator.workload.ops import OpKind, Phase, Tier
 FAMILIES = ("recompute", "precision", "offload")
 RECORDS = [record for family in FAMILIES for record in strategies("training", family)]
 
-SHAPES: dict[str, dict[str, object]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "zero-infinity": {"zero_stage": 3, "data_parallel": 2},
     "mpress": {"pipeline_parallel": 2},
     "mobius": {"pipeline_parallel": 2, "virtual_stages": 2, "schedule": "breadth-first"},
     "every-k": {"recompute_num_layers": 3},
     "revolve": {"recompute_slots": 3},
+    "per-stage": {"recomputed_layers": (5,)},
 }
 LAYERED = ("stronghold", "patrickstar", "angel-ptm")
 

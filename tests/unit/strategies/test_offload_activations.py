@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from memory_jobs import LAYERS, estimate, gpt, job, on_tier, single, with_host_link
@@ -79,7 +80,7 @@ def test_superneurons_recomputes_the_cheap_and_moves_less() -> None:
 def test_peer_swap_levels_the_stages_of_a_pipeline() -> None:
     """1F1B holds p − i micro-batches on stage i; afterwards no stage holds more than the mean (p + 1)/2."""
     p = 4
-    shape = {"pipeline_parallel": p, "batch": (32, 4)}
+    shape: dict[str, Any] = {"pipeline_parallel": p, "batch": (32, 4)}
     base, level = estimate(job(**shape)), estimate(job(offload="mpress", **shape))
     held = [s.by_class["activation"] for s in base.memory.stages if s.tier is Tier.HBM]
     left = [s.by_class["activation"] for s in level.memory.stages if s.tier is Tier.HBM]
@@ -115,7 +116,7 @@ def test_joint_plans_are_no_slower_than_swapping_alone() -> None:
 
 
 def test_capuchin_beats_swapping_and_checkpointing_alone() -> None:
-    """The ordering the paper reports against vDNN and against checkpointing, at equal or less memory than vDNN's batch."""
+    """The ordering the paper reports against vDNN and against checkpointing."""
     capuchin = estimate(job(offload="capuchin", activation_share=0.3))
     assert capuchin.seconds < estimate(job(offload="vdnn")).seconds
     assert capuchin.seconds < estimate(job(recompute="full")).seconds
@@ -161,7 +162,7 @@ def test_unhidden_parameter_traffic_costs_what_the_formula_says() -> None:
     """Without overlap a layer's efficiency is ait·bw/(ait·bw + peak) with ait = FLOPs per byte fetched."""
     node = with_host_link(load_node("dgx-a100-640"), 20e9)
     model = gpt(layers=LAYERS, hidden=4096, heads=32)
-    plan = {"precision": "fp16", "batch": (1, 1)}
+    plan: dict[str, Any] = {"precision": "fp16", "batch": (1, 1)}
     moving = PipelinedJob(job(model, offload="zero-infinity", offload_prefetch=0, **plan), single(node))
     plain = PipelinedJob(job(model, **plan), single(node))
     ours, theirs = (next(b for b, _ in x.chunks[0].blocks if b.name == "layer") for x in (moving, plain))

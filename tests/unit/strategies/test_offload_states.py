@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from memory_jobs import LAYERS, estimate, gpt, job, on_tier, single, with_host_link
@@ -12,7 +13,7 @@ from simulator.training.pipelined import PipelinedJob
 from simulator.workload.counting import parameters
 from simulator.workload.ops import Tier
 
-FP16 = {"framework": "deepspeed-2022", "precision": "fp16", "recompute": "full"}
+FP16: dict[str, Any] = {"framework": "deepspeed-2022", "precision": "fp16", "recompute": "full"}
 
 
 def size() -> float:
@@ -41,7 +42,7 @@ def test_sharded_ranks_own_their_share_of_host_bytes_and_traffic() -> None:
 
 
 def test_delayed_update_hides_the_optimizer_up_to_the_length_of_the_step() -> None:
-    plan = {"offload": "zero-offload", **FP16}
+    plan: dict[str, Any] = {"offload": "zero-offload", **FP16}
     after, delayed = estimate(job(**plan)), estimate(job(delayed_update=True, **plan))
     step = after.seconds - after.time.parts["optimizer"]
     assert delayed.time.parts["optimizer"] == pytest.approx(
@@ -60,7 +61,7 @@ def test_host_update_takes_as_long_as_its_bytes_need() -> None:
 
 
 def test_cpu_adam_follows_the_published_table() -> None:
-    """ZeRO-Offload table 4, CPU-Adam on a DGX-2: 0.22 s for 1 B (its least good row), 1.03 s for 4 B, 2.57 s for 10 B."""
+    """ZeRO-Offload table 4, CPU-Adam on a DGX-2: 0.22, 1.03 and 2.57 s for 1, 4 and 10 B."""
     tiers = PipelinedJob(job(), single(load_node("dgx-2"))).pricer(0).tiers
     for billions, published, tolerance in ((1, 0.22, 0.2), (4, 1.03, 0.05), (10, 2.57, 0.05)):
         assert tiers.host_update(28e9 * billions).seconds == pytest.approx(published, rel=tolerance)
@@ -86,7 +87,8 @@ def test_nvme_holds_everything_and_host_memory_only_buffers() -> None:
 def test_infinite_host_bandwidth_makes_offload_free() -> None:
     node = with_host_link(load_node("dgx-a100-640"), 1e18)
     base = estimate(job(**FP16), node)
-    for plan in ({"offload": "zero-infinity"}, {"offload": "stronghold", "resident_layers": 0}):
+    plans: list[dict[str, Any]] = [{"offload": "zero-infinity"}, {"offload": "stronghold", "resident_layers": 0}]
+    for plan in plans:
         free = estimate(job(**plan, **FP16), node)
         assert free.seconds == pytest.approx(base.seconds - base.time.parts["optimizer"], rel=2e-3)
 
@@ -117,7 +119,12 @@ def test_chunks_that_all_fit_stay_on_the_device() -> None:
 
 
 def test_a_stage_that_cycles_is_loaded_once_for_all_microbatches() -> None:
-    shape = {"pipeline_parallel": 2, "virtual_stages": 2, "schedule": "breadth-first", "offload": "mobius"}
+    shape: dict[str, Any] = {
+        "pipeline_parallel": 2,
+        "virtual_stages": 2,
+        "schedule": "breadth-first",
+        "offload": "mobius",
+    }
     few, many = (estimate(job(batch=(4 * m, 4), **shape, **FP16)) for m in (4, 16))
     assert many.traffic.by_link["host"] == pytest.approx(few.traffic.by_link["host"], rel=1e-3)
     shared = replace(load_node("dgx-a100-640"), accelerators_per_host_link=2)
@@ -129,7 +136,7 @@ def test_a_stage_that_cycles_is_loaded_once_for_all_microbatches() -> None:
 
 
 def test_updates_on_ssd_are_decoupled_in_angel_ptm() -> None:
-    plan = {"resident_layers": 0, "offload_optimizer": "nvme", "batch": (64, 4), **FP16}
+    plan: dict[str, Any] = {"resident_layers": 0, "offload_optimizer": "nvme", "batch": (64, 4), **FP16}
     angel, infinity = estimate(job(offload="angel-ptm", **plan)), estimate(job(offload="zero-infinity", **plan))
     assert angel.time.parts["optimizer"] < 0.1 * infinity.time.parts["optimizer"]
     assert on_tier(angel, Tier.NVME, "optim") == pytest.approx(12 * size(), rel=1e-3)
@@ -160,14 +167,14 @@ def test_duplex_and_neighbours_slow_the_host_link() -> None:
         ({"recompute": "revolve", "recompute_slots": 0}, "must be at least 1"),
     ],
 )
-def test_plans_that_do_not_work_say_what_would(plan: dict[str, object], reason: str) -> None:
+def test_plans_that_do_not_work_say_what_would(plan: dict[str, Any], reason: str) -> None:
     result = estimate(job(batch=(16, 4), **plan))
     assert not result.feasible
     assert reason in result.reason
 
 
 @pytest.mark.parametrize("plan", [{"offload": "flashneuron"}, {"offload": "zero-infinity", "offload_tier": "nvme"}])
-def test_a_tier_that_is_not_there_is_named(plan: dict[str, object]) -> None:
+def test_a_tier_that_is_not_there_is_named(plan: dict[str, Any]) -> None:
     node = replace(load_node("dgx-a100-640"), nvme=None)
     result = estimate(job(**plan, **FP16), node)
     assert not result.feasible
@@ -179,3 +186,11 @@ def test_host_memory_is_limited_too() -> None:
     result = estimate(job(offload="zero-offload", **FP16), node)
     assert not result.feasible
     assert "of host" in result.reason
+
+
+def test_split_backwards_still_send_their_gradients_away() -> None:
+    shape: dict[str, Any] = {"pipeline_parallel": 2, "schedule": "zb-h1", "batch": (32, 4), **FP16}
+    run = PipelinedJob(job(offload="zero-offload", **shape), single(load_node("dgx-a100-640")))
+    layer = next(b for b, _ in run.chunks[0].blocks if b.name == "layer")
+    out = sum(t.bytes() for t in layer.states if t.cls.value == "grad")
+    assert run.pricer(0).weight_gradient(layer).traffic["host"] == out

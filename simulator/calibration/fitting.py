@@ -1,0 +1,206 @@
+"""Few constants from many timings: the device's cost curves by robust least squares of log-time.
+
+The curves are those of :mod:`simulator.cost.device` and :mod:`simulator.cost.attention`; what they cannot follow on a
+device is left to its kernel table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simulator.cost.attention import HEAD_GRID, key_length
+from simulator.cost.kernel_table import Row, is_decode
+from simulator.workload.ops import OpKind, Work
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_gemm", "peaks_of"]
+
+
+
+NOT_STREAMING = ("positions", "cast", "topk", "embedding")
+"""Operators that touch less than the bytes of their tensors (a lookup's table, a cast to the same type)."""
+
+
+@dataclass(frozen=True)
+class CurveFit:
+    """Constants of one curve with their error.
+
+    Attributes
+    ----------
+    constants
+        Name → SI value.
+    median_error, p90_error
+        Of |predicted/measured − 1| over the points of the fit.
+    points
+        How many there were.
+    """
+
+    constants: dict[str, float]
+    median_error: float
+    p90_error: float
+    points: int
+
+    @property
+    def sigma(self) -> float:
+        """Relative sigma of the curve: the median error, as the shipped profiles state it."""
+        return max(0.01, self.median_error)
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """Rates that fractions refer to: FLOP/s by dtype and B/s."""
+
+    flops: dict[str, float]
+    bandwidth: float
+
+
+def peaks_of(rows: Sequence[Row], margin: float = 1.02) -> Peaks:
+    """The highest rates that any measured kernel reached, and ``margin`` above: a floor for devices without a datasheet.
+
+    On a processor with caches the bandwidth is that of the nearest cache a kernel still streams from, so that no
+    price can fall below what was really seen.
+    """
+    flops: dict[str, float] = {}
+    bandwidth = 0.0
+    for row in rows:
+        if row.work.operator.partition(".")[0] in NOT_STREAMING:
+            continue
+        if row.work.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM, OpKind.ATTENTION):
+            rate = margin * row.work.flops / row.seconds
+            flops[row.work.dtype] = max(flops.get(row.work.dtype, 0.0), rate)
+        bandwidth = max(bandwidth, margin * row.work.bytes / row.seconds)
+    return Peaks(flops, bandwidth)
+
+
+def fit_curves(rows: Sequence[Row], peaks: Peaks) -> dict[str, CurveFit]:
+    """Every curve that the rows allow, by the name of its section in a profile (``gemm.bf16``)."""
+    found: dict[str, CurveFit] = {}
+    for dtype in sorted({row.work.dtype for row in rows}):
+        mine = [row for row in rows if row.work.dtype == dtype]
+        if dtype not in peaks.flops:
+            continue
+        gemm = [r for r in mine if r.work.kind is OpKind.GEMM]
+        attention = [r for r in mine if r.work.kind is OpKind.ATTENTION]
+        prefill = [r for r in attention if not is_decode(r.work) and not r.work.backward]
+        decode = [r for r in attention if is_decode(r.work)]
+        for name, some, fit in (
+            ("gemm", gemm, fit_gemm),
+            ("attention_prefill", prefill, fit_attention),
+            ("attention_decode", decode, fit_decode),
+        ):
+            if len(some) >= 4:
+                found[f"{name}.{dtype}"] = fit(some, peaks.flops[dtype], peaks.bandwidth)
+    plain = (r for r in rows if r.work.kind is OpKind.ELEMENTWISE)
+    elementwise = [r for r in plain if r.work.operator.partition(".")[0] not in NOT_STREAMING]
+    if len(elementwise) >= 4:
+        found["elementwise"] = fit_elementwise(elementwise, peaks.bandwidth)
+    return found
+
+
+def fit_gemm(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
+    """``launch``, ``compute``, ``memory`` and ``sharpness`` of t = t0 + ((F/e_f·P)^p + (Q/e_b·BW)^p)^(1/p)."""
+    flops, moved = _sizes(rows)
+
+    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        launch, compute, memory, sharpness = x
+        a, b = flops / (compute * peak), moved / (memory * bandwidth)
+        high, low = np.maximum(a, b), np.minimum(a, b)
+        together: NDArray[np.float64] = launch + high * (1 + (low / high) ** sharpness) ** (1 / sharpness)
+        return together
+
+    return _fit(
+        rows, model, ("launch", "compute", "memory", "sharpness"),
+        (_least(rows), 0.5, 0.5, 2.0), (1e-9, 0.005, 0.005, 1.0), (1.0, 1.0, 1.0, 8.0),
+    )  # fmt: skip
+
+
+def fit_attention(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
+    """``launch``, ``compute`` and ``half_length`` of causal prefill."""
+    flops, moved = _sizes(rows)
+    length = np.array([key_length(r.work) or r.work.kv_len for r in rows])
+    pad = np.array([_padding(r.work) for r in rows])
+
+    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        launch, compute, half = x
+        body = flops * pad * (1 + half / length) / (compute * peak)
+        together: NDArray[np.float64] = launch + np.maximum(body, moved / bandwidth)
+        return together
+
+    names = ("launch", "compute", "half_length")
+    return _fit(rows, model, names, (_least(rows), 0.5, 200.0), (1e-9, 0.005, 1.0), (1.0, 1.0, 20000.0))
+
+
+def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
+    """``launch``, ``memory`` and ``per_sequence_head`` of decode attention."""
+    _, moved = _sizes(rows)
+    pairs = np.array([r.work.batch * max(1, r.work.kv_heads) for r in rows], dtype=np.float64)
+
+    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        launch, memory, each = x
+        together: NDArray[np.float64] = launch + moved / (memory * bandwidth) + each * pairs
+        return together
+
+    names = ("launch", "memory", "per_sequence_head")
+    return _fit(rows, model, names, (_least(rows), 0.5, 1e-8), (1e-9, 0.002, 1e-12), (1.0, 1.0, 1e-3))
+
+
+def fit_elementwise(rows: Sequence[Row], bandwidth: float) -> CurveFit:
+    """``launch`` and ``memory`` of a typical memory-bound kernel."""
+    _, moved = _sizes(rows)
+
+    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        together: NDArray[np.float64] = x[0] + moved / (x[1] * bandwidth)
+        return together
+
+    return _fit(rows, model, ("launch", "memory"), (_least(rows), 0.3), (1e-9, 0.002), (1.0, 1.0))
+
+
+def _sizes(rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    return np.array([r.work.flops for r in rows]), np.array([max(r.work.bytes, 1.0) for r in rows])
+
+
+def _least(rows: Sequence[Row]) -> float:
+    return max(2e-9, min(r.seconds for r in rows) / 2)
+
+
+def _padding(work: Work) -> float:
+    return math.ceil(work.head_dim / HEAD_GRID) * HEAD_GRID / work.head_dim if work.head_dim > 0 else 1.0
+
+
+def _fit(
+    rows: Sequence[Row],
+    model: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    names: Sequence[str],
+    start: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> CurveFit:
+    """Least squares of log-time with a loss that grows linearly for outliers; every parameter on a logarithmic scale."""
+    from scipy.optimize import least_squares
+
+    seconds = np.array([r.seconds for r in rows])
+    bounds = np.log(np.array(low)), np.log(np.array(high))
+    first = np.clip(np.log(np.array(start)), bounds[0] + 1e-9, bounds[1] - 1e-9)
+
+    def residual(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        found: NDArray[np.float64] = np.log(model(np.exp(x)) / seconds)
+        return found
+
+    tries = [first, *(np.clip(first + np.array(shift), bounds[0] + 1e-9, bounds[1] - 1e-9) for shift in _shifts(len(first)))]
+    found = [least_squares(residual, x, bounds=bounds, loss="soft_l1", f_scale=0.1) for x in tries]
+    best = min(found, key=lambda f: float(f.cost))
+    error = np.abs(np.exp(residual(best.x)) - 1)
+    values = {name: float(v) for name, v in zip(names, np.exp(best.x), strict=True)}
+    return CurveFit(values, float(np.median(error)), float(np.quantile(error, 0.9)), len(rows))
+
+
+def _shifts(count: int) -> list[list[float]]:
+    """Other starting points: the same local minimum is not always the best."""
+    return [[(1.5 if (i >> j) & 1 else -1.5) for j in range(count)] for i in range(min(8, 1 << count))]

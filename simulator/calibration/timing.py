@@ -1,0 +1,62 @@
+"""Times of one callable: warmed up, repeated, as median and spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+__all__ = ["Timing", "measure"]
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Median seconds of one call, relative spread (half the interquartile range over the median), and calls timed."""
+
+    seconds: float
+    spread: float
+    repeats: int
+
+
+def measure(
+    call: Callable[[], object],
+    synchronize: Callable[[], None] = lambda: None,
+    budget: float = 0.15,
+    repeats: int = 15,
+    least: int = 5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Timing:
+    """Time ``call``.
+
+    Parameters
+    ----------
+    call
+        What to time; it is called once or twice before anything counts.
+    synchronize
+        Waits for work that ``call`` only started (a GPU's queue).
+    budget
+        Seconds to spend at most, apart from the least number of repeats.
+    repeats, least
+        Samples wanted and needed. Calls shorter than 50 µs are timed in batches, so that the clock does not count.
+    clock
+        Seconds; for tests.
+    """
+    call()
+    synchronize()
+    start = clock()
+    call()
+    synchronize()
+    once = max(clock() - start, 1e-9)
+    batch = max(1, min(200, round(50e-6 / once)))
+    wanted = max(least, min(repeats, int(budget / (once * batch))))
+    samples = []
+    for _ in range(wanted):
+        start = clock()
+        for _ in range(batch):
+            call()
+        synchronize()
+        samples.append((clock() - start) / batch)
+    middle = statistics.median(samples)
+    low, _, high = statistics.quantiles(samples, n=4) if len(samples) > 1 else (middle, middle, middle)
+    return Timing(middle, (high - low) / 2 / middle if middle > 0 else 0.0, wanted)

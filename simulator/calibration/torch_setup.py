@@ -1,0 +1,110 @@
+"""PyTorch, which only calibration needs: found when it is asked for, with a cure when it is not there."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulator.errors import ConfigError
+
+__all__ = ["DeviceInfo", "device_info", "dtype_of", "require_torch", "synchronize"]
+
+INSTALL = "PyTorch is not installed: pip install 'fmsim[calibrate]' (or a build of your choice from pytorch.org)"
+
+
+def require_torch() -> Any:
+    """The ``torch`` module.
+
+    Raises
+    ------
+    ConfigError
+        If PyTorch is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module("torch")
+    except ImportError:
+        raise ConfigError(INSTALL) from None
+
+
+@dataclass(frozen=True)
+class DeviceInfo:
+    """What was measured, and with what: the provenance of a profile."""
+
+    kind: str
+    name: str
+    vendor: str
+    threads: int
+    memory: float
+    driver: str
+    torch: str
+
+    @property
+    def slug(self) -> str:
+        """A file name for it, e.g. ``cpu-intel-xeon-2t``."""
+        words = re.sub(r"\((r|tm)\)|processor|cpu|@.*|nvidia", " ", self.name.lower())
+        core = "-".join(re.findall(r"[a-z0-9.]+", words)) or "unknown"
+        return f"{self.kind}-{core}-{self.threads}t" if self.kind == "cpu" else core
+
+    def describe(self) -> str:
+        """One line for a source."""
+        threads = f", {self.threads} threads" if self.kind == "cpu" else ""
+        return f"{self.name}{threads}, {self.driver}, PyTorch {self.torch}"
+
+
+def device_info(device: str) -> DeviceInfo:
+    """The device called ``device`` by PyTorch (``cpu``, ``cuda``, ``cuda:1``).
+
+    Raises
+    ------
+    ConfigError
+        If PyTorch is not installed or has no such device.
+    """
+    torch = require_torch()
+    kind = device.partition(":")[0]
+    version = str(torch.__version__)
+    if kind == "cpu":
+        name, vendor = _processor()
+        memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+        driver = f"{platform.system()} {platform.release()}, {platform.machine()}"
+        return DeviceInfo("cpu", name, vendor, int(torch.get_num_threads()), memory, driver, version)
+    if kind != "cuda":
+        raise ConfigError(f"'{device}' cannot be calibrated; known here: cpu, cuda, cuda:N")
+    if not torch.cuda.is_available():
+        raise ConfigError(f"this PyTorch ({version}) sees no CUDA device: use --device cpu, or install a CUDA build")
+    found = torch.cuda.get_device_properties(device)
+    vendor = "amd" if torch.version.hip else "nvidia"
+    driver = f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}"
+    return DeviceInfo("cuda", str(found.name), vendor, 0, float(found.total_memory), driver, version)
+
+
+def _processor() -> tuple[str, str]:
+    """Model name and vendor of the host processor."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                name = " ".join(value.split())
+                break
+    lower = name.lower()
+    vendor = next((v for v in ("intel", "amd", "apple", "arm") if v in lower), platform.machine())
+    return name, vendor
+
+
+def dtype_of(name: str) -> Any:
+    """The torch type of a dtype name of this package."""
+    torch = require_torch()
+    names = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
+    return getattr(torch, names[name])
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done everything asked of it; nothing to do on a CPU."""
+    if device.startswith("cuda"):
+        require_torch().cuda.synchronize(device)

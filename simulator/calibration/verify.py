@@ -1,0 +1,209 @@
+"""``fmsim verify``: run real models on a device and put what was measured beside what is predicted.
+
+Predictions go the way of every simulation: ModelSpec → Ops → passes → cost, with the profile that calibration wrote.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from simulator.calibration.by_kind import measured_by_kind, predicted_by_kind
+from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
+from simulator.calibration.live_memory import peak_bytes
+from simulator.calibration.timing import Timing, measure
+from simulator.calibration.torch_models import build_model
+from simulator.calibration.torch_setup import require_torch, synchronize
+from simulator.hardware.types import Cluster, Fabric, Node, NodeGroup
+from simulator.training.step import estimate_step
+from simulator.workload.jobs import Batch, TrainingJob
+from simulator.workload.model import ModelSpec
+from simulator.workload.plan import Plan
+
+__all__ = ["Comparison", "TrainingCase", "compare_training", "one_node", "summarise", "training_cases"]
+
+
+@dataclass(frozen=True)
+class TrainingCase:
+    """One training step to run: a model, sequences of some length, with or without recomputation."""
+
+    model: ModelSpec
+    batch: int
+    sequence: int
+    recompute: bool = False
+
+    @property
+    def name(self) -> str:
+        """For the table."""
+        return f"{self.model.name} b{self.batch} s{self.sequence}" + (" recompute" if self.recompute else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measured beside predicted.
+
+    Attributes
+    ----------
+    kind
+        ``training``, ``prefill``, ``decode``, ``loop``, ``data-parallel`` ...
+    measured, again
+        Medians [s] of two measurements of the same thing: their difference is the noise floor.
+    predicted, low, high
+        [s], with the 80 % interval; equal where the depth gives none.
+    memory_measured, memory_predicted
+        Peak bytes, NaN where memory was not looked at.
+    by_kind
+        Kind of Op → (measured, predicted) seconds.
+    """
+
+    kind: str
+    name: str
+    measured: float
+    again: float
+    predicted: float
+    low: float
+    high: float
+    memory_measured: float = math.nan
+    memory_predicted: float = math.nan
+    by_kind: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def error(self) -> float:
+        """Relative error of the predicted time against the mean of the two measurements."""
+        return self.predicted / ((self.measured + self.again) / 2) - 1
+
+    @property
+    def noise(self) -> float:
+        """Relative difference of the two measurements."""
+        return self.again / self.measured - 1
+
+    @property
+    def memory_error(self) -> float:
+        """Relative error of the predicted peak."""
+        return self.memory_predicted / self.memory_measured - 1
+
+    @property
+    def worst_kind(self) -> str:
+        """Kind of Op whose prediction is off by the most seconds."""
+        if not self.by_kind:
+            return ""
+        kind, (got, said) = max(self.by_kind.items(), key=lambda item: abs(item[1][1] - item[1][0]))
+        return f"{kind} {said / got - 1:+.0%}" if got > 0 else kind
+
+
+def training_cases(quick: bool = False) -> list[TrainingCase]:
+    """Three kinds of model, a sweep of batch and length, recomputation on and off."""
+    cases = [
+        TrainingCase(gpt_model(256, 4), 4, 128),
+        TrainingCase(llama_model(256, 4), 2, 256, recompute=True),
+        TrainingCase(moe_model(256, 2), 2, 256),
+    ]
+    if quick:
+        return cases
+    return [
+        *cases,
+        TrainingCase(gpt_model(512, 4), 2, 256),
+        TrainingCase(gpt_model(512, 4), 2, 256, recompute=True),
+        TrainingCase(gpt_model(768, 2), 1, 512),
+        TrainingCase(llama_model(512, 4), 1, 128),
+        TrainingCase(llama_model(512, 4), 1, 512),
+        TrainingCase(llama_model(512, 4), 4, 256),
+        TrainingCase(llama_model(512, 4), 4, 256, recompute=True),
+        TrainingCase(moe_model(512, 2), 2, 256),
+        TrainingCase(moe_model(256, 4), 2, 512),
+    ]
+
+
+def one_node(node: Node) -> Cluster:
+    """A cluster of this machine alone."""
+    return Cluster(node.name, (NodeGroup(node, 1),), Fabric("single-switch", node.scale_up.link))
+
+
+def training_step(model: Any, optimizer: Any, ids: Any) -> None:
+    """Forward, cross-entropy, backward, clipping, AdamW; gradients stay allocated."""
+    torch = require_torch()
+    loss = torch.nn.functional.cross_entropy(_logits(model, ids), ids.reshape(-1))
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=False)
+
+
+def _logits(model: Any, ids: Any) -> Any:
+    out = model(ids)
+    return out.float().reshape(-1, out.shape[-1])
+
+
+def resident_tensors(model: Any, optimizer: Any) -> list[Any]:
+    """Parameters, gradients and optimizer states."""
+    torch = require_torch()
+    parameters = list(model.parameters())
+    states = [v for state in optimizer.state.values() for v in state.values() if torch.is_tensor(v)]
+    return [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
+
+
+def twice(call: Callable[[], object], device: str, budget: float) -> tuple[Timing, Timing]:
+    """Two independent measurements of the same call: the second is the noise floor of the first."""
+
+    def wait() -> None:
+        synchronize(device)
+
+    first = measure(call, wait, budget / 2, repeats=21, least=3)
+    return first, measure(call, wait, budget / 2, repeats=21, least=3)
+
+
+def compare_training(case: TrainingCase, node: Node, device: str, budget: float = 3.0) -> Comparison:
+    """Run and predict one training step."""
+    torch = require_torch()
+    dtype = "fp32" if device == "cpu" else "bf16"
+    model = build_model(case.model, dtype, device, case.recompute)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(0, case.model.vocab_size, (case.batch, case.sequence), device=device)
+
+    def step() -> None:
+        training_step(model, optimizer, ids)
+
+    step()
+    memory = peak_bytes(step, device, resident_tensors(model, optimizer))
+    first, second = twice(step, device, budget)
+    plan = Plan(precision=dtype, recompute="full" if case.recompute else "none")
+    job = TrainingJob(case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan)
+    estimate = estimate_step(job, one_node(node))
+    interval = estimate.interval
+    low, high = (interval.low, interval.high) if interval is not None else (estimate.time, estimate.time)
+    return Comparison(
+        "training", case.name, first.seconds, second.seconds, estimate.time, low, high, memory,
+        estimate.memory.worst.peak, _kinds(measured_by_kind(step, device), predicted_by_kind(estimate)),
+    )  # fmt: skip
+
+
+def _kinds(measured: dict[str, float], predicted: dict[str, float]) -> dict[str, tuple[float, float]]:
+    return {kind: (measured.get(kind, 0.0), predicted.get(kind, 0.0)) for kind in {*measured, *predicted}}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Median and worst of |error| of time and memory, and of the noise, over some comparisons."""
+
+    count: int
+    median: float
+    worst: float
+    noise: float
+    worst_noise: float
+    memory: float
+    inside: int
+
+
+def summarise(comparisons: Sequence[Comparison]) -> Summary:
+    """Errors over ``comparisons``; ``inside`` counts measurements within the predicted interval."""
+    errors = [abs(c.error) for c in comparisons]
+    noise = [abs(c.noise) for c in comparisons]
+    memory = [abs(c.memory_error) for c in comparisons if not math.isnan(c.memory_error)]
+    inside = sum(c.low <= (c.measured + c.again) / 2 <= c.high for c in comparisons)
+    return Summary(
+        len(errors), statistics.median(errors), max(errors), statistics.median(noise), max(noise),
+        max(memory, default=math.nan), inside,
+    )  # fmt: skip

@@ -1,0 +1,271 @@
+"""Times of kernels measured on one device: interpolated where they were measured, marked where they were not.
+
+A table corrects the fitted curve of its device. With r the logarithm of measured over fitted time at the measured
+points, a kernel of other sizes takes fitted · exp(r̂), r̂ being r kriged over the logarithms of the sizes (exponential
+covariance, its length chosen by leaving each point out). So the curve carries the physics between points, the points
+carry what the curve does not know, and far from every point the curve with the mean residual remains. Inside the box
+of the measured sizes the answer counts as measured; outside it is the curve's, with a wider sigma.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from simulator.cost.attention import DECODE_TOKENS
+from simulator.workload.ops import OpKind, Work
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["COLUMNS", "Correction", "KernelTable", "Row", "coordinates", "load_rows", "read_rows", "write_rows"]
+
+_NUMBERS = ("m", "n", "k", "groups", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "flops", "bytes")
+_FLAGS = ("causal", "backward")
+COLUMNS = ("kind", "operator", "dtype", *_NUMBERS, *_FLAGS, "seconds", "spread")
+"""Columns of a kernel table: the sizes of :class:`~simulator.workload.ops.Work`, then what was measured."""
+
+BEYOND_SIGMA = 0.25
+LEAST_SIGMA = 0.02
+LEAST_NUGGET = 0.02
+MARGIN = math.log(1.25)
+"""Sizes up to 25 % outside the measured ones count as measured."""
+
+LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Candidate lengths of the covariance, in units of ln(size)."""
+
+MOST_POINTS = 1200
+"""Points per key that are kriged together; of more, those with the nearest sizes are."""
+NEIGHBOURS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measured kernel: what ran, the median time [s] and its relative spread (half the interquartile range)."""
+
+    work: Work
+    seconds: float
+    spread: float = 0.0
+
+
+def coordinates(work: Work) -> tuple[str, tuple[float, ...]]:
+    """Key of the kernels that ``work`` may be interpolated among, and the logarithms of its sizes."""
+    dtype = work.dtype
+    if work.kind is OpKind.GEMM:
+        return f"gemm.{dtype}.{_direction(work)}", _logs(work.m, work.n, work.k)
+    if work.kind is OpKind.GROUPED_GEMM:
+        groups = max(1, work.groups)
+        return f"grouped_gemm.{dtype}.{_direction(work)}", _logs(work.m / groups, groups, work.n, work.k)
+    if work.kind is OpKind.ATTENTION:
+        if is_decode(work):
+            share = work.heads / max(1, work.kv_heads)
+            return f"attention_decode.{dtype}", _logs(work.batch, work.kv_len, work.kv_heads, share)
+        phase = "backward" if work.backward else "forward"
+        sizes = _logs(work.batch * work.heads, work.q_len, work.kv_len, work.head_dim)
+        return f"attention_prefill.{dtype}.{phase}", sizes
+    return f"{work.operator or work.kind}.{dtype}", _logs(work.bytes)
+
+
+def is_decode(work: Work) -> bool:
+    """Whether attention runs few query tokens against a cache."""
+    return 0 < work.q_len <= DECODE_TOKENS and work.q_len < work.kv_len and not work.backward
+
+
+def _direction(work: Work) -> str:
+    return work.operator or "forward"
+
+
+def _logs(*sizes: float) -> tuple[float, ...]:
+    return tuple(math.log(max(size, 1e-9)) for size in sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class Correction:
+    """Factor on the fitted curve, its relative sigma, whether the sizes were measured, and the key it is from."""
+
+    factor: float
+    sigma: float
+    inside: bool
+    key: str
+
+
+@dataclass
+class _Field:
+    """The kriged residual of one key."""
+
+    points: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    nugget: float
+    length: float = 1.0
+    sigma: float = LEAST_SIGMA
+    mean: float = 0.0
+    weights: NDArray[np.float64] | None = None
+    low: NDArray[np.float64] = field(init=False)
+    high: NDArray[np.float64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.low, self.high = self.points.min(axis=0) - MARGIN, self.points.max(axis=0) + MARGIN
+        self._choose()
+
+    def _choose(self) -> None:
+        """Length with the least median error when each point is predicted from the others."""
+        import numpy as np
+
+        keep = slice(None) if len(self.points) <= MOST_POINTS // 2 else slice(0, None, 2 * len(self.points) // MOST_POINTS + 1)
+        points, residual = self.points[keep], self.residual[keep]
+        self.mean = float(np.median(residual))
+        if len(points) < 3:
+            self.sigma = max(LEAST_SIGMA, self.nugget, float(np.ptp(residual)) / 2)
+        else:
+            scored = [(*_left_out(points, residual - self.mean, length, self.nugget), length) for length in LENGTHS]
+            _, self.sigma, self.length = min(scored)
+            self.sigma = max(LEAST_SIGMA, self.sigma)
+        if len(self.points) <= MOST_POINTS:
+            inverse = np.linalg.inv(_covariance(self.points, self.points, self.length) + self._noise(len(self.points)))
+            self.weights = inverse @ (self.residual - self.mean)
+
+    def _noise(self, count: int) -> NDArray[np.float64]:
+        import numpy as np
+
+        return self.nugget**2 * np.eye(count)
+
+    def at(self, place: Sequence[float]) -> tuple[float, bool]:
+        """Residual at ``place``, and whether it lies inside the measured sizes."""
+        import numpy as np
+
+        where = np.array([place])
+        inside = bool(np.all((where[0] >= self.low) & (where[0] <= self.high)))
+        if self.weights is not None:
+            return self.mean + float((_covariance(where, self.points, self.length) @ self.weights)[0]), inside
+        distance = np.abs(self.points - where).sum(axis=1)
+        near = np.argpartition(distance, NEIGHBOURS)[:NEIGHBOURS]
+        points = self.points[near]
+        system = _covariance(points, points, self.length) + self._noise(NEIGHBOURS)
+        local = float(np.median(self.residual[near]))
+        weights = np.linalg.solve(system, self.residual[near] - local)
+        return local + float((_covariance(where, points, self.length) @ weights)[0]), inside
+
+
+def _covariance(a: NDArray[np.float64], b: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    import numpy as np
+
+    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
+    covariance: NDArray[np.float64] = np.exp(-np.sqrt(squared) / length)
+    return covariance
+
+
+def _left_out(
+    points: NDArray[np.float64], residual: NDArray[np.float64], length: float, nugget: float
+) -> tuple[float, float]:
+    """Mean absolute error and relative sigma of predicting every point from the others (closed form)."""
+    import numpy as np
+
+    inverse = np.linalg.inv(_covariance(points, points, length) + nugget**2 * np.eye(len(points)))
+    errors = np.abs((inverse @ residual) / np.diag(inverse))
+    return float(errors.mean()), float(1.4826 * np.median(errors))
+
+
+class KernelTable:
+    """Measured kernels of one device.
+
+    Parameters
+    ----------
+    rows
+        What was measured.
+    curve
+        Seconds of any work by the device's fitted curve alone, with the constants at their values.
+    """
+
+    def __init__(self, rows: Iterable[Row], curve: Callable[[Work], float]) -> None:
+        self._rows: dict[str, list[Row]] = {}
+        for row in rows:
+            self._rows.setdefault(coordinates(row.work)[0], []).append(row)
+        self._curve = curve
+        self._fields: dict[str, _Field] = {}
+
+    @property
+    def keys(self) -> Mapping[str, Sequence[Row]]:
+        """The measured rows by key."""
+        return self._rows
+
+    def base(self, work: Work) -> float:
+        """Seconds by the fitted curve at unmoved constants."""
+        return self._curve(work)
+
+    def correction(self, work: Work) -> Correction | None:
+        """What the measurements say about ``work``; None if no kernel of its kind was measured."""
+        key, place = coordinates(work)
+        if key not in self._rows:
+            key = _nearest_key(key)
+            if key not in self._rows:
+                return None
+        known = self._fields.get(key)
+        if known is None:
+            known = self._fields[key] = self._field(self._rows[key])
+        residual, inside = known.at(place)
+        return Correction(math.exp(residual), known.sigma, inside, key)
+
+    def _field(self, rows: Sequence[Row]) -> _Field:
+        import numpy as np
+
+        points = np.array([coordinates(row.work)[1] for row in rows])
+        residual = np.log([row.seconds / self._curve(row.work) for row in rows])
+        nugget = max(LEAST_NUGGET, float(np.median([row.spread for row in rows])))
+        return _Field(points, residual, nugget)
+
+
+def _nearest_key(key: str) -> str:
+    """A GEMM whose direction was not measured is taken as a forward one."""
+    family, _, rest = key.partition(".")
+    return f"{family}.{rest.partition('.')[0]}.forward" if family in ("gemm", "grouped_gemm") else key
+
+
+# -- files ---------------------------------------------------------------------------------------------------------
+
+_read: dict[str, tuple[int, tuple[Row, ...]]] = {}
+
+
+def load_rows(path: str | Path) -> tuple[Row, ...]:
+    """Rows of a table file, kept until it changes on disk."""
+    stamp = Path(path).stat().st_mtime_ns
+    known = _read.get(str(path))
+    if known is None or known[0] != stamp:
+        known = _read[str(path)] = (stamp, tuple(read_rows(path)))
+    return known[1]
+
+
+def read_rows(path: str | Path) -> list[Row]:
+    """Rows of a CSV file, gzip-compressed if its name ends in ``.gz``; missing columns are 0."""
+    raw = Path(path).read_bytes()
+    text = (gzip.decompress(raw) if str(path).endswith(".gz") else raw).decode("utf-8")
+    rows = []
+    for line in csv.DictReader(io.StringIO(text)):
+        values: dict[str, Any] = {name: float(line.get(name) or 0) for name in _NUMBERS}
+        values |= {name: int(value) for name, value in values.items() if name not in ("kv_len", "flops", "bytes")}
+        values |= {name: line.get(name) == "1" for name in _FLAGS}
+        work = Work(OpKind(line["kind"]), line["dtype"], operator=line["operator"], **values)
+        rows.append(Row(work, float(line["seconds"]), float(line.get("spread") or 0.0)))
+    return rows
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a table (see :func:`read_rows`); the bytes depend on the rows alone."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in rows:
+        work = row.work
+        sizes = [f"{getattr(work, name):.10g}" if getattr(work, name) else "" for name in _NUMBERS]
+        flags = ["1" if getattr(work, name) else "" for name in _FLAGS]
+        writer.writerow(
+            [work.kind.value, work.operator, work.dtype, *sizes, *flags, f"{row.seconds:.5g}", f"{row.spread:.3g}"]
+        )
+    data = out.getvalue().encode("utf-8")
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)

@@ -1,0 +1,146 @@
+"""What a deployment's options make of its model: who drafts, what is attended, where the weights are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from simulator.errors import ConfigError
+from simulator.hardware.types import Node
+from simulator.registry import lookup, record_of
+from simulator.results.estimate import StageMemory
+from simulator.serving.footprint import kv_bytes_per_token, part_memory, stage_weights
+from simulator.serving.iteration import layers_of_stage
+from simulator.serving.speculative import draft_plan
+from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
+from simulator.strategies.settings import settings_of
+from simulator.strategies.sparsity.kept_context import ALL, KeptContext
+from simulator.strategies.speculation.base import Speculation
+from simulator.workload.jobs import Deployment
+from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
+
+__all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
+
+FAMILIES = {"speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload"}
+"""Keys of ``deployment.options`` that name a strategy, with its family."""
+
+
+def _chosen(deployment: Deployment) -> dict[str, Any]:
+    """The strategy objects of the deployment's options, by key."""
+    options = dict(deployment.options)
+    found = {}
+    for key, family in FAMILIES.items():
+        if key in options:
+            settings = settings_of(f"deployment.options.{key}", options[key])
+            found[key] = lookup(family, settings.method)(settings)
+    return found
+
+
+def option_problems(deployment: Deployment) -> list[str]:
+    """What is wrong with the options of a deployment; empty when nothing is."""
+    try:
+        chosen = _chosen(deployment)
+        if "speculation" in chosen:
+            chosen["speculation"].draft(deployment.model)
+        if "sparse_attention" in chosen:
+            _ = chosen["sparse_attention"].kept
+    except ConfigError as error:
+        return [issue.message for issue in error.issues] or [str(error)]
+    return []
+
+
+def quality_notes(deployment: Deployment) -> tuple[str, ...]:
+    """Declared quality cost of every strategy that may change answers."""
+    plan = deployment.plan
+    classes = [type(strategy) for strategy in _chosen(deployment).values()]
+    if plan.precision not in ("bf16", "fp16"):
+        classes.append(lookup("quantization", plan.precision))
+    if (sparsity := plan.option("sparsity")) is not None:
+        classes.append(lookup("sparsity", str(sparsity)))
+    notes = []
+    for cls in classes:
+        name, declared = record_of(cls).name, getattr(cls, "quality", "")
+        notes.append(
+            f"{name}: quality: {declared}" if declared else f"{name}: quality cost not declared in a source read"
+        )
+    if DTYPE_BYTES[deployment.kv_dtype] < 2:
+        notes.append(f"kv_dtype {deployment.kv_dtype}: quality cost not declared in a source read")
+    return tuple(notes)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model with its options resolved on a node.
+
+    Attributes
+    ----------
+    speculation
+        Who drafts, or ``None``.
+    kept
+        Which part of the context is attended and held.
+    stream
+        Weights that arrive in every iteration.
+    draft_weights, draft_kv_bytes
+        Weights of the draft on one rank [B], and its cache per token [B].
+    outside
+        Memory of slower tiers.
+    """
+
+    speculation: Speculation | None = None
+    kept: KeptContext = ALL
+    stream: WeightStream = RESIDENT
+    draft_weights: float = 0.0
+    draft_kv_bytes: float = 0.0
+    outside: tuple[StageMemory, ...] = ()
+
+    @classmethod
+    def of(cls, deployment: Deployment, node: Node) -> ServedModel:
+        """Resolve a deployment's options.
+
+        Raises
+        ------
+        ConfigError
+            If an option is wrong (see :func:`option_problems`).
+        """
+        chosen = _chosen(deployment)
+        speculation = chosen.get("speculation")
+        kept = chosen["sparse_attention"].kept if "sparse_attention" in chosen else ALL
+        stream, outside = _stream(deployment, node, chosen.get("offload"))
+        weights, per_token = _draft(deployment, speculation)
+        return cls(speculation, kept, stream, weights, per_token, outside)
+
+
+def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:
+    if offload is None:
+        return RESIDENT, ()
+    plan = deployment.plan
+    weights = stage_weights(deployment.model, plan, deployment.framework)
+    layers = [len(mine) for mine in layers_of_stage(deployment.model, plan.pipeline_parallel)]
+    stream: WeightStream = offload.stream(weights, layers, plan, node)
+    if stream is RESIDENT:
+        return stream, ()
+    tier = Tier.HOST if offload.tier == "host" else Tier.NVME
+    sharing = min(plan.accelerators, node.accelerators)
+    capacity = (node.host_memory if tier is Tier.HOST else node.nvme.capacity if node.nvme else 0.0) / sharing
+    away = [bytes_ * (1.0 - stream.resident) for bytes_ in weights]
+    return stream, tuple(
+        StageMemory(stage, tier, {TensorClass.PARAM.value: held}, capacity) for stage, held in enumerate(away)
+    )
+
+
+def _draft(deployment: Deployment, speculation: Speculation | None) -> tuple[float, float]:
+    """Weights and cache per token of the draft on one rank [B]."""
+    draft = speculation.draft(deployment.model) if speculation is not None else None
+    if draft is None:
+        return 0.0, 0.0
+    plan = draft_plan(deployment.plan)
+    parts = part_memory(draft.model, plan, deployment.framework, 1)
+    layers = draft.model.layer_list()
+    weights = sum(parts[layer][0] for layer in layers)
+    if draft.own_ends:
+        weights += parts["head"][0]
+        weights += parts["embedding"][0] if draft.reads_prompts and not draft.model.tie_word_embeddings else 0.0
+    width = DTYPE_BYTES[deployment.kv_dtype]
+    mixers = [layer.attention for layer in layers if layer.attention is not None]
+    per_token = sum(kv_bytes_per_token(a, plan.tensor_parallel, width) for a in mixers)
+    return weights * draft.copies, per_token

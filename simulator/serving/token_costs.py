@@ -1,0 +1,151 @@
+"""Token-wise work of the parts of a served model: everything but attention over the cache.
+
+A part is a distinct layer, the embedding or the head. Its Ops are lowered, rewritten by the plan's passes and priced
+at a grid of token counts; in between the seconds are interpolated, or rounded up to the captured size where an engine
+replays CUDA graphs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cached_property
+from typing import NamedTuple
+
+from simulator.cost.device import DeviceCost
+from simulator.cost.network import NetworkCost
+from simulator.cost.priced import Priced
+from simulator.strategies.compile import compile_block
+from simulator.strategies.rank_layout import RankLayout
+from simulator.workload.framework import Framework
+from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
+from simulator.workload.model import LayerSpec, ModelSpec
+from simulator.workload.ops import Block, Op, OpKind, Work
+from simulator.workload.plan import Plan
+from simulator.workload.work import work_of
+
+__all__ = ["LinearCost", "Part", "TokenCosts", "grid", "served_block"]
+
+Part = LayerSpec | str
+
+
+class LinearCost(NamedTuple):
+    """Device seconds, roofline bound [s], FLOPs, and bytes by link class of token-wise Ops."""
+
+    seconds: float
+    floor: float
+    flops: float
+    hbm: float
+    scale_up: float
+    scale_out: float
+
+
+def grid(limit: int) -> list[int]:
+    """Token counts that are priced: the CUDA-graph capture sizes of vLLM (1, 2, 4, multiples of 8 to 256, of 16 to
+    512), coarser beyond."""
+    sizes = [1, 2, 4, *range(8, 257, 8), *range(272, 513, 16), *range(640, 2049, 128), *range(2560, 8193, 512)]
+    while sizes[-1] < limit:
+        sizes.append(sizes[-1] * 5 // 4)
+    return sizes
+
+
+def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework, tokens: int) -> Block:
+    """Compiled forward Ops of one part for ``tokens`` tokens."""
+    ctx = LoweringContext(model, 1, tokens, False, framework)
+    if part == "embedding":
+        block = lower_embedding(ctx)
+    elif part == "head":
+        block = lower_head(ctx)
+    else:
+        assert isinstance(part, LayerSpec)
+        block = lower_layer(part, ctx)
+    return compile_block(block, plan, framework, "serving")
+
+
+class TokenCosts:
+    """Prices the parts of a model on one rank.
+
+    Parameters
+    ----------
+    model, plan, framework
+        What is served and how.
+    device, network, layout
+        Prices and places of the Ops.
+    max_tokens
+        Largest iteration that is priced exactly [tokens]; beyond, the grid goes on geometrically.
+
+    Attributes
+    ----------
+    used
+        Ids of the constants the prices rest on.
+    """
+
+    def __init__(
+        self, model: ModelSpec, plan: Plan, framework: Framework, device: DeviceCost, network: NetworkCost,
+        layout: RankLayout, max_tokens: int,
+    ) -> None:  # fmt: skip
+        self.model, self.plan, self.framework = model, plan, framework
+        self.device, self.network, self.layout = device, network, layout
+        self.used: set[str] = set()
+        self._sizes = grid(max_tokens)
+        self._knots: dict[tuple[int, int], LinearCost] = {}
+
+    @cached_property
+    def parts(self) -> list[Part]:
+        """Everything that is lowered: distinct layers, embedding, head."""
+        return [*dict.fromkeys(self.model.layer_list()), "embedding", "head"]
+
+    @cached_property
+    def _index(self) -> dict[Part, int]:
+        return {part: i for i, part in enumerate(self.parts)}
+
+    def price(self, op: Op) -> tuple[Work, Priced]:
+        """Local work and time of one Op."""
+        if op.kind is OpKind.COLLECTIVE:
+            group = self.layout.group(op.axis)
+            work = work_of(op, self.plan.mesh, group.ranks)
+            return work, self.network.price(work, group)
+        work = work_of(op, self.plan.mesh)
+        return work, self.device.price(work)
+
+    def seconds(self, part: Part, tokens: int, *, captured: bool) -> float:
+        """Seconds of one part; ``captured``: padded to the next size instead of interpolated."""
+        index, sizes = self._index[part], self._sizes
+        at = bisect_left(sizes, tokens)
+        if at >= len(sizes):
+            last = self._knot(index, sizes[-1])
+            return last.seconds * tokens / sizes[-1]
+        high = self._knot(index, sizes[at])
+        if sizes[at] == tokens or at == 0 or captured:
+            return high.seconds
+        low = self._knot(index, sizes[at - 1])
+        share = (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
+        return low.seconds + share * (high.seconds - low.seconds)
+
+    def below(self, part: Part, tokens: int) -> LinearCost:
+        """Cost at the grid size at or below ``tokens``: a bound from below."""
+        at = max(0, bisect_left(self._sizes, tokens + 1) - 1)
+        return self._knot(self._index[part], self._sizes[at])
+
+    def _knot(self, index: int, tokens: int) -> LinearCost:
+        known = self._knots.get((index, tokens))
+        if known is None:
+            known = self._knots[index, tokens] = self._price_part(self.parts[index], tokens)
+        return known
+
+    def _price_part(self, part: Part, tokens: int) -> LinearCost:
+        seconds = floor = flops = hbm = scale_up = scale_out = 0.0
+        for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
+            if op.kind is OpKind.ATTENTION:
+                continue
+            work, priced = self.price(op)
+            seconds += priced.seconds
+            self.used.update(priced.constants)
+            if op.kind is OpKind.COLLECTIVE:
+                sent = self.layout.wire_bytes(op.collective, work.message, self.layout.group(op.axis))
+                scale_up += sent["scale_up"]
+                scale_out += sent["scale_out"]
+            else:
+                floor += priced.floor
+                flops += work.flops
+                hbm += work.bytes
+        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out)

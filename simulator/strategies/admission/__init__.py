@@ -1,0 +1,1 @@
+"""Admission policies: which requests are refused on arrival."""

@@ -1,0 +1,160 @@
+"""Activations that leave HBM by a plan: Capuchin, DELTA, TSPLIT, POFO, SwapAdvisor, AutoTM, G10, DeepUM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import ClassVar
+
+from simulator.registry import register
+from simulator.strategies.offload.copies import Route, evict_activations
+from simulator.strategies.protocols import PassStage
+from simulator.strategies.recompute.planned import TensorPlanner
+from simulator.strategies.recompute.planning import Action, LayerProblem, greedy
+from simulator.workload.framework import Framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block, Tier
+from simulator.workload.plan import Plan
+
+__all__ = ["G10", "POFO", "AutoTM", "Capuchin", "DeepUM", "Delta", "SwapAdvisor", "TSplit"]
+
+
+class _Swapping(TensorPlanner):
+    """Base: both actions, in the stage of offload passes."""
+
+    stage = PassStage.OFFLOAD
+    actions: ClassVar[tuple[Action, ...]] = ("recompute", "swap")
+
+
+@register(
+    "capuchin", kind="pass", area="training", family="offload", cites=("Peng et al. 2020 (Capuchin), ASPLOS 20",),
+    catalogue=("Capuchin",), validated_by="mechanism",
+)  # fmt: skip
+class Capuchin(_Swapping):
+    """Swaps tensors as long as the transfers hide behind computation, recomputes the cheapest per byte of the rest."""
+
+    solver = "swap-first"
+
+
+@register(
+    "delta", kind="pass", area="training", family="offload", cites=("Tang et al. 2022 (DELTA), arXiv 2203.15980",),
+    catalogue=("DELTA",), validated_by="mechanism",
+)  # fmt: skip
+class Delta(_Swapping):
+    """For each tensor that must go, the cheaper of recomputation and of the part of its swap that does not hide."""
+
+    solver = "greedy"
+
+
+@register(
+    "pofo", kind="pass", area="training", family="offload",
+    cites=("Beaumont et al. 2021 (POFO), NeurIPS 21", "Shah et al. 2021 (MONeT), arXiv 2010.14501"),
+    catalogue=("MONeT, POFO, Rotor",), validated_by="closed_form",
+)  # fmt: skip
+class POFO(_Swapping):
+    """Joint offload and recomputation at the least total time, exactly (per layer)."""
+
+    solver = "optimal"
+
+
+@register(
+    "swapadvisor", kind="pass", area="training", family="offload",
+    cites=("Huang et al. 2020 (SwapAdvisor), ASPLOS 20",),
+    catalogue=("SwapAdvisor",), validated_by="mechanism",
+)  # fmt: skip
+class SwapAdvisor(_Swapping):
+    """Swaps only, on separate queues for both directions; the set is found exactly instead of by a genetic search."""
+
+    actions = ("swap",)
+
+
+@register(
+    "autotm", kind="pass", area="training", family="offload", cites=("Hildebrand et al. 2020 (AutoTM), ASPLOS 20",),
+    catalogue=("AutoTM",), validated_by="mechanism",
+)  # fmt: skip
+class AutoTM(_Swapping):
+    """Integer programme that places tensors in fast or slow memory with asynchronous copies (HBM and host here)."""
+
+    actions = ("swap",)
+
+
+@register(
+    "tsplit", kind="pass", area="training", family="offload", cites=("Nie et al. 2022 (TSPLIT), ICDE 22",),
+    catalogue=("TSPLIT",), validated_by="mechanism",
+)  # fmt: skip
+class TSplit(_Swapping):
+    """Plans pieces of tensors: of one swapped tensor only the share leaves that the budget asks for."""
+
+    solver = "greedy"
+
+    def solve(self, problem: LayerProblem) -> Mapping[str, str]:
+        """The greedy choice, less what it freed too much."""
+        choice = dict(greedy(problem))
+        surplus = problem.budget - problem.kept(choice)
+        swapped = [n for n, a in choice.items() if a == "swap" and problem.sizes[n] > surplus]
+        if surplus <= 0 or not swapped:
+            return choice
+        cut = swapped[-1]
+        return {**choice, cut: f"swap {1 - surplus / problem.sizes[cut]:.6f}"}
+
+
+@register(
+    "g10", kind="pass", area="training", family="offload",
+    cites=("Zhang et al. 2023 (G10), MICRO 23, arXiv 2310.09443",),
+    catalogue=("G10",), validated_by="mechanism",
+)  # fmt: skip
+class G10(_Swapping):
+    """Planned migration over one address space: to flash while its bandwidth hides the move, to host memory beyond."""
+
+    actions = ("swap",)
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Longest inactive tensors (earliest in the layer) to flash up to ``flash_share``, the others to the host."""
+        chosen = plan.option(self.decision)
+        if block.name != "layer" or not isinstance(chosen, tuple):
+            return block
+        names = [t.name for t in block.saved if t.name in dict(chosen)]  # program order: first saved, last needed
+        sizes = {t.name: t.bytes() for t in block.saved}
+        limit, used = float(str(plan.option("flash_share", 0.5))) * sum(sizes[n] for n in names), 0.0
+        routes: dict[str, Route] = {}
+        for name in names:
+            far = used + sizes[name] <= limit
+            routes[name] = Route(Tier.NVME, direct=True) if far else Route(Tier.HOST)
+            used += sizes[name] * far
+        return evict_activations(block, routes)
+
+
+@register(
+    "deepum", kind="pass", area="training", family="offload", cites=("Jung et al. 2023 (DeepUM), ASPLOS 23",),
+    catalogue=("DeepUM",), validated_by="mechanism",
+)  # fmt: skip
+class DeepUM(_Swapping):
+    """Unified memory with correlation prefetching: a share ``prefetch_hit_ratio`` of the fetches comes ahead of use.
+
+    The others are page faults of 2 MiB blocks that stall the device; at 0 it is plain unified memory.
+    """
+
+    actions = ("swap",)
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """The ratio must be one."""
+        ratio = float(str(plan.option("prefetch_hit_ratio", 1.0)))
+        return super().check(model, plan) if 0 <= ratio <= 1 else f"prefetch_hit_ratio {ratio} is not between 0 and 1"
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Swap what was decided; misses run on the compute queue."""
+        chosen = plan.option(self.decision)
+        if block.name != "layer" or not isinstance(chosen, tuple):
+            return block
+        ratio = float(str(plan.option("prefetch_hit_ratio", 1.0)))
+        ahead = evict_activations(block, dict.fromkeys(dict(chosen), Route(Tier.HOST)))
+        if ratio >= 1:
+            return ahead
+        faults = Route(Tier.HOST, prefetch=0, on_demand=True, page_size=2.0 * 2**20)
+        late = evict_activations(block, dict.fromkeys(dict(chosen), faults)).gather_backward[
+            len(block.gather_backward) :
+        ]
+        early = ahead.gather_backward[len(block.gather_backward) :]
+        hits = tuple(replace(op, wire=replace(op.wire, volume=ratio)) for op in early) if ratio else ()
+        misses = tuple(replace(op, name=f"{op.name}.fault", wire=replace(op.wire, volume=1 - ratio)) for op in late)
+        return replace(ahead, gather_backward=block.gather_backward + hits, backward=(*misses, *block.backward))

@@ -1,0 +1,1 @@
+"""Parameter-efficient fine-tuning: frozen weights, few trainable ones."""

@@ -1,0 +1,1 @@
+"""Planners: search plans under memory limits; evaluation is handed in from above."""

@@ -1,0 +1,145 @@
+"""Exhaustive search that bounds most plans away, and a random walk over the same space."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from simulator.registry import register
+from simulator.strategies.planner.problem import Bounding, PlanProblem, RankedPlans, plan_score
+from simulator.workload.plan import Plan
+
+if TYPE_CHECKING:
+    from simulator.results.estimate import Estimate
+
+__all__ = ["Exhaustive", "MarkovChain"]
+
+FIRST_RUNS = 24
+"""Plans of the smallest bounds that are run before the rest is looked at again."""
+
+
+@register(
+    "exhaustive",
+    kind="planner",
+    area="training",
+    family="planner",
+    cites=("Narayanan et al. 2021 (PTD-P heuristics), arXiv 2104.04473", "Isaev et al. 2023 (Calculon), SC"),
+    catalogue=("Megatron 3-D (PTD-P)", "DeepSpeed 3-D", "Colossal-AI, Rhino, TAP, Slapo"),
+    validated_by="closed_form",
+)
+class Exhaustive:
+    """Every plan of the space, exactly: plans whose lower bound is above the best found need not be run.
+
+    Memory does not grow with the number of plans: the space is walked twice, and only the best are kept.
+    """
+
+    name: str
+
+    def search(self, problem: PlanProblem, evaluate: Callable[[Plan], Estimate]) -> RankedPlans:
+        """The best ``problem.keep`` plans."""
+        found = RankedPlans()
+        bound = evaluate.bound if isinstance(evaluate, Bounding) else None
+        if bound is None:
+            for plan in problem.plans():
+                found.considered += 1
+                found.add(plan, evaluate(plan), problem.keep)
+            return found
+        first: list[tuple[float, int]] = []
+        chosen: dict[int, Plan] = {}
+        for index, plan in enumerate(problem.plans()):
+            found.considered += 1
+            limit = bound(plan)
+            if limit.reason:
+                found.reasons["memory" if limit.reason.startswith("out of memory") else "sizes"] += 1
+                continue
+            heapq.heappush(first, (-limit.seconds, index))
+            chosen[index] = plan
+            if len(first) > max(FIRST_RUNS, problem.keep):
+                del chosen[heapq.heappop(first)[1]]
+        for _, index in sorted(first, reverse=True):
+            found.add(chosen[index], evaluate(chosen[index]), problem.keep)
+        for index, plan in enumerate(problem.plans()):
+            if index in chosen:
+                continue
+            limit = bound(plan)
+            if limit.reason:
+                continue
+            if limit.seconds >= found.limit(problem.keep):
+                found.reasons["slower"] += 1
+                continue
+            found.add(plan, evaluate(plan), problem.keep)
+        return found
+
+
+@register(
+    "mcmc",
+    kind="planner",
+    area="training",
+    family="planner",
+    cites=("Jia et al. 2019 (FlexFlow), arXiv 1807.05358", "Unger et al. 2022 (Unity), OSDI"),
+    catalogue=("FlexFlow", "Unity"),
+    validated_by="closed_form",
+)
+class MarkovChain:
+    """Metropolis walk from plan to plan that differ in one decision, as FlexFlow searches its simulator.
+
+    Unity's graph substitutions are decisions of the plan here (fused kernels belong to the framework).
+    """
+
+    name: str
+
+    def __init__(self, proposals: int = 400, temperature: float = 0.05, seed: int = 0) -> None:
+        self.proposals, self.temperature, self.seed = proposals, temperature, seed
+
+    def search(self, problem: PlanProblem, evaluate: Callable[[Plan], Estimate]) -> RankedPlans:
+        """The best plans that the walk met."""
+        rng = np.random.Generator(np.random.PCG64(self.seed))
+        plans = list(problem.plans())
+        found = RankedPlans()
+        found.considered = len(plans)
+        neighbours = _neighbours(plans)
+        scores: dict[int, float] = {}
+
+        def score(index: int) -> float:
+            if index not in scores:
+                estimate = evaluate(plans[index])
+                scores[index] = plan_score(estimate)
+                found.add(plans[index], estimate, problem.keep)
+            return scores[index]
+
+        if not plans:
+            return found
+        here = int(rng.integers(len(plans)))
+        for _ in range(self.proposals):
+            if math.isinf(score(here)):
+                here = int(rng.integers(len(plans)))  # nothing to compare with: start elsewhere
+                continue
+            near = neighbours(here)
+            if not near:
+                break
+            there = near[int(rng.integers(len(near)))]
+            worse = score(there) / score(here) - 1
+            if worse <= 0 or rng.random() < math.exp(-worse / self.temperature):
+                here = there
+        return found
+
+
+def _neighbours(plans: list[Plan]) -> Callable[[int], list[int]]:
+    """Plans that differ in one decision; the degrees, whose product is fixed, count as one."""
+
+    def decisions(plan: Plan) -> tuple[object, ...]:
+        degrees = (plan.tensor_parallel, plan.context_parallel, plan.pipeline_parallel, plan.expert_parallel)
+        rest = (plan.sequence_parallel, plan.zero_stage, plan.recompute, plan.precision, plan.offload)
+        return (degrees, (plan.schedule, plan.virtual_stages), *rest, *(v for _, v in plan.options))
+
+    keys = [decisions(p) for p in plans]
+
+    def near(index: int) -> list[int]:
+        mine = keys[index]
+        return [i for i, k in enumerate(keys) if sum(a != b for a, b in zip(mine, k, strict=True)) == 1]
+
+    return near

@@ -1,0 +1,1 @@
+"""Serving with weights, cache or activations outside device memory."""

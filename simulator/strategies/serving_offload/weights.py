@@ -1,0 +1,106 @@
+"""Weights outside device memory that are fetched layer by layer in every iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+from simulator.errors import ConfigError
+from simulator.hardware.types import Node
+from simulator.registry import Claim, register
+from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
+from simulator.strategies.settings import Settings
+from simulator.workload.plan import Plan
+
+__all__ = ["WeightOffload", "ZeroInference", "host_bandwidth"]
+
+
+def host_bandwidth(node: Node, ranks: int) -> float:
+    """Host-to-device bandwidth that each of ``ranks`` accelerators of a node gets when all fetch [B/s]."""
+    sharing = min(node.accelerators_per_host_link, max(1, min(ranks, node.accelerators)))
+    return node.accelerator.host_link.achievable / sharing
+
+
+class WeightOffload:
+    """Layers live in host memory or on NVMe; the keys of ``deployment.options.offload``."""
+
+    name: str
+    keys: ClassVar[Collection[str]] = ()
+    quality: ClassVar[str] = "exact: the same weights are used"
+
+    def __init__(self, settings: Settings) -> None:
+        settings.only(self.keys)
+        self.settings = settings
+
+    @property
+    def tier(self) -> str:
+        """``host`` or ``nvme``."""
+        return self.settings.text("tier", "host", options=("host", "nvme"))
+
+    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+        """What arrives in every iteration.
+
+        Parameters
+        ----------
+        weights
+            Bytes of the layers of each pipeline stage on one rank [B].
+        layers
+            Number of layers of each stage.
+        plan, node
+            Ranks that fetch at the same time, and where from.
+        """
+        raise NotImplementedError
+
+
+@register(
+    "zero-inference",
+    kind="policy",
+    area="serving",
+    family="serving_offload",
+    cites=(
+        "DeepSpeed team 2022 (ZeRO-Inference), DeepSpeed docs/_posts/2022-09-10-zero-inference.md",
+        "Aminabadi et al. 2022 (DeepSpeed Inference), arXiv 2207.00032",
+    ),
+    catalogue=("ZeRO-Inference", "DeepSpeed Inference"),
+    claims=(
+        Claim(
+            "OPT-30B on one V100-32GB of a DGX-2, 4 tokens in, 10 out: 43 tok/s from host memory, 30 "
+            "tok/s from NVMe (batch sizes are in a picture that was not read)",
+            "DeepSpeed docs/_posts/2022-09-10-zero-inference.md @18f2395",
+        ),
+        Claim("prefetching helps NVMe 1.13-1.21× and host memory not", "the same, section on prefetching"),
+    ),
+    validated_by="published",
+)
+class ZeroInference(WeightOffload):
+    """All layers stream from ``tier`` (host, nvme) while device memory goes to the batch.
+
+    ``resident``: share of the layers that stays on the device (partial offload), ``prefetch``: whether a layer arrives
+    while the one before computes. Data-parallel ranks fetch a part each and gather it over the scale-up network, whose
+    time is left out as the source does. From NVMe the way is disk to host to device: overlapped with prefetch, else one
+    after the other.
+    """
+
+    keys = ("tier", "resident", "prefetch", "bandwidth")
+
+    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+        """Streamed bytes over the host link, and over the disk before."""
+        resident = self.settings.number("resident", 0.0, high=1.0)
+        if resident == 1.0:
+            return RESIDENT
+        prefetch = self.settings.flag("prefetch", True)
+        ranks = min(plan.accelerators, node.accelerators)
+        link = self.settings.number("bandwidth", host_bandwidth(node, ranks))
+        per_byte = [1.0 / link]
+        if self.tier == "nvme":
+            if node.nvme is None:
+                raise ConfigError(f"{self.settings.where}.tier: {node.name} has no NVMe, use tier: host")
+            per_byte.append(ranks / node.nvme.read)
+        slowest = max(per_byte) if prefetch else sum(per_byte)
+        moved = [bytes_ * (1.0 - resident) / plan.data_parallel for bytes_ in weights]
+        traffic = {"host": sum(moved)} | ({"nvme": sum(moved)} if self.tier == "nvme" else {})
+        layer = [bytes_ / max(1, count) for bytes_, count in zip(weights, layers, strict=True)]
+        return WeightStream(
+            tuple(bytes_ * slowest for bytes_ in moved), prefetch, traffic, resident,
+            tuple((2 if prefetch else 1) * one for one in layer),
+        )  # fmt: skip

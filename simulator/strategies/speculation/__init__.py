@@ -1,0 +1,1 @@
+"""Speculative decoding: who drafts, how many tokens are verified, how many are accepted."""

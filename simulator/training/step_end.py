@@ -1,0 +1,97 @@
+"""What ends a step: gradients reduced, a tied embedding joined, updated parameters gathered again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simulator.training.gradient_queue import (
+    GradientItem,
+    bulk_seconds,
+    cross_step_delay,
+    fused_update_end,
+    gradient_items,
+    publish_delay,
+    send_gradients,
+)
+from simulator.workload.ops import Collective, OpKind, Work
+
+if TYPE_CHECKING:
+    from simulator.training.pipelined import PipelinedJob
+
+__all__ = ["gather_delay", "reduction_end"]
+
+
+def reduction_end(pipeline: PipelinedJob, update: float) -> float:
+    """When the update may begin: all gradients reduced, in the mean over local and synchronising steps [s]."""
+    every = {op.wire.every for c in pipeline.chunks for block, _ in c.blocks for op in block.reduce}
+    period = max(every, default=1)
+    sync = max(_reduced(pipeline, rank, update, True) for rank in range(pipeline.ranks))
+    if period == 1:
+        return sync
+    local = max(_reduced(pipeline, rank, update, False) for rank in range(pipeline.ranks))
+    return ((period - 1) * local + sync) / period
+
+
+def _reduced(pipeline: PipelinedJob, rank: int, update: float, sync: bool) -> float:
+    """When a rank's gradients are reduced, those of a tied embedding between first and last stage included."""
+    timeline, pricer, sending = pipeline.timeline, pipeline.pricer(rank), pipeline.sending
+    chunks = pipeline.chunks_of_rank[rank]
+    end = timeline.makespan
+    tied = _tied_embedding_seconds(pipeline) if rank in (0, pipeline.ranks - 1) else 0.0
+    overlaps = pipeline.framework.overlap_grad_reduce if sending.overlaps is None else sending.overlaps
+    if not overlaps:
+        return end + bulk_seconds(chunks, pricer, sync) + tied
+    items = _gradient_items(pipeline, rank, sync)
+    result, travelled = send_gradients(items, sending, pricer)
+    if sending.crosses_steps:
+        return end + cross_step_delay(result, travelled, end) + tied
+    if sending.fused_pieces and travelled:  # the update runs inside; run() adds it after everything
+        return max(end, fused_update_end(travelled, update, sending.fused_pieces) - update) + tied
+    return max(end, result.end) + tied
+
+
+def _gradient_items(pipeline: PipelinedJob, rank: int, sync: bool) -> list[GradientItem]:
+    """Gradients of a rank with the times they are ready and needed again."""
+    ends, items = pipeline.timeline.backward_window[1][rank], list[GradientItem]()
+    for chunk, end, start in zip(pipeline.chunks_of_rank[rank], ends, _first_forwards(pipeline, rank), strict=False):
+        items += gradient_items(
+            chunk, pipeline.pricer(rank), float(end), start, sync, pipeline.sending.deferred_layers if rank == 0 else 0
+        )
+    return items
+
+
+def _first_forwards(pipeline: PipelinedJob, rank: int) -> list[float]:
+    """Start of the first forward of each of a rank's chunks [s]."""
+    tasks = pipeline.timeline.rank_tasks(rank)
+    found = []
+    for chunk in range(len(pipeline.chunks_of_rank[rank])):
+        first = (tasks["kind"] == "F") & (tasks["chunk"] == chunk)
+        found.append(float(tasks["start"][first].min()) if first.any() else 0.0)
+    return found
+
+
+def _tied_embedding_seconds(pipeline: PipelinedJob) -> float:
+    """All-reduce of the shared embedding's gradient between the two stages that hold a copy [s]."""
+    if pipeline.ranks == 1 or not pipeline.job.model.tie_word_embeddings:
+        return 0.0
+    mesh = pipeline.plan.mesh
+    gradient = sum(
+        t.bytes(mesh)
+        for block, _ in pipeline.chunks[0].blocks
+        for t in block.states
+        if t.name == "embedding.weight.grad"
+    )
+    pricer = pipeline.pricer(0)
+    work = Work(OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2)
+    return pricer.network.price(work, pricer.layout.neighbour("pp")).seconds
+
+
+def gather_delay(pipeline: PipelinedJob, rank: int) -> float:
+    """Delay of the step by gathering updated parameters (ZeRO-1/2)."""
+    pricer, starts = pipeline.pricer(rank), []
+    for chunk, at in zip(pipeline.chunks_of_rank[rank], _first_forwards(pipeline, rank), strict=True):
+        for block, count in chunk.blocks:
+            for _ in range(count):
+                starts.append((block, at))
+                at += pricer.forward(block).seconds
+    return publish_delay(starts, pricer, pipeline.framework.overlap_param_gather)

@@ -1,0 +1,131 @@
+"""Serving engines, number formats and launch options in the words of measurement files."""
+
+from __future__ import annotations
+
+import re
+
+from simulator.errors import ConfigError
+from simulator.units import parse_quantity
+from simulator.validation.models import IncompleteError
+from simulator.workload.framework import Framework
+from simulator.workload.framework_files import load_framework
+from simulator.workload.model import ModelSpec
+from simulator.workload.model_files import load_model
+
+__all__ = ["engine_of", "launch_options", "precision_of_weights", "served_model"]
+
+ENGINES = (
+    (r"vllm.*(2023|0\.[1-4]\b)", "vllm-0.2"), (r"vllm.*0\.5", "vllm-0.5"), (r"vllm.*0\.[67]\b", "vllm-0.6"),
+    (r"vllm.*0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
+    (r"tensorrt-?llm.*0\.", "tensorrt-llm-0.20"), (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
+    (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
+    (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"),
+)  # fmt: skip
+"""Words in an engine's name → preset; the first match counts."""
+
+PRECISIONS = (
+    (r"nvfp4|mxfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
+    (r"q4|int4|awq|gptq", "int4"), (r"int8", "int8"), (r"bf16", "bf16"), (r"fp16", "fp16"),
+)  # fmt: skip
+
+
+def engine_of(name: str) -> tuple[Framework, list[str]]:
+    """The preset of an engine, and what was assumed.
+
+    Raises
+    ------
+    IncompleteError
+        If no preset describes it.
+    """
+    words = name.lower()
+    for pattern, preset in ENGINES:
+        if re.search(pattern, words):
+            try:
+                return load_framework(preset), [f"engine {preset} for '{name}'"]
+            except ConfigError as error:
+                raise IncompleteError(f"no preset of the engine '{name}'") from error
+    raise IncompleteError(f"no preset of the engine '{name}'")
+
+
+def precision_of_weights(words: str) -> str:
+    """Registered serving precision of a dtype in words.
+
+    Raises
+    ------
+    IncompleteError
+        If it names none, or several for parts of the model.
+    """
+    text = words.lower()
+    if "+" in text or "/" in text:
+        raise IncompleteError(f"mixed formats '{words}'")
+    found = next((p for pattern, p in PRECISIONS if re.search(pattern, text)), "")
+    if not found:
+        raise IncompleteError(f"number format '{words}' not known")
+    return found
+
+
+def served_model(name: str, dims: dict[str, object] | None) -> ModelSpec:
+    """The shipped model of that name, or one with the dimensions the file carries.
+
+    Raises
+    ------
+    IncompleteError
+        If neither is there.
+    """
+    for candidate in (name, re.sub(r"([a-z])(\d)", r"\1-\2", name, count=1)):
+        try:
+            return load_model(candidate)
+        except ConfigError:
+            continue
+    if not dims:
+        raise IncompleteError(f"the dimensions of '{name}' are not known")
+    from simulator.validation.models import model_of
+
+    return model_of({**_training_names(dims), "name": name})
+
+
+def _training_names(dims: dict[str, object]) -> dict[str, object]:
+    found = dict(dims)
+    found["ffn_hidden"] = dims.get("ffn") or dims.get("dense_ffn")
+    found["mlp"] = "swiglu" if dims.get("ffn_matrices", 3) == 3 else "gelu"
+    found["tied_embeddings"], found["family"] = dims.get("tied"), "llama" if found["mlp"] == "swiglu" else "opt"
+    if dims.get("experts"):
+        found["moe"] = {k: dims[k] for k in ("experts", "top_k", "expert_ffn", "shared_experts")}
+        found["dense_layers"] = int(str(dims["layers"])) - int(str(dims["moe_layers"]))
+    if isinstance(dims.get("mla"), dict):
+        names = {"q_lora": "q_lora", "kv_lora": "kv_lora", "rope": "qk_rope", "nope": "qk_nope", "v": "v_head"}
+        found["mla"] = {names[k]: v for k, v in dict(dims["mla"]).items()}  # type: ignore[call-overload]
+    return found
+
+
+OPTIONS = (
+    ("max_num_seqs", r"--max-num-seqs[= ](\d+)"), ("max_num_seqs", r"--max-running-requests[= ](\d+)"),
+    ("max_num_seqs", r"--max_batch_size[= ](\d+)"),
+    ("max_num_batched_tokens", r"--max-num-batched-tokens[= ](\d+)"), ("max_num_batched_tokens", r"--chunked-prefill-size[= ](\d+)"),
+    ("max_num_batched_tokens", r"--max_num_tokens[= ](\d+)"),
+    ("max_model_len", r"--max-model-len[= ](\d+)"), ("memory_utilization", r"--gpu-memory-utilization[= ]([\d.]+)"),
+    ("memory_utilization", r"--mem-fraction-static[= ]([\d.]+)"),
+)  # fmt: skip
+"""Launch options that change sizes, of vLLM, SGLang and TensorRT-LLM."""
+
+
+def launch_options(text: str) -> dict[str, float | int | str]:
+    """Deployment fields that the options of a command set.
+
+    Raises
+    ------
+    IncompleteError
+        If it speculates: the acceptance rate decides, and no source states it.
+    """
+    if "speculative" in text:
+        raise IncompleteError("speculative decoding: the acceptance rate is not stated")
+    found: dict[str, float | int | str] = {}
+    for name, pattern in OPTIONS:
+        if match := re.search(pattern, text):
+            found[name] = float(match[1]) if "." in match[1] or name == "memory_utilization" else int(match[1])
+    if re.search(r"--kv-cache-dtype[= ]fp8", text):
+        found["kv_dtype"] = "fp8"
+    return found
+
+
+MILLISECOND = parse_quantity("1 ms", "time")

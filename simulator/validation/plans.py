@@ -1,0 +1,154 @@
+"""Plans, precision and frameworks from the words of measurement files. One rule per word, none per record."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from simulator.workload.framework import Framework
+from simulator.workload.framework_files import load_framework
+from simulator.workload.plan import Plan
+
+__all__ = ["FRAMEWORKS", "framework_of", "plan_of", "precision_of"]
+
+FRAMEWORKS = (
+    (r"mlperf|nemo|megatron-bridge|nemotron", "nemo-24.07"),
+    (r"moe-modelzoo|moe zoo|megatron.?core|aceso|megascale|simumax|moonlight", "megatron-core-0.8"),
+    (r"zero.?bubble", "megatron-lm-2023"),
+    (r"korthikanti", "megatron-lm-2022"),
+    (r"narayanan|megatron.*(2020|2021|sc21)|fp8-lm", "megatron-lm-2021"),
+    (r"mosaic|llm-foundry", "llm-foundry-0.3"),
+    (r"internevo|internlm", "internevo"),
+    (r"fms|ibm", "fms-fsdp"),
+    (r"torchtitan|llama.?3|imec|rapid", "torchtitan-0.1"),
+    (r"nanotron", "nanotron"),
+    (r"deepspeed|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
+)
+"""Words in the name of a source → the framework that ran; the first match counts."""
+
+DEFAULT_FRAMEWORK = "fsdp"
+
+SCHEDULES = (
+    (r"zb.?2p", "zb-2p"), (r"zb.?1p", "zb-1p"), (r"zb.?h1", "zb-h1"), (r"zb.?h2", "zb-h2"), (r"zb.?v", "zb-v"),
+    (r"interleaved|1f1b-i", "interleaved-1f1b"), (r"1f1b|none|^$", "1f1b"), (r"gpipe", "gpipe"), (r"dualpipev", "dualpipev"),
+    (r"dualpipe", "dualpipe"), (r"chimera", "chimera"),
+)  # fmt: skip
+
+
+def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, list[str]]:
+    """The framework preset of a source, adapted to what the record itself states, and what was assumed.
+
+    ``flash_attention`` decides between kernels, a gradient reduction in fp32 ("DEFAULT" mixed precision of FSDP)
+    and overlaps ("no communication overlap", "TP communication overlap on") are taken from the record's words.
+    """
+    name = next((f for pattern, f in FRAMEWORKS if re.search(pattern, source, re.IGNORECASE)), "")
+    assumed = [f"framework {name or DEFAULT_FRAMEWORK} from the name of the source"]
+    framework = load_framework(name or DEFAULT_FRAMEWORK)
+    flash = record.get("flash_attention")
+    if flash is False and framework.attention_kernel != "unfused":
+        framework = replace(framework, attention_kernel="unfused")
+    elif flash and framework.attention_kernel == "unfused":
+        framework = replace(framework, attention_kernel="flash-2")
+    elif flash is None:
+        assumed.append(f"attention kernel {framework.attention_kernel}")
+    if "DEFAULT" in str(record.get("precision", "")):
+        framework = replace(framework, gradient_dtype="fp32")
+    words = str(record.get("notes", "")).lower()
+    if "no communication overlap" in words:
+        framework = replace(framework, overlap_grad_reduce=False, overlap_param_gather=False, overlap_p2p=False)
+    if "tp communication overlap on" in words:
+        framework = replace(framework, tensor_parallel_overlap=True)
+    return framework, assumed
+
+
+def precision_of(words: str) -> str:
+    """``fp8``, ``fp16``, ``bf16`` or ``fp32``."""
+    text = words.lower()
+    if "bf16/fp16" in text:
+        return "bf16"
+    return next((p for p in ("fp8", "bf16", "fp16", "fp32") if p in text), "bf16")
+
+
+def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list[str]]:
+    """Plan of a record with ``parallelism``, ``recompute``, ``offload`` and ``precision``, and what was assumed."""
+    layout = record["parallelism"]
+    assumed: list[str] = []
+    degrees = {k: int(layout.get(k) or 1) for k in ("tp", "pp", "dp", "cp", "ep")}
+    chunks = int(layout.get("vpp") or 0)
+    schedule = next(s for p, s in SCHEDULES if re.search(p, str(layout.get("schedule") or "none").lower()))
+    if schedule == "interleaved-1f1b" and not chunks:
+        per_chunk = record.get("layers_per_virtual_stage")
+        chunks = int(record["model"]["layers"]) // degrees["pp"] // int(per_chunk) if per_chunk else 2
+        if not per_chunk:
+            assumed.append("2 virtual stages")
+    if chunks > 1 and schedule == "1f1b":
+        schedule = "interleaved-1f1b"
+    if degrees["pp"] > 1 and not layout.get("schedule"):
+        assumed.append(f"schedule {schedule}")
+    sequence = layout.get("sp")
+    if sequence is None and degrees["tp"] > 1:
+        assumed.append("no sequence parallelism")
+    options, stage = _sharding(layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], framework)
+    recompute = _recompute(record, options, assumed)
+    return Plan(
+        tensor_parallel=degrees["tp"], pipeline_parallel=degrees["pp"], data_parallel=degrees["dp"],
+        context_parallel=degrees["cp"], expert_parallel=degrees["ep"], sequence_parallel=bool(sequence) and degrees["tp"] > 1,
+        virtual_stages=max(chunks, 1), schedule=schedule, zero_stage=stage, recompute=recompute,
+        precision=precision_of(str(record.get("precision", ""))), offload=_offload(str(record.get("offload") or "none"), options),
+        options=tuple(sorted(options.items())),
+    ), assumed  # fmt: skip
+
+
+def _sharding(words: object, per_node: int, replicas: int, framework: Framework) -> tuple[dict[str, object], int]:
+    """Options and ZeRO stage of a ``zero_stage`` that is a number or a sentence."""
+    text = str(words if words is not None else framework.distributed_optimizer_default)
+    if "HSDP" in text or "replicate across" in text:
+        return {"sharding": "hsdp", "shard_group": min(per_node, replicas)}, 3
+    if match := re.search(r"over (\d+) ranks", text):
+        return {"sharding": "amsp", "parameter_group": 1, "gradient_group": 1, "optimizer_group": int(match[1])}, 1
+    if "not resharded" in text or "ZeRO-2" in text:
+        return {}, 2
+    match = re.search(r"\d", text)
+    stage = int(match[0]) if match else 0
+    return ({"sharding": "fsdp"} if stage == 3 and framework.distributed_optimizer_default == 3 else {}), stage
+
+
+def _recompute(record: Mapping[str, Any], options: dict[str, object], assumed: list[str]) -> str:
+    words = record.get("recompute")
+    if words is None:
+        assumed.append("no recomputation")
+        return "none"
+    text = str(words).lower()
+    if "fraction of blocks" in text:
+        measured, layers = record.get("measured", {}), int(record["model"]["layers"])
+        if measured.get("hfu") and measured.get("mfu"):  # a full recomputation adds a third of the model FLOPs
+            share = min(1.0, 3 * (measured["hfu"] / measured["mfu"] - 1))
+            options |= {"recompute_method": "block", "recompute_num_layers": max(1, round(share * layers))}
+            assumed.append(f"{share:.0%} of the blocks recomputed, from HFU/MFU")
+            return "every-k"
+        return "full"
+    if text.startswith("full"):
+        return "full"
+    if text.startswith("none"):
+        return "none"
+    if "norm" in text or "act" in text and "core attention" not in text:
+        assumed.append(f"recomputation '{text}' as none: no strategy recomputes just those")
+        return "none"
+    return "selective"
+
+
+def _offload(words: str, options: dict[str, object]) -> str:
+    text = words.lower()
+    if text in ("none", ""):
+        return "none"
+    if "chunk" in text:
+        return "patrickstar"
+    if "activation" in text:
+        return "activation-offload"
+    if "nvme" in text or "parameter" in text:
+        if "nvme" in text:
+            options["offload_tier"] = "nvme"
+        return "zero-infinity"
+    return "zero-offload"

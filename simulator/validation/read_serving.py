@@ -1,0 +1,206 @@
+"""Published serving measurements: a YAML mapping with ``models`` and ``entries``.
+
+Which figures of an entry can be predicted depends on its kind of workload; the others, and everything that needs what
+the entry does not state, are listed with the reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
+from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
+from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.models import IncompleteError
+from simulator.workload.jobs import Deployment
+from simulator.workload.plan import Plan
+from simulator.workload.requests.provenance import TraceProvenance
+from simulator.workload.requests.table import RequestTable
+
+__all__ = ["deployment_case", "placeholder", "read_serving_file"]
+
+SECONDS = {
+    "ttft_ms_mean": ("serving_ttft", "ttft_mean"), "ttft_ms_p50": ("serving_ttft", "ttft_median"),
+    "tpot_ms_mean": ("serving_tpot", "tpot_mean"), "tpot_ms_p50": ("serving_tpot", "tpot_median"),
+    "duration_s": ("serving_latency", "duration"),
+    "prompt_ms": ("serving_ttft", "prefill"), "token_ms": ("serving_tpot", "token"), "e2e_ms": ("serving_latency", "e2e"),
+    "ms_per_token_p50": ("serving_tpot", "token"),
+}  # fmt: skip
+"""Published times → kind and which figure of the prediction."""
+
+RATES = {
+    "out_tps": "output_tokens_per_s", "total_tps": "total_tokens_per_s", "total_or_out_tps": "total_tokens_per_s",
+    "prefill_tps": "prefill_tokens_per_s", "decode_tps": "decode_tokens_per_s",
+}  # fmt: skip
+"""Published throughputs [tokens/s] → which figure."""
+
+LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
+OFFLINE_REQUESTS = 1000
+"""Requests of an offline run that does not say how many: vLLM's throughput benchmark default."""
+
+FIT_POINTS = {"prefill": (128, 512, 2048), "decode": ((1, 512), (16, 512), (128, 512))}
+"""Where a published latency fit is compared: prompt lengths; (batch, context of each)."""
+
+
+def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
+    """Every entry of the file."""
+    reading = Reading()
+    for entry in data["entries"]:
+        try:
+            reading.cases.append(_entry_case(entry, data["models"], file))
+        except (IncompleteError, UnknownHardwareError) as error:
+            skipped = Skipped(
+                str(entry["id"]), file, str(entry.get("split", "")), str(entry["source"]), str(entry["workload"].get("kind")), str(error)
+            )
+            reading.skipped.append(skipped)
+    return reading
+
+
+def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) -> Case:
+    if "do not use" in str(entry.get("note", "")):
+        raise IncompleteError("page heading and command name different models")
+    for key in ("model", "gpu", "engine", "dtype"):
+        if not entry.get(key):
+            raise IncompleteError(f"{key} not stated")
+    if not entry.get("n"):
+        raise IncompleteError("number of accelerators not stated")
+    workload, kind = entry["workload"], str(entry["workload"].get("kind"))
+    measured, settings, runner, assumed = _what(entry, kind, workload)
+    if not measured:
+        raise IncompleteError("no figure that a simulation gives (ratios, claims, inputs)")
+    return deployment_case(
+        entry, models.get(entry["model"]), file, runner, measured, settings, assumed, grade=_grade(str(entry.get("verified", "")))
+    )
+
+
+def _grade(verified: str) -> str:
+    return "A" if verified.startswith("url") else "B" if "high" in verified else "C"
+
+
+def _what(entry: Mapping[str, Any], kind: str, workload: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], dict[str, Any], str, list[str]]:
+    """Figures to compare, settings of the run, its runner and what was assumed."""
+    if kind in LOADED:
+        settings, assumed = _load(kind, workload)
+        return _figures(entry, kind), settings, "serving", assumed
+    if kind == "static_batch":
+        lengths = {k: _number(workload, k) for k in ("batch", "isl", "osl")}
+        if missing := [k for k, v in lengths.items() if not v]:
+            raise IncompleteError(f"{', '.join(missing)} not stated")
+        return _figures(entry, kind), lengths, "static_batch", []
+    if kind == "latency_fit":
+        measured, points = _fit_figures(entry["metrics"])
+        return measured, {"points": points}, "static_batch", []
+    if kind == "capacity" and entry["metrics"].get("kv_slots"):
+        return (Measurement("serving_capacity", float(entry["metrics"]["kv_slots"]), "kv_tokens"),), {}, "capacity", []
+    raise IncompleteError(f"workload '{kind}' does not state a load that can be run")
+
+
+def _number(workload: Mapping[str, Any], key: str) -> float:
+    value = workload.get(key, workload.get(f"{key}_mean"))
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    lengths = {k: _number(workload, k) for k in ("isl", "osl")}
+    if missing := [k for k, v in lengths.items() if not v]:
+        raise IncompleteError(f"{', '.join(missing)} not stated")
+    rate = workload.get("rate_rps")
+    if kind == "online" and not isinstance(rate, int | float):
+        raise IncompleteError("rate of requests not stated")
+    count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
+    assumed = [] if workload.get("num_requests") else [f"{count} requests"]
+    spread = 1.0 if workload.get("trace") else 0.0
+    assumed.append("lengths log-normal with sigma 1" if spread else "every request of the mean length")
+    if kind == "closed_loop" and not workload.get("conc"):
+        raise IncompleteError("concurrency not stated")
+    settings = {**lengths, "count": count, "spread": spread, "concurrency": int(workload.get("conc") or 0), "rate": float(rate or 0.0)}
+    return settings, assumed
+
+
+def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
+    found = []
+    for key, value in entry["metrics"].items():
+        if not isinstance(value, int | float):
+            continue
+        if key in SECONDS:
+            kind, quantity = SECONDS[key]
+            unit = MILLISECOND if "_ms" in key or key.startswith("ms_") else 1.0
+            found.append(Measurement(kind, float(value) * unit, quantity, load))  # type: ignore[arg-type]
+        elif key in RATES:
+            found.append(Measurement("serving_throughput", float(value), RATES[key], load))
+    return tuple(found)
+
+
+def _fit_figures(metrics: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], tuple[tuple[str, int, int], ...]]:
+    """The published closed form at a few points."""
+    found, points = [], []
+    a, b, c = metrics["prefill_ms_abc"]
+    for length in FIT_POINTS["prefill"]:
+        assert isinstance(length, int)
+        found.append(Measurement("serving_ttft", (a + b * length + c * length**2) * MILLISECOND, f"prefill_1x{length}", "alone"))
+        points.append(("prefill", 1, length))
+    for batch, context in FIT_POINTS["decode"]:  # type: ignore[misc]
+        small = batch < metrics.get("bs_threshold", 0)
+        a, b, c = metrics["decode_small_bs_ms_abc" if small else "decode_large_bs_ms_abc"]
+        seconds = (a + b * batch * context + c * batch) * MILLISECOND
+        found.append(Measurement("serving_tpot", seconds, f"decode_{batch}x{context}", "static_batch"))
+        points.append(("decode", batch, context))
+    return tuple(found), tuple(points)
+
+
+def placeholder() -> RequestTable:
+    """A single request: the runner replaces it by the load that the settings describe."""
+    one = np.ones(1, dtype=np.int32)
+    return RequestTable(np.zeros(1), one, one, "load of the record", TraceProvenance("record", "record", 1, 1))
+
+
+def deployment_case(
+    entry: Mapping[str, Any], dims: dict[str, object] | None, file: str, runner: str, measured: tuple[Measurement, ...],
+    settings: Mapping[str, Any], assumed: list[str], *, grade: str = "A", sweep: str = "",
+) -> Case:  # fmt: skip
+    """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
+    model = served_model(str(entry["model"]), dims)
+    framework, about_engine = engine_of(str(entry["engine"]))
+    precision = precision_of_weights(str(entry["dtype"]))
+    options = launch_options(str(entry.get("options") or ""))
+    cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
+    plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
+    deployment = Deployment(
+        str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
+        max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),
+        max_num_seqs=int(options.get("max_num_seqs", framework.max_num_seqs)),
+        max_model_len=int(options.get("max_model_len", 0)), block_size=framework.block_size,
+        memory_utilization=float(options.get("memory_utilization", framework.memory_utilization)),
+        kv_dtype=str(options.get("kv_dtype", "bf16")),
+    )  # fmt: skip
+    labels = Labels(
+        str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, precision,
+        scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
+    )  # fmt: skip
+    subject = Subject(runner, cluster, None, deployment, tuple(sorted(settings.items())))
+    words = (*assumed, *about_engine, *about_plan, *about, *([] if "kv_dtype" in options else ["KV cache in 16 bits"]))
+    return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Plan, int, list[str]]:
+    """Plan of one replica and number of replicas."""
+    devices, assumed = int(entry["n"]), list[str]()
+    pp, dp = int(entry.get("pp") or 1), int(entry.get("dp") or 1)
+    ep = int(entry.get("ep") or 1)
+    attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
+    if attention_dp:
+        raise IncompleteError("data-parallel attention with experts over all ranks is not simulated in serving yet")
+    tp = int(entry.get("tp") or 0)
+    if not tp:
+        tp = devices // (pp * dp)
+        assumed.append(f"tensor parallel {tp}")
+    if ep > 1:
+        assumed.append("experts over the tensor-parallel ranks: as slices of every expert")
+    if tp * pp * dp > devices and devices % (pp * dp) == 0:  # cores of one chip counted as ranks
+        tp = devices // (pp * dp)
+        assumed.append(f"tensor parallel {tp}: one rank per chip")
+    return Plan(tensor_parallel=tp, pipeline_parallel=pp, precision=precision), max(1, devices // (tp * pp)), assumed

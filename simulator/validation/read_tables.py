@@ -1,0 +1,202 @@
+"""Tables of measured training steps, each recognised by its header.
+
+========================  =====================================================================================
+header                    what is filled in
+========================  =====================================================================================
+vTrain                    Megatron-DeepSpeed on A100: full recomputation, 1F1B (its README); vocabulary of GPT-2
+nanotron                  H100, bf16, sequence parallel, no recomputation, flash attention, gradients in fp32
+SimuMax                   Megatron-Core on B200 without overlap of communication; models by name
+Rapid-LLM                 Llama-2-7B on 4 A100, 128 sequences of 4096 tokens; the way of sharding by ``variant``
+========================  =====================================================================================
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from simulator.errors import ConfigError
+from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
+from simulator.validation.hardware import cluster_of
+from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.models import IncompleteError, gpt_model, llama_model
+from simulator.validation.plans import framework_of
+from simulator.workload.counting import parameters
+from simulator.workload.framework import Framework
+from simulator.workload.jobs import Batch, TrainingJob
+from simulator.workload.model import ModelSpec
+from simulator.workload.model_files import load_model
+from simulator.workload.plan import Plan
+
+__all__ = ["TABLES", "read_table"]
+
+Row = Mapping[str, str]
+
+GIB = 2.0**30
+
+FFN = {2048: 8192, 3072: 8192, 4096: 14336, 8192: 28672, 16384: 53248}
+"""Feed-forward widths of Llama-shaped models by hidden size, where a table leaves them out."""
+
+
+def _whole(row: Row, *names: str) -> tuple[int, ...]:
+    """Columns as whole numbers.
+
+    Raises
+    ------
+    IncompleteError
+        With the columns that are empty.
+    """
+    if missing := [n for n in names if not row.get(n)]:
+        raise IncompleteError(f"{', '.join(missing)} not stated")
+    return tuple(int(float(row[n])) for n in names)
+
+
+def _case(
+    name: str, row: Row, file: str, source: str, gpu: str, job_parts: tuple[ModelSpec, Batch, Plan, Framework],
+    measured: tuple[Measurement, ...], sweep: str, assumed: list[str], network: str = "", grade: str = "A",
+) -> Case:  # fmt: skip
+    model, batch, plan, framework = job_parts
+    cluster, about = cluster_of(gpu, plan.accelerators, 0, network)
+    labels = Labels(
+        source, gpu, model.name, model.family, framework.name, plan.precision, scale_label(plan.accelerators, 8),
+        strategy_label(plan), row.get("quality") or grade, sweep,
+    )  # fmt: skip
+    job = TrainingJob(name, model, framework, batch, plan)
+    return Case(name, file, row.get("split") or "dev", labels, Subject("training", cluster, job), measured, (*assumed, *about))
+
+
+def _vtrain(row: Row, file: str, index: int) -> Case:
+    hidden, heads, layers, sequence = _whole(row, "hidden", "heads", "layers", "seq_len")
+    tp, dp, pp = _whole(row, "tp", "dp", "pp")
+    gpus = int(row["gpus"])
+    if tp * dp * pp != gpus:
+        raise IncompleteError(f"tp × dp × pp = {tp * dp * pp} but {gpus} GPUs")
+    framework, assumed = framework_of("vTrain", {"flash_attention": False})
+    plan = Plan(tensor_parallel=tp, data_parallel=dp, pipeline_parallel=pp, recompute="full", precision="fp16")
+    model = gpt_model(f"GPT h{hidden} L{layers}", layers, hidden, heads, sequence, 51200)
+    batch = Batch(int(row["global_batch"]), int(row["micro_batch"]), sequence)
+    assumed += ["vocabulary 51200", "fp16", "800 Gb/s per node between nodes (the repository's configuration)"]
+    source = f"vTrain {'one node' if gpus <= 8 else 'multi-node'}"
+    sweep = f"{source}|{hidden}|{layers}|{heads}|{gpus}|{row['global_batch']}"
+    measured = (Measurement("training_step_time", float(row["step_ms"]) * 1e-3, "step"), Measurement("fits", 1.0))
+    return _case(f"vtrain_{gpus}gpu_{index}", row, file, source, "A100-80GB", (model, batch, plan, framework), measured,
+                 sweep, assumed, "4x 200 Gb/s HDR InfiniBand per node")  # fmt: skip
+
+
+def _nanotron(row: Row, file: str, index: int) -> Case:
+    hidden, layers, heads = _whole(row, "hidden", "layers", "heads")
+    tp, dp, pp, gpus = _whole(row, "tp", "dp", "pp", "gpus")
+    if hidden not in FFN:
+        raise IncompleteError(f"feed-forward width not stated for hidden size {hidden}")
+    groups = int(row.get("kv_heads") or heads)
+    shape = (layers, hidden, heads, groups, FFN[hidden], int(row["vocab"]), 4096)
+    models = [llama_model(f"Llama {row['params_b']}B", *shape, tied=tied) for tied in (True, False)]
+    stated = row.get("tied_embeddings")
+    size = float(row["params_b"]) * 1e9
+    model = models[stated != "True"] if stated else min(models, key=lambda m: abs(parameters(m) - size))
+    framework, assumed = framework_of("nanotron", {"flash_attention": True})
+    micro, steps = int(row["micro_batch"]), int(row["grad_accum"])
+    plan = Plan(tensor_parallel=tp, data_parallel=dp, pipeline_parallel=pp, sequence_parallel=tp > 1,
+                zero_stage=int(row["zero_stage"]), precision="bf16")  # fmt: skip
+    batch = Batch(dp * micro * steps, micro, 4096)
+    ran = row["status"].lower() == "success"
+    measured: list[Measurement] = [Measurement("fits", float(ran))]
+    if ran:
+        seconds = batch.tokens / (float(row["tokens_per_s_per_gpu"]) * gpus)
+        measured.append(Measurement("training_step_time", seconds, "step"))
+        if row.get("mem_reserved_gb"):  # mem_alloc is read between steps, without activations
+            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * 1e9, "reserved"))
+    fixed = pp == 1 or row.get("after_pp_fix", "True") == "True"
+    source = "nanotron sweep" if fixed else "nanotron sweep, pipeline rows before the fix"
+    assumed += ["feed-forward width by hidden size (Llama)", "sequence 4096"]
+    assumed += ["as many key-value heads as heads, tied embeddings by the parameter count"] * (not row.get("kv_heads"))
+    sweep = f"{source}|{row['params_b']}|{gpus}|{batch.global_batch_size}"
+    return _case(f"nanotron_{index}", row, file, source, "H100-80GB", (model, batch, plan, framework), tuple(measured),
+                 sweep, assumed)  # fmt: skip
+
+
+SHAPES = (("llama3-70b", "llama-3.1-70b"), ("llama3-8b", "llama-3.1-8b"), ("mixtral-8x7b", "mixtral-8x7b"))
+
+
+def named_model(name: str, layers: int) -> ModelSpec:
+    """A shipped model by the name a table uses, cut to ``layers`` layers (each kind keeps its order).
+
+    Raises
+    ------
+    IncompleteError
+        If there is no such model.
+    """
+    words = name.lower().replace("_", "-")
+    tries = [shipped for short, shipped in SHAPES if words.startswith(short)] + [words, re.sub(r"(llama|qwen|deepseek)(v?\d)", r"\1-\2", words)]
+    for candidate in tries:
+        try:
+            model = load_model(candidate)
+        except ConfigError:
+            continue
+        kept = model.layer_list()[:layers]
+        runs = tuple((layer, kept.count(layer)) for layer in dict.fromkeys(kept))
+        return replace(model, name=f"{name} {layers} layers", layers=runs)
+    raise IncompleteError(f"no public configuration of '{name}' is shipped")
+
+
+def _simumax(row: Row, file: str, index: int) -> Case:
+    sizes = {k: int(row[k]) for k in ("tp", "pp", "cp", "ep", "dp")}
+    record = {"flash_attention": True, "notes": "no communication overlap"}
+    framework, assumed = framework_of("SimuMax", record)
+    model = named_model(row["model"], int(row["layers"]))
+    recompute = "full" if re.search(r"full_?recompute|_fr\b", row["case"]) else "none"
+    chunks = int(match[1]) if (match := re.search(r"_vp(\d+)", row["case"])) else 1
+    plan = Plan(
+        tensor_parallel=sizes["tp"], pipeline_parallel=sizes["pp"], context_parallel=sizes["cp"],
+        expert_parallel=sizes["ep"], data_parallel=sizes["dp"],
+        sequence_parallel=sizes["tp"] > 1, zero_stage=1, precision="bf16", recompute=recompute, virtual_stages=chunks,
+        schedule="interleaved-1f1b" if chunks > 1 else "1f1b",
+    )  # fmt: skip
+    micro, steps = int(row["micro_batch"]), int(row["micro_batches"])
+    batch = Batch(micro * steps * plan.data_parallel, micro, int(row["seq_len"]))
+    measured = (
+        Measurement("training_step_time", float(row["step_ms"]) * 1e-3, "step"), Measurement("fits", 1.0),
+        Measurement("training_memory", float(row["peak_alloc_gib"]) * GIB, "allocated"),
+        Measurement("training_memory", float(row["peak_reserved_gib"]) * GIB, "reserved"),
+    )  # fmt: skip
+    assumed += ["sequence parallel, distributed optimizer, no overlap (SimuMax's notes)"]
+    return _case(f"simumax_{row['case']}", row, file, "SimuMax B200", "B200-180GB", (model, batch, plan, framework), measured,
+                 f"simumax|{row['model']}|{row['layers']}|{batch.tokens}", assumed)  # fmt: skip
+
+
+def _rapid(row: Row, file: str, index: int) -> Case:
+    tp, pp, cp, dp = _whole(row, "tp", "pp", "cp", "dp")
+    framework, assumed = framework_of("imec", {"flash_attention": True})
+    sharded = "FSDP" in row["variant"]
+    plan = Plan(
+        tensor_parallel=tp, pipeline_parallel=pp, context_parallel=cp, data_parallel=dp, sequence_parallel=tp > 1,
+        zero_stage=3 if sharded else 0, precision="bf16", options=(("sharding", "fsdp"),) if sharded else (),
+    )  # fmt: skip
+    batch = Batch(128, 1, 4096)
+    assumed += ["micro-batch 1", "NVSwitch between the four GPUs", "bf16", "sequence parallel with tensor parallel"]
+    measured = (Measurement("training_step_time", float(row["step_s"]), "step"), Measurement("fits", 1.0))
+    return _case(f"rapid_llm_{index}", row, file, "Rapid-LLM", "A100-80GB", (load_model("llama-2-7b"), batch, plan, framework),
+                 measured, "rapid-llm", assumed, grade="C")  # fmt: skip
+
+
+TABLES: tuple[tuple[frozenset[str], Callable[[Row, str, int], Case]], ...] = (
+    (frozenset({"params_b", "tokens_per_s_per_gpu", "grad_accum", "zero_stage", "status"}), _nanotron),
+    (frozenset({"case", "peak_alloc_gib", "peak_reserved_gib", "step_ms"}), _simumax),
+    (frozenset({"variant", "tp", "pp", "cp", "dp", "step_s"}), _rapid),
+    (frozenset({"gpus", "global_batch", "micro_batch", "hidden", "heads", "layers", "seq_len", "step_ms"}), _vtrain),
+)
+"""Columns that a table must have → how its rows are read; the first match counts."""
+
+
+def read_table(rows: Sequence[Row], make: Callable[[Row, str, int], Case], file: str) -> Reading:
+    """Every row of a table."""
+    reading = Reading()
+    for index, row in enumerate(rows):
+        try:
+            reading.cases.append(make(row, file, index))
+        except IncompleteError as error:
+            name: Any = row.get("case") or f"{file}:{index + 2}"
+            reading.skipped.append(Skipped(str(name), file, row.get("split") or "dev", file, "table", str(error)))
+    return reading

@@ -1,0 +1,195 @@
+"""Published training runs: the ``runs``, ``layer_times``, ``bubble_rates`` and ``memory_points`` of a measurements file.
+
+Recognised by its keys: a YAML mapping with ``runs``. Every other section is listed with the reason why it is not run.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from simulator.units import parse_quantity
+from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
+from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.models import IncompleteError, dims_in_words, model_of
+from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
+from simulator.workload.jobs import Batch, TrainingJob
+from simulator.workload.plan import Plan
+
+__all__ = ["read_training_file", "training_case"]
+
+GIB = parse_quantity("1 GiB", "data")
+
+OTHER_SECTIONS = {
+    "failures": "needs the cluster engine", "checkpoints": "needs the cluster engine", "power": "needs the cluster engine",
+    "gpu_hours": "GPU hours include restarts and ablations: a bound, not a measurement of a step",
+    "offload_bandwidth": "a link's bandwidth, held by the hardware profile",
+    "relative_claims": "a claim in words; the strategy that it is about carries it",
+    "incomplete": "the source does not state layout or batch",
+}  # fmt: skip
+"""Sections that are read and listed but not simulated, and why."""
+
+MEMORY_KEYS = (
+    ("memory_alloc_gib", "allocated", GIB), ("memory_reserved_gib", "reserved", GIB), ("memory_gib", "reserved", GIB),
+    ("memory_alloc_gb", "allocated", 1e9), ("memory_reserved_gb", "reserved", 1e9), ("memory_gb", "device", 1e9),
+)  # fmt: skip
+"""Keys of published memory → what the number counts → unit. ``memory_gb`` is nvidia-smi's or the framework's peak."""
+
+
+def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
+    """Every record of a measurements file."""
+    reading = Reading()
+    sections: tuple[tuple[str, Callable[[Mapping[str, Any], str], Case]], ...] = (
+        ("runs", training_case), ("layer_times", _layer_case), ("bubble_rates", _bubble_case), ("memory_points", _memory_case),
+    )  # fmt: skip
+    for section, make in sections:
+        for record in data.get(section) or ():
+            try:
+                reading.cases.append(make(record, file))
+            except (IncompleteError, UnknownHardwareError) as error:
+                reading.skipped.append(_skipped(record, file, section, str(error)))
+    for section, why in OTHER_SECTIONS.items():
+        reading.skipped += [_skipped(r, file, section, why) for r in data.get(section) or ()]
+    return reading
+
+
+def _skipped(record: Mapping[str, Any], file: str, section: str, reason: str) -> Skipped:
+    return Skipped(str(record.get("id")), file, str(record.get("split", "")), _source(record), section, reason)
+
+
+def _source(record: Mapping[str, Any]) -> str:
+    source = record.get("source")
+    return str(source["name"] if isinstance(source, Mapping) else source)
+
+
+def training_case(record: Mapping[str, Any], file: str) -> Case:
+    """One entry of ``runs``."""
+    batch, layout, hardware = record.get("batch") or {}, record["parallelism"], record["hardware"]
+    if not batch.get("micro_batch") or not batch.get("global_batch"):
+        raise IncompleteError("micro-batch or global batch not stated")
+    measured = _measurements(record)
+    if not measured:
+        raise IncompleteError("neither a step time, tokens per second nor memory is stated")
+    cluster, assumed = cluster_of(
+        hardware["gpu"], int(hardware["n_gpus"]), int(hardware.get("gpus_per_node") or 0), str(hardware.get("inter_node") or "")
+    )
+    framework, assumed_framework = framework_of(f"{_source(record)} {record.get('framework', '')}", record)
+    plan, assumed_plan = plan_of(record, framework)
+    if plan.accelerators != int(hardware["n_gpus"]):
+        raise IncompleteError(f"the layout needs {plan.accelerators} accelerators, the record has {hardware['n_gpus']}")
+    model = model_of(record["model"])
+    sequence = int(record["model"]["seq_len"])
+    sizes = Batch(int(batch["global_batch"]), int(batch["micro_batch"]), sequence)
+    job = TrainingJob(str(record["id"]), model, framework, sizes, plan)
+    labels = Labels(
+        _source(record), hardware["gpu"], model.name, model.family, framework.name, plan.precision,
+        scale_label(plan.accelerators, cluster.groups[0].node.accelerators), strategy_label(plan),
+        str(record.get("quality", "B")), _sweep(record), str(record.get("config_group", "")),
+    )  # fmt: skip
+    words = tuple([*assumed, *assumed_framework, *assumed_plan])
+    del layout
+    return Case(str(record["id"]), file, str(record.get("split", "")), labels, Subject("training", cluster, job), measured, words)
+
+
+def _sweep(record: Mapping[str, Any]) -> str:
+    """Same source, model, sequence, global batch and accelerators: only the layout differs."""
+    hardware, batch = record["hardware"], record["batch"]
+    keys = (_source(record), record["model"]["name"], record["model"]["seq_len"], hardware["gpu"], hardware["n_gpus"],
+            batch["global_batch"], precision_of(str(record["precision"])))  # fmt: skip
+    return "|".join(map(str, keys))
+
+
+def _measurements(record: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    measured, found = record.get("measured") or {}, []
+    if (seconds := step_seconds(record)) > 0:
+        found.append(Measurement("training_step_time", seconds, "step"))
+        found.append(Measurement("fits", 1.0))
+    for key, counts, unit in MEMORY_KEYS:
+        if measured.get(key):
+            found.append(Measurement("training_memory", float(measured[key]) * unit, counts))
+    return tuple(found)
+
+
+def step_seconds(record: Mapping[str, Any]) -> float:
+    """Step time [s]: printed, or from tokens/s, or the file's own conversion of TFLOP/s under the stated formula; 0 if none."""
+    measured, derived = record.get("measured") or {}, record.get("derived") or {}
+    tokens = int(record["batch"]["global_batch"]) * int(record["model"]["seq_len"])
+    if measured.get("step_time_s"):
+        return float(measured["step_time_s"])
+    if measured.get("tokens_per_s"):
+        return tokens / float(measured["tokens_per_s"])
+    if measured.get("tokens_per_s_per_gpu"):
+        return tokens / float(measured["tokens_per_s_per_gpu"]) / int(record["hardware"]["n_gpus"])
+    return float(derived.get("step_time_s") or 0.0)
+
+
+# -- other sections ------------------------------------------------------------------------------------------------
+
+
+def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A flat entry (``gpu``, ``tp``, ``micro_batch`` at top level) in the nested form of ``runs``."""
+    words = str(record.get("model", ""))
+    dims = {"name": words.split(" ")[0], "family": "gpt" if "GPT" in words else "internlm", **dims_in_words(words)}
+    dims["mlp"] = "gelu" if dims["family"] == "gpt" else "swiglu"
+    if dims["family"] == "gpt" and "hidden" in dims:
+        dims |= {"ffn_hidden": 4 * int(str(dims["hidden"])), "tied_embeddings": True}
+    tp, pp = int(record.get("tp") or 1), int(record.get("pp") or 1)
+    gpus = int(record.get("n_gpus") or tp * pp)
+    replicas = gpus // (tp * pp)
+    micro = int(record.get("micro_batch") or 1)
+    dims["seq_len"] = int(record.get("seq_len") or dims.get("seq_len") or 0)
+    return {
+        **record, "model": dims,
+        "hardware": {"gpu": record["gpu"], "n_gpus": gpus, "gpus_per_node": 8},
+        "parallelism": {"tp": tp, "pp": pp, "dp": replicas, "sp": bool(record.get("sp")), "zero_stage": record.get("zero_stage")},
+        "batch": {"micro_batch": micro, "global_batch": micro * int(record.get("micro_num") or 1) * replicas},
+    }  # fmt: skip
+
+
+def _memory_case(record: Mapping[str, Any], file: str) -> Case:
+    if record.get("kind") != "measured":
+        raise IncompleteError("an analytic figure, not a measurement")
+    flat = _flat_record(record) | {"measured": {"memory_gb": record["memory_gb"]}}
+    return training_case(flat, file)
+
+
+def _layer_case(record: Mapping[str, Any], file: str) -> Case:
+    """Forward and backward of one layer; the vocabulary does not matter."""
+    flat = _flat_record(record)
+    flat["model"] |= {"layers": 1, "vocab": 51200}
+    flat["measured"], flat["derived"] = {}, {"step_time_s": float(record["combined_ms"]) * 1e-3}
+    case = training_case(flat, file)
+    measured = tuple(
+        Measurement("training_layer_time", float(record[f"{part}_ms"]) * 1e-3, part)
+        for part in ("forward", "backward", "combined")
+        if record.get(f"{part}_ms")
+    )
+    subject = Subject("training_layer", case.subject.cluster, case.subject.job)
+    return Case(case.id, file, case.split, case.labels, subject, measured, case.assumed)
+
+
+def _bubble_case(record: Mapping[str, Any], file: str) -> Case:
+    """Bubble rates of schedules by name, from the per-stage times that the authors profiled."""
+    times = {k: record.get(k) for k in ("t_f", "t_b", "t_w", "t_comm")}
+    measured, schedules = [], []
+    for name, rate in (record.get("bubble") or {}).items():
+        schedule = next((s for p, s in SCHEDULES if re.search(p, name.lower())), None)
+        if schedule:
+            measured.append(Measurement("bubble", float(rate), name))
+            schedules.append((name, schedule))
+    if not all(isinstance(v, int | float) for k, v in times.items() if k != "t_comm"):
+        raise IncompleteError("profiled forward, backward and weight times not stated in the record")
+    labels = Labels(_source(record), "", str(record.get("model")), "gpt", "", "", "", "pp", str(record.get("quality", "B")))
+    settings = (
+        ("stages", int(record["pp"])), ("microbatches", int(record["micro_batches"])),
+        ("chunks", int(record.get("vpp_for_interleaved") or 1)), ("schedules", tuple(schedules)),
+        ("times", tuple((k, float(v or 0.0)) for k, v in times.items())),
+    )  # fmt: skip
+    return Case(str(record["id"]), file, str(record.get("split", "")), labels, Subject("bubble", None, settings=settings), tuple(measured))
+
+
+def flat_plan(plan: Plan) -> str:
+    """Layout in words, for messages."""
+    return str(plan)

@@ -1,0 +1,156 @@
+"""Predictions for serving cases: a load on the clock, a static batch, the size of the cache; and the plain roofline."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from simulator.serving.deployment import simulate_deployment
+from simulator.serving.estimate import check_deployment, replica_cost
+from simulator.serving.iteration import ReplicaCost
+from simulator.serving.memory import cache_size
+from simulator.serving.metrics import summarize
+from simulator.strategies.protocols import BatchShape
+from simulator.validation.cases import Subject
+from simulator.workload.jobs import Deployment
+from simulator.workload.requests.arrivals import ClosedLoop, Poisson
+from simulator.workload.requests.generators import generate_requests
+from simulator.workload.requests.lengths import Fixed, LogNormal
+from simulator.workload.requests.table import RequestTable
+
+__all__ = ["run_capacity", "run_serving", "run_static"]
+
+Prediction = dict[str, float]
+
+
+def _checked(subject: Subject) -> tuple[Deployment, str]:
+    assert subject.deployment is not None and subject.cluster is not None
+    return subject.deployment, "; ".join(check_deployment(subject.deployment, subject.cluster))
+
+
+def run_capacity(subject: Subject) -> tuple[Prediction, str]:
+    """Tokens of KV cache of a replica."""
+    deployment, reason = _checked(subject)
+    assert subject.cluster is not None
+    node = subject.cluster.groups[0].node
+    cache = cache_size(deployment, node)
+    weights = sum(cache.ledger.stages[0].by_class.get(k, 0.0) for k in ("param",))
+    naive = (node.accelerator.memory_usable * deployment.memory_utilization - weights) / max(cache.bytes_per_token, 1.0)
+    return {"kv_tokens": float(cache.tokens), "baseline.kv_tokens": naive}, reason or cache.reason
+
+
+# -- static batches ------------------------------------------------------------------------------------------------
+
+
+def run_static(subject: Subject) -> tuple[Prediction, str]:
+    """One batch prefilled and decoded to its end, or the points of a latency fit."""
+    deployment, reason = _checked(subject)
+    assert subject.cluster is not None
+    cache = cache_size(deployment, subject.cluster.groups[0].node)
+    if reason or cache.reason:
+        return {}, reason or cache.reason
+    cost = replica_cost(deployment, subject.cluster)
+    if points := subject.setting("points"):
+        return _points(cost, deployment, points), ""  # type: ignore[arg-type]
+    batch, prompt, output = (int(float(str(subject.setting(k)))) for k in ("batch", "isl", "osl"))
+    prefill, naive_prefill = _prefill(cost, deployment, batch, prompt)
+    contexts = np.linspace(prompt + 1, prompt + max(output - 1, 1), 9)
+    shapes = [BatchShape((), batch, int(batch * c), int(c)) for c in contexts]
+    token = float(np.mean([cost.iteration(s) for s in shapes]))
+    naive = float(np.mean([cost.floor(s) for s in shapes]))
+    steps = max(output - 1, 0)
+    found = {"prefill": prefill, "token": token, "e2e": prefill + steps * token}
+    found |= {"prefill_tokens_per_s": batch * prompt / prefill, "decode_tokens_per_s": batch / token}
+    base = {"prefill": naive_prefill, "token": naive, "e2e": naive_prefill + steps * naive}
+    base |= {"prefill_tokens_per_s": batch * prompt / naive_prefill, "decode_tokens_per_s": batch / naive}
+    return found | {f"baseline.{k}": v for k, v in base.items()}, ""
+
+
+def _prefill(cost: ReplicaCost, deployment: Deployment, batch: int, prompt: int) -> tuple[float, float]:
+    """Seconds until every prompt of the batch is through, and the roofline of the same iterations."""
+    budget, left = max(deployment.max_num_batched_tokens, 1), [(prompt, 0)] * batch
+    seconds = floor = 0.0
+    while left:
+        chunks, room = list[tuple[int, int]](), budget
+        rest = list[tuple[int, int]]()
+        for tokens, done in left:
+            take = min(tokens, room)
+            if take:
+                chunks.append((take, done))
+                room -= take
+            if tokens > take:
+                rest.append((tokens - take, done + take))
+        shape = BatchShape(tuple(chunks), 0, 0)
+        seconds += cost.iteration(shape)
+        floor += cost.floor(shape)
+        left = rest
+    return seconds, floor
+
+
+def _points(cost: ReplicaCost, deployment: Deployment, points: tuple[tuple[str, int, int], ...]) -> Prediction:
+    found: Prediction = {}
+    for kind, batch, length in points:
+        if kind == "prefill":
+            seconds, floor = _prefill(cost, deployment, batch, length)
+        else:
+            shape = BatchShape((), batch, batch * length, length)
+            seconds, floor = cost.iteration(shape), cost.floor(shape)
+        found[f"{kind}_{batch}x{length}"], found[f"baseline.{kind}_{batch}x{length}"] = seconds, floor
+    return found
+
+
+# -- loads on the clock --------------------------------------------------------------------------------------------
+
+
+def load_table(subject: Subject) -> RequestTable:
+    """The requests that the settings describe, under seed 0."""
+    get = subject.setting
+    count, spread = int(str(get("count"))), float(str(get("spread", 0.0)))
+    laws = [LogNormal.from_mean(float(str(get(k))), spread) if spread else Fixed(max(1, round(float(str(get(k)))))) for k in ("isl", "osl")]
+    concurrency, rate = int(str(get("concurrency", 0))), float(str(get("rate", 0.0)))
+    arrival = Poisson(rate) if rate else ClosedLoop(concurrency or count)
+    return generate_requests(arrival, *laws, count=count, seed=0)
+
+
+def run_serving(subject: Subject) -> tuple[Prediction, str]:
+    """A load run to its end: the figures of vLLM's benchmark."""
+    deployment, reason = _checked(subject)
+    assert subject.cluster is not None
+    cache = cache_size(deployment, subject.cluster.groups[0].node)
+    if reason or cache.reason:
+        return {}, reason or cache.reason
+    cost = replica_cost(deployment, subject.cluster)
+    table = load_table(subject)
+    run = simulate_deployment(
+        table, cost, kv_blocks=cache.blocks, block_size=deployment.block_size, replicas=deployment.replicas,
+        batching=deployment.batching, router="least-outstanding", max_num_batched_tokens=deployment.max_num_batched_tokens,
+        max_num_seqs=deployment.max_num_seqs, max_model_len=deployment.max_model_len,
+        pipeline_stages=deployment.plan.pipeline_parallel,
+    )  # fmt: skip
+    summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
+    if not summary["requests"]:
+        return {}, f"no request was completed: {summary['rejections']}"
+    found = {k: float(v) for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+    return found | _roofline(cost, deployment, subject, table, cache.tokens), ""
+
+
+def _roofline(cost: ReplicaCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int) -> Prediction:
+    """Plain roofline: prefill of one prompt, decode of as many requests as are there, no host, no queue."""
+    prompt, output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
+    asked = int(str(subject.setting("concurrency", 0))) or len(table)
+    batch = max(1, min(-(-asked // deployment.replicas), deployment.max_num_seqs, int(capacity / (prompt + output))))
+    context = prompt + output / 2
+    token = cost.floor(BatchShape((), batch, int(batch * context), int(context)))
+    first = cost.floor(BatchShape(((max(1, round(prompt)), 0),), 0, 0))
+    rate = deployment.replicas * batch / (first * batch / max(batch, 1) + output * token) if token else math.nan
+    base = {"ttft_mean": first, "ttft_median": first, "tpot_mean": token, "tpot_median": token}
+    base |= {"output_tokens_per_s": rate * output, "total_tokens_per_s": rate * (prompt + output)}
+    base["duration"] = len(table) / rate if rate else math.nan
+    return {f"baseline.{k}": v for k, v in base.items()}
+
+
+def with_requests(deployment: Deployment, table: RequestTable) -> Deployment:
+    """The deployment under another load."""
+    return replace(deployment, requests=table)
