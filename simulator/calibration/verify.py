@@ -173,9 +173,9 @@ def compare_training(case: TrainingCase, node: Node, device: str, budget: float 
     job = TrainingJob(case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan)
     estimate = estimate_step(job, one_node(node))
     interval = estimate.interval
-    low, high = (interval.low, interval.high) if interval is not None else (estimate.time, estimate.time)
+    low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)
     return Comparison(
-        "training", case.name, first.seconds, second.seconds, estimate.time, low, high, memory,
+        "training", case.name, first.seconds, second.seconds, estimate.seconds, low, high, memory,
         estimate.memory.worst.peak, _kinds(measured_by_kind(step, device), predicted_by_kind(estimate)),
     )  # fmt: skip
 

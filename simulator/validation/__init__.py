@@ -1,1 +1,1 @@
-"""TODO"""
+"""Published measurements turned into scenarios, and the errors of predicting them."""

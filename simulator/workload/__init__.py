@@ -1,1 +1,1 @@
-"""TODO"""
+"""What is asked: models and their Ops, plans, frameworks, training jobs, requests."""

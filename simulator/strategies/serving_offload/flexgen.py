@@ -8,8 +8,13 @@ from dataclasses import replace
 from simulator.hardware.types import Node
 from simulator.registry import Claim, register
 from simulator.strategies.serving_offload.block_schedule import (
-    BlockPolicy, LayerShape, Tiers, best_placement, memory, throughput,
-)  # fmt: skip
+    BlockPolicy,
+    LayerShape,
+    Tiers,
+    best_placement,
+    memory,
+    throughput,
+)
 from simulator.workload.counting import layer_parameters, parameters
 from simulator.workload.model import ModelSpec
 
@@ -18,97 +23,27 @@ __all__ = ["GOOGLE_CLOUD_T4", "FlexGen", "layer_shape", "tiers_of"]
 _GIB = float(1 << 30)
 
 GOOGLE_CLOUD_T4 = Tiers(
-    gpu=15 * _GIB, host=204 * _GIB, disk=1500 * _GIB, to_gpu=12.89 * _GIB, cache_to_host=0.97 * _GIB,
-    hidden_to_host=4.82 * _GIB, from_disk=2e9, to_disk=1e9, cache_to_disk=1e9, linear_prefill=21.24e12,
-    linear_decode=4.3e12, attention_prefill=9.97e12, attention_decode=0.079e12, host_attention=0.0123e12,
+    gpu=15 * _GIB,
+    host=204 * _GIB,
+    disk=1500 * _GIB,
+    to_gpu=12.89 * _GIB,
+    cache_to_host=0.97 * _GIB,
+    hidden_to_host=4.82 * _GIB,
+    from_disk=2e9,
+    to_disk=1e9,
+    cache_to_disk=1e9,
+    linear_prefill=21.24e12,
+    linear_decode=4.3e12,
+    attention_prefill=9.97e12,
+    attention_decode=0.079e12,
+    host_attention=0.0123e12,
     gpu_bandwidth=0.8 * 320e9,
-    source="link and compute
-    rates:
-  
-   
-    FlexGen's
-   
-   
-    own
-   
-   
-   
-    fit
-   
-   
-   
-   
-    of
-  
-   
-  
-   
-  
-   
-  
-   
-  
-   
-    its machine,
-   
-   
-   
-   
-   
-   
-    class CostModelConfig
-  
-   
-  
-   
-  
-   
-  
-   
-  
-   
-  
-   
-    in
-   
-    cost_model.py
-   
-   
-   
-   
-    of
- 
-  
-   
- 
-  
-   
- 
-  
-   
- 
-  
-   
- 
-  
-   
-    FMInference/FlexGen; disk: 2
-    GB/s
-    read and 1
-    GB/s write, arXiv
-    2303.06865 section 6; memory:
-    0.8 of the T4's
-   
-   
-    320 GB/s",
-
-
-
-
-
-
-
- ) # fmt: skip
+    source=(
+        "link and compute rates: FlexGen's own fit of its machine, class CostModelConfig in cost_model.py of "
+        "FMInference/FlexGen; disk: 2 GB/s read and 1 GB/s write, arXiv 2303.06865 section 6; memory: 0.8 of the "
+        "T4's 320 GB/s"
+    ),
+)
 """The machine of FlexGen's published rows."""
 
 
@@ -126,9 +61,15 @@ def layer_shape(model: ModelSpec, prompt: int, output: int) -> LayerShape:
         raise ValueError(f"{model.name}: the block schedule needs equal layers with full attention")
     each = float(layer_parameters(layer, model.hidden_size))
     return LayerShape(
-        count, 2.0 * each, model.hidden_size, 2.0 * mixer.num_key_value_heads * (mixer.head_dim + mixer.v_head_dim),
-        mixer.num_attention_heads, prompt, output, 2.0 * (parameters(model) - count * each),
-    )  # fmt: skip
+        layers=count,
+        weights=2.0 * each,
+        hidden=model.hidden_size,
+        kv_per_token=2.0 * mixer.num_key_value_heads * (mixer.head_dim + mixer.v_head_dim),
+        heads=mixer.num_attention_heads,
+        prompt=prompt,
+        output=output,
+        ends=2.0 * (parameters(model) - count * each),
+    )
 
 
 def tiers_of(node: Node, *, compute: float = 0.6, decode: float = 0.1) -> Tiers:
@@ -139,19 +80,33 @@ def tiers_of(node: Node, *, compute: float = 0.6, decode: float = 0.1) -> Tiers:
     node
         Where.
     compute, decode
-        Shares of the 16-bit peak that prompts and single tokens reach. Decode attention is bound by memory: 2 FLOPs per
-        2-byte element, on the device and on the host.
+        Shares of the 16-bit peak that prompts and single tokens reach. Decode attention is bound by memory: 2 FLOPs
+        per 2-byte element, on the device and on the host.
     """
     device = node.accelerator
     link, peak = device.host_link.achievable, device.peak("fp16")
     read = node.nvme.read if node.nvme else 1.0
     write = node.nvme.write if node.nvme else 1.0
     return Tiers(
-        device.memory_usable, node.host_memory, node.nvme.capacity if node.nvme else 0.0, link, link, link, read, write,
-        write, compute * peak, decode * peak, compute * peak, device.memory_bandwidth, node.host_memory_bandwidth,
-        0.8 * device.memory_bandwidth,
-        f"profile of {node.name}: link and disk rates, {compute:.0%} and {decode:.0%} of the peak, memory bandwidths",
-    )  # fmt: skip
+        gpu=device.memory_usable,
+        host=node.host_memory,
+        disk=node.nvme.capacity if node.nvme else 0.0,
+        to_gpu=link,
+        cache_to_host=link,
+        hidden_to_host=link,
+        from_disk=read,
+        to_disk=write,
+        cache_to_disk=write,
+        linear_prefill=compute * peak,
+        linear_decode=decode * peak,
+        attention_prefill=compute * peak,
+        attention_decode=device.memory_bandwidth,
+        host_attention=node.host_memory_bandwidth,
+        gpu_bandwidth=0.8 * device.memory_bandwidth,
+        source=(
+            f"profile of {node.name}: link and disk rates, {compute:.0%} and {decode:.0%} of the peak, memory bandwidths"
+        ),
+    )
 
 
 @register(
@@ -162,12 +117,12 @@ def tiers_of(node: Node, *, compute: float = 0.6, decode: float = 0.1) -> Tiers:
     cites=("Sheng et al. 2023 (FlexGen), arXiv 2303.06865",),
     catalogue=("FlexGen",),
     claims=(
-        Claim("decoding alone 38.28 / 11.52 / 0.83 tok/s on the same machine and batches", "arXiv 2303.06865 table 3"),
         Claim(
-            "T4-16GB, 208 GB host, 1.5 TB SSD, 512 tokens in, 32 out: OPT-6.7B / 30B / 175B 25.26 / "
-            "7.32 / 0.69 tok/s at batch 2 / 144 / 256, 4-bit 29.12 / 8.38 / 1.12 at 72 / 512 / 144",
-            "README of FMInference/FlexGen, its batch sizes from benchmark/flexgen/bench_suite.py",
+            "T4-16GB, 208 GB host, 1.5 TB SSD, 512 tokens in, 32 out: OPT-6.7B / 30B / 175B 25.26 / 7.32 / 0.69 tok/s "
+            "at batch 2 / 144 / 256, with 4 bits 29.12 / 8.38 / 1.12 at 72 / 512 / 144",
+            "README of FMInference/FlexGen; placements from its benchmark suite",
         ),
+        Claim("decoding alone 38.28 / 11.52 / 0.83 tok/s on the same machine and batches", "arXiv 2303.06865 table 3"),
     ),
     validated_by="published",
 )
@@ -176,9 +131,8 @@ class FlexGen:
 
     name: str
     quality = (
-        "exact in 16 bit; 4-bit weights and cache: OPT-30B Lambada 0.725 → 0.724 and WikiText "
-        "perplexity 12.72 → 12.90, "
-        "OPT-175B 0.758 → 0.756 and 10.82 → 10.94 (arXiv 2303.06865 table 5)"
+        "exact in 16 bit; 4-bit weights and cache: OPT-30B Lambada 0.725 → 0.724, WikiText perplexity 12.72 → 12.90; "
+        "OPT-175B 0.758 → 0.756, 10.82 → 10.94 (arXiv 2303.06865 table 5)"
     )
 
     def evaluate(self, shape: LayerShape, policy: BlockPolicy, tiers: Tiers) -> tuple[float, str]:
@@ -190,9 +144,13 @@ class FlexGen:
         return throughput(shape, policy, tiers), ""
 
     def search(
-        self, shape: LayerShape, tiers: Tiers, start: BlockPolicy, gpu_batches: Iterable[int] = (1, 2, 4, 8, 16, 32,
-        48, 64), batches: Iterable[int] = (1, 2, 3, 4, 6, 8, 12),
-    ) -> list[tuple[BlockPolicy, float]]:  # fmt: skip
+        self,
+        shape: LayerShape,
+        tiers: Tiers,
+        start: BlockPolicy,
+        gpu_batches: Iterable[int] = (1, 2, 4, 8, 16, 32, 48, 64),
+        batches: Iterable[int] = (1, 2, 3, 4, 6, 8, 12),
+    ) -> list[tuple[BlockPolicy, float]]:
         """Placements for all block sizes, fastest first; ``start`` carries bits and where attention runs."""
         counts = tuple(batches)
         found = []
