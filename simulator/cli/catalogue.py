@@ -36,20 +36,28 @@ def list_(
         Path | None,
         typer.Option("--missing", metavar="FILE", help="Rows of this catalogue that no strategy serves yet."),
     ] = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Strategies as the page docs/strategies.md.")] = False,
     as_json: AsJson = False,
 ) -> int:
     """List strategies, models, hardware and other things that a scenario can name."""
     from simulator.errors import ConfigError
     from simulator.report import inventory
 
-    if kind is not Kind.strategies and (area is not None or missing is not None):
-        raise ConfigError("--area and --missing are for 'fmsim list strategies'")
+    if kind is not Kind.strategies and (area is not None or missing is not None or markdown):
+        raise ConfigError("--area, --missing and --markdown are for 'fmsim list strategies'")
+    if markdown:
+        from simulator.report.strategy_page import strategy_page
+
+        print(strategy_page(area), end="")
+        return OK
     if missing is not None:
         from simulator.report.missing import missing_rows
 
         rows = [{"section": section, "system": system} for section, system in missing_rows(missing)]
     elif kind is Kind.strategies:
         rows = inventory.strategy_rows(area)
+        if not as_json:
+            rows = [_short(row) for row in rows]
     else:
         rows = inventory.rows_of(kind.value)
     if as_json:
@@ -57,6 +65,18 @@ def list_(
     else:
         _table(rows)
     return OK
+
+
+def _short(row: dict[str, Any]) -> dict[str, Any]:
+    """What fits on a line of a terminal: name, family, state, rows served, citations."""
+    joined = {key: "; ".join(row[key]) for key in ("catalogue", "cites")}
+    return {
+        "name": row["name"],
+        "family": row["family"],
+        "validated_by": row["validated_by"],
+        "serves": joined["catalogue"],
+        "citation": joined["cites"],
+    }
 
 
 def _table(rows: list[dict[str, Any]]) -> None:
