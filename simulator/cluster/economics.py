@@ -12,7 +12,7 @@ __all__ = ["Bill", "Draw", "bill", "mean_draw"]
 
 YEAR = 31557600.0
 LIFETIME = 4 * YEAR
-"""Straight-line depreciation of purchased machines where no rental price is known (an assumption, stated in the source)."""
+"""Straight-line depreciation of purchased machines where no rental price is known (an assumption, and said so)."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns, Result, concat
 from simulator.serving.deployment import DeploymentProcess
-from simulator.serving.estimate import constants_of, estimate_deployment, replica_cost, typical_batch
+from simulator.serving.estimate import estimate_deployment, replica_cost, typical_batch
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.metrics import summarize
 from simulator.serving.replica import EngineLimits

@@ -75,7 +75,7 @@ def check_model(plan: Plan, model: ModelSpec) -> Iterator[Problem]:
             near = _or(divisors_near(count, ep))
             yield ("plan", "expert_parallel"), f"{count} experts are not divisible by {ep}, use {near}"
     ranks = plan.data_parallel * plan.context_parallel
-    if ep > 1 and ranks % ep:
+    if ep > 1 and ranks % ep and plan.option("expert") != "tensor-ranks":
         near = _or(divisors_near(ranks, ep))
         message = f"expert_parallel {ep} must divide data_parallel × context_parallel = {ranks}, use {near}"
         yield ("plan", "expert_parallel"), message

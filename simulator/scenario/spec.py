@@ -200,7 +200,7 @@ class DeploymentSpec(Strict):
     max_model_len: Annotated[Count, Field(ge=1)] | None = None
     block_size: Annotated[Count, Field(ge=1)] | None = None
     memory_utilization: Annotated[Ratio, Field(gt=0, le=1)] | None = None
-    kv_dtype: Literal["fp16", "bf16", "fp8"] | None = None
+    kv_dtype: Literal["fp16", "bf16", "fp8", "int8", "int4"] | None = None
     preemption: Literal["recompute", "swap"] = "recompute"
     options: Options = Field(default_factory=dict)
 

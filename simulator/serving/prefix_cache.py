@@ -148,6 +148,13 @@ class PrefixPool(BlockPool):
                 break
         return found
 
+    def still_known(self, found: Sequence[CachedBlock]) -> Sequence[CachedBlock]:
+        """Those of ``found`` that have not been dropped since; they go from the end."""
+        for place, block in enumerate(found):
+            if self._known.get(block.id) is not block:
+                return found[:place]
+        return found
+
     def usable(self, request: RequestState, found: Sequence[CachedBlock]) -> int:
         """Tokens that need no computing with ``found`` in the cache: whole KV blocks, and never the whole prompt."""
         if not found:

@@ -138,6 +138,9 @@ class Replica(Residency):
         horizon = plan.horizon
         if plan.moves is not None:
             self._apply(plan.moves)
+            if plan.moves.swap_out or plan.moves.preempt:
+                # What came free is there to be given out.
+                return self._launch(self.policy.schedule(self, now), now)
         if group is None or not plan.decode or not group.count:
             group = None
         elif group.secured != group.clock and self._grows:
@@ -146,7 +149,7 @@ class Replica(Residency):
             if self.usage.preemptions > before:
                 # The victims wait now: the policy has not seen them yet.
                 horizon = 1
-                if not remaining:
+                if not remaining or plan.prefill:
                     return self._launch(self.policy.schedule(self, now), now)
         if group is not None and self.stages > 1:
             group = self._take_group()
@@ -154,8 +157,7 @@ class Replica(Residency):
         if plan.prefill:
             chunks = self._admit(plan, now)
         elif group is None:
-            # Those who had to go may be the ones who come next.
-            return plan.moves is not None and self._launch(self.policy.schedule(self, now), now)
+            return False
         iterations, slope = 1, 0.0
         if group is None or chunks or self._single or self._stall or self._beside:
             shape = BatchShape(chunks, 0, 0) if group is None else group.shape(chunks)

@@ -191,7 +191,12 @@ class Residency:
         assert cache is not None
         for request, _ in plan.prefill:
             if request.blocks == 0 and request.matched is not None:
-                cache.hold(request, request.matched[0])
+                found = cache.still_known(request.matched[0])
+                if len(found) < len(request.matched[0]):
+                    # Running requests needed the room since the look-up; the chunk is the same, more follow it.
+                    request.matched = (found, [])
+                    request.computed_tokens = cache.usable(request, found)
+                cache.hold(request, found)
                 request.cached_tokens += request.computed_tokens
                 self.usage.cached_tokens += request.computed_tokens
 
@@ -247,7 +252,7 @@ class Residency:
                 continue
             while free - needed < 1:
                 victim = queue.pop() if queue else request
-                free += self._private(victim)
+                free += self.frees(victim)
                 victims.append(victim)
                 if victim is request:
                     break
@@ -257,8 +262,8 @@ class Residency:
             self._displace(victim)
         return needed
 
-    def _private(self, request: RequestState) -> int:
-        """Blocks that come free when ``request`` loses its own."""
+    def frees(self, request: RequestState) -> int:
+        """KV blocks that come free when ``request`` loses its own; shared ones do not."""
         return self.held(request) - sum(b.blocks for b in request.holds if b.references > 1)
 
     def _displace(self, request: RequestState) -> None:

@@ -204,6 +204,9 @@ class ReplicaView(Protocol):
     def held(self, request: RequestState) -> int:
         """KV blocks ``request`` holds, or held when it was swapped out."""
 
+    def frees(self, request: RequestState) -> int:
+        """KV blocks that come free when ``request`` loses its own; shared ones do not."""
+
     def produced(self, request: RequestState) -> int:
         """Output tokens of ``request`` so far."""
 
@@ -216,6 +219,9 @@ class ReplicaView(Protocol):
 
 class Moves(NamedTuple):
     """Changes of who decodes, made before an iteration starts.
+
+    Where requests are swapped out or preempted the policy is asked again afterwards, with their blocks free, and the
+    rest of the plan is not used.
 
     Attributes
     ----------

@@ -138,6 +138,12 @@ class BlockPricer:
         self.host_id = constant.id if constant else ""
         self.tiers = TierCost(layout.node, layout.plan.accelerators, scale)
         self.host_per_layer = (constant.value if constant else 0.0) * (scale or {}).get(self.host_id, 1.0)
+        beside = framework.constants.get("compute_interference")
+        self.interference_id = beside.id if beside else ""
+        factor = 1.0 + (beside.value if beside else 0.0) * (scale or {}).get(self.interference_id, 1.0)
+        self.interference: dict[tuple[Hashable, Hashable], float] = (
+            {(Stream.COMPUTE, s): factor for s in (Stream.SCALE_UP, Stream.SCALE_OUT)} if factor > 1.0 else {}
+        )
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
         self._passes: dict[tuple[int, str], tuple[Block, PhaseTime]] = {}
 
@@ -226,8 +232,10 @@ class BlockPricer:
         priced = [self.price(op) for op in ops]
         streams = [self.layout.stream(op) if op.kind in COMMUNICATION else op.stream for op in ops]
         durations = [p.priced.seconds for p in priced]
-        if set(HOST_STREAMS) <= set(streams):
-            slowdown: dict[tuple[Hashable, Hashable], float] = {**self.tiers.slowdown()}
+        busy = set(streams)
+        beside = {pair: factor for pair, factor in self.interference.items() if set(pair) <= busy}
+        slowdown = beside | (self.tiers.slowdown() if set(HOST_STREAMS) <= busy else {})
+        if slowdown:
             schedule = run_streams_with_interference(durations, streams, dependencies(ops), slowdown)
         else:
             schedule = run_streams(durations, streams, dependencies(ops))
@@ -240,7 +248,8 @@ class BlockPricer:
         trust: dict[Trust, float] = {}
         for p in priced:
             trust[p.priced.trust] = trust.get(p.priced.trust, 0.0) + p.priced.seconds
-        ids = frozenset(i for p in priced for i in p.priced.constants) | ({self.host_id} if self.host_id else set())
+        own = {self.host_id, self.interference_id if beside else ""} - {""}
+        ids = frozenset(i for p in priced for i in p.priced.constants) | own
         return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
 
     def _host(self, block: Block, ops: Sequence[Op]) -> float:

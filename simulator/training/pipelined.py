@@ -327,7 +327,7 @@ class PipelinedJob:
         constant: Constant | None = self.framework.constants.get(key)
         return constant.value * self.scale.get(constant.id, 1.0) if constant else 0.0
 
-    # -- summaries -------------------------------------------------------------------------------------------------------
+    # -- summaries -----------------------------------------------------------------------------------------------
 
     def step_time(self, rank: int) -> PhaseTime:
         """Computation and traffic of one rank over a step, pipeline messages and update included."""
@@ -336,8 +336,7 @@ class PipelinedJob:
             for p in self._work_of(rank)
             for t in (self.forward_times, self.backward_times)
         ]
-        total = combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
-        return total
+        return combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
 
     def traffic(self) -> Traffic:
         """Bytes per accelerator and step by link class, of the rank that moves most."""

@@ -34,13 +34,15 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
         below, above = batch.global_batch_size // share * share, (batch.global_batch_size // share + 1) * share
         near = f"{below} or {above}" if below else str(above)
         reasons.append(
-            f"global_batch_size {batch.global_batch_size} is not a multiple of micro_batch_size × data_parallel = {share}; use {near}"
+            f"global_batch_size {batch.global_batch_size} is not a multiple of micro_batch_size × data_parallel = {share}; "
+            f"use {near}"
         )
     elif reason := PipelinedJob.check_schedule(job):
         reasons.append(reason)
     if plan.expert_parallel > 1 and plan.mesh["dpcp"] % plan.expert_parallel:
         reasons.append(
-            f"expert_parallel {plan.expert_parallel} does not divide data_parallel × context_parallel = {plan.mesh['dpcp']}"
+            f"expert_parallel {plan.expert_parallel} does not divide "
+            f"data_parallel × context_parallel = {plan.mesh['dpcp']}"
         )
     return reasons
 

@@ -32,7 +32,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_readme_has_commands() -> None:
     assert len(commands()) >= 8
-    assert {"run", "explain", "plot", "trace", "estimate", "check", "list", "show"} <= set(re.findall(r"fmsim (\w+)", README))
+    assert {"run", "explain", "plot", "trace", "estimate", "check", "list", "show"} <= set(
+        re.findall(r"fmsim (\w+)", README)
+    )
 
 
 def test_commands_run_as_written(folder: Path) -> None:
@@ -40,7 +42,13 @@ def test_commands_run_as_written(folder: Path) -> None:
     assert shutil.which("fmsim", path=path), "fmsim is not installed beside this Python"
     for command in commands():
         done = subprocess.run(
-            command, shell=True, cwd=folder, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+            command,
+            shell=True,
+            cwd=folder,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"$ {command}\n{done.stdout}{done.stderr}"
 
@@ -51,7 +59,9 @@ def test_the_python_runs_as_written() -> None:
 
 
 def test_the_pasted_output_is_what_the_quickstart_prints() -> None:
-    done = subprocess.run([sys.executable, "-m", "simulator.cli", "run", "quickstart"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "simulator.cli", "run", "quickstart"], capture_output=True, text=True, check=True
+    )
     pasted = next(b for b in blocks("text") if "finetune" in b)
 
     def words(text: str) -> list[str]:

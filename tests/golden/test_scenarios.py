@@ -1,7 +1,8 @@
 """Every shipped scenario runs, keeps its roofline floor, and predicts what it predicted before.
 
-The golden summaries are not truth, they are memory: a change that moves predictions fails here and prints which moved and by
-how much. When the move is meant, write them again with ``python tests/golden/test_scenarios.py`` and say why in the commit.
+The golden summaries are not truth, they are memory: a change that moves predictions fails here and prints which moved
+and by how much. When the move is meant, write them again with ``python tests/golden/test_scenarios.py`` and say why in
+the commit.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ FOLDER = Path(__file__).parent / "summaries"
 SCENARIOS = [name for name in names("scenarios") if name != "template"]
 TOLERANCE = 1e-6
 SHOWN = (
-    "seconds", "seconds_low", "seconds_high", "floor_seconds", "mfu", "hfu", "bubble_over_total", "exposed_communication",
-    "memory_peak", "requests", "rejected", "duration", "output_tokens_per_s", "ttft_median", "ttft_p90", "tpot_median",
+    "seconds", "seconds_low", "seconds_high", "floor_seconds", "mfu", "hfu", "bubble_over_total",
+    "exposed_communication", "memory_peak", "requests", "rejected", "duration", "output_tokens_per_s", "ttft_median", "ttft_p90", "tpot_median",
     "tpot_p90", "itl_p99", "e2e_p90", "kv_capacity_tokens", "kv_occupancy_mean", "slo_attainment", "slo_goodput",
     "effective_time_ratio", "energy_per_token", "usd_per_million_tokens",
 )  # fmt: skip
@@ -38,7 +39,9 @@ def summary(result: Result) -> dict[str, dict[str, Any]]:
     """The figures people compare, by workload."""
     found = {}
     for row in result.rows("summary"):
-        kept = {key: float(row[key]) for key in SHOWN if isinstance(row.get(key), int | float) and math.isfinite(row[key])}
+        kept = {
+            key: float(row[key]) for key in SHOWN if isinstance(row.get(key), int | float) and math.isfinite(row[key])
+        }
         found[row["workload"]] = {"feasible": bool(row["feasible"]), "plan": row["plan"], **kept}
     return found
 
@@ -73,7 +76,11 @@ def test_predictions_have_not_moved(name: str) -> None:
             a, b = old.get(key), new.get(key)
             if isinstance(a, float) and isinstance(b, float):
                 if not math.isclose(a, b, rel_tol=TOLERANCE, abs_tol=1e-12):
-                    moved.append(f"{workload}.{key}: {a:.6g} → {b:.6g} ({b / a - 1:+.2%})" if a else f"{workload}.{key}: 0 → {b:.6g}")
+                    moved.append(
+                        f"{workload}.{key}: {a:.6g} → {b:.6g} ({b / a - 1:+.2%})"
+                        if a
+                        else f"{workload}.{key}: 0 → {b:.6g}"
+                    )
             elif a != b:
                 moved.append(f"{workload}.{key}: {a} → {b}")
     assert not moved, f"{len(moved)} predictions of '{name}' moved:\n" + "\n".join(moved)

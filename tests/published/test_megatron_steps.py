@@ -1,7 +1,7 @@
 """Step times of the two Megatron papers on their A100 clusters, predicted with one set of constants.
 
-Published figures: Narayanan et al. 2021 (arXiv 2104.04473) table 1, as step times from the printed TFLOP/s and the paper's
-FLOPs formula; Korthikanti et al. 2022 (arXiv 2205.05198) table 5, as printed.
+Published figures: Narayanan et al. 2021 (arXiv 2104.04473) table 1, as step times from the printed TFLOP/s and the
+paper's FLOPs formula; Korthikanti et al. 2022 (arXiv 2205.05198) table 5, as printed.
 """
 
 from __future__ import annotations

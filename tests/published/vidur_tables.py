@@ -69,7 +69,9 @@ class VidurCost:
             ms += self._prefill(context, size) * (self.penalty if len(batch.prefill) > 1 else 1.0)
         if batch.decodes:
             mean = batch.decode_context // batch.decodes
-            ms += self.decode[batch.decodes, min(-(-mean // 64) * 64, 4096)] * (self.penalty if batch.decodes > 1 else 1.0)
+            ms += self.decode[batch.decodes, min(-(-mean // 64) * 64, 4096)] * (
+                self.penalty if batch.decodes > 1 else 1.0
+            )
         return ms
 
     def _prefill(self, context: int, size: int) -> float:

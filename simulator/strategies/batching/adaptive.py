@@ -19,7 +19,7 @@ __all__ = ["ClipperAIMD", "ServerlessBatch"]
     validated_by="closed_form",
 )
 class ClipperAIMD(Static):
-    """The batch limit grows by a step while batches meet the latency objective and shrinks by a share when one does not.
+    """The batch limit grows by a step while batches meet the objective and shrinks by a share when one does not.
 
     Parameters
     ----------

@@ -70,7 +70,7 @@ class DVABatch(FirstCome):
     """A batch may be entered and left at slice boundaries: new, stretch and split.
 
     *New*: an idle engine starts a batch when it is full or its oldest request has waited ``max_delay``. *Stretch*: those
-    who come later enter the running batch at a boundary while it is not full, all at once when they fill it or the
+    who come later enter the running batch at a boundary while it is not full, together when they fill it or the
     oldest has waited. *Split*: members leave at their own end. The slice of an autoregressive model is one iteration.
 
     Parameters

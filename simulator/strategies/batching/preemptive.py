@@ -43,9 +43,9 @@ class Preemptive:
 
     def choose(self, replica: ReplicaView) -> tuple[BatchPlan, list[RequestState]]:
         """The plan, and those of the decoding, paused and swapped ones that take part."""
-        places = {r: "decoding" for r in replica.decoding}
-        places |= {r: "paused" for r in replica.paused} | {r: "prefilling" for r in replica.prefilling}
-        places |= {r: "waiting" for r in replica.waiting} | {r: "swapped" for r in replica.swapped}
+        places = dict.fromkeys(replica.decoding, "decoding")
+        places |= dict.fromkeys(replica.paused, "paused") | dict.fromkeys(replica.prefilling, "prefilling")
+        places |= dict.fromkeys(replica.waiting, "waiting") | dict.fromkeys(replica.swapped, "swapped")
         ranked = sorted(places, key=lambda r: self.rank(r, replica))
         room = _Room(replica, ranked, places)
         budget, seats = replica.max_num_batched_tokens, replica.max_batch_seqs
@@ -92,6 +92,8 @@ class _Room:
         """Room for one more; ``False`` where even the worst ranked cannot give enough."""
         self._safe.add(request)
         if place in ("decoding", "paused"):
+            if self._taken and self._free - self._taken - self._decodes < 1:
+                return False
             self._decodes += 1
             return True
         if place == "prefilling":
@@ -104,8 +106,8 @@ class _Room:
                 self._worst.extend(reversed(victims))
                 return False
             victims.append(self._worst.pop())
-            free += self._replica.held(victims[-1])
-        self._free += sum(self._replica.held(v) for v in victims)
+            free += self._replica.frees(victims[-1])
+        self._free += sum(self._replica.frees(v) for v in victims)
         self._taken += needed
         self.victims |= dict.fromkeys(victims)
         return True

@@ -58,8 +58,7 @@ class S3(Ordered):
             else:
                 horizon = min(horizon, left)
         if misses:
-            # Room that the misses give up is there for all at the next iteration.
-            return BatchPlan(moves=Moves(preempt=misses), horizon=1)
+            return BatchPlan(moves=Moves(preempt=misses))
         return super().schedule(replica, now)._replace(horizon=horizon)
 
     def _allow(self, request: RequestState, replica: ReplicaView, tokens: int) -> None:

@@ -95,7 +95,7 @@ _TANG = "Tang et al. 2021 (1-bit Adam), arXiv 2102.02888"
             "arXiv 2102.02888 abstract; deepspeed.ai/tutorials/onebit-adam",
         ),
     ),
-    validated_by="published",
+    validated_by="closed_form",
 )
 class OneBitAdam(CompressedGradients):
     """One bit per element after a warm-up: ``warmup_share`` of the steps (0: the compressed stage alone) are plain."""

@@ -104,7 +104,8 @@ def tiers_of(node: Node, *, compute: float = 0.6, decode: float = 0.1) -> Tiers:
         host_attention=node.host_memory_bandwidth,
         gpu_bandwidth=0.8 * device.memory_bandwidth,
         source=(
-            f"profile of {node.name}: link and disk rates, {compute:.0%} and {decode:.0%} of the peak, memory bandwidths"
+            f"profile of {node.name}: link and disk rates, {compute:.0%} and {decode:.0%} of the peak, "
+            "memory bandwidths"
         ),
     )
 

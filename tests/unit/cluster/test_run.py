@@ -100,14 +100,22 @@ def test_equal_seeds_give_equal_tables() -> None:
 
 def cluster(site: Site) -> Cluster:
     node = load_node("dgx-h100")
-    return Cluster("c", (NodeGroup(node, 2),), Fabric("single-switch", load_link("ndr400")), (Storage("s", "parallel-fs", 1, 1),), site)
+    return Cluster(
+        "c",
+        (NodeGroup(node, 2),),
+        Fabric("single-switch", load_link("ndr400")),
+        (Storage("s", "parallel-fs", 1, 1),),
+        site,
+    )
 
 
 def test_energy_is_power_times_time_and_pue() -> None:
     idle, busy = mean_draw(cluster(Site()), 16, 0.0, 0.0), mean_draw(cluster(Site(pue=1.5)), 16, 1.0, 1.0)
     node = load_node("dgx-h100")
     assert idle.idle == pytest.approx(2 * (node.power_overhead + 8 * node.accelerator.power.idle))
-    assert busy.busy == pytest.approx(1.5 * 2 * min(node.power_peak, node.power_overhead + 8 * node.accelerator.power.peak))
+    assert busy.busy == pytest.approx(
+        1.5 * 2 * min(node.power_peak, node.power_overhead + 8 * node.accelerator.power.peak)
+    )
     assert busy.energy(10, 0) == pytest.approx(10 * busy.busy)
     half = mean_draw(cluster(Site()), 8, 0.5, 0.5)
     whole = mean_draw(cluster(Site()), 16, 0.5, 0.5)
@@ -120,4 +128,4 @@ def test_rent_is_price_times_accelerators_times_time() -> None:
     assert charge.low == pytest.approx(16 * 3600 * low)
     assert charge.high == pytest.approx(16 * 3600 * high)
     assert charge.usd == pytest.approx((charge.low + charge.high) / 2), "rents include electricity"
-    assert LIFETIME == pytest.approx(4 * 365.25 * 86400)
+    assert pytest.approx(4 * 365.25 * 86400) == LIFETIME

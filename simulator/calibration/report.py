@@ -1,0 +1,58 @@
+"""Measured beside predicted, as a table and as records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from simulator.calibration.verify import Comparison, summarise
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["comparison_rows", "print_comparisons"]
+
+
+def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
+    """Plain records; what was not measured is None."""
+    return [
+        {
+            "kind": c.kind, "name": c.name, "measured_s": c.measured, "again_s": c.again, "predicted_s": c.predicted,
+            "low_s": c.low, "high_s": c.high, "error": c.error, "noise": c.noise,
+            "memory_measured_B": _known(c.memory_measured), "memory_predicted_B": _known(c.memory_predicted),
+            "memory_error": _known(c.memory_error), "worst_kind": c.worst_kind,
+        }
+        for c in found
+    ]  # fmt: skip
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out: Console) -> None:
+    """The table, then median and worst error of each kind with the noise floor."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
+    for column in ("", "what", "measured ms", "again", "predicted", "error", "noise", "memory MB", "predicted", "error", "worst"):
+        table.add_column(column, justify="left" if column in ("", "what", "worst") else "right")
+    for c in found:
+        memory = ("", "", "")
+        if not math.isnan(c.memory_measured):
+            memory = (f"{c.memory_measured / 1e6:.1f}", f"{c.memory_predicted / 1e6:.1f}", f"{c.memory_error:+.1%}")
+        times = (f"{1e3 * v:.2f}" for v in (c.measured, c.again, c.predicted))
+        table.add_row(c.kind, c.name, *times, f"{c.error:+.1%}", f"{c.noise:+.1%}", *memory, c.worst_kind)
+    out.soft_wrap = False
+    out.print(table)
+    for kind in dict.fromkeys(c.kind for c in found):
+        s = summarise([c for c in found if c.kind == kind])
+        memory_text = "" if math.isnan(s.memory) else f"; peak memory within {s.memory:.1%}"
+        out.print(
+            f"{kind}: {s.count} cases, median error {s.median:.1%}, worst {s.worst:.1%}; measured against measured "
+            f"{s.noise:.1%}, worst {s.worst_noise:.1%}{memory_text}",
+            markup=False,
+        )
+    for line in left_out:
+        out.print(line, style="yellow", markup=False)
