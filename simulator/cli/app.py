@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from simulator.cli import catalogue, results, scenarios
+from simulator.cli import catalogue, results, scenarios, whatif
 
 __all__ = ["app"]
 
@@ -42,6 +42,7 @@ app.command()(scenarios.estimate)
 app.command()(scenarios.check)
 app.command()(scenarios.new)
 app.command()(scenarios.schema)
+app.command()(whatif.sweep)
 app.command()(results.explain)
 app.command()(results.plot)
 app.command()(results.trace)

@@ -1,4 +1,4 @@
-"""Sweeps: many variants of one scenario in one tidy table; resumable, in parallel, one bad point never loses the rest."""
+"""Sweeps: many variants of one scenario in one tidy table; resumable, in parallel, failures isolated."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def sweep(
 def plan_sweep(
     source: str | Path | Mapping[str, Any] | Scenario, vary: Variants, depth: Depth, skip_bad_rows: bool = False
 ) -> tuple[Recipe, Axes, Mapping[str, Any], Path | None]:
-    """What is common to all points, the axes, the document as written, and the folder that its paths are relative to."""
+    """What is common to all points, the axes, the document as written, and the folder its paths are relative to."""
     from simulator.data import find_file
 
     plain: str | Path | Mapping[str, Any] = source.document if isinstance(source, Scenario) else source

@@ -142,7 +142,7 @@ def load_sweep(folder: str | Path) -> Sweep:
         about = json.loads((path / ABOUT).read_text(encoding="utf-8"))
         with (path / TABLE).open(encoding="utf-8", newline="") as file:
             lines = list(csv.DictReader(file))
-        read = {"float": float, "int": int, "str": str, "bool": lambda text: text == "True"}
+        read: dict[str, Any] = {"float": float, "int": int, "str": str, "bool": lambda text: text == "True"}
         types, points = about["columns"], about["points"]
         rows = []
         for line in lines:

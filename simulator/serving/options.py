@@ -137,9 +137,12 @@ def _draft(deployment: Deployment, speculation: Speculation | None) -> tuple[flo
     parts = part_memory(draft.model, plan, deployment.framework, 1)
     layers = draft.model.layer_list()
     weights = sum(parts[layer][0] for layer in layers)
-    if draft.own_ends:
+    if draft.own_embedding:
+        weights += parts["embedding"][0]
+    else:  # what stands beside the shared embedding: projections of hidden states
+        weights += draft.model.extra_parameters * 2.0
+    if draft.own_head and not (draft.own_embedding and draft.model.tie_word_embeddings):
         weights += parts["head"][0]
-        weights += parts["embedding"][0] if draft.reads_prompts and not draft.model.tie_word_embeddings else 0.0
     width = DTYPE_BYTES[deployment.kv_dtype]
     mixers = [layer.attention for layer in layers if layer.attention is not None]
     per_token = sum(kv_bytes_per_token(a, plan.tensor_parallel, width) for a in mixers)

@@ -347,7 +347,7 @@ class Residency:
         room = self.free_blocks - self.watermark_blocks
         while self.swapped and self.running < self.max_num_seqs:
             needed = self._on_host[self.swapped[0].index] + 1
-            if needed > room:
+            if needed > room and self.running:
                 return
             room -= needed
             self._release_secured()

@@ -47,9 +47,9 @@ class RankLayout:
         """The communication group of one rank along ``axis``."""
         return self._group(self.plan.mesh[axis], self.strides[axis])
 
-    def neighbour(self, axis: str) -> CommGroup:
-        """Two neighbouring ranks along ``axis``."""
-        return self._group(2, self.strides[axis])
+    def neighbour(self, axis: str, distance: int = 1) -> CommGroup:
+        """Two ranks ``distance`` places apart along ``axis``."""
+        return self._group(2, self.strides[axis] * distance)
 
     def _group(self, ranks: int, stride: int) -> CommGroup:
         held = self.node.accelerators

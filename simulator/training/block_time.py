@@ -31,6 +31,9 @@ CATEGORY_OF_AXIS = {
     "edp": "data_parallel",
 }
 
+HOST_CONSTANTS = ("host_per_layer", "host_per_tensor_rank")
+"""Constants of a framework that make up the host time of one layer's forward."""
+
 DATA_AXES = ("dpcp", "edp")
 """Axes over which states are sharded: what runs on them belongs to no micro-batch's critical data flow."""
 
@@ -134,10 +137,15 @@ class BlockPricer:
     ) -> None:
         self.device, self.network, self.layout, self.framework = device, network, layout, framework
         self.mesh = layout.plan.mesh
-        constant = framework.constants.get("host_per_layer")
-        self.host_id = constant.id if constant else ""
         self.tiers = TierCost(layout.node, layout.plan.accelerators, scale)
-        self.host_per_layer = (constant.value if constant else 0.0) * (scale or {}).get(self.host_id, 1.0)
+        host = {key: framework.constants[key] for key in HOST_CONSTANTS if key in framework.constants}
+        seconds = {key: c.value * (scale or {}).get(c.id, 1.0) for key, c in host.items()}
+        self.host_per_layer = seconds.get("host_per_layer", 0.0)
+        if layout.plan.pipeline_parallel > 1:
+            self.host_per_layer += seconds.get("host_per_tensor_rank", 0.0) * layout.plan.tensor_parallel
+        else:
+            host.pop("host_per_tensor_rank", None)
+        self.host_ids = {c.id for c in host.values()}
         beside = framework.constants.get("compute_interference")
         self.interference_id = beside.id if beside else ""
         factor = 1.0 + (beside.value if beside else 0.0) * (scale or {}).get(self.interference_id, 1.0)
@@ -248,7 +256,7 @@ class BlockPricer:
         trust: dict[Trust, float] = {}
         for p in priced:
             trust[p.priced.trust] = trust.get(p.priced.trust, 0.0) + p.priced.seconds
-        own = {self.host_id, self.interference_id if beside else ""} - {""}
+        own = self.host_ids | ({self.interference_id} if beside else set())
         ids = frozenset(i for p in priced for i in p.priced.constants) | own
         return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
 

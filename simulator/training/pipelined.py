@@ -23,6 +23,7 @@ from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
+from simulator.training.messages import message_counts, send_seconds, swap_seconds
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
@@ -30,7 +31,7 @@ from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import Collective, OpKind, Tier, Work
+from simulator.workload.ops import Tier
 
 __all__ = ["PipelinedJob", "StepRun"]
 
@@ -189,31 +190,11 @@ class PipelinedJob:
     @cached_property
     def p2p_seconds(self) -> float:
         """Sending one micro-batch's boundary activation to the next stage [s]."""
-        if self.ranks == 1:
-            return 0.0
-        pricer, boundary = self.pricer(0), self._boundary_bytes * (1 + self.sending.pipeline_volume) / 2
-        layout = pricer.layout
-        tensor_ranks = self.plan.tensor_parallel
-        asked = self.sending.pipeline_split
-        scatter = self.framework.p2p_scatter_gather if asked is None else asked
-        split = scatter and tensor_ranks > 1 and not self.plan.sequence_parallel
-        message = boundary / tensor_ranks if split else boundary
-        send = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
-        seconds = pricer.network.price(send, layout.neighbour("pp")).seconds
-        if split:  # each rank sends its slice over its own NIC and the slices are joined again inside the node
-            join = Work(
-                OpKind.COLLECTIVE,
-                "bf16",
-                collective=Collective.ALL_GATHER.value,
-                message=boundary,
-                axis="tp",
-                ranks=tensor_ranks,
-            )
-            seconds += pricer.network.price(join, layout.group("tp")).seconds
-        return seconds
+        return send_seconds(self)
 
     @cached_property
-    def _boundary_bytes(self) -> float:
+    def boundary_bytes(self) -> float:
+        """The activation that passes between two stages, on one rank [B]."""
         block = next(b for c in reversed(self.chunks) for b, _ in c.blocks if b.name in ("layer", "head"))
         return block.boundary.bytes(self.plan.mesh)
 
@@ -231,9 +212,10 @@ class PipelinedJob:
             weight_gradient=None if weights is None else np.array(weights),
             p2p=self.p2p_seconds,
             overlap_p2p=self.framework.overlap_p2p,
-            message_bytes=self._boundary_bytes if self.ranks > 1 else 0.0,
+            message_bytes=self.boundary_bytes if self.ranks > 1 else 0.0,
             activation_bytes=np.array([m.activations for m in memory]),
             weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) if split else None,
+            swap=swap_seconds(self, memory),
         )
 
     def memory(self) -> MemoryLedger:
@@ -277,13 +259,13 @@ class PipelinedJob:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
         by_rank = [
             self.microbatches
-            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self._work_of(rank))
+            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.work_of(rank))
             + optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)).floor
             for rank in range(self.ranks)
         ]
         return max(by_rank)
 
-    def _work_of(self, rank: int) -> list[int]:
+    def work_of(self, rank: int) -> list[int]:
         """Virtual stages whose micro-batches a rank executes; a bidirectional pair shares them."""
         return self.positions[rank][: max(1, len(self.positions[rank]) // self.traits.weight_copies)]
 
@@ -318,7 +300,7 @@ class PipelinedJob:
 
     def _busy_parts(self, rank: int) -> dict[str, float]:
         times = [
-            (t[p], self.microbatches) for p in self._work_of(rank) for t in (self.forward_times, self.backward_times)
+            (t[p], self.microbatches) for p in self.work_of(rank) for t in (self.forward_times, self.backward_times)
         ]
         return dict(combine(times).parts)
 
@@ -333,7 +315,7 @@ class PipelinedJob:
         """Computation and traffic of one rank over a step, pipeline messages and update included."""
         times = [
             (t[p], float(self.microbatches))
-            for p in self._work_of(rank)
+            for p in self.work_of(rank)
             for t in (self.forward_times, self.backward_times)
         ]
         return combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
@@ -351,24 +333,13 @@ class PipelinedJob:
                             links[link] = links.get(link, 0.0) + count * size / op.wire.every
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-                forward, backward = self.messages(rank)
-                sent = (forward + backward * self.sending.pipeline_volume) * self._boundary_bytes
+                forward, backward = message_counts(self, rank)
+                sent = (forward + backward * self.sending.pipeline_volume) * self.boundary_bytes
                 links["scale_up" if inside else "scale_out"] = (
                     links.get("scale_up" if inside else "scale_out", 0.0) + sent
                 )
             moved.append(links)
         return Traffic(max(moved, key=lambda m: sum(m.values())))
-
-    def messages(self, rank: int) -> tuple[int, int]:
-        """Activations and gradients of activations a rank sends to other ranks in a step.
-
-        The last virtual stage sends nothing forward, the first nothing backward, and neighbours on one rank nothing.
-        """
-        mine, last = set(self.positions[rank]), len(self.chunks) - 1
-        work = self._work_of(rank)
-        forward = sum(p < last and p + 1 not in mine for p in work)
-        backward = sum(p > 0 and p - 1 not in mine for p in work)
-        return forward * self.microbatches, backward * self.microbatches
 
     def trust_shares(self) -> dict[str, float]:
         """Share of the computation and communication time by trust of the constants behind it."""

@@ -34,8 +34,8 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
         below, above = batch.global_batch_size // share * share, (batch.global_batch_size // share + 1) * share
         near = f"{below} or {above}" if below else str(above)
         reasons.append(
-            f"global_batch_size {batch.global_batch_size} is not a multiple of micro_batch_size × data_parallel = {share}; "
-            f"use {near}"
+            f"global_batch_size {batch.global_batch_size} is not a multiple of "
+            f"micro_batch_size × data_parallel = {share}; use {near}"
         )
     elif reason := PipelinedJob.check_schedule(job):
         reasons.append(reason)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from simulator.results.tables import Columns, columns_from_rows
 from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
+from simulator.training.messages import message_counts
 from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.training.update import optimizer_time
 from simulator.workload.ops import Block, Op, OpKind, Stream
@@ -172,7 +173,7 @@ def _operations(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
 def _times_in_a_step(pipeline: PipelinedJob, stage: int) -> dict[int, tuple[Block, int, int]]:
     """By identity of a block: the block, passes through it in a step, copies of it that the stage holds."""
     found: dict[int, tuple[Block, int, int]] = {}
-    worked = set(pipeline._work_of(stage))
+    worked = set(pipeline.work_of(stage))
     for position in pipeline.positions[stage]:
         for block, count in pipeline.chunks[position].blocks:
             _, passes, copies = found.get(id(block), (block, 0, 0))
@@ -232,7 +233,7 @@ def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[R
         yield _row(
             stage, (Stream.SCALE_UP if inside else Stream.SCALE_OUT).value, "pipeline.send", "forward and backward",
             OpKind.P2P.value, count=messages, duration=float(pipeline.p2p_seconds),
-            bytes=float(pipeline._boundary_bytes), bound="network",
+            bytes=float(pipeline.boundary_bytes), bound="network",
         )  # fmt: skip
 
 
@@ -266,7 +267,7 @@ def communication_by_axis(
                 add(op.axis, op.collective.value, links, price.priced.seconds, count)
     if pipeline.ranks > 1:
         inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-        count = sum(pipeline.messages(stage))
+        count = sum(message_counts(pipeline, stage))
         link = "scale_up" if inside else "scale_out"
-        add("pp", "send_recv", {link: pipeline._boundary_bytes}, pipeline.p2p_seconds, count)
+        add("pp", "send_recv", {link: pipeline.boundary_bytes}, pipeline.p2p_seconds, count)
     return found

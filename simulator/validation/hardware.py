@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from functools import cache
 
-from simulator.hardware.profiles import load_link, load_node
+from simulator.hardware.profiles import load_link, load_node, node_names
 from simulator.hardware.types import Cluster, Fabric, Link, Node, NodeGroup
 
 __all__ = ["UnknownHardwareError", "cluster_of", "node_of", "port_of"]
@@ -41,13 +41,15 @@ class UnknownHardwareError(ValueError):
 
 
 def node_of(gpu: str, per_node: int = 0) -> Node:
-    """The node type that carries ``gpu``, with ``per_node`` accelerators where the source says how many.
+    """The node type called ``gpu`` or that carries it, with ``per_node`` accelerators where the source says how many.
 
     Raises
     ------
     UnknownHardwareError
         If no profile matches.
     """
+    if gpu in node_names():
+        return _resized(load_node(gpu), per_node)
     words = gpu.lower().replace("_", " ")
     for pattern, name in NODES:
         if re.search(pattern, words):

@@ -55,10 +55,10 @@ def _whole(row: Row, *names: str) -> tuple[int, ...]:
 
 def _case(
     name: str, row: Row, file: str, source: str, gpu: str, job_parts: tuple[ModelSpec, Batch, Plan, Framework],
-    measured: tuple[Measurement, ...], sweep: str, assumed: list[str], network: str = "", grade: str = "A",
+    measured: tuple[Measurement, ...], sweep: str, assumed: list[str], network: str = "", grade: str = "A", node: str = "",
 ) -> Case:  # fmt: skip
     model, batch, plan, framework = job_parts
-    cluster, about = cluster_of(gpu, plan.accelerators, 0, network)
+    cluster, about = cluster_of(node or gpu, plan.accelerators, 0, network)
     labels = Labels(
         source, gpu, model.name, model.family, framework.name, plan.precision, scale_label(plan.accelerators, 8),
         strategy_label(plan), row.get("quality") or grade, sweep,
@@ -114,7 +114,7 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     assumed += ["as many key-value heads as heads, tied embeddings by the parameter count"] * (not row.get("kv_heads"))
     sweep = f"{source}|{row['params_b']}|{gpus}|{batch.global_batch_size}"
     return _case(f"nanotron_{index}", row, file, source, "H100-80GB", (model, batch, plan, framework), tuple(measured),
-                 sweep, assumed)  # fmt: skip
+                 sweep, [*assumed, "AWS p5 nodes with EFA (the cluster of the Ultra-Scale Playbook)"], node="aws-p5")  # fmt: skip
 
 
 SHAPES = (("llama3-70b", "llama-3.1-70b"), ("llama3-8b", "llama-3.1-8b"), ("mixtral-8x7b", "mixtral-8x7b"))

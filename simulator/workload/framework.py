@@ -60,7 +60,8 @@ class Framework:
         By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
-        allocator loss, ``compute_interference`` slow-down of compute beside communication.
+        allocator loss, ``compute_interference`` slow-down of compute beside communication, ``host_per_tensor_rank`` [s]
+        host time that a layer's forward takes in a pipeline beyond ``host_per_layer``, times the tensor-parallel ranks.
     """
 
     name: str

@@ -23,11 +23,33 @@ FOLDER = Path(__file__).parent / "summaries"
 SCENARIOS = [name for name in names("scenarios") if name != "template"]
 TOLERANCE = 1e-6
 SHOWN = (
-    "seconds", "seconds_low", "seconds_high", "floor_seconds", "mfu", "hfu", "bubble_over_total",
-    "exposed_communication", "memory_peak", "requests", "rejected", "duration", "output_tokens_per_s", "ttft_median", "ttft_p90", "tpot_median",
-    "tpot_p90", "itl_p99", "e2e_p90", "kv_capacity_tokens", "kv_occupancy_mean", "slo_attainment", "slo_goodput",
-    "effective_time_ratio", "energy_per_token", "usd_per_million_tokens",
-)  # fmt: skip
+    "seconds",
+    "seconds_low",
+    "seconds_high",
+    "floor_seconds",
+    "mfu",
+    "hfu",
+    "bubble_over_total",
+    "exposed_communication",
+    "memory_peak",
+    "requests",
+    "rejected",
+    "duration",
+    "output_tokens_per_s",
+    "ttft_median",
+    "ttft_p90",
+    "tpot_median",
+    "tpot_p90",
+    "itl_p99",
+    "e2e_p90",
+    "kv_capacity_tokens",
+    "kv_occupancy_mean",
+    "slo_attainment",
+    "slo_goodput",
+    "effective_time_ratio",
+    "energy_per_token",
+    "usd_per_million_tokens",
+)
 
 
 @cache

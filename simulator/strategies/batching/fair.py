@@ -53,7 +53,23 @@ class VirtualTokenCounter(Ordered):
         for request, _ in plan.prefill:
             if request.index not in self._served:
                 self._served[request.index] = (request, 0.0)
+        if replica.waiting and not plan.prefill:
+            return plan._replace(horizon=self._same_head(replica))
         return plan
+
+    def _same_head(self, replica: ReplicaView) -> int:
+        """Iterations for which the same client is next, as the counters of those who decode grow."""
+        pace: dict[int, float] = {}
+        for request in replica.decoding:
+            pace[request.client] = pace.get(request.client, 0.0) + self.output_weight
+        queued = {r.client for r in replica.waiting}
+        head = min(queued, key=lambda client: (self.counters[client], client))
+        horizon = 1 << 60
+        for client in queued - {head}:
+            closing = pace.get(head, 0.0) - pace.get(client, 0.0)
+            if closing > 0.0:
+                horizon = min(horizon, int((self.counters[client] - self.counters[head]) / closing))
+        return max(1, horizon)
 
     def _charge(self, replica: ReplicaView) -> None:
         for index, (request, charged) in list(self._served.items()):

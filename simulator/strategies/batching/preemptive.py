@@ -98,7 +98,7 @@ class _Room:
             return True
         if place == "prefilling":
             return True
-        needed = self._replica.blocks_for(request) if place == "waiting" else self._replica.held(request) + 1
+        needed = self._replica.blocks_for(request) if place == "waiting" else self._replica.held(request)
         victims: list[RequestState] = []
         free = self._free - self._taken - self._decodes
         while free < needed:
@@ -109,6 +109,7 @@ class _Room:
             free += self._replica.frees(victims[-1])
         self._free += sum(self._replica.frees(v) for v in victims)
         self._taken += needed
+        self._decodes += place == "swapped"
         self.victims |= dict.fromkeys(victims)
         return True
 

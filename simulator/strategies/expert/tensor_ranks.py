@@ -41,8 +41,8 @@ class TensorRankExperts:
         ranks = plan.expert_parallel
         if ranks != plan.tensor_parallel:
             return (
-                f"expert tensor-ranks needs expert_parallel {ranks} = tensor_parallel {plan.tensor_parallel}; for experts "
-                "over data-parallel attention leave the option out"
+                f"expert tensor-ranks needs expert_parallel {ranks} = tensor_parallel {plan.tensor_parallel}; for "
+                "experts over data-parallel attention leave the option out"
             )
         for layer, _ in model.layers:
             if layer.mlp is not None and layer.mlp.is_moe and layer.mlp.num_experts % ranks:

@@ -27,8 +27,8 @@ class Draft:
         Tokens per sequence of each of its passes, one after another.
     copies
         How often its weights exist (heads of their own for every position).
-    own_ends
-        Whether embedding and head are its own; otherwise they are the target's and take no memory.
+    own_embedding, own_head
+        Whether these are its own; otherwise they are the target's and take no memory.
     reads_prompts
         Whether it has to process prompts too and caches them.
     """
@@ -36,7 +36,8 @@ class Draft:
     model: ModelSpec
     steps: tuple[int, ...]
     copies: int = 1
-    own_ends: bool = True
+    own_embedding: bool = True
+    own_head: bool = True
     reads_prompts: bool = True
 
 

@@ -146,7 +146,7 @@ class Medusa(Speculation):
             tie_word_embeddings=False, learned_positions=0, embedding_norm=False, projector_parameters=0,
             extra_parameters=0, towers=(), encoder=None,
         )  # fmt: skip
-        return Draft(heads, (1,) * len(self.widths), copies=len(self.widths), own_ends=True, reads_prompts=False)
+        return Draft(heads, (1,) * len(self.widths), copies=len(self.widths), own_embedding=False, reads_prompts=False)
 
 
 def _one_layer(target: ModelSpec, layer: LayerSpec, name: str, fused: int, vocabulary: int) -> ModelSpec:
@@ -200,7 +200,7 @@ class Eagle(Speculation):
         head = _one_layer(
             target, target.layers[0][0], "eagle", self.settings.count("fused_states", 2, low=1), vocabulary
         )
-        return Draft(head, (1, *(beam,) * (len(self.widths) - 1)), own_ends=vocabulary != target.vocab_size)
+        return Draft(head, (1, *(beam,) * (len(self.widths) - 1)), own_embedding=False, own_head=vocabulary != target.vocab_size)
 
 
 @register(
@@ -226,7 +226,7 @@ class MultiTokenPrediction(Speculation):
     def draft(self, target: ModelSpec) -> Draft | None:
         """One layer like the target's last, mixture of experts included; embedding and head are shared."""
         module = _one_layer(target, target.layers[-1][0], "mtp", 2, target.vocab_size)
-        return Draft(module, (1,) * len(self.widths), own_ends=False) if self.widths else None
+        return Draft(module, (1,) * len(self.widths), own_embedding=False, own_head=False) if self.widths else None
 
 
 @register(

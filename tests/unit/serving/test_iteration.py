@@ -168,7 +168,9 @@ def test_whole_experts_do_the_work_of_sliced_ones() -> None:
     sliced = replica("qwen3-30b-a3b", plan=Plan(tensor_parallel=4))
     whole = cost_of("whole-experts")
     batch = BatchShape((), 128, 128_000, 1000)
-    assert whole.flops(batch) == pytest.approx(sliced.flops(batch), rel=1e-6)
+    # The weighted sum over a token's experts is split over the ranks as well; the GEMMs are the same.
+    assert whole.flops(batch) == pytest.approx(sliced.flops(batch), rel=1e-3)
+    assert whole.flops(batch) < sliced.flops(batch)
     assert whole.traffic(batch)["hbm"] == pytest.approx(sliced.traffic(batch)["hbm"], rel=0.1)
 
 

@@ -1,0 +1,182 @@
+"""Measured kernels of ``aiconfigurator-core`` (Apache-2.0, extra ``measured``), read from the installed package.
+
+Only its kernel tables are opened, each by its name; its end-to-end samples are not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from simulator.cost.kernel_table import Row
+from simulator.errors import ConfigError, unknown_name
+from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
+
+__all__ = ["ACCELERATORS", "devices", "engines", "read_kernels"]
+
+INSTALL = "aiconfigurator-core is not installed: pip install 'fmsim[measured]'"
+
+ACCELERATORS = {
+    "a100_sxm": "a100-sxm-80gb", "a100_pcie": "a100-pcie-80gb", "h100_sxm": "h100-sxm", "h100_pcie": "h100-pcie",
+    "h200_sxm": "h200-sxm", "b200_sxm": "b200-sxm", "b300_sxm": "b300-sxm", "gb200": "gb200", "gb300": "gb300",
+    "l4": "l4", "l40s": "l40s", "rtx_pro_6000_server": "rtx-pro-6000-server",
+}  # fmt: skip
+"""Devices of the package and the shipped accelerators with their datasheets."""
+
+_DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "nvfp4": "fp4"}
+_FILES = {
+    "gemm": ("gemm", "gemm_perf.parquet"),
+    "attention_prefill": ("attention", "context_attention_perf.parquet"),
+    "attention_decode": ("attention", "generation_attention_perf.parquet"),
+    "moe": ("moe", "moe_perf.parquet"),
+}
+
+
+def _root() -> Path:
+    found = importlib.util.find_spec("aiconfigurator_core")
+    if found is None or found.origin is None:
+        raise ConfigError(INSTALL)
+    return Path(found.origin).parent / "systems" / "data"
+
+
+def devices() -> list[str]:
+    """Devices that the installed package has kernels of and whose datasheet is shipped here."""
+    root = _root()
+    return [name for name in ACCELERATORS if (root / name / "gemm").is_dir()]
+
+
+def engines(device: str) -> dict[str, list[str]]:
+    """Engines with GEMM kernels of ``device``, and their versions."""
+    folder = _root() / device / "gemm"
+    if not folder.is_dir():
+        raise ConfigError(unknown_name("device", device, devices()))
+    return {e.name: sorted(v.name for v in e.iterdir()) for e in sorted(folder.iterdir()) if e.is_dir()}
+
+
+def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list[Row], list[str]]:
+    """Kernels of one device, and what was found of each kind (the coverage).
+
+    Parameters
+    ----------
+    engine, version
+        As :func:`engines` names them; ``vllm`` where it was measured, and the newest version, by default. ``vllm:0.24.0``
+        gives both at once.
+
+    Raises
+    ------
+    ConfigError
+        If the package, the device or the engine is not there.
+    """
+    engine, _, asked = engine.partition(":")
+    version = version or asked
+    known = engines(device)
+    engine = engine or ("vllm" if "vllm" in known else next(iter(known)))
+    if engine not in known:
+        raise ConfigError(unknown_name(f"engine of {device}", engine, known))
+    rows: list[Row] = []
+    coverage = []
+    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode, "moe": _moe}
+    for kind, (folder, file) in _FILES.items():
+        path = _newest(_root() / device / folder / engine, file, version)
+        if path is None:
+            coverage.append(f"{kind}: not measured with {engine} {version}".rstrip())
+            continue
+        import pandas as pd
+
+        table = pd.read_parquet(path)
+        mine = list(readers[kind](table))
+        coverage.append(f"{kind}: {len(mine):,} of {len(table):,} timings usable ({engine} {path.parent.name})")
+        rows += _distinct(mine)
+    return rows, coverage
+
+
+def _newest(folder: Path, file: str, version: str) -> Path | None:
+    found = [p for p in folder.glob(f"*/{file}") if not version or p.parent.name == version]
+
+    def order(path: Path) -> list[tuple[int, str]]:
+        return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parent.name.split(".")]
+
+    return max(found, key=order, default=None)
+
+
+def _distinct(rows: list[Row]) -> list[Row]:
+    """The fastest timing of each size: several kernels were measured, an engine picks the best."""
+    best: dict[Work, Row] = {}
+    for row in rows:
+        known = best.get(row.work)
+        if known is None or row.seconds < known.seconds:
+            best[row.work] = row
+    return list(best.values())
+
+
+def _records(table: Any, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """Rows as tuples; older tables lack ``window_size`` and ``step``, which were 0 then."""
+    zeros = [0] * len(table)
+    yield from zip(*(table[c].tolist() if c in table else zeros for c in columns), strict=True)
+
+
+def _gemm(table: Any) -> Iterator[Row]:
+    for name, m, n, k, latency in _records(table, ("gemm_dtype", "m", "n", "k", "latency")):
+        dtype = _DTYPES.get(name)
+        if dtype is None or latency <= 0 or n < 256 or k < 256:
+            continue
+        size = DTYPE_BYTES[dtype]
+        moved = (m * k + n * k) * size + 2.0 * m * n
+        yield Row(Work(OpKind.GEMM, dtype, 2.0 * m * n * k, moved, m, n, k, operator="forward"), latency * 1e-3)
+
+
+_ATTENTION = (
+    "batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "window_size", "latency",
+)  # fmt: skip
+
+
+def _prefill(table: Any) -> Iterator[Row]:
+    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
+        if window or step or cache != "bfloat16" or latency <= 0 or length < 2:
+            continue
+        keys = (length + 1) / 2
+        flops = 4.0 * batch * length * keys * heads * width
+        moved = 2.0 * batch * length * width * (2 * heads + 2 * kv_heads)
+        work = Work(
+            OpKind.ATTENTION, "bf16", flops, moved, batch=batch, q_len=length, kv_len=keys, heads=heads,
+            kv_heads=kv_heads, head_dim=width, causal=True,
+        )  # fmt: skip
+        yield Row(work, latency * 1e-3)
+
+
+def _decode(table: Any) -> Iterator[Row]:
+    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
+        context = length + step
+        if window or cache != "bfloat16" or latency <= 0 or context < 2:
+            continue
+        flops = 4.0 * batch * context * heads * width
+        moved = 4.0 * batch * context * kv_heads * width + 4.0 * batch * heads * width
+        work = Work(
+            OpKind.ATTENTION, "bf16", flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
+            kv_heads=kv_heads, head_dim=width,
+        )  # fmt: skip
+        yield Row(work, latency * 1e-3)
+
+
+def _moe(table: Any) -> Iterator[Row]:
+    """Both grouped GEMMs of a gated expert block together, balanced routing, one GPU's experts."""
+    columns = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    if not {*columns, "distribution", "latency"} <= set(table.columns):
+        return
+    for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(
+        table, (*columns, "distribution", "latency")
+    ):
+        dtype = _DTYPES.get(name)
+        if dtype is None or latency <= 0 or ep != 1 or not str(spread).startswith("balanced"):
+            continue
+        rows, width = tokens * topk, inter // max(1, tp)
+        touched = max(1, min(experts, round(experts * (1 - (1 - topk / experts) ** tokens))))
+        size = DTYPE_BYTES[dtype]
+        flops = 2.0 * rows * hidden * width * 3
+        moved = touched * 3.0 * hidden * width * size + rows * (2.0 * hidden + 3.0 * width) * 2.0
+        work = Work(
+            OpKind.GROUPED_GEMM, dtype, flops, moved, rows, 3 * width, hidden, touched, operator="forward"
+        )
+        yield Row(work, latency * 1e-3)

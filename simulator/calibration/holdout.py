@@ -1,0 +1,185 @@
+"""How well a few points predict the rest: held-out errors, learning curves, and devices nobody measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from simulator.calibration.fitting import CurveFit, Peaks, fit_curves
+from simulator.constants import Constant, Trust
+from simulator.cost.device import DeviceCost
+from simulator.cost.kernel_table import KernelTable, Row, coordinates
+from simulator.hardware.types import Accelerator
+from simulator.workload.ops import Work
+
+__all__ = ["HeldOut", "held_out", "leave_one_device_out", "learning_curve", "measured_cost", "sample"]
+
+SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+MOST_TESTED = 3000
+FEWEST = 30
+SECONDS_UNITS = {"launch": "s", "per_sequence_head": "s", "half_length": "token"}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Errors of |predicted/measured − 1| on points that were not used.
+
+    Attributes
+    ----------
+    device, key
+        Device and kind of kernel.
+    used, tested
+        Points in the profile, and points it was judged on.
+    profile, curve, roofline
+        Median errors of table and curve together, of the curve alone, and of max(FLOPs/peak, bytes/bandwidth).
+    p90
+        90th percentile of the profile's.
+    """
+
+    device: str
+    key: str
+    used: int
+    tested: int
+    profile: float
+    p90: float
+    curve: float
+    roofline: float
+
+    def row(self) -> dict[str, Any]:
+        """For a table."""
+        names = ("device", "key", "used", "tested", "profile", "p90", "curve", "roofline")
+        return {name: getattr(self, name) for name in names}
+
+
+def sample(rows: Sequence[Row], share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:
+    """A random ``share`` of the rows of every key, and the others."""
+    generator = np.random.Generator(np.random.PCG64(seed))
+    used: list[Row] = []
+    rest: list[Row] = []
+    for mine in by_key(rows).values():
+        count = min(len(mine), max(8, round(share * len(mine))))
+        chosen = set(generator.choice(len(mine), count, replace=False).tolist())
+        for index, row in enumerate(mine):
+            (used if index in chosen else rest).append(row)
+    return used, rest
+
+
+def by_key(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows by the key of their kernel table."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(coordinates(row.work)[0], []).append(row)
+    return found
+
+
+def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[str, Constant]:
+    """The fitted constants as an accelerator holds them."""
+    found = {}
+    for section, fit in fits.items():
+        for leaf, value in fit.constants.items():
+            local = f"{section}.{leaf}"
+            unit = SECONDS_UNITS.get(leaf, "")
+            found[local] = Constant(f"{name}.{local}", value, unit, fit.sigma, Trust.FITTED, source)
+    return found
+
+
+def measured_cost(
+    rows: Sequence[Row], accelerator: Accelerator
+) -> tuple[Callable[[Work], float], Callable[[Work], float]]:
+    """Seconds by table and curve, and by the curve alone, of a profile made from ``rows``."""
+    fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth))
+    efficiency = constants_of(accelerator.name, fits, f"fit to {len(rows)} points")
+    device = DeviceCost(replace(accelerator, efficiency=efficiency, kernel_table=""), None, None, ())
+    table = KernelTable(rows, device.curve)
+
+    def profile(work: Work) -> float:
+        found = table.correction(work)
+        seconds = device.curve(work) * (found.factor if found is not None else 1.0)
+        return max(seconds, device.floor(work))
+
+    return profile, device.curve
+
+
+def held_out(rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, seed: int = 0) -> list[HeldOut]:
+    """Profile from ``share`` of the rows, judged on the others, by kind of kernel."""
+    used, rest = sample(rows, share, seed)
+    profile, curve = measured_cost(used, accelerator)
+    device = DeviceCost(replace(accelerator, efficiency={}, kernel_table=""), None, None, ())
+    found = []
+    counts = {key: len(mine) for key, mine in by_key(used).items()}
+    for key, mine in sorted(by_key(rest).items()):
+        tested = mine[:: max(1, len(mine) // MOST_TESTED)]
+        if len(tested) < FEWEST:
+            continue
+        errors = _errors(tested, profile)
+        found.append(
+            HeldOut(
+                accelerator.name, key, counts[key], len(tested), float(np.median(errors)),
+                float(np.quantile(errors, 0.9)), float(np.median(_errors(tested, curve))),
+                float(np.median(_errors(tested, device.floor))),
+            )
+        )  # fmt: skip
+    return found
+
+
+def _errors(rows: Sequence[Row], predict: Callable[[Work], float]) -> np.ndarray[Any, np.dtype[np.float64]]:
+    return np.abs(np.array([predict(r.work) / r.seconds - 1 for r in rows]))
+
+
+def learning_curve(
+    rows: Sequence[Row], accelerator: Accelerator, shares: Sequence[float] = SHARES, seed: int = 0
+) -> list[dict[str, Any]]:
+    """Median error on unused points against how many were used, by kind of kernel."""
+    table = []
+    for share in shares:
+        table += [{"share": share, **h.row()} for h in held_out(rows, accelerator, share, seed)]
+    return table
+
+
+def enough_points(curve: Sequence[Mapping[str, Any]], target: float = 0.06) -> dict[str, int | None]:
+    """Fewest points of each kind with a median error of at most ``target``; None where none of the shares is enough."""
+    found: dict[str, int | None] = {}
+    for row in sorted(curve, key=lambda r: r["used"]):
+        key = str(row["key"])
+        if found.setdefault(key, None) is None and row["profile"] <= target:
+            found[key] = int(row["used"])
+    return found
+
+
+def leave_one_device_out(
+    rows: Sequence[Row], accelerator: Accelerator, relatives: Sequence[Accelerator]
+) -> list[dict[str, Any]]:
+    """Error of a device about which only the datasheet is known: every curve is borrowed from its relatives."""
+    others = [r for r in relatives if r.name != accelerator.name]
+    bare = replace(accelerator, efficiency={}, kernel_table="")
+    device = DeviceCost(bare, None, None, others)
+    table = []
+    for key, mine in sorted(by_key(rows).items()):
+        tested = mine[:: max(1, len(mine) // MOST_TESTED)]
+        if len(tested) < FEWEST:
+            continue
+        sigma = _sigma(device, tested[len(tested) // 2].work)
+        errors = _errors(tested, lambda work: device.price(work).seconds)
+        inside = np.mean(errors <= 1.2816 * sigma)
+        table.append(
+            {
+                "device": accelerator.name, "key": key, "tested": len(tested), "borrowed": float(np.median(errors)),
+                "p90": float(np.quantile(errors, 0.9)), "sigma": sigma, "inside 80 % interval": float(inside),
+            }
+        )  # fmt: skip
+    return table
+
+
+def _sigma(device: DeviceCost, work: Work) -> float:
+    """Relative sigma of a typical price, from its constants moved one by one."""
+    base = device.price(work)
+    total = 0.0
+    for name in base.constants:
+        constant = device.constants.entries[name]
+        moved = device.moved({name: 1 + constant.sigma}).price(work).seconds
+        total += (moved / base.seconds - 1) ** 2
+    return math.sqrt(total)

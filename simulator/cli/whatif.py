@@ -1,0 +1,89 @@
+"""Verbs on many variants: sweep, compare, recommend, report."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from simulator.cli.errors import INFEASIBLE, OK
+from simulator.cli.options import AsJson, ScenarioName, SkipBadRows, console, print_json
+
+__all__ = ["sweep"]
+
+Alternatives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-s", "--set", metavar="PATH=V1,V2",
+        help="Alternatives, e.g. -s cluster.nodes.count=1:16 or -s workloads.0.plan.tp=1,2,4; repeatable. "
+        "One value is a change that holds everywhere.",
+    ),
+]  # fmt: skip
+Jobs = Annotated[int | None, typer.Option("-j", "--jobs", min=1, help="Processes; default: all cores.")]
+
+
+class Depth(StrEnum):
+    """How deep a point is computed."""
+
+    estimate = "estimate"
+    step = "step"
+    run = "run"
+
+
+class Where(StrEnum):
+    """Where points are computed."""
+
+    local = "local"
+    ray = "ray"
+
+
+@contextmanager
+def progress_bar(quiet: bool, what: str = "points") -> Iterator[Callable[[int, int], None] | None]:
+    """A bar with the time that is left, on the terminal only; nothing into files and pipes."""
+    if quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def sweep(
+    scenario: ScenarioName,
+    set_: Alternatives = None,
+    depth: Annotated[Depth, typer.Option(help="Bounds, one step, or everything on the clock.")] = Depth.run,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Keep finished points here; run again to go on."),
+    ] = None,
+    jobs: Jobs = None,
+    executor: Annotated[Where, typer.Option(help="Local processes, or a Ray cluster.")] = Where.local,
+    skip_bad_rows: SkipBadRows = False,
+    as_json: AsJson = False,
+) -> int:
+    """Compute every variant of a scenario: its what_if section and the alternatives given here."""
+    from simulator.scenario.sweep import sweep as run_sweep
+
+    with progress_bar(as_json) as progress:
+        found = run_sweep(
+            scenario, set_ or (), depth=depth.value, output=output, jobs=jobs, executor=executor.value,
+            progress=progress, skip_bad_rows=skip_bad_rows,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from simulator.report.variants import print_sweep
+
+        print_sweep(found, console())
+        if output is not None:
+            print(f"saved in {output}", file=sys.stderr)
+    return OK if any(row["status"] == "ok" for row in found.rows) else INFEASIBLE
