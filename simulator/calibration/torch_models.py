@@ -149,5 +149,14 @@ def _classes(torch: Any) -> dict[str, Any]:
                 x = x[:, -1:]  # only the last token of a prompt is continued
             return self.head(self.norm(x))
 
+        def run_layers(self, x: Any) -> Any:
+            """The blocks alone, of one pipeline stage."""
+            rotation = None
+            if self.positions is None:
+                rotation = eager.rotary_tables(torch.arange(x.shape[1], device=x.device), self.width, x.dtype)
+            for layer in self.layers:
+                x = layer(x, rotation)
+            return x
+
     _made.update(Decoder=Decoder, Layer=Layer)
     return _made

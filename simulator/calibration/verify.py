@@ -122,11 +122,12 @@ def one_node(node: Node) -> Cluster:
     return Cluster(node.name, (NodeGroup(node, 1),), Fabric("single-switch", node.scale_up.link))
 
 
-def training_step(model: Any, optimizer: Any, ids: Any) -> None:
-    """Forward, cross-entropy, backward, clipping, AdamW; gradients stay allocated."""
+def training_step(model: Any, optimizer: Any, ids: Any, reduce: Callable[[], object] = lambda: None) -> None:
+    """Forward, cross-entropy, backward, reduction of gradients, clipping, AdamW; gradients stay allocated."""
     torch = require_torch()
     loss = torch.nn.functional.cross_entropy(_logits(model, ids), ids.reshape(-1))
     loss.backward()
+    reduce()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
     optimizer.zero_grad(set_to_none=False)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from simulator.cli import catalogue, results, scenarios, whatif
+from simulator.cli import calibration, catalogue, results, scenarios, validation, whatif
 
 __all__ = ["app"]
 
@@ -43,8 +43,13 @@ app.command()(scenarios.check)
 app.command()(scenarios.new)
 app.command()(scenarios.schema)
 app.command()(whatif.sweep)
+app.command()(validation.validate)
 app.command()(results.explain)
 app.command()(results.plot)
 app.command()(results.trace)
 app.command("list")(catalogue.list_)
 app.command()(catalogue.show)
+app.command()(calibration.calibrate)
+app.command()(calibration.verify)
+app.command("import")(calibration.import_)
+app.command()(calibration.fit)

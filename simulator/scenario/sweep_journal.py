@@ -17,6 +17,7 @@ from typing import Any
 
 from simulator.data import data_root
 from simulator.errors import ConfigError
+from simulator.scenario.axes import alternatives
 
 __all__ = ["JOURNAL", "Journal", "fingerprint", "point_key"]
 
@@ -39,8 +40,8 @@ def _own_state() -> str:
 
 def fingerprint(document: Mapping[str, Any], changes: tuple[str, ...], depth: str, base: Path | None) -> str:
     """What all points of a sweep rest on."""
-    facts = [_own_state(), json.dumps(document, sort_keys=True), changes, depth, _files(document, base)]
-    facts.append(_files([text.partition("=")[2] for text in changes], base))
+    changed = [alternatives(text.partition("=")[2]) for text in changes]
+    facts = [_own_state(), json.dumps(document, sort_keys=True), changes, depth, _files([document, changed], base)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
 

@@ -42,6 +42,8 @@ class ArrivalStream:
                 heappush(self._released, (self._times[row], row))
             del self._queue[len(self._queue) - min(table.closed_loop_concurrency, len(rows)) :]
         self.next_time = math.inf
+        self.open_loop = not self._closed and not self._children
+        """Whether no request waits for the end of another."""
         self._find_next()
 
     def _find_next(self) -> None:

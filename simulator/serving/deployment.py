@@ -110,9 +110,12 @@ class DeploymentProcess:
         self.table = requests
         self._stream = ArrivalStream(requests)
         self._rows = RequestRows(requests, limits.block_size if self.kv_policy.prefix_caching else 0)
+        # Between two arrivals replicas do not see each other, unless an end releases requests or stores are shared.
+        self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
         self._origin = 0.0
+        self._rejected = self._impossible()
         self._hook = on_finish
         self._limit = math.inf
         self._entry: Any = None
@@ -167,6 +170,7 @@ class DeploymentProcess:
         """Process events up to and including ``now``, and on until the next of others; time of the next own one [s]."""
         stream, wakes, replicas = self._stream, self._wakes, self.replicas
         self._limit = self.clock.next_time - self._origin
+        alone = self._alone
         while True:
             wake = wakes[0][0] if wakes else math.inf
             # Arrivals first: a request that comes as an iteration ends takes part in the next.
@@ -181,7 +185,7 @@ class DeploymentProcess:
             replica = replicas[index]
             if version != replica.version:
                 continue
-            replica.wake(wake)
+            replica.wake(wake, min(arrival, self._limit) if alone else 0.0)
             if replica.next_time < math.inf:
                 heappush(wakes, (replica.next_time, index, replica.version))
 
@@ -191,7 +195,7 @@ class DeploymentProcess:
 
     def _arrive(self, row: int, now: float) -> None:
         request = self._rows.state(row, now)
-        reason = self._reason_to_reject(request)
+        reason = self._rejected[row]
         if reason:
             self._rows.reject(row, now, reason)
             self._stream.ended(row, now)
@@ -203,17 +207,20 @@ class DeploymentProcess:
         replica.submit(request, now)
         self._announce(replica, version)
 
-    def _reason_to_reject(self, request: RequestState) -> int:
-        """Index into :data:`~simulator.serving.run.REJECTIONS`."""
-        total = request.input_tokens + request.output_tokens
-        limit = self.limits.max_model_len
-        if limit and total > limit:
-            return 1
-        replica = self.replicas[0]
-        held = max(self.kv_policy.reserved_tokens(request, limit), total)
-        if not replica.pool.fits(held):
-            return 2
-        return 3 if request.input_tokens > self.policy.longest_prefill(replica) else 0
+    def _impossible(self) -> list[int]:
+        """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
+        table, replica, limit = self.table, self.replicas[0], self.limits.max_model_len
+        inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
+        reason = np.where(inputs > self.policy.longest_prefill(replica), 3, 0)
+        held = total
+        if not self.kv_policy.grows:
+            pairs = zip(inputs.tolist(), table.output_tokens.tolist(), strict=True)
+            reserved = (self.kv_policy.reserved_tokens(RequestState(0, 0.0, i, o), limit) for i, o in pairs)
+            held = np.maximum(total, np.fromiter(reserved, dtype=np.int64, count=len(table)))
+        reason[held > replica.pool.most_tokens] = 2
+        if limit:
+            reason[total > limit] = 1
+        return reason.tolist()  # type: ignore[no-any-return]
 
     def _refuses(self, request: RequestState, replica: Replica, now: float) -> bool:
         if not self._asks:

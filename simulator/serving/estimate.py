@@ -27,7 +27,7 @@ ServingCost = ReplicaCost | SpeculativeCost
 def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
     """Why this deployment cannot run on this cluster as planned; empty when it can (memory is judged apart)."""
     plan = deployment.plan
-    reasons = [*check_plan(deployment.model, plan, "serving"), *option_problems(deployment)]
+    reasons = check_plan(deployment.model, plan, "serving")
     needed = plan.accelerators * deployment.replicas
     if needed > cluster.accelerator_count:
         reasons.append(
@@ -38,7 +38,7 @@ def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
         reasons.append(
             f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers"
         )
-    return reasons
+    return reasons or option_problems(deployment, cluster.groups[0].node)
 
 
 def replica_cost(

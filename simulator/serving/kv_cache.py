@@ -62,6 +62,7 @@ class BlockPool:
         if self.used < 0:
             raise RuntimeError("more KV blocks taken back than handed out")
 
-    def fits(self, tokens: int) -> bool:
-        """Whether one request of ``tokens`` can ever run to its end: alone, above the watermark, one block to spare."""
-        return self.blocks(tokens) <= self.total - max(self.watermark_blocks, 1)
+    @property
+    def most_tokens(self) -> int:
+        """Tokens of the longest request that can ever run to its end: alone, above the watermark, a block to spare."""
+        return (self.total - max(self.watermark_blocks, 1)) * self.block_size

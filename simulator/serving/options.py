@@ -36,14 +36,10 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
     return found
 
 
-def option_problems(deployment: Deployment) -> list[str]:
-    """What is wrong with the options of a deployment; empty when nothing is."""
+def option_problems(deployment: Deployment, node: Node) -> list[str]:
+    """What is wrong with the options of a deployment on ``node``; empty when nothing is."""
     try:
-        chosen = _chosen(deployment)
-        if "speculation" in chosen:
-            chosen["speculation"].draft(deployment.model)
-        if "sparse_attention" in chosen:
-            _ = chosen["sparse_attention"].kept
+        ServedModel.of(deployment, node)
     except ConfigError as error:
         return [issue.message for issue in error.issues] or [str(error)]
     return []

@@ -32,6 +32,8 @@ from simulator.strategies.protocols import (
 
 __all__ = ["EngineLimits", "Replica"]
 
+DECODE = BatchPlan()
+
 
 class Replica(Residency):
     """A model replica with its engine.
@@ -100,24 +102,43 @@ class Replica(Residency):
                 flight.end = flight.boundary(count)
                 self._set_next(flight.end)
 
-    def wake(self, now: float) -> None:
-        """End what is due and start what can be started."""
-        flights, usage, pool = self._flights, self.usage, self.pool
-        usage.integrate(now, len(self.waiting) + len(self.swapped), self.running, pool.used, len(flights))
-        while flights and flights[0].end <= now:
-            self._complete(flights.popleft())
-        timer = math.inf
-        schedule = self.policy.schedule
-        while len(flights) < self.stages:
-            if self.swapped and not self.policy.moves_requests:
-                self._swap_back()
-            plan = schedule(self, now)
-            if not self._launch(plan, now):
-                timer = plan.wake
+    def wake(self, now: float, until: float = 0.0) -> None:
+        """End what is due and start what can be started; go on alone while that comes before ``until`` [s]."""
+        flights, usage, pool, stages = self._flights, self.usage, self.pool, self.stages
+        policy = self.policy
+        idles = policy.decodes_when_idle
+        while True:
+            elapsed = now - usage.until
+            if elapsed > 0.0:
+                usage.until = now
+                if flights:
+                    usage.busy_time += elapsed
+                usage.waiting_time += elapsed * (len(self.waiting) + len(self.swapped))
+                usage.running_time += elapsed * self.running
+                usage.kv_block_time += elapsed * pool.used
+            while flights and flights[0].end <= now:
+                self._complete(flights.popleft())
+            timer = math.inf
+            while len(flights) < stages:
+                if self.swapped and not policy.moves_requests:
+                    self._swap_back()
+                idle = idles and not self.waiting and not self.prefilling
+                plan = DECODE if idle else policy.schedule(self, now)
+                if not self._launch(plan, now):
+                    timer = plan.wake
+                    break
+            time = flights[0].end if flights else timer
+            if timer < time:
+                time = timer
+            usage.seen += 1
+            if usage.seen >= usage.every:
+                usage.sample(now, len(self.waiting) + len(self.swapped), self.running, pool.used)
+            if not now < time < until:
                 break
-        time = flights[0].end if flights else timer
-        self._set_next(time if time <= timer else timer)
-        usage.sample(now, len(self.waiting) + len(self.swapped), self.running, pool.used)
+            now = time
+        if time != self.next_time:
+            self.next_time = time
+            self.version += 1
 
     def close_books(self, now: float) -> None:
         """Bring the usage up to date, for a report at ``now``."""
@@ -167,13 +188,17 @@ class Replica(Residency):
             end = now + base if self.stages == 1 else self._pipeline.leave(shape, base, now)
         else:
             base, slope, iterations = self.cost.decode_segment(group.shape())
-            iterations = min(iterations, group.next_finish, horizon)
+            left = group.next_finish
+            if left < iterations:
+                iterations = left
+            if horizon < iterations:
+                iterations = horizon
             if self._grows and iterations > 1:
                 iterations = group.iterations_within(self.pool.total - self.pool.used - 1, iterations)
             end = now + (base * iterations + slope * (iterations * (iterations - 1) // 2))
         flight = Flight(now, end, plan.prefill, group, iterations, base, slope)
         self._flights.append(flight)
-        if end > plan.until and iterations > 1:
+        if iterations > 1 and end > plan.until:
             flight.iterations = flight.boundary_after(plan.until)
             flight.end = flight.boundary(flight.iterations)
         return True

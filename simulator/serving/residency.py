@@ -133,7 +133,10 @@ class Residency:
 
     def blocks_for(self, request: RequestState) -> int:
         """KV blocks that admitting ``request`` takes; looks its prompt up in the prefix cache."""
-        blocks = -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
+        if self._grows:
+            blocks = -(-(request.input_tokens + request.produced) // self.block_size)
+        else:
+            blocks = -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
         if self.cache is not None:
             self.look_up(request)
             if request.matched:
@@ -168,7 +171,10 @@ class Residency:
                     waiting.popleft()
                 else:
                     waiting.remove(request)
-                blocks = -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
+                if self._grows:
+                    blocks = -(-(request.input_tokens + request.produced) // self.block_size)
+                else:
+                    blocks = -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
                 request.blocks = blocks
                 pool.allocate(blocks - sum([b.blocks for b in request.holds]) if request.holds else blocks)
                 self.running += 1

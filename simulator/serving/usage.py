@@ -34,9 +34,9 @@ class ReplicaUsage:
     """
 
     __slots__ = (
-        "_every", "_seen", "busy_time", "cached_tokens", "decode_tokens", "index", "iterations", "kv_block_time",
+        "busy_time", "cached_tokens", "decode_tokens", "every", "index", "iterations", "kv_block_time",
         "kv_blocks_peak", "kv_blocks_total", "loaded_tokens", "preemptions", "prefill_tokens", "prefills",
-        "recomputed_tokens", "running_time", "samples", "swapped_blocks", "until", "waiting_time",
+        "recomputed_tokens", "running_time", "samples", "seen", "swapped_blocks", "until", "waiting_time",
     )  # fmt: skip
 
     def __init__(self, index: int) -> None:
@@ -59,8 +59,9 @@ class ReplicaUsage:
         self.swapped_blocks = 0
         self.samples: list[tuple[float, int, int, int]] = []
         """(time [s], waiting, running, KV blocks held), evenly thinned in number of events."""
-        self._every = 1
-        self._seen = 0
+        self.every = 1
+        """Wakes from one sample to the next."""
+        self.seen = 0
 
     def integrate(self, now: float, waiting: int, running: int, kv_blocks: int, flights: int) -> None:
         """Bring the integrals to ``now``; the numbers are those since the last call."""
@@ -75,10 +76,8 @@ class ReplicaUsage:
 
     def sample(self, now: float, waiting: int, running: int, kv_blocks: int) -> None:
         """Note the state; once the history is full every second sample is dropped and the pace halved."""
-        self._seen += 1
-        if self._seen >= self._every:
-            self._seen = 0
-            self.samples.append((now, waiting, running, kv_blocks))
-            if len(self.samples) >= _MOST_SAMPLES:
-                del self.samples[1::2]
-                self._every *= 2
+        self.seen = 0
+        self.samples.append((now, waiting, running, kv_blocks))
+        if len(self.samples) >= _MOST_SAMPLES:
+            del self.samples[1::2]
+            self.every *= 2

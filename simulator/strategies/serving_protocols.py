@@ -279,6 +279,8 @@ class BatchPolicy(Protocol):
     """Whether requests that are prefilled together also end together (batches without early exit)."""
     kv_policy: str
     """Registered KV cache policy it is used with unless the deployment names another."""
+    decodes_when_idle: bool
+    """Whether its plan is ``BatchPlan()`` whenever nobody waits or prefills; it is then not asked."""
     moves_requests: bool
     """Whether it says itself who is paused and swapped; otherwise swapped requests come back first come first."""
 
@@ -322,7 +324,8 @@ class KVCachePolicy(Protocol):
 
     name: str
     grows: bool
-    """Whether decoding requests take further blocks one by one."""
+    """Whether a request holds the blocks of its prompt from admission on and takes further ones one by one; then
+    :meth:`reserved_tokens` is its ``prefill_target``."""
     prefix_caching: bool
     """Whether blocks of prompts stay for later requests with the same beginning."""
     modular: bool

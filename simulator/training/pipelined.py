@@ -81,6 +81,7 @@ class PipelinedJob:
         self.schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
         self.traits = self.schedule.traits()
         self.ranks = job.plan.pipeline_parallel
+        self._times: dict[tuple[object, ...], PhaseTime] = {}
         self.sending = communication_traits(job.plan)
 
     @staticmethod
@@ -184,8 +185,28 @@ class PipelinedJob:
         return [self._chunk_time(c, "backward") for c in self.chunks]
 
     def _chunk_time(self, chunk: Chunk, phase: str) -> PhaseTime:
-        price = getattr(self.pricer(self.rank_of_position[chunk.position]), phase)
-        return combine((price(block), count) for block, count in chunk.blocks)
+        """Time of one pass through a chunk; chunks of equal content on equal nodes are priced once."""
+        rank = self.rank_of_position[chunk.position]
+        key = (phase, chunk.content, self.node_of_rank[rank].name)
+        if key not in self._times:
+            price = getattr(self.pricer(rank), phase)
+            self._times[key] = combine((price(block), count) for block, count in chunk.blocks)
+        return self._times[key]
+
+    def update_time(self, rank: int, beside: float = 0.0) -> PhaseTime:
+        """Clipping and optimizer of a rank, see :func:`~simulator.training.update.optimizer_time`."""
+        chunks = self.chunks_of_rank[rank]
+        key = (beside, tuple(c.content for c in chunks), self.node_of_rank[rank].name)
+        if key not in self._times:
+            self._times[key] = optimizer_time(chunks, self.pricer(rank), beside)
+        return self._times[key]
+
+    @cached_property
+    def chunk_memories(self) -> list[ChunkMemory]:
+        """What every virtual stage needs, in model order."""
+        found = {c.content: c for c in self.chunks}
+        needed = {content: chunk_memory(chunk, self.plan.mesh) for content, chunk in found.items()}
+        return [needed[c.content] for c in self.chunks]
 
     @cached_property
     def p2p_seconds(self) -> float:
@@ -201,7 +222,7 @@ class PipelinedJob:
     # -- memory and bounds -------------------------------------------------------------------------------------------
 
     def _costs(self) -> PipelineCosts:
-        memory = [chunk_memory(c, self.plan.mesh) for c in self.chunks]
+        memory = self.chunk_memories
         split = self.traits.splits_backward
         gradient = [self._chunk_time(c, "input_gradient").seconds for c in self.chunks] if split else None
         weights = [self._chunk_time(c, "weight_gradient").seconds for c in self.chunks] if split else None
@@ -220,7 +241,11 @@ class PipelinedJob:
 
     def memory(self) -> MemoryLedger:
         """Peak of every rank. Depends on the order of each rank's tasks only, so nothing has to be run."""
-        memory = [chunk_memory(c, self.plan.mesh) for c in self.chunks]
+        return self._memory
+
+    @cached_property
+    def _memory(self) -> MemoryLedger:
+        memory = self.chunk_memories
         stages = len(self.chunks)
         untimed = PipelineCosts(
             forward=np.ones(stages), backward=np.ones(stages),
@@ -260,7 +285,7 @@ class PipelinedJob:
         by_rank = [
             self.microbatches
             * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.work_of(rank))
-            + optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)).floor
+            + self.update_time(rank).floor
             for rank in range(self.ranks)
         ]
         return max(by_rank)
@@ -283,7 +308,7 @@ class PipelinedJob:
         timeline = self.timeline
         busiest = int(np.argmax(timeline.busy))
         update = max(
-            (optimizer_time(self.chunks_of_rank[r], self.pricer(r), timeline.makespan) for r in range(self.ranks)),
+            (self.update_time(r, timeline.makespan) for r in range(self.ranks)),
             key=lambda t: t.seconds,
         )
         reduced = reduction_end(self, update.seconds)
@@ -318,7 +343,7 @@ class PipelinedJob:
             for p in self.work_of(rank)
             for t in (self.forward_times, self.backward_times)
         ]
-        return combine([*times, (optimizer_time(self.chunks_of_rank[rank], self.pricer(rank)), 1.0)])
+        return combine([*times, (self.update_time(rank), 1.0)])
 
     def traffic(self) -> Traffic:
         """Bytes per accelerator and step by link class, of the rank that moves most."""

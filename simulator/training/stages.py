@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from simulator.strategies.compile import compile_block
 from simulator.workload.autodiff import differentiate
@@ -28,6 +28,11 @@ class Chunk:
 
     position: int
     blocks: tuple[tuple[Block, int], ...]
+
+    @cached_property
+    def content(self) -> tuple[tuple[int, int], ...]:
+        """What it holds, by identity of the compiled blocks: chunks of equal content cost and need the same."""
+        return tuple((id(block), count) for block, count in self.blocks)
 
     @property
     def layer_count(self) -> int:

@@ -14,7 +14,6 @@ from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.messages import message_counts
 from simulator.training.pipelined import PipelinedJob, StepRun
-from simulator.training.update import optimizer_time
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
 __all__ = ["MOST_ROWS", "communication_by_axis", "timeline_tables"]
@@ -220,7 +219,7 @@ def _block_rows(block: Block, name: str, pricer: BlockPricer, stage: int, passes
 def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[Row]:
     """What belongs to no block: the update, and messages to the next stage."""
     pricer = pipeline.pricer(stage)
-    update = optimizer_time(pipeline.chunks_of_rank[stage], pricer)
+    update = pipeline.update_time(stage, step.timeline.makespan)
     if update.seconds:
         yield _row(
             stage, Stream.COMPUTE.value, "optimizer", "optimizer", OpKind.ELEMENTWISE.value, bound="memory",

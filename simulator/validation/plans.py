@@ -108,11 +108,14 @@ def _sharding(words: object, per_node: int, replicas: int, framework: Framework)
         return {"sharding": "hsdp", "shard_group": min(per_node, replicas)}, 3
     if match := re.search(r"over (\d+) ranks", text):
         return {"sharding": "amsp", "parameter_group": 1, "gradient_group": 1, "optimizer_group": int(match[1])}, 1
-    if "not resharded" in text or "ZeRO-2" in text:
-        return {}, 2
+    if "not resharded" in text or "ZeRO-2" in text:  # parameters are gathered once per step and stay
+        return {"sharding": "fsdp", "reshard_after_forward": False}, 3
     match = re.search(r"\d", text)
     stage = int(match[0]) if match else 0
-    return ({"sharding": "fsdp"} if stage == 3 and framework.distributed_optimizer_default == 3 else {}), stage
+    if stage < 3:
+        return {}, stage
+    exposed = {} if framework.overlap_param_gather else {"fsdp_prefetch": 0}
+    return {"sharding": "fsdp", **exposed}, stage
 
 
 def _recompute(record: Mapping[str, Any], options: dict[str, object], assumed: list[str]) -> str:

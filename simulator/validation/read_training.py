@@ -5,8 +5,11 @@ Recognised by its keys: a YAML mapping with ``runs``. Every other section is lis
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from simulator.units import parse_quantity
@@ -16,7 +19,6 @@ from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError, dims_in_words, model_of
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
 from simulator.workload.jobs import Batch, TrainingJob
-from simulator.workload.plan import Plan
 
 __all__ = ["read_training_file", "training_case"]
 
@@ -66,7 +68,7 @@ def _source(record: Mapping[str, Any]) -> str:
 
 def training_case(record: Mapping[str, Any], file: str) -> Case:
     """One entry of ``runs``."""
-    batch, layout, hardware = record.get("batch") or {}, record["parallelism"], record["hardware"]
+    batch, hardware = record.get("batch") or {}, record["hardware"]
     if not batch.get("micro_batch") or not batch.get("global_batch"):
         raise IncompleteError("micro-batch or global batch not stated")
     measured = _measurements(record)
@@ -88,8 +90,7 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
         scale_label(plan.accelerators, cluster.groups[0].node.accelerators), strategy_label(plan),
         str(record.get("quality", "B")), _sweep(record), str(record.get("config_group", "")),
     )  # fmt: skip
-    words = tuple([*assumed, *assumed_framework, *assumed_plan])
-    del layout
+    words = (*assumed, *assumed_framework, *assumed_plan)
     return Case(str(record["id"]), file, str(record.get("split", "")), labels, Subject("training", cluster, job), measured, words)
 
 
@@ -170,26 +171,36 @@ def _layer_case(record: Mapping[str, Any], file: str) -> Case:
     return Case(case.id, file, case.split, case.labels, subject, measured, case.assumed)
 
 
+@cache
+def _profiled_stages() -> dict[tuple[str, int], dict[str, float]]:
+    """Stage times [ms] that a paper prints in another table than its bubble rates (arXiv 2401.10241, tables 3 and 9)."""
+    with (Path(__file__).parent / "profiled_stages.csv").open(encoding="utf-8") as file:
+        return {
+            (row["model"], int(row["micro_batches"])): {k: float(v) for k, v in row.items() if k not in ("model", "micro_batches")}
+            for row in csv.DictReader(file)
+        }
+
+
 def _bubble_case(record: Mapping[str, Any], file: str) -> Case:
     """Bubble rates of schedules by name, from the per-stage times that the authors profiled."""
-    times = {k: record.get(k) for k in ("t_f", "t_b", "t_w", "t_comm")}
+    stated = {k: record[k] for k in ("t_f", "t_b", "t_w") if isinstance(record.get(k), int | float)}
+    times = {**_profiled_stages().get((str(record.get("model")), int(record["micro_batches"])), {}), **stated}
+    if not {"t_f", "t_b", "t_w"} <= set(times):
+        raise IncompleteError("profiled forward, backward and weight times not stated")
+    hidden, heads, sequence = (times.get(k, 0.0) for k in ("hidden", "heads", "seq_len"))
+    share = 32 * hidden / (34 * hidden + 5 * heads * sequence) if hidden else 0.5  # M_W / M_B, table 1 of the paper
     measured, schedules = [], []
     for name, rate in (record.get("bubble") or {}).items():
         schedule = next((s for p, s in SCHEDULES if re.search(p, name.lower())), None)
         if schedule:
             measured.append(Measurement("bubble", float(rate), name))
             schedules.append((name, schedule))
-    if not all(isinstance(v, int | float) for k, v in times.items() if k != "t_comm"):
-        raise IncompleteError("profiled forward, backward and weight times not stated in the record")
-    labels = Labels(_source(record), "", str(record.get("model")), "gpt", "", "", "", "pp", str(record.get("quality", "B")))
+    labels = Labels(_source(record).split(" ")[0], "", str(record.get("model")), "gpt", "", "", "", "pp", str(record.get("quality", "B")))
     settings = (
         ("stages", int(record["pp"])), ("microbatches", int(record["micro_batches"])),
-        ("chunks", int(record.get("vpp_for_interleaved") or 1)), ("schedules", tuple(schedules)),
-        ("times", tuple((k, float(v or 0.0)) for k, v in times.items())),
+        ("chunks", int(record.get("vpp_for_interleaved") or 1)), ("schedules", tuple(schedules)), ("weight_share", share),
+        ("times", tuple((k, float(times.get(k, 0.0))) for k in ("t_f", "t_b", "t_w", "t_comm"))),
     )  # fmt: skip
-    return Case(str(record["id"]), file, str(record.get("split", "")), labels, Subject("bubble", None, settings=settings), tuple(measured))
-
-
-def flat_plan(plan: Plan) -> str:
-    """Layout in words, for messages."""
-    return str(plan)
+    assumed = () if stated else ("stage times of table 9 of the paper",)
+    subject = Subject("bubble", None, settings=settings)
+    return Case(str(record["id"]), file, str(record.get("split", "")), labels, subject, tuple(measured), assumed)

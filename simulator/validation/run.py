@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from simulator.data import data_root
 from simulator.validation.cases import Case, Reading, Skipped, Subject
+from simulator.validation.held_out import without_own_constants
 from simulator.validation.read import measurement_files, read_file
 from simulator.validation.rows import RowRecord, rows_of
 
@@ -39,7 +40,7 @@ class Outcome:
 
 def validate(
     paths: Sequence[str | Path], split: str = "", cache_folder: Path | None = None, workers: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Callable[[int, int], None] | None = None, held_out: bool = False,
 ) -> Outcome:  # fmt: skip
     """Every record of the files, simulated and compared.
 
@@ -55,6 +56,8 @@ def validate(
         Processes, 0 = one per core.
     progress
         Called with (done, all) cases.
+    held_out
+        Score every source without the constants that were fitted on it.
 
     Returns
     -------
@@ -62,7 +65,8 @@ def validate(
         In the order of the files, whatever the number of processes.
     """
     files = measurement_files(paths)
-    reading = _read_all(tuple(str(f) for f in files), split)
+    given = (tuple(str(f) for f in files), split, held_out)
+    reading = _read_all(*given)
     keys = [subject_key(case.subject) for case in reading.cases]
     answers = _known(keys, cache_folder)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
@@ -70,7 +74,7 @@ def validate(
     total, done = len(first), len(first) - len(todo)
     if progress:
         progress(done, total)
-    for index, answer in _answers(todo, tuple(str(f) for f in files), split, workers):
+    for index, answer in _answers(todo, given, workers):
         answers[keys[index]] = answer
         if not answer[1].startswith(FAILED):
             _keep(keys[index], answer, cache_folder)
@@ -81,35 +85,40 @@ def validate(
     return Outcome(rows, reading.skipped)
 
 
+Given = tuple[tuple[str, ...], str, bool]
+
+
 @cache
-def _read_all(files: tuple[str, ...], split: str) -> Reading:
+def _read_all(files: tuple[str, ...], split: str, held_out: bool) -> Reading:
     whole = Reading()
     for name in files:
         part = read_file(Path(name))
         whole.cases += [c for c in part.cases if not split or c.split == split]
         whole.skipped += [s for s in part.skipped if not split or s.split == split]
+    if held_out:
+        whole.cases = [without_own_constants(c) or c for c in whole.cases]
     return whole
 
 
-def _answers(todo: Sequence[int], files: tuple[str, ...], split: str, workers: int) -> list[tuple[int, Answer]] | object:
+def _answers(todo: Sequence[int], given: Given, workers: int) -> Iterator[tuple[int, Answer]]:
+    """Answers in any order. Workers read the files themselves, so that only numbers travel between processes."""
     count = workers or os.cpu_count() or 1
     if count == 1 or len(todo) <= CHUNK:
-        return ((i, answer_case(_read_all(files, split).cases[i])) for i in todo)
-    return _pooled(todo, files, split, count)
-
-
-def _pooled(todo: Sequence[int], files: tuple[str, ...], split: str, workers: int):  # type: ignore[no-untyped-def]
-    """Workers read the files themselves, so that only numbers travel between processes."""
-    chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-    with ProcessPoolExecutor(workers) as pool:
-        waiting = [pool.submit(_work, files, split, tuple(chunk)) for chunk in chunks]
-        for task in as_completed(waiting):
+        yield from _work(given, tuple(todo))
+        return
+    chunks = [tuple(todo[i : i + CHUNK]) for i in range(0, len(todo), CHUNK)]
+    with ProcessPoolExecutor(count) as pool:
+        for task in as_completed([pool.submit(_listed, given, chunk) for chunk in chunks]):
             yield from task.result()
 
 
-def _work(files: tuple[str, ...], split: str, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
-    cases = _read_all(files, split).cases
-    return [(i, answer_case(cases[i])) for i in indices]
+def _work(given: Given, indices: tuple[int, ...]) -> Iterator[tuple[int, Answer]]:
+    cases = _read_all(*given).cases
+    return ((i, answer_case(cases[i])) for i in indices)
+
+
+def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
+    return list(_work(given, indices))
 
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:

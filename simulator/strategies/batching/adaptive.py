@@ -33,6 +33,8 @@ class ClipperAIMD(Static):
         Longest time the oldest request waits for a full batch [s] (delayed batching); 0 starts at once.
     """
 
+    decodes_when_idle = False
+
     def __init__(self, slo: float = 1.0, step: int = 1, backoff: float = 0.9, max_delay: float = 0.0) -> None:
         super().__init__(1)
         self.slo = slo

@@ -33,6 +33,8 @@ class VirtualTokenCounter(Ordered):
         Charge per token (1 and 2 in the paper).
     """
 
+    decodes_when_idle = False
+
     def __init__(self, prompt_weight: float = 1.0, output_weight: float = 2.0) -> None:
         self.prompt_weight = prompt_weight
         self.output_weight = output_weight

@@ -39,6 +39,7 @@ class FirstCome:
     release_together = False
     kv_policy = "paged"
     moves_requests = False
+    decodes_when_idle = True
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """Only an arrival that is first in line: behind another it changes nothing."""

@@ -22,6 +22,7 @@ class Preemptive:
     release_together = False
     kv_policy = "paged"
     moves_requests = True
+    decodes_when_idle = False
 
     def rank(self, request: RequestState, replica: ReplicaView) -> Rank:
         """Least first."""

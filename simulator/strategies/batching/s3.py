@@ -38,6 +38,8 @@ class S3(Ordered):
     kv_policy = "reserve-predicted"
     first_fit = True
 
+    decodes_when_idle = False
+
     def __init__(self, error: float = 0.0, bucket: int = 16, seed: int = 0) -> None:
         self._predictor = LengthPredictor(error, seed)
         self.bucket = bucket

@@ -102,7 +102,7 @@ def test_skipped_weights_stay_in_memory_and_pruned_ones_leave() -> None:
 
 def test_a_predictor_is_read_besides() -> None:
     plain, predicted = (block("deja-vu", sparsity_density=0.1, sparsity_predictor=rank) for rank in (0, 1000))
-    assert read(predicted) - read(plain) == pytest.approx(2 * 1000 * (5120 + 20480 * 0.1), rel=0.6)
+    assert read(predicted) - read(plain) == 2 * 1000 * (5120 + 20480)  # it predicts all neurons
     assert sum(t.bytes() for t in predicted.states) > sum(t.bytes() for t in plain.states)
 
 

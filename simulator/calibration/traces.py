@@ -1,0 +1,154 @@
+"""Other people's timings in two common forms: the text of nccl-tests, and PyTorch-profiler (Kineto) traces."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simulator.calibration.by_kind import kind_of_kernel
+from simulator.calibration.reference_tables import gemm_row
+from simulator.cost.kernel_table import Row
+from simulator.errors import ConfigError
+
+__all__ = ["CollectiveTest", "KinetoSummary", "read_kineto", "read_nccl_tests"]
+
+_TOOLS = {
+    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all",
+    "sendrecv": "send_recv", "broadcast": "broadcast",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CollectiveTest:
+    """One run of nccl-tests: operation, ranks, and (buffer bytes, seconds) out of place."""
+
+    operation: str
+    ranks: int
+    points: tuple[tuple[float, float], ...]
+
+
+def read_nccl_tests(text: str, operation: str = "") -> CollectiveTest:
+    """The table that ``all_reduce_perf`` and its siblings print.
+
+    Parameters
+    ----------
+    operation
+        Where the text does not name the tool.
+
+    Raises
+    ------
+    ConfigError
+        If there is no table, or the operation is not named.
+    """
+    points: dict[float, float] = {}
+    ranks = len(re.findall(r"^#\s+Rank\s+\d+", text, re.MULTILINE))
+    for line in text.splitlines():
+        parts = line.split()
+        # size count type redop root time algbw busbw #wrong (in place follows); redop and root are absent in some tools
+        if len(parts) < 6 or not parts[0].isdigit() or not parts[1].isdigit():
+            continue
+        numbers = [float(p) for p in parts[2:] if re.fullmatch(r"-?\d+(\.\d+)?", p)]
+        numbers = numbers[1:] if len(parts) > 4 and re.fullmatch(r"-?\d+", parts[4]) else numbers
+        if numbers and numbers[0] > 0 and float(parts[0]) > 0:
+            points[float(parts[0])] = numbers[0] * 1e-6
+    if not points:
+        raise ConfigError("no timings found: give the text that nccl-tests prints (size, count, type, ..., time)")
+    found = operation or next((name for tool, name in _TOOLS.items() if f"{tool}_perf" in text), "")
+    if not found:
+        raise ConfigError("the text does not name its tool (all_reduce_perf ...): say which operation it is")
+    return CollectiveTest(found, ranks, tuple(sorted(points.items())))
+
+
+@dataclass(frozen=True)
+class KinetoSummary:
+    """Kernels of a trace.
+
+    Attributes
+    ----------
+    gemms
+        GEMMs whose shapes the trace holds (``record_shapes=True``), with their times.
+    seconds
+        Device seconds by kind of kernel.
+    host_gap
+        Share of the traced time in which no kernel ran: the host's.
+    span
+        Seconds from first start to last end.
+    """
+
+    gemms: tuple[Row, ...]
+    seconds: dict[str, float]
+    host_gap: float
+    span: float
+
+
+def read_kineto(path: Path) -> KinetoSummary:
+    """A trace that ``torch.profiler`` exported (JSON, plain or gzip).
+
+    Raises
+    ------
+    ConfigError
+        If it is not such a trace.
+    """
+    raw = path.read_bytes()
+    try:
+        document = json.loads(gzip.decompress(raw) if path.suffix == ".gz" else raw)
+        events = document["traceEvents"]
+    except (ValueError, KeyError, TypeError, OSError):
+        raise ConfigError(f"{path}: not a trace of torch.profiler (no traceEvents)") from None
+    whole = [e for e in events if e.get("ph") == "X" and e.get("dur", 0) > 0]
+    kernels = [e for e in whole if e.get("cat") == "kernel"]
+    calls = [e for e in whole if e.get("cat") == "cpu_op"]
+    timed = kernels or _leaves(calls)
+    if not timed:
+        raise ConfigError(f"{path}: the trace holds no kernels and no operators")
+    by_call = {e["args"].get("External id"): e["dur"] for e in kernels if "args" in e}
+    seconds: dict[str, float] = {}
+    for event in timed:
+        kind = kind_of_kernel(str(event["name"]))
+        seconds[kind] = seconds.get(kind, 0.0) + event["dur"] * 1e-6
+    start, end = min(e["ts"] for e in timed), max(e["ts"] + e["dur"] for e in timed)
+    busy = _union([(e["ts"], e["ts"] + e["dur"]) for e in timed])
+    gemms = [row for e in calls if (row := _gemm(e, by_call, bool(kernels))) is not None]
+    span = (end - start) * 1e-6
+    return KinetoSummary(tuple(gemms), seconds, 1 - busy * 1e-6 / span if span else 0.0, span)
+
+
+def _leaves(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Operators that call no other: on a CPU they are the kernels."""
+    ordered = sorted(calls, key=lambda e: (e.get("tid", 0), e["ts"], -e["dur"]))
+    return [
+        e
+        for e, after in zip(ordered, [*ordered[1:], None], strict=True)
+        if after is None or after.get("tid", 0) != e.get("tid", 0) or after["ts"] >= e["ts"] + e["dur"]
+    ]
+
+
+def _union(intervals: list[tuple[float, float]]) -> float:
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(intervals):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+_INPUTS = {"aten::mm": (0, 1), "aten::addmm": (1, 2)}
+_TYPES = {"float": "fp32", "c10::BFloat16": "bf16", "c10::Half": "fp16"}
+
+
+def _gemm(event: dict[str, Any], by_call: dict[Any, float], device: bool) -> Row | None:
+    """A matrix product with its shape and the time of its kernel."""
+    which = _INPUTS.get(str(event["name"]))
+    arguments = event.get("args", {})
+    shapes, types = arguments.get("Input Dims"), arguments.get("Input type")
+    if which is None or not shapes or not types:
+        return None
+    a, b = (shapes[i] for i in which)
+    dtype = _TYPES.get(str(types[which[0]]))
+    duration = by_call.get(arguments.get("External id")) if device else event["dur"]
+    if dtype is None or len(a) != 2 or len(b) != 2 or not duration:
+        return None
+    return gemm_row(a[0], b[1], a[1], duration * 1e-6, dtype)

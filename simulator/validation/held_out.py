@@ -1,0 +1,95 @@
+"""Constants of a framework without those that were fitted on the source that is scored."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+
+from simulator.constants import Constant, Trust
+from simulator.validation.cases import Case, Subject
+from simulator.workload.framework import Framework
+from simulator.workload.framework_files import framework_names, load_framework
+
+__all__ = ["FittedConstant", "fitted_constants", "without_own_constants"]
+
+FITTED_ON = (
+    (r"nanotron", r"nanotron"), (r"vTrain", r"vTrain"), (r"InferenceX", r"InferenceX"), (r"ROCm|MI300X", r"amd_vllm"),
+    (r"[Ss]plitwise", r"splitwise"), (r"Vidur", r"Vidur"), (r"MosaicML|llm-foundry", r"MosaicML"), (r"InternEvo", r"InternEvo"),
+    (r"SimuMax", r"SimuMax"), (r"Zero Bubble|2401\.10241", r"ZeroBubble"), (r"GPUStack|gpustack", r"gpustack"),
+    (r"[Dd]istServe", r"distserve"), (r"Korthikanti|2205\.05198", r"Korthikanti"), (r"Narayanan|2104\.04473", r"Narayanan"),
+    (r"Azure", r"Azure"), (r"MLPerf", r"MLPerf"),
+)  # fmt: skip
+"""Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
+
+
+@dataclass(frozen=True)
+class FittedConstant:
+    """A constant that was fitted, where, and on how many sources of this validation."""
+
+    name: str
+    value: float
+    unit: str
+    fitted_on: tuple[str, ...]
+    source: str
+
+
+@cache
+def _frameworks() -> tuple[Framework, ...]:
+    found = {load_framework(n).name: load_framework(n) for n in framework_names()}
+    return tuple(found[n] for n in sorted(found))
+
+
+def _fitted_on(constant: Constant) -> tuple[str, ...]:
+    if constant.trust is not Trust.FITTED:
+        return ()
+    return tuple(pattern for words, pattern in FITTED_ON if re.search(words, constant.source))
+
+
+def fitted_constants(names: set[str]) -> list[FittedConstant]:
+    """Every fitted constant of the frameworks called ``names``."""
+    found = []
+    for framework in _frameworks():
+        for constant in framework.constants.values() if framework.name in names else ():
+            if constant.trust is Trust.FITTED and constant.sigma > 0:
+                found.append(FittedConstant(constant.id, constant.value, constant.unit, _fitted_on(constant), constant.source))
+    return found
+
+
+def without_own_constants(case: Case) -> Case | None:
+    """The case with constants of other sources in place of those fitted on its own; ``None`` if it has none."""
+    subject = case.subject
+    part = subject.job or subject.deployment
+    if part is None:
+        return None
+    swapped = _swap(part.framework, case.labels.source)
+    if swapped is part.framework:
+        return None
+    job = subject.job and replace(subject.job, framework=swapped)
+    deployment = subject.deployment and replace(subject.deployment, framework=swapped)
+    return replace(case, subject=Subject(subject.runner, subject.cluster, job, deployment, subject.settings))
+
+
+def _swap(framework: Framework, source: str) -> Framework:
+    changed: dict[str, Constant] = {}
+    for key, constant in framework.constants.items():
+        if constant.sigma > 0 and any(re.search(pattern, source) for pattern in _fitted_on(constant)):
+            changed[key] = _borrowed(framework, key, constant, source)
+    if not changed:
+        return framework
+    constants: Mapping[str, Constant] = {**framework.constants, **changed}
+    return replace(framework, constants=constants)
+
+
+def _borrowed(framework: Framework, key: str, own: Constant, source: str) -> Constant:
+    """Median of the same constant fitted elsewhere, over frameworks of the same area and kind of launching; else none."""
+    others = [
+        o.constants[key].value
+        for o in _frameworks()
+        if o.area == framework.area and o.cuda_graphs == framework.cuda_graphs and key in o.constants
+        and o.constants[key].trust is Trust.FITTED and not any(re.search(p, source) for p in _fitted_on(o.constants[key]))
+    ]  # fmt: skip
+    value = statistics.median(others) if others else 0.0
+    return replace(own, value=value, trust=Trust.BORROWED, source=f"held out: fitted without {source}")
