@@ -70,6 +70,21 @@ def fat_tree(accelerators: int) -> Work:
     return work
 
 
+def failing_job() -> Work:
+    """54 days of one job on 16,384 H100 with the failures of Llama 3, step estimate included."""
+    import simulator
+    from simulator.cluster.run import run_cluster
+
+    plan = {"tensor_parallel": 8, "sequence_parallel": True, "context_parallel": 2, "pipeline_parallel": 16,
+            "data_parallel": 64, "zero_stage": 1}  # fmt: skip
+    job = {"training": "pretrain", "model": "llama-3.1-405b", "framework": "megatron-core-0.8", "nodes": 2048,
+           "batch": {"global_batch_size": 2048, "sequence_length": 8192}, "steps": 10_000_000, "plan": plan,
+           "checkpoint": {"every": "30 min", "to": "tectonic"}}  # fmt: skip
+    document = {"cluster": {"profile": "meta-24k-roce"}, "workloads": [job], "failures": "llama3-2024", "until": "54 d"}
+    scenario = simulator.load(document)
+    return lambda: run_cluster(scenario)
+
+
 def process(*arguments: str) -> Work:
     """A whole command, interpreter and imports included."""
     command = [sys.executable, "-m", "simulator.cli", *arguments]
@@ -84,6 +99,7 @@ CASES: dict[str, Callable[[], Work]] = {
     "serving: 19,366 requests like Azure, 1 replica": lambda: serve(19366, 1),
     "serving: 19,366 requests like Azure, 8 replicas": lambda: serve(19366, 8),
     "network: all-reduce over 16,384 GPUs, fat-tree": lambda: fat_tree(16384),
+    "cluster: 54 days of 16,384 GPUs with failures": failing_job,
     "process: fmsim --help": lambda: process("--help"),
     "process: fmsim run quickstart": lambda: process("run", "quickstart"),
 }

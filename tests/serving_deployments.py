@@ -28,7 +28,9 @@ def requests(count: int = 10, inputs: int = 500, outputs: int = 200) -> RequestT
     return RequestTable(np.zeros(count), *equal, "equal", TraceProvenance("test", "generated", count, count))
 
 
-def deployment(model: str, framework: str = "vllm-0.10", table: RequestTable | None = None, **changes: Any) -> Deployment:
+def deployment(
+    model: str, framework: str = "vllm-0.10", table: RequestTable | None = None, **changes: Any
+) -> Deployment:
     options = tuple(changes.pop("options", {}).items())
     plan = changes.pop("plan", Plan())
     return Deployment(
@@ -37,6 +39,10 @@ def deployment(model: str, framework: str = "vllm-0.10", table: RequestTable | N
 
 
 def replica(
-    model: str = "llama-3.1-8b", framework: str = "vllm-0.10", node: str = "dgx-h100", plan: Plan | None = None, **more: Any
+    model: str = "llama-3.1-8b",
+    framework: str = "vllm-0.10",
+    node: str = "dgx-h100",
+    plan: Plan | None = None,
+    **more: Any,
 ) -> ReplicaCost:
     return ReplicaCost(load_model(model), plan or Plan(), load_framework(framework), load_node(node), FABRIC, **more)

@@ -14,7 +14,7 @@ from simulator.cost.kernel_table import Row
 from simulator.errors import ConfigError, unknown_name
 from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
-__all__ = ["ACCELERATORS", "devices", "engines", "read_kernels"]
+__all__ = ["ACCELERATORS", "devices", "engines", "read_collectives", "read_kernels"]
 
 INSTALL = "aiconfigurator-core is not installed: pip install 'fmsim[measured]'"
 
@@ -92,6 +92,31 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
     return rows, coverage
 
 
+def read_collectives(device: str) -> dict[tuple[str, str, int], list[tuple[float, float]]]:
+    """(library, operation, ranks) → (bytes, seconds): NCCL in 16 bit, and one-shot all-reduces inside a graph."""
+    import pandas as pd
+
+    root = _root() / device / "comm"
+    found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
+    for library, file, kind in (
+        ("nccl", "nccl_perf.parquet", "nccl_dtype"),
+        ("vllm", "custom_allreduce_perf.parquet", "allreduce_dtype"),
+    ):
+        path = _newest(root / library, file, "")
+        if path is None:
+            continue
+        table = pd.read_parquet(path)
+        if "backend" in table:
+            table = table[table["backend"].str.endswith("graph")]
+        # The columns name elements of two bytes; the all-gather and the like count the whole buffer.
+        columns = ("op_name", "num_gpus", "message_size", kind, "latency")
+        name = "nccl" if library == "nccl" else "one-shot"
+        for operation, ranks, size, dtype, latency in _records(table, columns):
+            if dtype in ("half", "bfloat16", "float16") and latency > 0:
+                found.setdefault((name, operation, int(ranks)), []).append((2.0 * size, latency * 1e-3))
+    return {key: sorted(dict(points).items()) for key, points in found.items()}
+
+
 def _newest(folder: Path, file: str, version: str) -> Path | None:
     found = [p for p in folder.glob(f"*/{file}") if not version or p.parent.name == version]
 
@@ -162,7 +187,16 @@ def _decode(table: Any) -> Iterator[Row]:
 
 def _moe(table: Any) -> Iterator[Row]:
     """Both grouped GEMMs of a gated expert block together, balanced routing, one GPU's experts."""
-    columns = ("moe_dtype", "num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    columns = (
+        "moe_dtype",
+        "num_tokens",
+        "hidden_size",
+        "inter_size",
+        "topk",
+        "num_experts",
+        "moe_tp_size",
+        "moe_ep_size",
+    )
     if not {*columns, "distribution", "latency"} <= set(table.columns):
         return
     for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(
@@ -176,7 +210,5 @@ def _moe(table: Any) -> Iterator[Row]:
         size = DTYPE_BYTES[dtype]
         flops = 2.0 * rows * hidden * width * 3
         moved = touched * 3.0 * hidden * width * size + rows * (2.0 * hidden + 3.0 * width) * 2.0
-        work = Work(
-            OpKind.GROUPED_GEMM, dtype, flops, moved, rows, 3 * width, hidden, touched, operator="forward"
-        )
+        work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, 3 * width, hidden, touched, operator="forward")
         yield Row(work, latency * 1e-3)

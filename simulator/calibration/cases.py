@@ -274,5 +274,3 @@ def _interleaved(groups: Sequence[Sequence[Case]]) -> list[Case]:
     placed = [((index + 0.5) / len(g), number, case) for number, g in enumerate(groups) for index, case in enumerate(g)]
     cases = [case for _, _, case in sorted(placed, key=lambda p: p[:2])]
     return list({case.label: case for case in cases}.values())
-
-

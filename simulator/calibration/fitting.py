@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_gemm", "peaks_of"]
 
 
-
 NOT_STREAMING = ("positions", "cast", "topk", "embedding")
 """Operators that touch less than the bytes of their tensors (a lookup's table, a cast to the same type)."""
 
@@ -193,7 +192,10 @@ def _fit(
         found: NDArray[np.float64] = np.log(model(np.exp(x)) / seconds)
         return found
 
-    tries = [first, *(np.clip(first + np.array(shift), bounds[0] + 1e-9, bounds[1] - 1e-9) for shift in _shifts(len(first)))]
+    tries = [
+        first,
+        *(np.clip(first + np.array(shift), bounds[0] + 1e-9, bounds[1] - 1e-9) for shift in _shifts(len(first))),
+    ]
     found = [least_squares(residual, x, bounds=bounds, loss="soft_l1", f_scale=0.1) for x in tries]
     best = min(found, key=lambda f: float(f.cost))
     error = np.abs(np.exp(residual(best.x)) - 1)

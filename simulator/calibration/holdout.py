@@ -11,12 +11,14 @@ import numpy as np
 
 from simulator.calibration.fitting import CurveFit, Peaks, fit_curves
 from simulator.constants import Constant, Trust
+from simulator.cost.collectives import wire_bytes
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import KernelTable, Row, coordinates
-from simulator.hardware.types import Accelerator
+from simulator.cost.measured import interpolate
+from simulator.hardware.types import Accelerator, Curve
 from simulator.workload.ops import Work
 
-__all__ = ["HeldOut", "held_out", "leave_one_device_out", "learning_curve", "measured_cost", "sample"]
+__all__ = ["HeldOut", "held_out", "learning_curve", "leave_one_device_out", "measured_cost", "sample"]
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 MOST_TESTED = 3000
@@ -127,7 +129,8 @@ def held_out(rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, 
 
 
 def _errors(rows: Sequence[Row], predict: Callable[[Work], float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    return np.abs(np.array([predict(r.work) / r.seconds - 1 for r in rows]))
+    errors: np.ndarray[Any, np.dtype[np.float64]] = np.abs([predict(r.work) / r.seconds - 1 for r in rows])
+    return errors
 
 
 def learning_curve(
@@ -171,6 +174,38 @@ def leave_one_device_out(
                 "p90": float(np.quantile(errors, 0.9)), "sigma": sigma, "inside 80 % interval": float(inside),
             }
         )  # fmt: skip
+    return table
+
+
+def held_out_collectives(
+    curves: Mapping[tuple[str, str, int], Sequence[tuple[float, float]]], device: str, bandwidth: float
+) -> list[dict[str, Any]]:
+    """Every second size of each curve predicted from the others, against bytes on the wire over ``bandwidth``.
+
+    Errors are split at 1 MiB: below, latency counts; above, bandwidth does.
+    """
+    table = []
+    for (library, operation, ranks), points in sorted(curves.items()):
+        kept, asked = points[::2], points[1:-1:2]
+        if len(asked) < 2:
+            continue
+        curve = Curve(tuple(x for x, _ in kept), tuple(s for _, s in kept))
+        name = operation.replace("alltoall", "all_to_all")
+        for part, mine in (
+            ("below 1 MiB", [p for p in asked if p[0] < 2**20]),
+            ("from 1 MiB", [p for p in asked if p[0] >= 2**20]),
+        ):
+            if not mine:
+                continue
+            errors = [abs(interpolate(curve, x) / s - 1) for x, s in mine]
+            formula = [abs(wire_bytes(name, ranks, x) / bandwidth / s - 1) for x, s in mine]
+            table.append(
+                {
+                    "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept), "tested": len(mine),
+                    "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
+                    "curve": math.nan, "roofline": float(np.median(formula)),
+                }
+            )  # fmt: skip
     return table
 
 

@@ -137,7 +137,14 @@ def _every_device(engine: str, share: float) -> tuple[list[str], Table]:
 
 
 def _write(
-    rows: Sequence[Row], share: float, out: Path, name: str, accelerator: Accelerator, source: str, device: str, engine: str
+    rows: Sequence[Row],
+    share: float,
+    out: Path,
+    name: str,
+    accelerator: Accelerator,
+    source: str,
+    device: str,
+    engine: str,
 ) -> list[str]:
     used, _ = sample(rows, share) if share < 1 else (list(rows), [])
     info = DeviceInfo("import", accelerator.name, accelerator.vendor, 0, accelerator.memory_usable, "", "")
@@ -161,6 +168,8 @@ def _collectives(files: Sequence[Path], out: Path | None, name: str, base: str) 
     if out is not None:
         if not base or ranks < 2:
             raise ConfigError("a profile of collectives needs --base, and texts that list their ranks")
-        write_gloo(out, name or f"nccl-{base}-own", base, curves, ranks, Provenance("fmsim import", "nccl-tests", today()))
+        write_gloo(
+            out, name or f"nccl-{base}-own", base, curves, ranks, Provenance("fmsim import", "nccl-tests", today())
+        )
         notes.append(f"wrote {out / 'networks' / ((name or f'nccl-{base}-own') + '.yaml')}")
     return notes, table

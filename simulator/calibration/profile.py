@@ -183,5 +183,3 @@ def write_gloo(
         lines += [f"  {operation}:", f"    bytes: [{xs}]", "    unit: us", f"    {ranks}: [{ys}]"]
     lines += ["sources:", f'  - "{provenance}"']
     (target / f"{name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-

@@ -58,7 +58,9 @@ def _entry(rank: int, worker: Callable[..., object], ranks: int, folder: str, ba
     torch = require_torch()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(max(1, (os.cpu_count() or ranks) // ranks))
-    torch.distributed.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks)
+    torch.distributed.init_process_group(
+        backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=ranks
+    )
     try:
         answer = worker(rank, ranks, *arguments)
         if rank == 0:

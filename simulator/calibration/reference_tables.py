@@ -60,7 +60,9 @@ def read_table(path: Path) -> list[Row]:
             return [row for row in reader(table) if row.seconds > 0]
     if str(table.columns[-1]).strip().endswith("Tflops"):
         return list(_llmcompass(pd.read_csv(path, header=None)))
-    raise ConfigError(f"{path}: unknown table; known are Vidur's mlp and attention, APEX's GEMMs, SimuMax's op_efficiency")
+    raise ConfigError(
+        f"{path}: unknown table; known are Vidur's mlp and attention, APEX's GEMMs, SimuMax's op_efficiency"
+    )
 
 
 def _vidur_mlp(table: Any) -> Iterator[Row]:

@@ -36,7 +36,19 @@ def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
-    for column in ("", "what", "measured ms", "again", "predicted", "error", "noise", "memory MB", "predicted", "error", "worst"):
+    for column in (
+        "",
+        "what",
+        "measured ms",
+        "again",
+        "predicted",
+        "error",
+        "noise",
+        "memory MB",
+        "predicted",
+        "error",
+        "worst",
+    ):
         table.add_column(column, justify="left" if column in ("", "what", "worst") else "right")
     for c in found:
         memory = ("", "", "")

@@ -171,7 +171,9 @@ def compare_training(case: TrainingCase, node: Node, device: str, budget: float 
     memory = peak_bytes(step, device, resident_tensors(model, optimizer))
     first, second = twice(step, device, budget)
     plan = Plan(precision=dtype, recompute="full" if case.recompute else "none")
-    job = TrainingJob(case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan)
+    job = TrainingJob(
+        case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan
+    )
     estimate = estimate_step(job, one_node(node))
     interval = estimate.interval
     low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)

@@ -38,7 +38,9 @@ class ParallelCase:
     @property
     def plan(self) -> Plan:
         """The plan that it runs."""
-        axis = {"data-parallel": "data_parallel", "tensor-parallel": "tensor_parallel"}.get(self.kind, "pipeline_parallel")
+        axis = {"data-parallel": "data_parallel", "tensor-parallel": "tensor_parallel"}.get(
+            self.kind, "pipeline_parallel"
+        )
         return Plan(precision="fp32").with_(**{axis: RANKS})
 
     @property
@@ -230,7 +232,9 @@ def _pipeline(case: ParallelCase, rank: int) -> Callable[[], object]:
     whole = build_model(case.model, "fp32", "cpu")
     cut = len(whole.layers) // RANKS
     whole.layers = whole.layers[:cut] if rank == 0 else whole.layers[cut:]
-    stage = torch.nn.ModuleList([whole.embedding, whole.layers] if rank == 0 else [whole.layers, whole.norm, whole.head])
+    stage = torch.nn.ModuleList(
+        [whole.embedding, whole.layers] if rank == 0 else [whole.layers, whole.norm, whole.head]
+    )
     optimizer = _optimizer(stage)
     ids = torch.randint(0, case.model.vocab_size, (case.micro_batch, case.sequence))
     shape = (case.micro_batch, case.sequence, case.model.hidden_size)

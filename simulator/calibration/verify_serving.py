@@ -107,8 +107,8 @@ def shapes_of(case: ServingCase) -> list[BatchShape]:
     if case.prompts:
         return loop_shapes(case.prompts, case.outputs, case.batch)
     if case.batch:
-        return [BatchShape((), case.batch, float(case.batch * (case.context + 1)))]
-    return [BatchShape(((case.context, 0),), 0, 0.0)]
+        return [BatchShape((), case.batch, case.batch * (case.context + 1))]
+    return [BatchShape(((case.context, 0),), 0, 0)]
 
 
 def _iteration(case: ServingCase, model: Any, device: str) -> Callable[[], object]:
@@ -131,9 +131,9 @@ def loop_shapes(prompts: Sequence[int], outputs: int, slots: int) -> list[BatchS
     shapes = []
     for kind, *sizes in _schedule(prompts, outputs, slots):
         if kind == "prefill":
-            shapes.append(BatchShape(((sizes[0], 0),), 0, 0.0))
+            shapes.append(BatchShape(((sizes[0], 0),), 0, 0))
         else:
-            shapes.append(BatchShape((), slots, float(slots * (sizes[0] + 1))))
+            shapes.append(BatchShape((), slots, slots * (sizes[0] + 1)))
     return shapes
 
 

@@ -19,12 +19,20 @@ __all__ = ["validate"]
 
 
 def validate(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Files of measurements, or folders that hold some.")],
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILE…", help="Files of measurements, or folders that hold some.")
+    ],
     split: Annotated[str, typer.Option(help="Only records of this split, e.g. dev.")] = "",
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for rows.csv and what is kept.")] = Path("validation"),
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for rows.csv and what is kept.")
+    ] = Path("validation"),
     doc: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the tables and plots as a document.")] = None,
-    held_out: Annotated[bool, typer.Option("--held-out", help="Also score each source without constants fitted on it.")] = False,
-    against: Annotated[Path | None, typer.Option(metavar="DIR", help="Show what moved since a former validation.")] = None,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Also score each source without constants fitted on it.")
+    ] = False,
+    against: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Show what moved since a former validation.")
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 takes one per core.")] = 0,
 ) -> int:
     """Simulate published measurements and show the errors by source, device, model, scale and strategy."""
@@ -70,11 +78,22 @@ def _print_summary(rows: Sequence[RowRecord], others: Sequence[RowRecord], skipp
     for g in group_summaries(rows, ("source",)):
         last = [percent(held[g.kind].median) if g.value == "grades A and B" and g.kind in held else ""] if held else []
         name = NAMES[g.kind] if not g.column else ""
-        shown.add_row(name, g.value, str(g.points), percent(g.median), percent(g.p90), percent(g.bias, True), percent(g.baseline), *last)
+        shown.add_row(
+            name,
+            g.value,
+            str(g.points),
+            percent(g.median),
+            percent(g.p90),
+            percent(g.bias, True),
+            percent(g.baseline),
+            *last,
+        )
     console().print(shown)
     ranks, fits = rank_summary(rows, "training_step_time"), fits_summary(rows)
     if ranks.sweeps:
-        print(f"ranking of training layouts: tau {ranks.tau:.2f}, regret {percent(ranks.regret)} over {ranks.sweeps} sweeps")
+        print(
+            f"ranking of training layouts: tau {ranks.tau:.2f}, regret {percent(ranks.regret)} over {ranks.sweeps} sweeps"
+        )
     if fits.ran:
         print(f"fits or not: {fits.false_out_of_memory} of {fits.ran} runs wrongly out of memory, "
               f"recall {percent(fits.recall_out_of_memory)} of {fits.failed} failures, balanced {percent(fits.balanced)}")  # fmt: skip
@@ -88,4 +107,6 @@ def _print_changes(old: Sequence[RowRecord], new: Sequence[RowRecord]) -> None:
     print(f"{len(moved)} predictions moved by more than 0.1 %")
     for change in moved[:20]:
         row = change.row
-        print(f"  {row.id} {row.kind} {row.quantity}: {percent(change.moved, True)}, error {percent(change.before, True)} → {percent(change.after, True)}")
+        print(
+            f"  {row.id} {row.kind} {row.quantity}: {percent(change.moved, True)}, error {percent(change.before, True)} → {percent(change.after, True)}"
+        )

@@ -14,7 +14,7 @@ import typer
 from simulator.cli.errors import INFEASIBLE, OK
 from simulator.cli.options import AsJson, ScenarioName, SkipBadRows, console, print_json
 
-__all__ = ["sweep"]
+__all__ = ["compare", "recommend", "sweep"]
 
 Alternatives = Annotated[
     list[str] | None,
@@ -87,3 +87,71 @@ def sweep(
         if output is not None:
             print(f"saved in {output}", file=sys.stderr)
     return OK if any(row["status"] == "ok" for row in found.rows) else INFEASIBLE
+
+
+def compare(
+    variants: Annotated[
+        list[str], typer.Argument(help="Saved runs, rows of saved sweeps (DIR#3), scenario files or shipped names.")
+    ],
+    set_: Alternatives = None,
+    depth: Annotated[Depth, typer.Option(help="How deep scenarios are computed.")] = Depth.run,
+    workload: Annotated[str | None, typer.Option("--workload", "-w", help="Which workload.")] = None,
+    draws: Annotated[int, typer.Option(min=100, help="Draws of constants and prices.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Of these draws.")] = 0,
+    traffic_draws: Annotated[int, typer.Option(min=0, help="Also draw the requests anew this often.")] = 0,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+) -> int:
+    """Explain how variants differ: time, memory, bytes and cost, and in how many draws one beats the other."""
+    from simulator.scenario.compare import compare as compared
+
+    found = compared(
+        variants, set_ or (), depth=depth.value, workload=workload, draws=draws, seed=seed,
+        traffic_draws=traffic_draws, jobs=jobs,
+    )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from simulator.report.variants import print_comparison
+
+        print_comparison(found, console())
+    return OK
+
+
+class Goal(StrEnum):
+    """What is minimised."""
+
+    gpus = "gpus"
+    cost = "cost"
+    energy = "energy"
+    time = "time"
+
+
+def recommend(
+    scenario: ScenarioName,
+    set_: Alternatives = None,
+    objective: Annotated[Goal, typer.Option(help="Fewest GPUs, lowest cost or energy, or shortest time.")] = Goal.cost,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="METRIC=VALUE", help="E.g. ttft_p90=300ms or usd_per_hour=200; repeatable."),
+    ] = None,
+    max_gpus: Annotated[int, typer.Option(min=1, help="Largest variant.")] = 1024,
+    keep: Annotated[int, typer.Option(min=1, help="The best and runners-up to show.")] = 5,
+    jobs: Jobs = None,
+    as_json: AsJson = False,
+) -> int:
+    """Find the best hardware, layout and size under limits; say what binds and what one more would buy."""
+    from simulator.scenario.recommend import recommend as recommended
+
+    with progress_bar(as_json, "searching") as progress:
+        found = recommended(
+            scenario, set_ or (), objective=objective.value, limits=limit or (), max_accelerators=max_gpus, keep=keep,
+            jobs=jobs, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        print_json(found.to_json())
+    else:
+        from simulator.report.variants import print_recommendation
+
+        print_recommendation(found, console())
+    return OK if found.best is not None else INFEASIBLE

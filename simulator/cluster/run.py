@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from simulator.cluster.economics import Bill, Draw, bill, mean_draw
+from simulator.cluster.failures import FailureProcess
 from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
+from simulator.registry import lookup
 from simulator.results.estimate import Estimate
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.from_serving import serving_tables
@@ -20,9 +22,11 @@ from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.metrics import summarize
 from simulator.serving.replica import EngineLimits
 from simulator.serving.run import REJECTIONS, ServingRun
-from simulator.training.process import TrainingProcess
+from simulator.training.ledger import CAUSES, TrainingRun
+from simulator.training.process import Survival, TrainingProcess
 from simulator.training.step import estimate_step
 from simulator.training.tables import timeline_tables
+from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
@@ -51,6 +55,10 @@ class ClusterScenario(Protocol):
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         """Deployments in document order."""
+
+    @property
+    def failures(self) -> FailureModel | None:
+        """What fails, or ``None``."""
 
     @property
     def until(self) -> float | None:
@@ -96,16 +104,22 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     served = [_prepare_deployment(d, _cluster_of_replicas(scenario, d)) for d in scenario.deployments]
     fabric = _fabric(clock, scenario) if any(j.job.checkpoint for j in jobs if j.estimate.feasible) else None
     waits: list[simpy.Event] = []
+    failing = _failures(clock, scenario)
     for entry in jobs:
         if entry.estimate.feasible:
             place = scenario.placement(entry.job.name)
             nodes = range(place.first_node, place.first_node + place.nodes)
-            entry.process = TrainingProcess(clock, entry.job, entry.estimate, entry.cluster, nodes, fabric)
+            survival = _survival(entry, scenario.failures)
+            entry.process = TrainingProcess(clock, entry.job, entry.estimate, entry.cluster, nodes, fabric, survival)
             waits.append(entry.process.start())
+            if failing is not None:
+                failing.watch(entry.process, nodes)
     for number, service in enumerate(served):
         if service.estimate.feasible:
             service.process = _start_deployment(clock, service, scenario.seed + number)
             waits.append(service.process.start())
+    if failing is not None:
+        failing.start()
     if waits:
         everything = clock.all_of(waits)
         if scenario.until is None:
@@ -140,6 +154,24 @@ def _fabric(clock: Clock, scenario: ClusterScenario) -> Fabric:
     return Fabric(clock, build(scenario.cluster))
 
 
+def _failures(clock: Clock, scenario: ClusterScenario) -> FailureProcess | None:
+    """The process that fails nodes; deployments keep theirs."""
+    if scenario.failures is None:
+        return None
+    sizes = [group.node.accelerators for group in scenario.cluster.groups for _ in range(group.count)]
+    places = [scenario.placement(d.name, replica) for d in scenario.deployments for replica in range(d.replicas)]
+    reserved = {node for place in places for node in range(place.first_node, place.first_node + place.nodes)}
+    return FailureProcess(clock, scenario.failures, sizes, reserved, scenario.seed)
+
+
+def _survival(entry: _Job, model: FailureModel | None) -> Survival | None:
+    if model is None:
+        return None
+    recovery: Any = lookup("recovery", entry.job.recovery)()
+    mttf = model.mttf(entry.job.plan.accelerators, entry.cluster.groups[0].node.accelerators)
+    return Survival(recovery, mttf, model.detection, model.restart, model.regroup)
+
+
 # -- training ------------------------------------------------------------------------------------------------------
 
 
@@ -149,6 +181,7 @@ def _prepare_job(job: TrainingJob, cluster: Cluster) -> _Job:
 
 def _job_tables(entry: _Job) -> tuple[Mapping[str, Columns], dict[str, Any]]:
     job, estimate = entry.job, entry.estimate
+    named: dict[str, Any] = {}
     details: dict[str, Any] = dict(estimate.details)
     if estimate.feasible:
         details |= timeline_tables(details["pipeline"], details["run"])
@@ -168,21 +201,30 @@ def _job_tables(entry: _Job) -> tuple[Mapping[str, Columns], dict[str, Any]]:
         run = entry.process.close()
         row = {key: values[0] for key, values in tables["summary"].items()}
         row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
-        row |= {"effective_time_ratio": run.effective_time_ratio}
+        row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
+        row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
+        named[f"{job.name}.run"] = run
         charge = training_bill(job, entry.cluster, estimate, run.end - run.start)
         tokens = run.steps * job.batch.tokens
         row |= _money(charge, run.end - run.start, tokens)
         tables["summary"] = {key: [value] for key, value in row.items()}
         tables["costs"] = _rows(charge.items)
-        if run.checkpoints:
-            tables["events"] = {
-                "time": [begin for begin, _ in run.checkpoints],
-                "workload": [job.name] * len(run.checkpoints),
-                "replica": [0] * len(run.checkpoints),
-                "event": ["checkpoint written"] * len(run.checkpoints),
-                "detail": [f"{end - begin:.6g} s" for begin, end in run.checkpoints],
-            }
-    return tables, {job.name: answer}
+        if run.checkpoints or run.events:
+            tables["events"] = _events(job.name, run)
+    return tables, {job.name: answer, **named}
+
+
+def _events(name: str, run: TrainingRun) -> Columns:
+    """Checkpoints, failures and recoveries of a job in time order."""
+    rows = [(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
+    rows = sorted([*rows, *((e.time, e.event, e.detail) for e in run.events)], key=lambda row: row[0])
+    return {
+        "time": [time for time, _, _ in rows],
+        "workload": [name] * len(rows),
+        "replica": [0] * len(rows),
+        "event": [event for _, event, _ in rows],
+        "detail": [detail for _, _, detail in rows],
+    }
 
 
 def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float) -> Bill:

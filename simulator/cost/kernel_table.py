@@ -124,7 +124,11 @@ class _Field:
         """Length with the least median error when each point is predicted from the others."""
         import numpy as np
 
-        keep = slice(None) if len(self.points) <= MOST_POINTS // 2 else slice(0, None, 2 * len(self.points) // MOST_POINTS + 1)
+        keep = (
+            slice(None)
+            if len(self.points) <= MOST_POINTS // 2
+            else slice(0, None, 2 * len(self.points) // MOST_POINTS + 1)
+        )
         points, residual = self.points[keep], self.residual[keep]
         self.mean = float(np.median(residual))
         if len(points) < 3:
@@ -268,7 +272,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     writer.writerow(COLUMNS)
     for row in rows:
         work = row.work
-        sizes = [f"{getattr(work, name):.10g}" if getattr(work, name) else "" for name in _NUMBERS]
+        sizes = [f"{getattr(work, name):.15g}" if getattr(work, name) else "" for name in _NUMBERS]
         flags = ["1" if getattr(work, name) else "" for name in _FLAGS]
         writer.writerow(
             [work.kind.value, work.operator, work.dtype, *sizes, *flags, f"{row.seconds:.5g}", f"{row.spread:.3g}"]

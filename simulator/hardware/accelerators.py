@@ -30,9 +30,10 @@ DTYPES = (
 
 CURVE_LEAVES = {
     "launch": "time", "compute": "ratio", "memory": "ratio", "sharpness": "number", "half_length": "number:token",
-    "per_sequence_head": "time", "achieved": "compute_rate",
+    "per_sequence_head": "time", "achieved": "compute_rate", "sustained": "ratio",
 }  # fmt: skip
-"""Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak."""
+"""Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is the
+share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit."""
 
 IDLE_SHARE = 0.10
 USABLE_SHARE = 0.99

@@ -2,7 +2,7 @@
 
 >>> from simulator.plot import FIGURES
 >>> list(FIGURES)
-['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars', 'latency_cdf', 'queue_and_kv']
+['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars', 'latency_cdf', 'queue_and_kv', 'tornado']
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
+from simulator.plot.compare import tornado
 from simulator.plot.gantt import pipeline_gantt
 from simulator.plot.memory import memory_bars
 from simulator.plot.serving import latency_cdf, queue_and_kv
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from simulator.results.tables import Result
 
 __all__ = [
-    "FIGURES", "latency_cdf", "memory_bars", "pipeline_gantt", "queue_and_kv", "save", "step_waterfall", "traffic_bars",
+    "FIGURES", "latency_cdf", "memory_bars", "pipeline_gantt", "queue_and_kv", "save", "step_waterfall", "tornado",
+    "traffic_bars",
 ]  # fmt: skip
 
 FIGURES: dict[str, Callable[..., Axes]] = {
     figure.__name__: figure
-    for figure in (memory_bars, step_waterfall, pipeline_gantt, traffic_bars, latency_cdf, queue_and_kv)
+    for figure in (memory_bars, step_waterfall, pipeline_gantt, traffic_bars, latency_cdf, queue_and_kv, tornado)
 }
 """Name → function ``(result, workload=None, ax=None)``."""
 

@@ -79,6 +79,30 @@ class QuantileSketch:
             low = int(buckets.min())
             self._insert(low, np.bincount(buckets - low))
 
+    def add_weighted(self, values: NDArray[np.float64], weights: NDArray[np.int64]) -> None:
+        """Add each value as often as its weight says.
+
+        Raises
+        ------
+        ValueError
+            If a value or weight is negative, or a value not finite.
+        """
+        values, weights = values[weights != 0], weights[weights != 0]
+        if not values.size:
+            return
+        if not np.isfinite(values).all() or values.min() < 0 or weights.min() < 0:
+            raise ValueError("a sketch takes finite values of at least 0, and weights of at least 0")
+        self.sum += math.fsum(values * weights)
+        self.min, self.max = min(self.min, float(values.min())), max(self.max, float(values.max()))
+        large = values > _SMALLEST
+        self.zeros += int(weights[~large].sum())
+        if large.any():
+            buckets = np.ceil(np.log(values[large]) / math.log(self._gamma)).astype(np.int64)
+            low = int(buckets.min())
+            counts = np.zeros(int(buckets.max()) - low + 1, dtype=np.int64)
+            np.add.at(counts, buckets - low, weights[large])
+            self._insert(low, counts)
+
     def merge(self, other: QuantileSketch) -> None:
         """Add everything that ``other`` has seen.
 

@@ -16,8 +16,8 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
-    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Named", "OneOrMany", "Rate", "Ratio",
-    "StrategyName", "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
+    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Interval", "Named", "OneOrMany", "Rate",
+    "Ratio", "StrategyName", "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
 
 
@@ -63,6 +63,34 @@ Rate: TypeAlias = Annotated[float, Quantity("rate")]
 Ratio: TypeAlias = Annotated[float, Quantity("ratio")]
 EnergyPrice: TypeAlias = Annotated[float, Quantity("energy_price")]
 CarbonIntensity: TypeAlias = Annotated[float, Quantity("carbon_intensity")]
+
+
+@dataclass(frozen=True)
+class IntervalOrOptimal(Quantity):
+    """Marks a time between two events: above 0, or ``optimal`` (held as ``None``)."""
+
+    dimension: str = "time"
+
+    def read_or_none(self, value: object) -> float | None:
+        """Seconds, or ``None`` for ``optimal``."""
+        if value is None or value == "optimal":
+            return None
+        seconds = self.read(value)
+        if seconds <= 0:
+            raise ValueError(f"needs a time above 0 s or 'optimal', have {value!r}")
+        return seconds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Seconds or ``None``."""
+        return core_schema.no_info_plain_validator_function(self.read_or_none)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A time with its unit, or the word."""
+        quantity = _schema_of(self.dimension)
+        return {**quantity, "anyOf": [{"const": "optimal"}, *quantity["anyOf"]]}
+
+
+Interval: TypeAlias = Annotated[Any, IntervalOrOptimal()]
 
 
 def _whole(value: object) -> object:

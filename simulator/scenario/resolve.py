@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator import registry
 from simulator.data import find_file
 from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.hardware.types import Cluster
@@ -24,6 +25,7 @@ from simulator.workload.plan import Plan
 from simulator.yaml_marks import MarkedNode
 
 if TYPE_CHECKING:
+    from simulator.workload.failures.model import FailureModel
     from simulator.workload.requests.table import RequestTable
 
 __all__ = ["Resolver"]
@@ -76,12 +78,13 @@ class Resolver:
                 deployments += [deployment] if deployment else []
                 demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
         placements = self._place(cluster, demands) if cluster is not None else ()
+        failures = self._failures(deployments)
         self._not_modelled()
         if self.issues or cluster is None:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            placements=placements, until=spec.until, record=spec.record, failures=spec.failures, what_if=spec.what_if,
+            placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -175,7 +178,12 @@ class Resolver:
             if not problems:
                 self._report(loc, checks.check_schedule(plan, batch.microbatches(plan)))
         checkpoint = self._checkpoint(spec, loc, cluster)
-        return TrainingJob(spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint)
+        recovery: Any = registry.lookup("recovery", spec.recovery)()
+        if not unsure and self.spec.failures is not None and (reason := recovery.check(plan)):
+            self._error((*loc, "recovery"), reason)
+        return TrainingJob(
+            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery
+        )
 
     def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
         if spec.checkpoint is None:
@@ -209,7 +217,7 @@ class Resolver:
         def pick(value: Any, default: Any) -> Any:
             return default if value is None else value
 
-        return Deployment(
+        deployment = Deployment(
             name=spec.serving, model=model, framework=framework, plan=plan, requests=requests, replicas=asked.replicas,
             batching=pick(asked.batching, framework.batching), router=asked.router,
             max_num_batched_tokens=pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
@@ -221,6 +229,11 @@ class Resolver:
             slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
             options=_frozen(asked.options),
         )  # fmt: skip
+        from simulator.serving.options import option_problems
+
+        for message in option_problems(deployment):
+            self._error((*loc, "deployment", "options"), message)
+        return deployment
 
     def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
         if self._tainted((*loc, "requests")):
@@ -254,12 +267,28 @@ class Resolver:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
 
+    def _failures(self, deployments: list[Deployment]) -> FailureModel | None:
+        """What fails, with what had to be assumed."""
+        from simulator.workload.failures import read_failures
+
+        if self.spec.failures is None:
+            return None
+        try:
+            model = read_failures(self.spec.failures, self.base)
+        except ConfigError as error:
+            for issue in error.issues:
+                self._error(("failures", *filter(None, issue.path.split("."))), issue.message)
+            return None
+        self.warnings += [f"failures: {note}" for note in model.assumes]
+        if deployments:
+            names = ", ".join(d.name for d in deployments)
+            self.warnings.append(f"failures stop training jobs only, the replicas of {names} run without them")
+        return model
+
     def _not_modelled(self) -> None:
         """Say what this version reads but does not simulate: never silence."""
-        if self.spec.failures is not None:
-            self.warnings.append("failures: not modelled yet, the run is without failures")
         if self.spec.what_if:
-            self.warnings.append("what_if: not modelled yet, only the scenario as written is run")
+            self.warnings.append("what_if: only the scenario as written is run; 'fmsim sweep' runs the others")
 
 
 def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:

@@ -17,6 +17,7 @@ from simulator.scenario.fields import (
     Data,
     Duration,
     EnergyPrice,
+    Interval,
     Named,
     OneOrMany,
     Rate,
@@ -150,7 +151,7 @@ class ServingPlanSpec(Strict):
 class CheckpointSpec(Strict):
     """When and where the job saves its state."""
 
-    every: Annotated[Duration, Field(gt=0)]
+    every: Interval
     to: str = "parallel-fs"
     mode: Literal["sync", "async"] = "async"
 
@@ -167,6 +168,7 @@ class TrainingSpec(Strict):
     nodes: AcceleratorCount | None = None
     plan: PlanSpec = Field(default_factory=PlanSpec)
     checkpoint: CheckpointSpec | None = None
+    recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
 
 
 class RequestsSpec(Strict):

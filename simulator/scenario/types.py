@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
+from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
 __all__ = ["Placement", "Scenario", "part_of"]
@@ -52,8 +53,10 @@ class Scenario:
         End of the run [s], or ``None``: until all work is done.
     record
         ``full`` tables or mergeable ``summary`` sketches.
-    failures, what_if
-        As written; what this version does not model is listed in ``warnings``.
+    failures
+        What fails, or ``None``: nothing does.
+    what_if
+        As written.
     warnings
         What is assumed or left out.
     document
@@ -72,7 +75,7 @@ class Scenario:
     placements: tuple[Placement, ...] = ()
     until: float | None = None
     record: Literal["full", "summary"] = "full"
-    failures: str | Mapping[str, Any] | None = None
+    failures: FailureModel | None = None
     what_if: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -4,10 +4,34 @@ from __future__ import annotations
 
 import math
 from heapq import heappop, heappush
+from typing import Any
+
+from numpy.typing import NDArray
 
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["ArrivalStream"]
+__all__ = ["ArrivalStream", "ColumnWindow"]
+
+
+_CHUNK = 8192
+
+
+class ColumnWindow:
+    """Numbers of a column that is read mostly in order, as Python numbers, a stretch of it at a time."""
+
+    __slots__ = ("_column", "_first", "_last", "_values")
+
+    def __init__(self, column: NDArray[Any]) -> None:
+        self._column = column
+        self._first = self._last = 0
+        self._values: list[Any] = []
+
+    def __getitem__(self, row: int) -> Any:
+        if not self._first <= row < self._last:
+            self._first = row - row % _CHUNK
+            self._values = self._column[self._first : self._first + _CHUNK].tolist()
+            self._last = self._first + len(self._values)
+        return self._values[row - self._first]
 
 
 class ArrivalStream:
@@ -24,32 +48,39 @@ class ArrivalStream:
     """
 
     def __init__(self, table: RequestTable) -> None:
-        self._times: list[float] = table.arrival.tolist()
+        self._times = ColumnWindow(table.arrival)
         self._released: list[tuple[float, int]] = []
         self._children: dict[int, list[int]] = {}
         self._think: list[float] | None = None if table.think_time is None else table.think_time.tolist()
-        rows = list(range(len(table)))
+        self._roots: list[int] | None = None
         if table.parent is not None:
             for row, parent in enumerate(table.parent.tolist()):
                 if parent >= 0:
                     self._children.setdefault(parent, []).append(row)
-            rows = [row for row in rows if table.parent[row] < 0]
-        # Last first, so that the next one is popped off the end.
-        self._queue = rows[::-1]
+            self._roots = [row for row in range(len(table)) if table.parent[row] < 0]
+        self._size = len(table) if self._roots is None else len(self._roots)
+        self._place = 0
         self._closed = table.closed_loop_concurrency is not None
         if table.closed_loop_concurrency is not None:
-            for row in rows[: table.closed_loop_concurrency]:
+            for _ in range(min(table.closed_loop_concurrency, self._size)):
+                row = self._next_row()
                 heappush(self._released, (self._times[row], row))
-            del self._queue[len(self._queue) - min(table.closed_loop_concurrency, len(rows)) :]
         self.next_time = math.inf
         self.open_loop = not self._closed and not self._children
         """Whether no request waits for the end of another."""
         self._find_next()
 
+    def _next_row(self) -> int:
+        """The next request in the table's order, which is taken."""
+        place = self._place
+        self._place = place + 1
+        return place if self._roots is None else self._roots[place]
+
     def _find_next(self) -> None:
         time = self._released[0][0] if self._released else math.inf
-        if not self._closed and self._queue:
-            time = min(time, self._times[self._queue[-1]])
+        if not self._closed and self._place < self._size:
+            row = self._place if self._roots is None else self._roots[self._place]
+            time = min(time, self._times[row])
         self.next_time = time
 
     def pop(self) -> int:
@@ -57,14 +88,14 @@ class ArrivalStream:
         if self._released and self._released[0][0] <= self.next_time:
             row = heappop(self._released)[1]
         else:
-            row = self._queue.pop()
+            row = self._next_row()
         self._find_next()
         return row
 
     def ended(self, row: int, now: float) -> None:
         """Request ``row`` has ended or was rejected at ``now``; releases those that wait for it."""
-        if self._closed and self._queue:
-            heappush(self._released, (now, self._queue.pop()))
+        if self._closed and self._place < self._size:
+            heappush(self._released, (now, self._next_row()))
             self._find_next()
         if row in self._children:
             for child in self._children.pop(row):

@@ -25,6 +25,10 @@ class AttentionTerm(Protocol):
 
     constants: frozenset[str]
 
+    @property
+    def bounded(self) -> bool:
+        """Whether a window or budget ends the growth with the context."""
+
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
         """(seconds now, growth per iteration, iterations for which that holds) for a decode batch."""
 
@@ -120,6 +124,11 @@ class SoftmaxTerm:
             causal=spec.causal,
         )
 
+    @property
+    def bounded(self) -> bool:
+        """Whether a window or budget caps what is read."""
+        return self._cap > 0
+
     def _attended(self, decodes: int, context: float) -> tuple[float, float, int]:
         """Rows of the cache a decode batch reads, their growth per iteration, iterations for which that holds.
 
@@ -181,6 +190,11 @@ class RecurrentTerm:
     device: DeviceCost
     state_bytes: float
     constants: frozenset[str] = frozenset()
+
+    @property
+    def bounded(self) -> bool:
+        """A state does not grow at all."""
+        return False
 
     def _work(self, sequences: int) -> Work:
         return Work(OpKind.ELEMENTWISE, "bf16", bytes=2.0 * sequences * self.state_bytes)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from copy import deepcopy
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from simulator.serving.prefix_cache import TierStore
 from simulator.serving.replica import EngineLimits, Replica
 from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
+from simulator.serving.summary import ServingSummary, SummaryRows, add_segments
 from simulator.strategies.protocols import (
     AdmissionPolicy,
     BatchPolicy,
@@ -30,12 +31,16 @@ from simulator.strategies.protocols import (
     RequestState,
     Router,
 )
+from simulator.workload.jobs import ServiceLevel
 from simulator.workload.requests.table import RequestTable
 
 if TYPE_CHECKING:
     import simpy
 
     from simulator.engine.clock import Clock
+
+_PACE = 8192
+"""Arrivals from one report of progress to the next."""
 
 __all__ = ["DeploymentProcess", "simulate_deployment"]
 
@@ -64,6 +69,13 @@ class DeploymentProcess:
         Of the router's random draws.
     on_finish
         Called with (request, time [s]) at every completion.
+    record
+        ``full``: a row per request and every gap between tokens; ``summary``: counters and quantile sketches, in
+        memory that does not grow with the number of requests.
+    slo
+        Limits that ``summary`` counts requests against.
+    progress
+        Called with (requests arrived, time [s]) every 8,192 arrivals.
     """
 
     def __init__(
@@ -81,6 +93,9 @@ class DeploymentProcess:
         stride: int | None = None,
         seed: int = 0,
         on_finish: Callable[[RequestState, float], object] | None = None,
+        record: Literal["full", "summary"] = "full",
+        slo: ServiceLevel | None = None,
+        progress: Callable[[int, float], object] | None = None,
     ) -> None:
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
@@ -109,7 +124,11 @@ class DeploymentProcess:
         ]  # fmt: skip
         self.table = requests
         self._stream = ArrivalStream(requests)
-        self._rows = RequestRows(requests, limits.block_size if self.kv_policy.prefix_caching else 0)
+        block_size = limits.block_size if self.kv_policy.prefix_caching else 0
+        self._rows: RequestRows | SummaryRows = (
+            SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
+        )
+        self._progress = progress
         # Between two arrivals replicas do not see each other, unless an end releases requests or stores are shared.
         self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
@@ -140,8 +159,32 @@ class DeploymentProcess:
             self._entry = None
         self._pump()
 
+    def _outcome(self) -> ServingRun | ServingSummary:
+        return self.summary() if isinstance(self._rows, SummaryRows) else self.result()
+
+    def _take_stock(self, row: int, now: float) -> None:
+        """Say how far things are, and enter gaps between tokens in their sketch where no rows are kept."""
+        if self._progress is not None:
+            self._progress(row, now + self._origin)
+        if isinstance(self._rows, SummaryRows):
+            for replica in self.replicas:
+                add_segments(self._rows.sketches["itl"], np.array(replica.gaps).reshape(-1, 4))
+                del replica.gaps[:]
+
+    def summary(self) -> ServingSummary:
+        """What has happened so far, of a deployment with ``record="summary"``."""
+        if not isinstance(self._rows, SummaryRows):
+            raise ValueError("a deployment that records rows gives a result(), not a summary()")
+        now = self.clock.now - self._origin
+        for replica in self.replicas:
+            replica.close_books(now)
+        self._take_stock(len(self.table), now)
+        return self._rows.summary(tuple(r.usage for r in self.replicas))
+
     def result(self) -> ServingRun:
         """What has happened so far; times count from the start of the deployment."""
+        if isinstance(self._rows, SummaryRows):
+            raise ValueError("a deployment that records a summary has no rows; ask for its summary()")
         now = self.clock.now - self._origin
         for replica in self.replicas:
             replica.close_books(now)
@@ -164,7 +207,7 @@ class DeploymentProcess:
         elif self.done is not None and not self.done.triggered:
             last = max(r.usage.until for r in self.replicas)
             done = self.done
-            self.clock.at(max(last + self._origin, self.clock.now), lambda: done.succeed(self.result()))
+            self.clock.at(max(last + self._origin, self.clock.now), lambda: done.succeed(self._outcome()))
 
     def _work(self, now: float) -> float:
         """Process events up to and including ``now``, and on until the next of others; time of the next own one [s]."""
@@ -194,6 +237,8 @@ class DeploymentProcess:
             heappush(self._wakes, (replica.next_time, replica.index, replica.version))
 
     def _arrive(self, row: int, now: float) -> None:
+        if not row % _PACE:
+            self._take_stock(row, now)
         request = self._rows.state(row, now)
         reason = self._rejected[row]
         if reason:
@@ -207,7 +252,7 @@ class DeploymentProcess:
         replica.submit(request, now)
         self._announce(replica, version)
 
-    def _impossible(self) -> list[int]:
+    def _impossible(self) -> bytes:
         """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
         table, replica, limit = self.table, self.replicas[0], self.limits.max_model_len
         inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
@@ -220,7 +265,7 @@ class DeploymentProcess:
         reason[held > replica.pool.most_tokens] = 2
         if limit:
             reason[total > limit] = 1
-        return reason.tolist()  # type: ignore[no-any-return]
+        return reason.astype(np.uint8).tobytes()
 
     def _refuses(self, request: RequestState, replica: Replica, now: float) -> bool:
         if not self._asks:

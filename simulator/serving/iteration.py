@@ -92,6 +92,7 @@ class ReplicaCost:
         self.ranks = plan.data_parallel
         self.costs = TokenCosts(model, plan, framework, self.device, self.network, self.layout, max_tokens)
         self._linear_memo: dict[tuple[int, int, int, bool], float] = {}
+        self._fixed_memo: dict[tuple[int, int], float] = {}
         self.used = self.costs.used
 
     # -- shape -----------------------------------------------------------------------------------------------------
@@ -120,7 +121,10 @@ class ReplicaCost:
 
     def tokens(self, batch: BatchShape) -> int:
         """Tokens of a rank's batch that pass through the linear layers."""
-        return batch.decodes * self.queries + sum(chunk for chunk, _ in batch.prefill)
+        tokens = batch.decodes * self.queries
+        for chunk, _ in batch.prefill:
+            tokens += chunk
+        return tokens
 
     def rows(self, batch: BatchShape) -> int:
         """Rows that reach the head: every query token of a decode, the last token of every chunk (as vLLM V1 does for
@@ -193,20 +197,43 @@ class ReplicaCost:
 
     def decode_attention(self, stage: int, batch: BatchShape) -> tuple[float, float, int]:
         """(seconds now, seconds more per iteration, iterations for which that holds) of a rank's decodes."""
+        decodes, context = batch.decodes, batch.decode_context
+        per_token = self._per_token[stage]
+        if per_token is not None:
+            fixed = self._fixed_memo.get((stage, decodes))
+            if fixed is None:
+                fixed = sum(count * term.decode(decodes, 0.0)[0] for term, count in self.attention[stage])
+                self._fixed_memo[stage, decodes] = fixed
+            return fixed + per_token * context, per_token * decodes, FOREVER
         seconds = slope = 0.0
         valid = FOREVER
         for term, count in self.attention[stage]:
-            now, growth, holds = term.decode(batch.decodes, batch.decode_context)
+            now, growth, holds = term.decode(decodes, context)
             seconds += count * now
             slope += count * growth
             valid = min(valid, holds)
         return seconds, slope, valid
 
+    @cached_property
+    def _per_token(self) -> list[float | None]:
+        """Seconds per token of context of each stage, where no window or budget ends the growth."""
+        return [
+            None
+            if any(term.bounded for term, _ in terms)
+            else sum(count * term.decode(1, 0.0)[1] for term, count in terms)
+            for terms in self.attention
+        ]
+
     # -- the protocol ------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _host(self) -> tuple[float, float]:
+        return self._constant("host_per_step"), self._constant("host_per_sequence")
 
     def host_seconds(self, sequences: int) -> float:
         """Host seconds of an iteration over so many sequences."""
-        return self._constant("host_per_step") + self._constant("host_per_sequence") * sequences
+        fixed, each = self._host
+        return fixed + each * sequences
 
     def device_times(self, batch: BatchShape) -> list[float]:
         """Device seconds of each stage, the arrival of streamed weights included."""
@@ -238,7 +265,7 @@ class ReplicaCost:
     def decode_segment(self, batch: BatchShape) -> Segment:
         """Durations of the next iterations of an unchanged decode batch."""
         mine = self.local(batch)
-        tokens, rows = self.tokens(mine), self.rows(mine)
+        tokens = rows = mine.decodes * self.queries
         host = self.host_seconds(batch.decodes)
         overlapped = self.framework.async_scheduling
         base = slope = 0.0

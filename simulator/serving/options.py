@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from simulator.errors import ConfigError
+from simulator.errors import ConfigError, did_you_mean
 from simulator.hardware.types import Node
 from simulator.registry import lookup, record_of
 from simulator.results.estimate import StageMemory
@@ -36,13 +36,26 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
     return found
 
 
-def option_problems(deployment: Deployment, node: Node) -> list[str]:
-    """What is wrong with the options of a deployment on ``node``; empty when nothing is."""
-    try:
-        ServedModel.of(deployment, node)
-    except ConfigError as error:
-        return [issue.message for issue in error.issues] or [str(error)]
-    return []
+def option_problems(deployment: Deployment, node: Node | None = None) -> list[str]:
+    """Everything that is wrong with a deployment's options, on ``node`` where it is known; empty when nothing is."""
+    found: list[str] = []
+    for key, value in deployment.options:
+        if key not in FAMILIES:
+            hint = did_you_mean(key, FAMILIES) or f"known: {', '.join(FAMILIES)}"
+            found.append(f"unknown key '{key}', {hint}")
+            continue
+        try:
+            alone = replace(deployment, options=((key, value),))
+            strategy = _chosen(alone)[key]
+            if key == "speculation":
+                strategy.draft(deployment.model)
+            elif key == "sparse_attention":
+                _ = strategy.kept
+            if node is not None:
+                ServedModel.of(alone, node)
+        except ConfigError as error:
+            found += [issue.message for issue in error.issues] or [str(error)]
+    return found
 
 
 def quality_notes(deployment: Deployment) -> tuple[str, ...]:

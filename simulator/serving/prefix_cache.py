@@ -1,9 +1,9 @@
 """KV blocks that outlive their request: prefixes shared by reference, least recently used ones dropped first.
 
 A block's id stands for its tokens and everything before them, so a chain of ids is a path of the radix tree and a
-dictionary of ids (none of them negative) is the tree. A request that uses a block uses all blocks before it, and when it ends gives them back
-last block first: so in the list of idle blocks every block stands before those it builds on, and taking the oldest
-is taking a leaf.
+dictionary of ids (none of them negative) is the tree. A request that uses a block uses all blocks before it, and when
+it ends gives them back last block first: so in the list of idle blocks every block stands before those it builds on,
+and taking the oldest is taking a leaf.
 """
 
 from __future__ import annotations

@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from simulator.serving.arrivals import ColumnWindow
 from simulator.serving.run import REJECTIONS
 from simulator.strategies.protocols import RequestState
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["RequestRows"]
+__all__ = ["RequestRows", "RequestSource"]
 
 
-class RequestRows:
-    """The columns of a run while it goes on.
+class RequestSource:
+    """Makes the state of a request of the table when it arrives.
 
     Parameters
     ----------
@@ -28,26 +29,18 @@ class RequestRows:
     """
 
     def __init__(self, table: RequestTable, block_size: int = 0) -> None:
-        size = len(table)
-        self._table = table
-        self._inputs: list[int] = table.input_tokens.tolist()
-        self._outputs: list[int] = table.output_tokens.tolist()
-        self._extra = [None if c is None else c.tolist() for c in (table.priority, table.client, table.session)]
-        self._plain = all(c is None for c in self._extra)
-        nan = array("d", [math.nan])
-        self._arrival, self._scheduled, self._first, self._finish = nan * size, nan * size, nan * size, nan * size
-        self._preemptions, self._replica, self._rejected = (
-            array("q", [0]) * size,
-            array("q", [-1]) * size,
-            bytearray(size),
-        )
-        self._cached = array("q", [0]) * size
-        self._live: dict[int, RequestState] = {}
+        self._inputs = ColumnWindow(table.input_tokens)
+        self._outputs = ColumnWindow(table.output_tokens)
+        extra = (table.priority, table.client, table.session)
+        self._extra = [None if c is None else ColumnWindow(c) for c in extra]
+        self._plain = all(c is None for c in extra)
         self._blocks = table.prefix_blocks if block_size else None
         self._block_tokens = table.prefix_block_tokens
         self.reasons = list(REJECTIONS)
+        """Why requests are rejected, by number."""
 
     def state(self, row: int, now: float) -> RequestState:
+        """The request of ``row``, which arrives ``now``."""
         request = RequestState(row, now, self._inputs[row], self._outputs[row])
         if not self._plain:
             priority, client, session = (None if c is None else c[row] for c in self._extra)
@@ -56,8 +49,6 @@ class RequestRows:
             request.session = -1 if session is None else session
         if self._blocks is not None:
             request.prefix = self._prefix(row)
-        self._arrival[row] = now
-        self._live[row] = request
         return request
 
     def _prefix(self, row: int) -> tuple[list[int], list[int]]:
@@ -71,7 +62,7 @@ class RequestRows:
         else:
             ends = list(accumulate(blocks.tokens[blocks.offsets[row] : blocks.offsets[row + 1]].tolist()))
         # A prompt's own last block is usually begun only: its id stands for what there is of it.
-        length = self._inputs[row]
+        length: int = self._inputs[row]
         return ids, [min(end, length) for end in ends]
 
     def reason(self, text: str) -> int:
@@ -80,11 +71,41 @@ class RequestRows:
             self.reasons.append(text)
         return self.reasons.index(text)
 
+
+class RequestRows(RequestSource):
+    """One row per request, filled as things happen.
+
+    Parameters
+    ----------
+    table, block_size
+        As of :class:`RequestSource`.
+    """
+
+    def __init__(self, table: RequestTable, block_size: int = 0) -> None:
+        super().__init__(table, block_size)
+        size = len(table)
+        self._table = table
+        nan = array("d", [math.nan])
+        self._arrival, self._scheduled, self._first, self._finish = nan * size, nan * size, nan * size, nan * size
+        self._preemptions, self._replica = array("q", [0]) * size, array("q", [-1]) * size
+        self._rejected = bytearray(size)
+        self._cached = array("q", [0]) * size
+        self._live: dict[int, RequestState] = {}
+
+    def state(self, row: int, now: float) -> RequestState:
+        """The request of ``row``, which arrives ``now``."""
+        request = super().state(row, now)
+        self._arrival[row] = now
+        self._live[row] = request
+        return request
+
     def reject(self, row: int, now: float, reason: int) -> None:
+        """Request ``row`` is refused for the reason of that number."""
         self._rejected[row] = reason
         del self._live[row]
 
     def finish(self, request: RequestState, now: float) -> None:
+        """``request`` has all its tokens."""
         row = request.index
         self._finish[row] = now
         self._note(request)
@@ -101,6 +122,7 @@ class RequestRows:
         self._cached[row] = request.cached_tokens
 
     def columns(self) -> dict[str, Any]:
+        """The columns of :class:`~simulator.serving.run.ServingRun`."""
         for request in self._live.values():
             self._note(request)
         return {

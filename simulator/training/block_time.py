@@ -8,13 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.constants import Trust
+from simulator.constants import Constant, Trust
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
 from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
+from simulator.training.sustained import sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
@@ -152,6 +153,7 @@ class BlockPricer:
         self.interference: dict[tuple[Hashable, Hashable], float] = (
             {(Stream.COMPUTE, s): factor for s in (Stream.SCALE_UP, Stream.SCALE_OUT)} if factor > 1.0 else {}
         )
+        self._shares: dict[str, Constant | None] = {}
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
         self._passes: dict[tuple[int, str], tuple[Block, PhaseTime]] = {}
 
@@ -169,8 +171,21 @@ class BlockPricer:
             else:
                 work = work_of(op, self.mesh)
                 priced = self.device.price(work)
+                if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
+                    priced = self._sustained(priced, work.dtype)
             known = self._ops[id(op)] = (op, PricedOp(op, priced, work.flops, work.bytes))
         return known[1]
+
+    def _sustained(self, priced: Priced, dtype: str) -> Priced:
+        """The price under continuous load: kernel benchmarks are too short for the power limit to bite."""
+        if dtype not in self._shares:
+            self._shares[dtype] = sustained_share(self.device.accelerator, dtype)
+        constant = self._shares[dtype]
+        if constant is None or priced.bound != "compute":
+            return priced
+        used = list(priced.constants)
+        share = min(1.0, self.device.shared(constant, used))
+        return replace(priced, seconds=priced.seconds / share, constants=tuple(used))
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
         """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""

@@ -16,7 +16,6 @@ from simulator.hardware.types import Cluster, Node
 from simulator.registry import lookup
 from simulator.results.estimate import MemoryLedger, Traffic
 from simulator.strategies.compile import communication_traits, plan_notes
-from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.protocols import Action, PipelineSchedule
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
@@ -27,7 +26,7 @@ from simulator.training.messages import message_counts, send_seconds, swap_secon
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
-from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks
+from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
@@ -92,7 +91,7 @@ class PipelinedJob:
         if plan.pipeline_parallel == 1 and plan.virtual_stages == 1:
             return ""
         reason = schedule.check(plan.pipeline_parallel, job.batch.microbatches(plan), plan.virtual_stages)
-        layers = job.model.num_hidden_layers
+        layers = job.model.num_hidden_layers + sum(counted_ends(plan))
         if not reason and plan.pipeline_parallel * plan.virtual_stages > layers:
             reason = f"{plan.pipeline_parallel} stages × {plan.virtual_stages} chunks are more than the {layers} layers"
         return reason
@@ -123,7 +122,7 @@ class PipelinedJob:
         """Virtual stages in model order."""
         stages = 1 + max(p for where in self.positions for p in where)
         layers = sum(block.name == "layer" for block in compiled_layers(self.job))
-        sizes = partition_layers(layers, stages)
+        sizes = layers_per_stage(self.plan, layers, stages)
         return cut_into_chunks(varied_layers(self.job, sizes), sizes)
 
     @cached_property

@@ -1,15 +1,19 @@
-"""A training job on the shared clock: equal steps jumped over, checkpoints as flows on the shared fabric."""
+"""A training job on the shared clock: equal steps jumped over, checkpoints as flows, failures and what follows them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
+from simulator.strategies.cluster_protocols import JobFacts, Protection, Recovery, Restoration
+from simulator.strategies.recovery.checkpoint import daly_interval
+from simulator.training.ledger import TrainingEvent, TrainingRun
+from simulator.training.saves import CheckpointStore, checkpoint_bytes
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import TensorClass
 
 if TYPE_CHECKING:
     import simpy
@@ -17,54 +21,50 @@ if TYPE_CHECKING:
     from simulator.engine.clock import Clock
     from simulator.network.fabric import Fabric
 
-__all__ = ["TrainingProcess", "TrainingRun", "checkpoint_bytes"]
+__all__ = ["Hit", "Survival", "TrainingProcess", "TrainingRun", "checkpoint_bytes", "job_facts"]
+
+Steps = Generator[Any, Any, Any]
 
 
-@dataclass
-class TrainingRun:
-    """What happened to a job.
+class Hit(NamedTuple):
+    """A failure that stops a job: its kind, the node's position in the job, and the event that brings another node.
 
-    Attributes
-    ----------
-    steps
-        Completed.
-    start, end
-        [s]; ``end`` is that of the last step, or of the run.
-    checkpoint_stall
-        Seconds the job waited for its checkpoints.
-    checkpoints
-        ``(start, end)`` of every write [s].
-    done
-        Whether all steps were completed.
+    ``replacement`` is ``None`` when the node itself is fine.
     """
 
-    steps: int = 0
-    start: float = 0.0
-    end: float = 0.0
-    checkpoint_stall: float = 0.0
-    checkpoints: list[tuple[float, float]] = field(default_factory=list)
-    done: bool = False
-
-    @property
-    def effective_time_ratio(self) -> float:
-        """Share of the wall time spent in steps."""
-        wall = self.end - self.start
-        return 1.0 - self.checkpoint_stall / wall if wall > 0 else 1.0
+    kind: str
+    position: int
+    replacement: simpy.Event | None = None
+    planned: bool = False
 
 
-def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
-    """Bytes of one full checkpoint: every parameter and its optimizer states once, over all ranks [B].
+@dataclass(frozen=True)
+class Survival:
+    """How a job survives failures: strategy, mean time between interruptions [s], and the times around one [s]."""
 
-    14 bytes per parameter with bf16 weights and fp32 Adam (master copy and two moments).
-    """
-    replicas = job.plan.mesh["dpcp"]
-    total = 0.0
-    for stage in estimate.memory.stages:
-        optim, param = stage.by_class[TensorClass.OPTIM.value], stage.by_class[TensorClass.PARAM.value]
-        sharded_optim = replicas if job.plan.zero_stage >= 1 else 1
-        sharded_param = replicas if job.plan.zero_stage >= 3 else 1
-        total += job.plan.tensor_parallel * (optim * sharded_optim + param * sharded_param)
-    return total
+    recovery: Recovery
+    mttf: float = math.inf
+    detection: float = 0.0
+    restart: float = 0.0
+    regroup: float = 0.0
+
+
+def job_facts(job: TrainingJob, estimate: Estimate, cluster: Cluster) -> JobFacts:
+    """What a recovery strategy is told of a job."""
+    node = cluster.groups[0].node
+    network = node.nic.bandwidth * node.nics
+    return JobFacts(
+        nodes=math.ceil(job.plan.accelerators / node.accelerators),
+        per_node=min(node.accelerators, job.plan.accelerators),
+        step=estimate.seconds,
+        state=checkpoint_bytes(estimate, job),
+        plan=job.plan,
+        layers=job.model.num_hidden_layers,
+        bubble=estimate.metrics.get("bubble_over_total", 0.0),
+        scale_out_time=estimate.traffic.by_link.get("scale_out", 0.0) * node.accelerators / network if network else 0.0,
+        network=network,
+        host_link=node.accelerator.host_link.bandwidth,
+    )
 
 
 class TrainingProcess:
@@ -82,79 +82,313 @@ class TrainingProcess:
         Numbers of its nodes in the whole cluster, for the ends of checkpoint flows.
     fabric
         Shared network; None when nothing is written over it.
+    survival
+        What it does about failures; None: there are none.
     """
 
     def __init__(
-        self, clock: Clock, job: TrainingJob, estimate: Estimate, cluster: Cluster, nodes: range, fabric: Fabric | None
+        self,
+        clock: Clock,
+        job: TrainingJob,
+        estimate: Estimate,
+        cluster: Cluster,
+        nodes: range,
+        fabric: Fabric | None,
+        survival: Survival | None = None,
     ) -> None:
-        self.clock, self.job, self.estimate, self.cluster = clock, job, estimate, cluster
-        self.nodes, self.fabric = nodes, fabric
+        self.clock, self.job, self.estimate, self.survival = clock, job, estimate, survival
         self.run = TrainingRun()
-        self._writing: simpy.Event | None = None
+        target = job.checkpoint.to if job.checkpoint else "nvme"
+        size = checkpoint_bytes(estimate, job)
+        self.store = CheckpointStore(clock, job.name, size, target, cluster, nodes, fabric)
+        self.facts = job_facts(job, estimate, cluster)
+        self.protection = survival.recovery.protect(self.facts) if survival else Protection()
+        self._signal: simpy.Event = clock.event()
+        self._pending: list[Hit] = []
+        self._missing: dict[int, simpy.Event] = {}
+        self._degraded: dict[int, float] = {}
+        self._progress = 0.0  # steps, with the part of the current one
+        self._durable = 0  # steps in the last complete checkpoint
+        self._elastic = 1.0  # speed with the nodes that are left
+        self._writing: tuple[simpy.Event, simpy.Event, int, float] | None = None  # end, flow, steps, begin
+        self._now: tuple[str, float, float] | None = None  # cause ("" = steps), since, seconds per step
+        self.interval = self._interval()
+        self._due = self.interval
 
     def start(self) -> simpy.Process:
         """Begin at the job's start time; the process ends with the last step."""
         return self.clock.process(self._steps())
 
-    def _steps(self) -> Generator[Any, Any, None]:
-        job, run, step = self.job, self.run, self.estimate.seconds
+    # -- what others tell it ---------------------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has begun and still has steps to do."""
+        return not self.run.done and self.clock.now >= self.job.start
+
+    def fail(self, hit: Hit) -> None:
+        """Stop it: processes died, or a node is gone."""
+        self._pending.append(hit)
+        if hit.replacement is not None and hit.replacement.callbacks is not None:
+            hit.replacement.callbacks.append(lambda _: self._wake())
+        self._wake()
+
+    def degrade(self, position: int, speed: float) -> None:
+        """From now on a node has this share of its speed, and all wait for it; 1 = healthy again."""
+        self._degraded.pop(position, None)
+        if speed < 1.0:
+            self._degraded[position] = speed
+        self._wake()
+
+    def _wake(self) -> None:
+        if not self._signal.triggered:
+            self._signal.succeed()
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _steps(self) -> Steps:
+        job, run = self.job, self.run
         if job.start > self.clock.now:
             yield self.clock.timeout(job.start - self.clock.now)
         run.start = run.end = self.clock.now
-        per_checkpoint = job.steps
-        if job.checkpoint is not None:
-            per_checkpoint = max(1, round(job.checkpoint.every / step))
         while run.steps < job.steps:
-            count = min(per_checkpoint, job.steps - run.steps)
-            began = self.clock.now
-            yield self.clock.timeout(count * step)  # equal steps: nothing can change between two checkpoints
-            run.steps += count
-            run.end = began + count * step
-            if job.checkpoint is not None:
+            if self._signal.triggered:
+                self._signal = self.clock.event()
+            if self._pending:
+                yield from self._recover()
+            elif any(event.triggered for event in self._missing.values()):
+                yield from self._rejoin()
+            elif (yield from self._stretch()) and job.checkpoint is not None:
                 yield from self._checkpoint()
-        if self._writing is not None and not self._writing.processed:
-            yield self._writing
+        if self._writing is not None and not self._writing[0].processed:
+            yield self._writing[0]
         run.done = True
+
+    @property
+    def step_seconds(self) -> float:
+        """Of a step as things are: protection, degraded and missing nodes included."""
+        speed = min([self._elastic, *self._degraded.values()])
+        return self.estimate.seconds * self.protection.slow_down / speed
+
+    def _stretch(self) -> Steps:
+        """Steps until the next checkpoint or disturbance; True when none came in between."""
+        target, step = min(self._due, self.job.steps), self.step_seconds
+        began, before = self.clock.now, self._progress
+        self._now = ("", began, step)
+        alarm = self.clock.event()
+        handle = self.clock.after((target - before) * step, alarm.succeed)
+        yield self.clock.any_of([alarm, self._signal])
+        self._now = None
+        if alarm.triggered:
+            self._advance(target - before, self.clock.now - began)
+            self._progress = target
+            self.run.steps = target
+            return True
+        self.clock.cancel(handle)
+        self._advance((self.clock.now - began) / step, self.clock.now - began)
+        return False
+
+    def _advance(self, steps: float, seconds: float) -> None:
+        """Book steps that took ``seconds``."""
+        run = self.run
+        ideal = steps * self.estimate.seconds
+        run.useful += ideal
+        run.lost["slow"] += max(0.0, seconds - ideal)
+        self._progress += steps
+        run.steps = math.floor(self._progress + 1e-9)
+        run.end = self.clock.now
+
+    def _roll_back(self, target: int) -> float:
+        """Return to an earlier step; the seconds of work that are lost by it."""
+        seconds = max(0.0, self._progress - target) * self.estimate.seconds
+        self.run.useful -= seconds
+        self.run.lost["rework"] += seconds
+        self.run.steps, self._progress = target, float(target)
+        self._due = min(self._due, target + self.interval)
+        return seconds
+
+    def _await(self, event: simpy.Event, cause: str) -> Steps:
+        """Wait and book it; False when another failure comes first."""
+        began = self.clock.now
+        self._now = (cause, began, 0.0)
+        while not event.triggered and not self._pending:
+            if self._signal.triggered:
+                self._signal = self.clock.event()
+            yield self.clock.any_of([event, self._signal])
+        self._now = None
+        self.run.lost[cause] += self.clock.now - began
+        self.run.end = self.clock.now
+        return event.triggered
+
+    def _pause(self, seconds: float, cause: str) -> Steps:
+        if seconds <= 0:
+            return True
+        alarm = self.clock.event()
+        handle = self.clock.after(seconds, alarm.succeed)
+        ended = yield from self._await(alarm, cause)
+        if not ended:
+            self.clock.cancel(handle)
+        return ended
+
+    # -- failures --------------------------------------------------------------------------------------------------
+
+    def _recover(self) -> Steps:
+        """From the failure to the next step; gives up when another one comes, which then starts over."""
+        survival, run, began = self.survival, self.run, self.clock.now
+        assert survival is not None
+        hits, self._pending = self._pending, []
+        for hit in hits:
+            run.interruptions[hit.kind] = run.interruptions.get(hit.kind, 0) + 1
+            if hit.replacement is not None:
+                self._missing[hit.position] = hit.replacement
+        missing = sorted(self._missing)
+        way = survival.recovery.restore(self.facts, missing)
+        planned = all(hit.planned for hit in hits)
+        lost = self._roll_back(self.run.steps if planned else self._rollback_target(way, missing))
+        kinds = ", ".join(dict.fromkeys(hit.kind for hit in hits))
+        run.events.append(TrainingEvent(began, "interrupted", f"{kinds}; {lost:.6g} s of work lost"))
+        self._abandon_write()
+        if planned and self.job.checkpoint is not None and not (yield from self._save()):
+            return
+        if not planned and not (yield from self._pause(survival.detection, "detection")):
+            return
+        if way.saves_first and not (yield from self._save()):
+            return
+        if way.waits and missing:
+            if not (yield from self._await(self.clock.all_of(self._missing.values()), "node")):
+                return
+            self._missing.clear()
+        self._elastic = way.speed if self._missing else 1.0
+        if not (yield from self._pause(survival.restart if way.starts_again else survival.regroup, "restart")):
+            return
+        if not (yield from self._reload(way, missing)):
+            return
+        run.events.append(TrainingEvent(self.clock.now, "resumed", f"at step {run.steps}, {self._after(began)}"))
+
+    def _after(self, began: float) -> str:
+        speed = f", {self._elastic:.3g} of full speed" if self._elastic < 1 else ""
+        return f"after {self.clock.now - began:.6g} s{speed}"
+
+    def _rollback_target(self, way: Restoration, missing: list[int]) -> int:
+        if way.back_to == "step":
+            return self.run.steps
+        if missing and self.store.is_local:
+            self._durable = 0  # a node that is gone takes its drive along
+        every = self.protection.memory_every
+        if way.back_to == "memory" and every:
+            return max(self._durable, self.run.steps // every * every)
+        return self._durable
+
+    def _reload(self, way: Restoration, missing: list[int]) -> Steps:
+        """The state back into the devices."""
+        if way.back_to == "storage" or way.saves_first:
+            if self.job.checkpoint is None or not self._durable:
+                return True  # from the beginning: there is nothing to read
+            read = self.store.transfer("read")
+            if not (yield from self._await(read, "reload")):
+                self.store.cancel(read)
+                return False
+            return True
+        moved = self.store.from_peers(missing, way.moves)
+        if moved is not None and not (yield from self._await(moved, "reload")):
+            self.store.cancel(moved)
+            return False
+        if moved is None and missing and not (yield from self._pause(way.moves / self.facts.network, "reload")):
+            return False
+        return (yield from self._pause(way.local, "reload"))
+
+    def _rejoin(self) -> Steps:
+        """Nodes are back: they are joined in, at the end of a step that is then begun anew."""
+        assert self.survival is not None
+        back = [p for p, event in self._missing.items() if event.triggered]
+        self._roll_back(self.run.steps)
+        if not (yield from self._pause(self.survival.regroup, "restart")):
+            return
+        way = self.survival.recovery.restore(self.facts, sorted(self._missing))
+        moved = self.store.from_peers(back, way.moves)
+        if moved is not None and not (yield from self._await(moved, "reload")):
+            self.store.cancel(moved)
+            return
+        for position in back:
+            del self._missing[position]
+        left = sorted(self._missing)
+        self._elastic = self.survival.recovery.restore(self.facts, left).speed if left else 1.0
+        self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------
+
+    def _interval(self) -> int:
+        """Steps between two checkpoints; ``optimal`` is Daly's, and not below the time that writing takes."""
+        asked = self.job.checkpoint
+        if asked is None:
+            return self.job.steps
+        every = asked.every
+        if every is None:
+            write = self.store.seconds("write")
+            mttf = self.survival.mttf if self.survival else math.inf
+            every = (
+                math.inf if math.isinf(mttf) else max(daly_interval(write, mttf) if asked.mode == "sync" else 0, write)
+            )
+        return max(1, round(every / self.estimate.seconds)) if math.isfinite(every) else self.job.steps
+
+    def _checkpoint(self) -> Steps:
+        assert self.job.checkpoint is not None
+        previous = self._writing[0] if self._writing is not None else None
+        if previous is not None and not (yield from self._await(previous, "checkpoint")):
+            return
+        self._due = self.run.steps + self.interval
+        end = self._begin_write()
+        if self.job.checkpoint.mode == "sync" and not (yield from self._await(end, "checkpoint")):
+            self._abandon_write()
+
+    def _save(self) -> Steps:
+        """A checkpoint of the present step that the job waits for."""
+        if self.job.checkpoint is None or self._durable == self.run.steps:
+            return True
+        end = self._begin_write()
+        if not (yield from self._await(end, "checkpoint")):
+            self._abandon_write()
+            return False
+        self._due = self.run.steps + self.interval
+        return True
+
+    def _begin_write(self) -> simpy.Event:
+        """Start a write; the event fires when it is complete, and with that it counts."""
+        end, flow = self.clock.event(), self.store.transfer("write")
+        mark = (end, flow, self.run.steps, self.clock.now)
+        self._writing = mark
+
+        def finished(_: object) -> None:
+            if self._writing is mark:
+                self._durable = mark[2]
+                self.run.checkpoints.append((mark[3], self.clock.now))
+                end.succeed()
+
+        assert flow.callbacks is not None
+        flow.callbacks.append(finished)
+        return end
+
+    def _abandon_write(self) -> None:
+        """A checkpoint that is not complete is worth nothing."""
+        mark, self._writing = self._writing, None
+        if mark is not None and not mark[0].triggered:
+            self.store.cancel(mark[1])
+
+    # -- the end ---------------------------------------------------------------------------------------------------
 
     def close(self) -> TrainingRun:
         """What has happened by now; steps of an interrupted stretch count as far as they went."""
-        run, step = self.run, self.estimate.seconds
-        if not run.done and self.clock.now > run.end and self._writing is None:
-            more = int((self.clock.now - run.end) / step)
-            run.steps, run.end = min(self.job.steps, run.steps + more), run.end + more * step
+        run, now = self.run, self.clock.now
+        if run.done or self._now is None:
+            return run
+        cause, began, step = self._now
+        self._now = None
+        if cause:
+            run.lost[cause] += now - began
+            run.end = now
+            return run
+        whole = math.floor(self._progress + (now - began) / step + 1e-9) - self._progress
+        if whole > 0:
+            self._advance(whole, whole * step)
+            run.end = began + whole * step
         return run
-
-    def _checkpoint(self) -> Generator[Any, Any, None]:
-        assert self.job.checkpoint is not None
-        began = self.clock.now
-        if self._writing is not None and not self._writing.processed:
-            yield self._writing  # the previous one is still on its way
-        write = self.clock.process(self._write())
-        if self.job.checkpoint.mode == "sync":
-            yield write
-        else:
-            self._writing = write
-        self.run.checkpoint_stall += self.clock.now - began
-        self.run.end = self.clock.now
-
-    def _write(self) -> Generator[Any, Any, None]:
-        assert self.job.checkpoint is not None
-        began, size = self.clock.now, checkpoint_bytes(self.estimate, self.job)
-        target = self.job.checkpoint.to
-        if self.fabric is None or target == "nvme":
-            drives = [g.node.nvme for g in self.cluster.groups for _ in range(g.count) if g.node.nvme is not None]
-            slowest = min(d.write for d in drives) if drives else float("inf")
-            yield self.clock.timeout(size / len(self.nodes) / slowest)
-        else:
-            store = self.fabric.topology.storage(target)
-            flows = [
-                self.fabric.transfer(
-                    (self.fabric.topology.host(node), store),
-                    size / len(self.nodes),
-                    endpoints=True,
-                    tag=f"{self.job.name} checkpoint",
-                )
-                for node in self.nodes
-            ]
-            yield self.clock.all_of(flows)
-        self.run.checkpoints.append((began, self.clock.now))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from simulator.strategies.compile import compile_block
+from simulator.strategies.pipeline.partition import partition_layers
 from simulator.workload.autodiff import differentiate
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import TrainingJob
@@ -19,7 +20,7 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
 
-__all__ = ["Chunk", "compiled_layers", "cut_into_chunks"]
+__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layers_per_stage"]
 
 
 @dataclass(frozen=True)
@@ -93,16 +94,40 @@ def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: i
     return tuple(blocks)
 
 
+def counted_ends(plan: Plan) -> tuple[int, int]:
+    """Whether the embedding and the head take the place of a layer when layers are dealt out (1 or 0 each).
+
+    Options ``account_for_embedding_in_pipeline_split`` and ``account_for_loss_in_pipeline_split``, as in Megatron-LM.
+    """
+    names = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
+    first, last = (int(plan.option(name, False) is True) for name in names)
+    return first, last
+
+
+def layers_per_stage(plan: Plan, layers: int, stages: int) -> list[int]:
+    """Layers of every virtual stage; the first and the last have one less where embedding and head count as layers."""
+    first, last = counted_ends(plan)
+    sizes = partition_layers(layers + first + last, stages)
+    sizes[0] -= first
+    sizes[-1] -= last
+    return sizes
+
+
 def cut_into_chunks(blocks: Sequence[Block], layers_per_chunk: Sequence[int]) -> tuple[Chunk, ...]:
-    """Virtual stages with the given numbers of layers; other blocks stay with the layer they precede or follow."""
+    """Virtual stages with the given numbers of layers; other blocks stay with the layer they precede or follow.
+
+    A stage without layers holds what comes before the first layer, or after the last one.
+    """
     chunks: list[Chunk] = []
     position, held = 0, list[Block]()
-    wanted = iter(layers_per_chunk)
-    room = next(wanted)
+    wanted = list(layers_per_chunk)
+    room = wanted[0]
     for index, block in enumerate(blocks):
-        if block.name == "layer" and room == 0:
+        ends = block.name == "layer" or (position + 2 == len(wanted) and wanted[-1] == 0)
+        if ends and room == 0 and held:
             chunks.append(Chunk(position, _run_lengths(held)))
-            position, held, room = position + 1, [], next(wanted)
+            position, held = position + 1, []
+            room = wanted[position]
         held.append(block)
         room -= block.name == "layer"
         if index == len(blocks) - 1:

@@ -48,7 +48,15 @@ def scatter_plot(rows: Sequence[RowRecord], path: Path) -> bool:
             dots = [r for r in mine if r.source == source]
             label = source[:24] if index < 4 else None
             colour = COLOURS[min(index, len(COLOURS) - 1)]
-            axis.plot([r.published for r in dots], [r.predicted for r in dots], ".", ms=3, alpha=0.6, color=colour, label=label)
+            axis.plot(
+                [r.published for r in dots],
+                [r.predicted for r in dots],
+                ".",
+                ms=3,
+                alpha=0.6,
+                color=colour,
+                label=label,
+            )
         ends = [min(min(r.published, r.predicted) for r in mine), max(max(r.published, r.predicted) for r in mine)]
         for factor, style in ((1.0, "-"), (0.8, ":"), (1.25, ":")):
             axis.plot(ends, [e * factor for e in ends], style, color="#222222", lw=0.8)
@@ -84,7 +92,11 @@ def error_plot(rows: Sequence[RowRecord], path: Path) -> bool:
     axis.axvline(0, color="#222222", lw=0.8)
     marks = (-0.75, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1.0, 3.0)
     axis.set_xticks([math.copysign(math.log2(1 + abs(m)), m) for m in marks], [f"{m:+.0%}" for m in marks], fontsize=7)
-    axis.set_yticks(range(len(order)), [f"{k.replace('_', ' ')} · {s[:34]} ({len(groups[k, s])})" for k, s in reversed(order)], fontsize=7)
+    axis.set_yticks(
+        range(len(order)),
+        [f"{k.replace('_', ' ')} · {s[:34]} ({len(groups[k, s])})" for k, s in reversed(order)],
+        fontsize=7,
+    )
     axis.set_xlabel("error: median, and range of the middle 80 %", fontsize=8)
     axis.set_xlim(-1.2, 2.2)
     figure.savefig(path, metadata={"Software": None})

@@ -54,7 +54,9 @@ def fitted_constants(names: set[str]) -> list[FittedConstant]:
     for framework in _frameworks():
         for constant in framework.constants.values() if framework.name in names else ():
             if constant.trust is Trust.FITTED and constant.sigma > 0:
-                found.append(FittedConstant(constant.id, constant.value, constant.unit, _fitted_on(constant), constant.source))
+                found.append(
+                    FittedConstant(constant.id, constant.value, constant.unit, _fitted_on(constant), constant.source)
+                )
     return found
 
 

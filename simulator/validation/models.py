@@ -87,7 +87,15 @@ def gpt_model(name: str, layers: int, hidden: int, heads: int, seq_len: int, voc
 
 
 def llama_model(
-    name: str, layers: int, hidden: int, heads: int, kv_heads: int, ffn: int, vocab: int, seq_len: int, tied: bool = False
+    name: str,
+    layers: int,
+    hidden: int,
+    heads: int,
+    kv_heads: int,
+    ffn: int,
+    vocab: int,
+    seq_len: int,
+    tied: bool = False,
 ) -> ModelSpec:
     """A Llama block with these sizes."""
     return model_of(

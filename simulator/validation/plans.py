@@ -90,7 +90,12 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     sequence = layout.get("sp")
     if sequence is None and degrees["tp"] > 1:
         assumed.append("no sequence parallelism")
-    options, stage = _sharding(layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], framework)
+    options, stage = _sharding(
+        layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], framework
+    )
+    layers = str(layout.get("pipeline_layout") or "")
+    if degrees["pp"] > 1 and re.search(r"place of one layer|L\+2|one layer fewer", layers):
+        options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     recompute = _recompute(record, options, assumed)
     return Plan(
         tensor_parallel=degrees["tp"], pipeline_parallel=degrees["pp"], data_parallel=degrees["dp"],

@@ -49,7 +49,9 @@ def read_file(path: Path) -> Reading:
         return _read_yaml(path)
     if path.name.endswith((".csv", ".csv.gz")):
         return _read_csv(path)
-    raise ConfigError(f"{path.name}: expected a YAML or CSV file of measurements; see docs/validation.md for the formats")
+    raise ConfigError(
+        f"{path.name}: expected a YAML or CSV file of measurements; see docs/validation.md for the formats"
+    )
 
 
 def _read_yaml(path: Path) -> Reading:

@@ -13,7 +13,21 @@ from simulator.validation.read_serving import deployment_case
 
 __all__ = ["COLUMNS", "read_runs"]
 
-COLUMNS = frozenset({"backend", "backend_version", "model_path", "system", "precision", "mode", "isl", "osl", "conc", "ttft_ms", "tpot_ms"})
+COLUMNS = frozenset(
+    {
+        "backend",
+        "backend_version",
+        "model_path",
+        "system",
+        "precision",
+        "mode",
+        "isl",
+        "osl",
+        "conc",
+        "ttft_ms",
+        "tpot_ms",
+    }
+)
 
 MODELS = (
     (r"deepseek-(r1|v3)", "deepseek-v3"), (r"llama-3\.[13]-70b", "llama-3.1-70b"), (r"llama-3\.1-8b", "llama-3.1-8b"),
@@ -36,14 +50,21 @@ def read_runs(rows: Sequence[Mapping[str, str]], file: str) -> Reading:
         try:
             reading.cases.append(_case(row, file))
         except (IncompleteError, UnknownHardwareError) as error:
-            reading.skipped.append(Skipped(row["id"], file, row.get("split") or "dev", "InferenceX", row["mode"], str(error)))
+            reading.skipped.append(
+                Skipped(row["id"], file, row.get("split") or "dev", "InferenceX", row["mode"], str(error))
+            )
     return reading
 
 
 def _case(row: Mapping[str, str], file: str) -> Case:
-    model = next((m for pattern, m in MODELS if re.search(pattern, row["model_path"].lower())), row["model_path"].split("/")[-1].lower())
+    model = next(
+        (m for pattern, m in MODELS if re.search(pattern, row["model_path"].lower())),
+        row["model_path"].split("/")[-1].lower(),
+    )
     if row["mode"] != "agg":
-        raise IncompleteError("prefill and decode apart: the number of workers is not stated, and pools are not simulated yet")
+        raise IncompleteError(
+            "prefill and decode apart: the number of workers is not stated, and pools are not simulated yet"
+        )
     tp, dp = _degrees(row)
     concurrency = int(float(row["conc"]))
     version = row["backend_version"] or row.get("image", "")
@@ -53,13 +74,31 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         "dtype": row["precision"], "options": "--enable-dp-attention" if dp > 1 else "",
     }  # fmt: skip
     count = max(concurrency * ROUNDS if concurrency * ROUNDS <= LARGEST else max(2 * concurrency, LARGEST), 8)
-    settings = {"isl": float(row["isl"]), "osl": float(row["osl"]), "count": count, "spread": 0.0, "concurrency": concurrency, "rate": 0.0}
+    settings = {
+        "isl": float(row["isl"]),
+        "osl": float(row["osl"]),
+        "count": count,
+        "spread": 0.0,
+        "concurrency": concurrency,
+        "rate": 0.0,
+    }
     measured = (
         Measurement("serving_ttft", float(row["ttft_ms"]) * MILLISECOND, "ttft_mean", "closed_loop"),
         Measurement("serving_tpot", float(row["tpot_ms"]) * MILLISECOND, "tpot_mean", "closed_loop"),
     )
     assumed = ["every request of the stated length", f"{count} requests"]
-    sweep = "|".join((row["model_path"], row["system"], row["precision"], row["mode"], row["isl"], row["osl"], row["conc"], row["backend"]))
+    sweep = "|".join(
+        (
+            row["model_path"],
+            row["system"],
+            row["precision"],
+            row["mode"],
+            row["isl"],
+            row["osl"],
+            row["conc"],
+            row["backend"],
+        )
+    )
     return deployment_case(entry, None, file, "serving", measured, settings, assumed, sweep=sweep)
 
 

@@ -54,7 +54,12 @@ def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
             reading.cases.append(_entry_case(entry, data["models"], file))
         except (IncompleteError, UnknownHardwareError) as error:
             skipped = Skipped(
-                str(entry["id"]), file, str(entry.get("split", "")), str(entry["source"]), str(entry["workload"].get("kind")), str(error)
+                str(entry["id"]),
+                file,
+                str(entry.get("split", "")),
+                str(entry["source"]),
+                str(entry["workload"].get("kind")),
+                str(error),
             )
             reading.skipped.append(skipped)
     return reading
@@ -73,7 +78,14 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
     if not measured:
         raise IncompleteError("no figure that a simulation gives (ratios, claims, inputs)")
     return deployment_case(
-        entry, models.get(entry["model"]), file, runner, measured, settings, assumed, grade=_grade(str(entry.get("verified", "")))
+        entry,
+        models.get(entry["model"]),
+        file,
+        runner,
+        measured,
+        settings,
+        assumed,
+        grade=_grade(str(entry.get("verified", ""))),
     )
 
 
@@ -81,7 +93,9 @@ def _grade(verified: str) -> str:
     return "A" if verified.startswith("url") else "B" if "high" in verified else "C"
 
 
-def _what(entry: Mapping[str, Any], kind: str, workload: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], dict[str, Any], str, list[str]]:
+def _what(
+    entry: Mapping[str, Any], kind: str, workload: Mapping[str, Any]
+) -> tuple[tuple[Measurement, ...], dict[str, Any], str, list[str]]:
     """Figures to compare, settings of the run, its runner and what was assumed."""
     if kind in LOADED:
         settings, assumed = _load(kind, workload)
@@ -117,7 +131,13 @@ def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[
     assumed.append("lengths log-normal with sigma 1" if spread else "every request of the mean length")
     if kind == "closed_loop" and not workload.get("conc"):
         raise IncompleteError("concurrency not stated")
-    settings = {**lengths, "count": count, "spread": spread, "concurrency": int(workload.get("conc") or 0), "rate": float(rate or 0.0)}
+    settings = {
+        **lengths,
+        "count": count,
+        "spread": spread,
+        "concurrency": int(workload.get("conc") or 0),
+        "rate": float(rate or 0.0),
+    }
     return settings, assumed
 
 
@@ -141,7 +161,9 @@ def _fit_figures(metrics: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], t
     a, b, c = metrics["prefill_ms_abc"]
     for length in FIT_POINTS["prefill"]:
         assert isinstance(length, int)
-        found.append(Measurement("serving_ttft", (a + b * length + c * length**2) * MILLISECOND, f"prefill_1x{length}", "alone"))
+        found.append(
+            Measurement("serving_ttft", (a + b * length + c * length**2) * MILLISECOND, f"prefill_1x{length}", "alone")
+        )
         points.append(("prefill", 1, length))
     for batch, context in FIT_POINTS["decode"]:  # type: ignore[misc]
         small = batch < metrics.get("bs_threshold", 0)

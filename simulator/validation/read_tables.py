@@ -64,7 +64,9 @@ def _case(
         strategy_label(plan), row.get("quality") or grade, sweep,
     )  # fmt: skip
     job = TrainingJob(name, model, framework, batch, plan)
-    return Case(name, file, row.get("split") or "dev", labels, Subject("training", cluster, job), measured, (*assumed, *about))
+    return Case(
+        name, file, row.get("split") or "dev", labels, Subject("training", cluster, job), measured, (*assumed, *about)
+    )
 
 
 def _vtrain(row: Row, file: str, index: int) -> Case:
@@ -114,7 +116,7 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     assumed += ["as many key-value heads as heads, tied embeddings by the parameter count"] * (not row.get("kv_heads"))
     sweep = f"{source}|{row['params_b']}|{gpus}|{batch.global_batch_size}"
     return _case(f"nanotron_{index}", row, file, source, "H100-80GB", (model, batch, plan, framework), tuple(measured),
-                 sweep, [*assumed, "AWS p5 nodes with EFA (the cluster of the Ultra-Scale Playbook)"], node="aws-p5")  # fmt: skip
+                 sweep, [*assumed, "AWS p5 nodes with EFA (the cluster of the Ultra-Scale Playbook)"], grade="A" if fixed else "C", node="aws-p5")  # fmt: skip
 
 
 SHAPES = (("llama3-70b", "llama-3.1-70b"), ("llama3-8b", "llama-3.1-8b"), ("mixtral-8x7b", "mixtral-8x7b"))
@@ -129,7 +131,10 @@ def named_model(name: str, layers: int) -> ModelSpec:
         If there is no such model.
     """
     words = name.lower().replace("_", "-")
-    tries = [shipped for short, shipped in SHAPES if words.startswith(short)] + [words, re.sub(r"(llama|qwen|deepseek)(v?\d)", r"\1-\2", words)]
+    tries = [shipped for short, shipped in SHAPES if words.startswith(short)] + [
+        words,
+        re.sub(r"(llama|qwen|deepseek)(v?\d)", r"\1-\2", words),
+    ]
     for candidate in tries:
         try:
             model = load_model(candidate)

@@ -23,23 +23,51 @@ def read_kernels(rows: Sequence[Mapping[str, str]], path: Path) -> Reading:
     for row in rows:
         name = f"{path.stem}:{row['role']}"
         if not all(row[k].isdigit() for k in ("M", "N", "K")):
-            reading.skipped.append(Skipped(name, path.name, "dev", "DeepSeek-V3 profile", "kernels", "attention with latent heads: see the layer"))
+            reading.skipped.append(
+                Skipped(
+                    name,
+                    path.name,
+                    "dev",
+                    "DeepSeek-V3 profile",
+                    "kernels",
+                    "attention with latent heads: see the layer",
+                )
+            )
             continue
         if row.get("concurrent_streams", "1") != "1":
-            reading.skipped.append(Skipped(name, path.name, "dev", "DeepSeek-V3 profile", "kernels", "ran beside another kernel"))
+            reading.skipped.append(
+                Skipped(name, path.name, "dev", "DeepSeek-V3 profile", "kernels", "ran beside another kernel")
+            )
             continue
         dtype = "fp8" if row["dtype"].startswith("fp8") else "bf16"
         grouped = "grouped" in row["kernel"]
-        labels = Labels("DeepSeek-V3 profile", GPU, row["role"], "deepseek", "", dtype, "1 accelerator", "grouped" if grouped else "gemm", "A")
+        labels = Labels(
+            "DeepSeek-V3 profile",
+            GPU,
+            row["role"],
+            "deepseek",
+            "",
+            dtype,
+            "1 accelerator",
+            "grouped" if grouped else "gemm",
+            "A",
+        )
         settings = (
             ("m", int(row["M"])), ("n", int(row["N"])), ("k", int(row["K"])), ("dtype", dtype), ("groups", 4 if grouped else 1),
             ("share", SM_SHARE), ("gpu", GPU),
         )  # fmt: skip
         measured = (Measurement("kernel", float(row["mean_us"]) * MICROSECOND, "seconds"),)
-        assumed = ("peak and L2 in proportion to 112 of 132 multiprocessors", *(("4 experts per rank (256 over 64)",) if grouped else ()))
-        reading.cases.append(Case(name, path.name, "dev", labels, Subject("kernel", None, settings=settings), measured, assumed))
+        assumed = (
+            "peak and L2 in proportion to 112 of 132 multiprocessors",
+            *(("4 experts per rank (256 over 64)",) if grouped else ()),
+        )
+        reading.cases.append(
+            Case(name, path.name, "dev", labels, Subject("kernel", None, settings=settings), measured, assumed)
+        )
     return reading
 
 
-READERS: tuple[tuple[frozenset[str], Callable[[Sequence[Mapping[str, str]], Path], Reading]], ...] = ((KERNEL_COLUMNS, read_kernels),)
+READERS: tuple[tuple[frozenset[str], Callable[[Sequence[Mapping[str, str]], Path], Reading]], ...] = (
+    (KERNEL_COLUMNS, read_kernels),
+)
 """Columns a table must have → its reader."""

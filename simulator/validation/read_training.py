@@ -35,9 +35,10 @@ OTHER_SECTIONS = {
 
 MEMORY_KEYS = (
     ("memory_alloc_gib", "allocated", GIB), ("memory_reserved_gib", "reserved", GIB), ("memory_gib", "reserved", GIB),
-    ("memory_alloc_gb", "allocated", 1e9), ("memory_reserved_gb", "reserved", 1e9), ("memory_gb", "device", 1e9),
+    ("memory_alloc_gb", "allocated", 1e9), ("memory_reserved_gb", "reserved", 1e9), ("memory_gb", "allocated", 1e9),
 )  # fmt: skip
-"""Keys of published memory → what the number counts → unit. ``memory_gb`` is nvidia-smi's or the framework's peak."""
+"""Keys of published memory → what the number counts → unit. ``memory_gb`` is the framework's peak, or the device's where
+the notes say nvidia-smi."""
 
 
 def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
@@ -75,7 +76,10 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
     if not measured:
         raise IncompleteError("neither a step time, tokens per second nor memory is stated")
     cluster, assumed = cluster_of(
-        hardware["gpu"], int(hardware["n_gpus"]), int(hardware.get("gpus_per_node") or 0), str(hardware.get("inter_node") or "")
+        hardware["gpu"],
+        int(hardware["n_gpus"]),
+        int(hardware.get("gpus_per_node") or 0),
+        str(hardware.get("inter_node") or ""),
     )
     framework, assumed_framework = framework_of(f"{_source(record)} {record.get('framework', '')}", record)
     plan, assumed_plan = plan_of(record, framework)
@@ -91,7 +95,15 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
         str(record.get("quality", "B")), _sweep(record), str(record.get("config_group", "")),
     )  # fmt: skip
     words = (*assumed, *assumed_framework, *assumed_plan)
-    return Case(str(record["id"]), file, str(record.get("split", "")), labels, Subject("training", cluster, job), measured, words)
+    return Case(
+        str(record["id"]),
+        file,
+        str(record.get("split", "")),
+        labels,
+        Subject("training", cluster, job),
+        measured,
+        words,
+    )
 
 
 def _sweep(record: Mapping[str, Any]) -> str:
@@ -109,6 +121,8 @@ def _measurements(record: Mapping[str, Any]) -> tuple[Measurement, ...]:
         found.append(Measurement("fits", 1.0))
     for key, counts, unit in MEMORY_KEYS:
         if measured.get(key):
+            if key == "memory_gb" and "nvidia-smi" in str(record.get("notes", "")):
+                counts = "device"
             found.append(Measurement("training_memory", float(measured[key]) * unit, counts))
     return tuple(found)
 
@@ -152,7 +166,10 @@ def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
 def _memory_case(record: Mapping[str, Any], file: str) -> Case:
     if record.get("kind") != "measured":
         raise IncompleteError("an analytic figure, not a measurement")
-    flat = _flat_record(record) | {"measured": {"memory_gb": record["memory_gb"]}}
+    flat = _flat_record(record) | {
+        "measured": {"memory_gb": record["memory_gb"]},
+        "notes": "integers as nvidia-smi prints",
+    }
     return training_case(flat, file)
 
 
@@ -176,7 +193,9 @@ def _profiled_stages() -> dict[tuple[str, int], dict[str, float]]:
     """Stage times [ms] that a paper prints in another table than its bubble rates (arXiv 2401.10241, tables 3 and 9)."""
     with (Path(__file__).parent / "profiled_stages.csv").open(encoding="utf-8") as file:
         return {
-            (row["model"], int(row["micro_batches"])): {k: float(v) for k, v in row.items() if k not in ("model", "micro_batches")}
+            (row["model"], int(row["micro_batches"])): {
+                k: float(v) for k, v in row.items() if k not in ("model", "micro_batches")
+            }
             for row in csv.DictReader(file)
         }
 
@@ -195,7 +214,17 @@ def _bubble_case(record: Mapping[str, Any], file: str) -> Case:
         if schedule:
             measured.append(Measurement("bubble", float(rate), name))
             schedules.append((name, schedule))
-    labels = Labels(_source(record).split(" ")[0], "", str(record.get("model")), "gpt", "", "", "", "pp", str(record.get("quality", "B")))
+    labels = Labels(
+        _source(record).split(" ")[0],
+        "",
+        str(record.get("model")),
+        "gpt",
+        "",
+        "",
+        "",
+        "pp",
+        str(record.get("quality", "B")),
+    )
     settings = (
         ("stages", int(record["pp"])), ("microbatches", int(record["micro_batches"])),
         ("chunks", int(record.get("vpp_for_interleaved") or 1)), ("schedules", tuple(schedules)), ("weight_share", share),

@@ -19,11 +19,16 @@ def read_summary(rows: Sequence[Mapping[str, str]], path: Path) -> Reading:
         name, config = row["name"], row["cfg"]
         needed = (folder / f"runs/{name}.csv.gz", folder / f"ops/ops__{config}.csv.gz")
         if missing := [str(p.relative_to(folder)) for p in needed if not p.is_file()]:
-            reading.skipped.append(Skipped(name, path.name, "dev", "Vidur", "runs", f"{', '.join(missing)} is not there"))
+            reading.skipped.append(
+                Skipped(name, path.name, "dev", "Vidur", "runs", f"{', '.join(missing)} is not there")
+            )
             continue
         gpu, model, layout = config.split("_")
         labels = Labels("Vidur", gpu, model, "llama", f"vidur {row['sched']}", "", "", layout, "A")
         settings = (("folder", str(folder)), ("name", name), *sorted((k, v) for k, v in row.items() if k in COLUMNS))
-        measured = (Measurement("request_replay", 0.0, "max_e2e_difference"), Measurement("serving_latency", float(row["e2e_p50_s"]), "e2e_p50"))
+        measured = (
+            Measurement("request_replay", 0.0, "max_e2e_difference"),
+            Measurement("serving_latency", float(row["e2e_p50_s"]), "e2e_p50"),
+        )
         reading.cases.append(Case(name, path.name, "dev", labels, Subject("vidur", None, settings=settings), measured))
     return reading

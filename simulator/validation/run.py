@@ -81,7 +81,9 @@ def validate(
         done += 1
         if progress:
             progress(done, total)
-    rows = [row for case, key in zip(reading.cases, keys, strict=True) for row in rows_of(case, *answers[key], key[:12])]
+    rows = [
+        row for case, key in zip(reading.cases, keys, strict=True) for row in rows_of(case, *answers[key], key[:12])
+    ]
     return Outcome(rows, reading.skipped)
 
 
@@ -157,7 +159,11 @@ def version_key() -> str:
     """Hash of the simulator's sources and of the data it ships."""
     root = data_root()
     package = Path(__file__).parents[1]
-    files = [*package.rglob("*.py"), *(root / "hardware_profiles").rglob("*.yaml"), *(root / "workloads").rglob("*.yaml")]
+    files = [
+        *package.rglob("*.py"),
+        *(root / "hardware_profiles").rglob("*.yaml"),
+        *(root / "workloads").rglob("*.yaml"),
+    ]
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.read_bytes())

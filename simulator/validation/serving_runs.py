@@ -108,7 +108,10 @@ def load_table(subject: Subject) -> RequestTable:
     """The requests that the settings describe, under seed 0."""
     get = subject.setting
     count, spread = int(str(get("count"))), float(str(get("spread", 0.0)))
-    laws = [LogNormal.from_mean(float(str(get(k))), spread) if spread else Fixed(max(1, round(float(str(get(k)))))) for k in ("isl", "osl")]
+    laws = [
+        LogNormal.from_mean(float(str(get(k))), spread) if spread else Fixed(max(1, round(float(str(get(k))))))
+        for k in ("isl", "osl")
+    ]
     concurrency, rate = int(str(get("concurrency", 0))), float(str(get("rate", 0.0)))
     arrival = Poisson(rate) if rate else ClosedLoop(concurrency or count)
     return generate_requests(arrival, *laws, count=count, seed=0)
@@ -136,7 +139,9 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     return found | _roofline(cost, deployment, subject, table, cache.tokens), ""
 
 
-def _roofline(cost: ReplicaCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int) -> Prediction:
+def _roofline(
+    cost: ReplicaCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int
+) -> Prediction:
     """Plain roofline: prefill of one prompt, decode of as many requests as are there, no host, no queue."""
     prompt, output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
     asked = int(str(subject.setting("concurrency", 0))) or len(table)

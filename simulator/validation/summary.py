@@ -10,7 +10,16 @@ from itertools import combinations
 
 from simulator.validation.rows import RowRecord
 
-__all__ = ["GROUPS", "FitsSummary", "GroupSummary", "RankSummary", "fits_summary", "group_summaries", "points", "rank_summary"]
+__all__ = [
+    "GROUPS",
+    "FitsSummary",
+    "GroupSummary",
+    "RankSummary",
+    "fits_summary",
+    "group_summaries",
+    "points",
+    "rank_summary",
+]
 
 GROUPS = ("source", "gpu", "family", "scale", "precision", "framework", "strategy")
 """Columns that errors are grouped by."""
@@ -126,7 +135,9 @@ def group_summaries(rows: Iterable[RowRecord], columns: Sequence[str] = GROUPS) 
             found.append(group_summary(kind, "", "grade C", [r for r in mine if r.grade == "C"]))
         for column in columns:
             for value in sorted({getattr(r, column) for r in mine}):
-                found.append(group_summary(kind, column, value or "-", [r for r in mine if getattr(r, column) == value]))
+                found.append(
+                    group_summary(kind, column, value or "-", [r for r in mine if getattr(r, column) == value])
+                )
     return [g for g in found if g.points]
 
 

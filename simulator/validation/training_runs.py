@@ -74,7 +74,9 @@ def baseline_memory(job: TrainingJob, capacity: float) -> Prediction:
     per_layer = tokens * model.hidden_size * (2 if plan.recompute == "full" else 34)
     in_flight = min(batch.microbatches(plan), plan.pipeline_parallel)
     total = states + in_flight * layers * per_layer / plan.tensor_parallel
-    return {f"baseline.{k}": total for k in ("allocated", "reserved", "device")} | {"baseline.fits": float(total < capacity)}
+    return {f"baseline.{k}": total for k in ("allocated", "reserved", "device")} | {
+        "baseline.fits": float(total < capacity)
+    }
 
 
 def run_layer(subject: Subject) -> tuple[Prediction, str]:

@@ -35,16 +35,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When and where a job saves its state: ``every`` [s], storage tier by name, synchronous or not."""
+    """When and where a job saves its state: ``every`` [s] (None: the optimum), storage tier by name, synchronous or not."""
 
-    every: float
+    every: float | None
     to: str
     mode: Literal["sync", "async"] = "async"
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run: model, software, batch, plan, number of steps."""
+    """A training run: model, software, batch, plan, number of steps, and the strategy after failures."""
 
     name: str
     model: ModelSpec
@@ -54,6 +54,7 @@ class TrainingJob:
     steps: int = 1
     start: float = 0.0
     checkpoint: Checkpoint | None = None
+    recovery: str = "checkpoint-restart"
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ def test_the_best_number_of_drafts() -> None:
         ("llama-3.1-70b", "mi300x-8x", Plan(tensor_parallel=8, precision="fp8"), 1.7e-3),
         ("llama-2-70b", "dgx-h100", Plan(tensor_parallel=8), 5.1e-3),
     ],
-)  # fmt: skip
+)
 def test_a_single_token_takes_at_least_the_reading_of_the_weights(
     model: str, node: str, plan: Plan, seconds: float
 ) -> None:

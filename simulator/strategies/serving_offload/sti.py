@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.registry import Claim, register
+from simulator.registry import register
 
 __all__ = ["STI", "pipeline_seconds"]
 
@@ -30,12 +30,6 @@ def pipeline_seconds(load: Sequence[float], compute: Sequence[float], preloaded:
     family="serving_offload",
     cites=("Guo, Choe, Lin 2022 (STI), arXiv 2207.05022",),
     catalogue=("STI",),
-    claims=(
-        Claim(
-            "1-2 orders of magnitude less memory at high accuracy",
-            "arXiv 2207.05022 as summarised in the strategy catalogue (key sti)",
-        ),
-    ),
     validated_by="closed_form",
 )
 class STI:

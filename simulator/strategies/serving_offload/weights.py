@@ -31,11 +31,8 @@ class WeightOffload:
     def __init__(self, settings: Settings) -> None:
         settings.only(self.keys)
         self.settings = settings
-
-    @property
-    def tier(self) -> str:
-        """``host`` or ``nvme``."""
-        return self.settings.text("tier", "host", options=("host", "nvme"))
+        self.tier = settings.text("tier", "host", options=("host", "nvme"))
+        """Where the weights are: ``host`` or ``nvme``."""
 
     def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
         """What arrives in every iteration.

@@ -200,7 +200,8 @@ class Eagle(Speculation):
         head = _one_layer(
             target, target.layers[0][0], "eagle", self.settings.count("fused_states", 2, low=1), vocabulary
         )
-        return Draft(head, (1, *(beam,) * (len(self.widths) - 1)), own_embedding=False, own_head=vocabulary != target.vocab_size)
+        steps = (1, *(beam,) * (len(self.widths) - 1))
+        return Draft(head, steps, own_embedding=False, own_head=vocabulary != target.vocab_size)
 
 
 @register(

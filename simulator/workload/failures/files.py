@@ -183,7 +183,11 @@ class _Reading:
         per = self._per()
         if "mtbf" in w:
             rates = w["mtbf"] if isinstance(w["mtbf"], Mapping) else {"failure": w["mtbf"]}
-            kinds += [FailureKind(str(k), self.quantity(f"mtbf.{k}", v) * per) for k, v in rates.items()]
+            software = set(w.get("software") or ())
+            kinds += [
+                FailureKind(str(k), self.quantity(f"mtbf.{k}", v) * per, replaces_node=k not in software)
+                for k, v in rates.items()
+            ]
         counts = {str(k): self.quantity(f"counts.{k}", v, "ratio") for k, v in self.mapping("counts").items()}
         if counts:
             seen = self.mapping("observed")

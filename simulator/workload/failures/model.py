@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
 
 __all__ = ["FailureKind", "FailureModel", "NodeEvents", "Repair"]
 
@@ -36,7 +35,8 @@ class FailureKind:
     slows_to: float = 0.0
 
 
-class Repair(NamedTuple):
+@dataclass(frozen=True)
+class Repair:
     """Time until a node is back: lognormal with this ``median`` [s] and ``sigma`` (0 = always the median)."""
 
     median: float = 0.0

@@ -47,8 +47,10 @@ def test_the_design_page_loads_as_written() -> None:
     (store,) = scenario.cluster.storage
     assert (store.name, store.write) == ("parallel-fs", pytest.approx(2e12 / 16))
     assert any("cluster.storage 'parallel-fs' is not described: assumed" in w for w in scenario.warnings)
-    for word in ("failures", "what_if"):
-        assert any(word in w and "not modelled yet" in w for w in scenario.warnings), word
+    assert scenario.failures is not None
+    assert scenario.failures.name == "llama3-2024"
+    assert any("failures: detection 1 min" in w for w in scenario.warnings)
+    assert any("failures stop training jobs only" in w for w in scenario.warnings)
 
 
 def test_request_rate_scales_time() -> None:

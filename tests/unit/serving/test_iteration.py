@@ -119,7 +119,9 @@ def test_pipeline_stages_add_up_to_the_whole_model() -> None:
     model = load_model("llama-3.1-8b")
     one, two = (ReplicaCost(model, Plan(pipeline_parallel=n), bare, node, FABRIC) for n in (1, 2))
     batch = BatchShape(((700, 0),), 32, 32_000, 1000)
-    assert sum(two.device_times(batch)) - two._send_seconds(732) == pytest.approx(sum(one.device_times(batch)), rel=1e-12)
+    assert sum(two.device_times(batch)) - two._send_seconds(732) == pytest.approx(
+        sum(one.device_times(batch)), rel=1e-12
+    )
     assert [sum(c.values()) for c in two.layers_of_stage] == [16, 16]
 
 

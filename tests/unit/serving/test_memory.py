@@ -49,7 +49,9 @@ def test_a_recurrent_state_is_per_sequence() -> None:
     inner = 2 * 2560
     expected = 64 * (4 * inner * 128 + 2 * inner * 4)
     assert sum(state_bytes(layer.attention, 1) for layer in layers if layer.attention) == expected
-    few, many = (cache_size(deployment("jamba-v0.1", plan=Plan(tensor_parallel=8), max_num_seqs=n), H100) for n in (8, 256))
+    few, many = (
+        cache_size(deployment("jamba-v0.1", plan=Plan(tensor_parallel=8), max_num_seqs=n), H100) for n in (8, 256)
+    )
     assert few.tokens > many.tokens > 0
 
 
@@ -65,7 +67,9 @@ def test_capacity_is_what_the_weights_leave() -> None:
 
 def test_fp8_halves_the_weights_of_the_linear_layers() -> None:
     bf16, fp8 = (
-        cache_size(deployment("llama-3.1-8b", plan=Plan(precision=p)), H100).ledger.stages[0].by_class[TensorClass.PARAM]
+        cache_size(deployment("llama-3.1-8b", plan=Plan(precision=p)), H100)
+        .ledger.stages[0]
+        .by_class[TensorClass.PARAM]
         for p in ("bf16", "fp8")
     )
     ends = 2 * 128_256 * 4096 * 2
@@ -101,7 +105,9 @@ def test_the_share_a_window_holds_is_weighted_by_tokens() -> None:
 
 def test_data_parallel_ranks_each_have_a_cache() -> None:
     one = cache_size(deployment("qwen3-30b-a3b", plan=Plan(), max_num_seqs=64), H100)
-    eight = cache_size(deployment("qwen3-30b-a3b", plan=Plan(data_parallel=8, expert_parallel=8), max_num_seqs=64), H100)
+    eight = cache_size(
+        deployment("qwen3-30b-a3b", plan=Plan(data_parallel=8, expert_parallel=8), max_num_seqs=64), H100
+    )
     assert eight.tokens > 8 * one.tokens  # the experts are spread, the caches are not
 
 
@@ -112,8 +118,15 @@ def test_a_model_that_does_not_fit_says_by_how_much() -> None:
 
 
 def test_a_context_beyond_model_or_cache_is_said() -> None:
-    answer = estimate_deployment(deployment("llama-3.1-70b", plan=Plan(tensor_parallel=4), max_model_len=200_000), cluster())
+    answer = estimate_deployment(
+        deployment("llama-3.1-70b", plan=Plan(tensor_parallel=4), max_model_len=200_000), cluster()
+    )
     assert answer.feasible
     assert any("131072 positions" in note for note in answer.warnings)
-    tight = estimate_deployment(deployment("llama-2-70b", plan=Plan(tensor_parallel=2), max_model_len=4096, max_num_batched_tokens=2048), cluster())
-    assert any("vLLM refuses" in note for note in tight.warnings) == (tight.feasible and tight.metrics["kv_capacity_tokens"] < 4096)
+    tight = estimate_deployment(
+        deployment("llama-2-70b", plan=Plan(tensor_parallel=2), max_model_len=4096, max_num_batched_tokens=2048),
+        cluster(),
+    )
+    assert any("vLLM refuses" in note for note in tight.warnings) == (
+        tight.feasible and tight.metrics["kv_capacity_tokens"] < 4096
+    )

@@ -14,7 +14,13 @@ from simulator.registry import lookup
 from simulator.serving.estimate import check_deployment, estimate_deployment, replica_cost
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.serving_offload.block_schedule import (
-    BlockPolicy, LayerShape, Tiers, best_placement, layer_times, memory, throughput,
+    BlockPolicy,
+    LayerShape,
+    Tiers,
+    best_placement,
+    layer_times,
+    memory,
+    throughput,
 )  # fmt: skip
 from simulator.strategies.serving_offload.flexgen import GOOGLE_CLOUD_T4, layer_shape, tiers_of
 from simulator.strategies.serving_offload.neurons import LLMInAFlash, NeuronSplit, PowerInfer, flash_rate
@@ -68,7 +74,9 @@ def test_prefetch_takes_the_slower_way_and_without_it_they_add() -> None:
 
 
 def test_data_parallel_ranks_share_the_fetch() -> None:
-    one, four = (replica_cost(streamed(plan=Plan(precision="fp16", data_parallel=n)), cluster("hgx-h200")) for n in (1, 4))
+    one, four = (
+        replica_cost(streamed(plan=Plan(precision="fp16", data_parallel=n)), cluster("hgx-h200")) for n in (1, 4)
+    )
     batch = BatchShape((), 4, 400, 100)
     assert sum(four.device_times(batch)) == pytest.approx(sum(one.device_times(batch)) / 4, rel=0.02)
 
@@ -98,7 +106,9 @@ def test_layer_times_are_the_closed_forms_of_the_paper() -> None:
     w = SHAPE.weights
     prefill, decode = (layer_times(SHAPE, policy, t, prefill=p) for p in (True, False))
     assert prefill.to_gpu == pytest.approx((0.8 * w + 2 * s * h * b) / t.to_gpu)
-    assert prefill.to_host == pytest.approx(4 * (s + 1) * h * b * 0.9 / t.cache_to_host + 2 * s * h * b / t.hidden_to_host)
+    assert prefill.to_host == pytest.approx(
+        4 * (s + 1) * h * b * 0.9 / t.cache_to_host + 2 * s * h * b / t.hidden_to_host
+    )
     assert prefill.from_disk == pytest.approx(0.3 * w / t.from_disk)
     assert prefill.to_disk == pytest.approx(0.3 * 4 * b * (s + 1) * h / t.cache_to_disk)
     assert prefill.compute == pytest.approx(b * s * w / t.linear_prefill + 4 * b * s**2 * h / t.attention_prefill)

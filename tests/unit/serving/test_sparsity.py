@@ -65,7 +65,7 @@ def test_density_one_is_dense(name: str) -> None:
         ("llm-pruner", {"sparsity_density": 0.8}, 0.8, 0.8),
         ("deja-vu", {"sparsity_density": 0.1}, (4 + 8 * 0.1) / 12, (4 + 8 * 0.1) / 12),
     ],
-)  # fmt: skip
+)
 def test_bytes_and_flops_are_those_of_the_format(
     name: str, options: dict[str, Any], bytes_share: float, flops_share: float
 ) -> None:
@@ -122,7 +122,7 @@ def kept(method: str, **options: Any) -> KeptContext:
         (kept("block-sparse", local=100, global_tokens=16, random=30, block=64, sequence=4096), 5000, 256, 5000),
         (kept("spatten"), 5000, 5000, 5000),
     ],
-)  # fmt: skip
+)
 def test_what_is_attended_and_held(part: KeptContext, context: int, attended: float, held: float) -> None:
     assert part.tokens(context) == attended
     assert part.held(context) == held
@@ -156,7 +156,14 @@ def test_decode_attention_reads_the_kept_part() -> None:
     window = replica(kept=kept("streaming-llm", window=1020))
     assert attention(fifth, 5000) == pytest.approx(attention(plain, 1000), rel=1e-9)
     assert attention(window, 5000) == pytest.approx(attention(plain, 1024), rel=1e-9)
-    less = [a - b for a, b in zip((attention(plain, 2000), attention(replica(kept=kept("spatten")), 2000)), (attention(plain, 0),) * 2, strict=True)]
+    less = [
+        a - b
+        for a, b in zip(
+            (attention(plain, 2000), attention(replica(kept=kept("spatten")), 2000)),
+            (attention(plain, 0),) * 2,
+            strict=True,
+        )
+    ]
     assert less[1] == pytest.approx(less[0] / 10, rel=1e-6)
 
 
@@ -195,7 +202,10 @@ def test_olive_moves_a_quarter_of_the_bytes() -> None:
     plan = Plan(precision="olive")
     sizes = [served_block(LAYER, OPT, p, VLLM, 64).forward for p in (Plan(), plan)]
     up = [next(op for op in ops if op.name == "mlp.up") for ops in sizes]
-    assert sum(t.bytes() for t in up[1].reads if len(t.dims) > 1) == sum(t.bytes() for t in up[0].reads if len(t.dims) > 1) / 4
+    assert (
+        sum(t.bytes() for t in up[1].reads if len(t.dims) > 1)
+        == sum(t.bytes() for t in up[0].reads if len(t.dims) > 1) / 4
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,7 +215,7 @@ def test_olive_moves_a_quarter_of_the_bytes() -> None:
         ({"sparsity": "sparsegpt", "sparsity_pattern": "1:4"}, "unstructured or 2:4"),
         ({"sparsity": "sparsegpt", "sparsity_pattern": "2:4", "sparsity_density": 0.3}, "keeps half"),
     ],
-)  # fmt: skip
+)
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
     asked = deployment("opt-13b", plan=Plan(options=tuple(sorted(options.items()))))
     assert any(message in reason for reason in check_deployment(asked, cluster()))

@@ -38,7 +38,9 @@ def strategy(method: str, **options: Any) -> Any:
     return lookup("speculation", method)(settings_of("speculation", {"method": method, **options}))
 
 
-def speculative(method: str, model: str = "llama-3.1-8b", framework: str = "vllm-0.10", **options: Any) -> SpeculativeCost:
+def speculative(
+    method: str, model: str = "llama-3.1-8b", framework: str = "vllm-0.10", **options: Any
+) -> SpeculativeCost:
     chosen = strategy(method, **(METHODS[method] | options))
     return SpeculativeCost(chosen, load_model(model), Plan(), load_framework(framework), replica().node, FABRIC)
 
@@ -98,7 +100,9 @@ def test_times_are_above_the_roofline_and_segments_exact(method: str, decodes: i
         if i < valid:
             single = cost.iteration(BatchShape((), decodes, decodes * (context + i), context + i))
             assert base + slope * i == pytest.approx(single, rel=1e-9)
-    assert sum(cost.breakdown(batch._replace(prefill=())).values()) == pytest.approx(cost.iteration(batch._replace(prefill=())))
+    assert sum(cost.breakdown(batch._replace(prefill=())).values()) == pytest.approx(
+        cost.iteration(batch._replace(prefill=()))
+    )
 
 
 COSTS: dict[str, SpeculativeCost] = {}
@@ -134,7 +138,9 @@ def test_a_draft_model_costs_time_and_memory() -> None:
     assert cost.iteration(prompt) == pytest.approx(replica().iteration(prompt) + sum(small.device_times(prompt)))
     node = replica().node
     plain = cache_size(deployment("llama-3.1-8b"), node)
-    drafted = cache_size(deployment("llama-3.1-8b", options={"speculation": {"method": "draft-model", **METHODS["draft-model"]}}), node)
+    drafted = cache_size(
+        deployment("llama-3.1-8b", options={"speculation": {"method": "draft-model", **METHODS["draft-model"]}}), node
+    )
     assert drafted.bytes_per_token - plain.bytes_per_token == 16 * 8 * 2 * 64 * 2
     weights = [size.ledger.stages[0].by_class["param"] for size in (plain, drafted)]
     assert weights[1] - weights[0] == pytest.approx(1.236e9 * 2, rel=0.01)
@@ -174,8 +180,17 @@ def test_every_token_is_served_once_and_time_shrinks() -> None:
         ({"method": "draft-model", "draft_tokens": 3, "acceptance": 0.5, "draft_model": "opt-125m"}, "tokenizer"),
         ({"method": "mtp", "draft_tokens": 3, "accepted_lengths": "kimi"}, "no table 'kimi'"),
     ],
-)  # fmt: skip
+)
 def test_wrong_options_say_what_is_wrong(options: dict[str, Any], message: str) -> None:
     asked = deployment("llama-3.1-8b", options={"speculation": options})
     assert any(message in reason for reason in check_deployment(asked, cluster()))
     assert not estimate_deployment(asked, cluster()).feasible
+
+
+def test_unknown_options_are_not_ignored() -> None:
+    asked = deployment(
+        "llama-3.1-8b", options={"speculaton": "ngram", "offload": {"method": "zero-inference", "tier": "x"}}
+    )
+    reasons = check_deployment(asked, cluster())
+    assert any("did you mean 'speculation'" in reason for reason in reasons)
+    assert any("known: host, nvme" in reason for reason in reasons)

@@ -1,0 +1,268 @@
+"""What to buy or how to lay out: the best of many variants under limits, the runners-up, and what binds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from simulator.errors import ConfigError, IssueCollector, unknown_name
+from simulator.results.tables import schema
+from simulator.scenario.compare_draws import better_when_higher
+from simulator.units import DIMENSIONS, parse_quantity
+
+if TYPE_CHECKING:
+    from simulator.scenario.sweep import Progress, Variants
+    from simulator.scenario.types import Scenario
+
+__all__ = ["OBJECTIVES", "Candidate", "Limit", "Objective", "Recommendation", "objective_metric", "recommend"]
+
+Objective: TypeAlias = Literal["gpus", "cost", "energy", "time"]
+
+OBJECTIVES: Mapping[str, Mapping[str, str]] = {
+    "gpus": {"serving": "accelerators", "training": "accelerators"},
+    "cost": {"serving": "usd_per_million_tokens", "training": "usd"},
+    "energy": {"serving": "energy_per_token", "training": "energy"},
+    "time": {"serving": "e2e_p90", "training": "training_seconds"},
+}
+"""Column that is minimised, by objective and kind of workload."""
+
+USD_PER_HOUR = "usd_per_hour"
+"""A budget: cost of the run over its time; not a column of a summary."""
+
+MOST_ACCELERATORS = 1024
+_DIMENSIONS = {"s": "time", "B": "data", "W": "power", "J": "energy"}
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A bound on a column of the summary: at most ``value``, or at least, where more is better."""
+
+    metric: str
+    value: float
+
+    @property
+    def at_least(self) -> bool:
+        """Whether the column must reach the value, not stay below it."""
+        return better_when_higher(self.metric)
+
+    def slack(self, row: Mapping[str, Any]) -> float:
+        """Share of the limit that is left; negative where it is broken, or where the column is not known."""
+        value = metric_of(row, self.metric)
+        if value is None:
+            return -math.inf
+        if self.value == 0:
+            return 0.0 if value == 0 else math.copysign(math.inf, value if self.at_least else -value)
+        return (value / self.value - 1) if self.at_least else (1 - value / self.value)
+
+    @classmethod
+    def parse(cls, text: str) -> Limit:
+        """From ``ttft_p90=300 ms``.
+
+        Raises
+        ------
+        ConfigError
+            If there is no such column or the value has not its unit.
+        """
+        name, equals, value = (part.strip() for part in text.partition("="))
+        known = [column for table, column in schema() if table == "summary"]
+        if not equals or name not in (*known, USD_PER_HOUR):
+            raise ConfigError(f"--limit {text}: {unknown_name('metric', name, [*known, USD_PER_HOUR])}")
+        unit = schema()["summary", name].unit if name != USD_PER_HOUR else "USD"
+        try:
+            if (dimension := _DIMENSIONS.get(unit)) in DIMENSIONS:
+                return cls(name, parse_quantity(value, str(dimension)))
+            return cls(name, float(value.removesuffix(unit).strip()))
+        except ValueError as error:
+            raise ConfigError(f"--limit {text}: {error}") from None
+
+
+def metric_of(row: Mapping[str, Any], metric: str) -> float | None:
+    """A column of a summary row, or what is derived from it; None where it is not known."""
+    if metric == USD_PER_HOUR:
+        seconds = metric_of(row, "duration") or metric_of(row, "training_seconds")
+        usd = metric_of(row, "usd")
+        return None if usd is None or not seconds else 3600 * usd / seconds
+    value = row.get(metric)
+    if value is None or isinstance(value, str) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One computed variant.
+
+    Attributes
+    ----------
+    point
+        Values by path that make it out of the scenario.
+    row
+        Its summary row.
+    objective
+        What is minimised; infinite where it is not known.
+    broken
+        Limits it breaks.
+    """
+
+    point: Mapping[str, Any]
+    row: Mapping[str, Any]
+    objective: float
+    broken: tuple[Limit, ...] = ()
+
+    @classmethod
+    def of(cls, point: Mapping[str, Any], row: Mapping[str, Any], metric: str, limits: Sequence[Limit]) -> Candidate:
+        """A summary row judged by objective and limits."""
+        value = metric_of(row, metric)
+        works = bool(row.get("feasible"))
+        broken = tuple(limit for limit in limits if works and limit.slack(row) < 0)
+        return cls(dict(point), dict(row), value if value is not None and works else math.inf, broken)
+
+    @property
+    def works(self) -> bool:
+        """Whether it runs and keeps every limit."""
+        return bool(self.row.get("feasible")) and not self.broken and math.isfinite(self.objective)
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer.
+
+    Attributes
+    ----------
+    kind, objective, metric, limits
+        What was asked; ``metric`` is the column that is minimised.
+    ranked
+        The best of each family (all values but the count), best first.
+    binding
+        Of the best: ``metric``, ``limit``, ``value`` and ``slack`` (share of the limit that is left), tightest first.
+    fewer, more
+        The best with one replica (node) less, which breaks a limit, and with one more.
+    dropped
+        Families that cannot win and why.
+    considered, simulated
+        Variants in the space, and those that were simulated; bounds exclude the others.
+    notes
+        What the search assumed.
+    """
+
+    kind: str
+    objective: Objective
+    metric: str
+    limits: tuple[Limit, ...]
+    ranked: tuple[Candidate, ...]
+    binding: tuple[dict[str, Any], ...] = ()
+    fewer: Candidate | None = None
+    more: Candidate | None = None
+    dropped: tuple[dict[str, Any], ...] = ()
+    considered: int = 0
+    simulated: int = 0
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def best(self) -> Candidate | None:
+        """The best variant, or None when nothing keeps the limits."""
+        return self.ranked[0] if self.ranked else None
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain data."""
+
+        def plain(candidate: Candidate | None) -> dict[str, Any] | None:
+            if candidate is None:
+                return None
+            row = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in candidate.row.items()}
+            objective = candidate.objective if math.isfinite(candidate.objective) else None
+            broken = [limit.metric for limit in candidate.broken]
+            return {"point": dict(candidate.point), "objective": objective, "broken": broken, "summary": row}
+
+        return {
+            "kind": self.kind, "objective": self.objective, "metric": self.metric,
+            "limits": {limit.metric: limit.value for limit in self.limits}, "best": plain(self.best),
+            "runners_up": [plain(c) for c in self.ranked[1:]], "binding": list(self.binding),
+            "one_less": plain(self.fewer), "one_more": plain(self.more), "dropped": list(self.dropped),
+            "considered": self.considered, "simulated": self.simulated, "notes": list(self.notes),
+        }  # fmt: skip
+
+
+def objective_metric(objective: str, kind: str) -> str:
+    """The column that an objective minimises.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such objective.
+    """
+    if objective not in OBJECTIVES:
+        raise ConfigError(unknown_name("objective", objective, OBJECTIVES))
+    return OBJECTIVES[objective][kind]
+
+
+def bindings(best: Candidate, limits: Sequence[Limit]) -> tuple[dict[str, Any], ...]:
+    """How much of each limit the best leaves, tightest first."""
+    rows = [
+        {"metric": x.metric, "limit": x.value, "value": metric_of(best.row, x.metric), "slack": x.slack(best.row)}
+        for x in limits
+        if x.metric != "unstable"
+    ]
+    return tuple(sorted(rows, key=lambda r: (r["slack"], r["metric"])))
+
+
+def recommend(
+    source: str | Path | Mapping[str, Any] | Scenario,
+    vary: Variants = (),
+    *,
+    objective: Objective = "cost",
+    limits: Iterable[Limit | str] = (),
+    max_accelerators: int = MOST_ACCELERATORS,
+    keep: int = 5,
+    jobs: int | None = None,
+    progress: Progress | None = None,
+) -> Recommendation:
+    """The best variant of a scenario with one workload.
+
+    A deployment is searched over the alternatives (hardware, layout, precision, policy ...) and the number of
+    replicas; a training job over node types, node counts and all its parallel plans. Cheap bounds come first, what
+    they leave is simulated. The cluster takes as many nodes as a variant needs.
+
+    Parameters
+    ----------
+    source, vary
+        As of :func:`simulator.scenario.sweep.sweep`. A deployment whose ``tensor_parallel`` is not varied is tried
+        with 1, 2, 4 and 8.
+    objective
+        Fewest ``gpus``, lowest ``cost`` or ``energy`` (per token served, of the whole training), or shortest ``time``.
+    limits
+        On columns of the summary, ``ttft_p90=300 ms``, or ``usd_per_hour=200``. The service level of a deployment
+        holds where no limit is given on its metric.
+    max_accelerators
+        Largest variant.
+    keep
+        Families to return.
+
+    Raises
+    ------
+    ConfigError
+        If the scenario, the alternatives or the limits cannot be read, or there is not exactly one workload.
+    """
+    from simulator.scenario.recommend_serving import recommend_serving
+    from simulator.scenario.recommend_training import recommend_training
+    from simulator.scenario.sweep import plan_sweep
+
+    issues = IssueCollector()
+    given: list[Limit] = []
+    for limit in limits:
+        try:
+            given.append(Limit.parse(limit) if isinstance(limit, str) else limit)
+        except ConfigError as error:
+            issues.extend(error.issues)
+    issues.raise_if_any()
+    recipe, axes, document, _ = plan_sweep(source, vary, "run")
+    workloads = document.get("workloads") or []
+    if len(workloads) != 1:
+        raise ConfigError(f"a recommendation is for a scenario with one workload, this one has {len(workloads)}")
+    kind = "training" if "training" in workloads[0] else "serving"
+    metric = objective_metric(objective, kind)
+    search = recommend_training if kind == "training" else recommend_serving
+    return search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)

@@ -1,0 +1,210 @@
+"""Search of training jobs: node types and counts, and for each of them the best parallel plan.
+
+Sizes are taken in the order of a bound: no plan on so many accelerators is faster than the model's FLOPs at peak. A
+size whose bound breaks a limit or cannot win is never searched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from simulator.cluster.economics import bill
+from simulator.cluster.run import training_bill
+from simulator.errors import ConfigError
+from simulator.hardware.profiles import load_node
+from simulator.hardware.types import Cluster, NodeGroup
+from simulator.registry import lookup
+from simulator.results.from_estimate import estimate_tables
+from simulator.scenario.axes import Axes, Point
+from simulator.scenario.load import load_scenario
+from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings
+from simulator.scenario.sweep_points import Recipe
+from simulator.strategies.planner.problem import PlanProblem, RankedPlans
+from simulator.training.plan_evaluator import PlanEvaluator
+from simulator.workload.counting import training_flops_per_token
+from simulator.workload.jobs import TrainingJob
+from simulator.workload.plan import Plan
+
+if TYPE_CHECKING:
+    from simulator.results.estimate import Estimate
+    from simulator.scenario.sweep import Progress
+
+__all__ = ["Size", "plan_changes", "problem_of", "recommend_training", "sizes_of"]
+
+PROFILE, COUNT = "cluster.nodes.profile", "cluster.nodes.count"
+
+
+@dataclass(frozen=True)
+class Size:
+    """So many nodes of one type, and lower bounds of what the whole training takes on them."""
+
+    point: Point
+    cluster: Cluster
+    bounds: Mapping[str, float]
+
+
+def problem_of(job: TrainingJob, cluster: Cluster, keep: int) -> PlanProblem:
+    """The plans that are tried: the job's own precision, degrees up to the node and the model, both schedules."""
+    heads = [a.num_attention_heads for layer, _ in job.model.layers if (a := layer.attention) is not None]
+    per_node = cluster.groups[0].node.accelerators
+    tensor = tuple(t for t in (1, 2, 4, 8, 16) if t <= per_node and all(h % t == 0 for h in heads))
+    stages = tuple(
+        p for p in (1, 2, 4, 8, 16, 32, 64) if p <= min(job.model.num_hidden_layers, cluster.accelerator_count)
+    )
+    experts = {m.num_experts for layer, _ in job.model.layers if (m := layer.mlp) is not None and m.is_moe}
+    expert = tuple(e for e in (1, 2, 4, 8, 16, 32, 64) if all(n % e == 0 for n in experts)) if experts else (1,)
+    return PlanProblem(
+        model=job.model, framework=job.framework, cluster=cluster, batch=job.batch, tensor_parallel=tensor,
+        pipeline_parallel=stages, expert_parallel=expert, precision=(job.plan.precision,), keep=keep,
+    )  # fmt: skip
+
+
+def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: str, own_link: bool) -> list[Size]:
+    """Every size with its bounds."""
+    tokens = job.batch.tokens
+    flops = training_flops_per_token(job.model, job.batch.sequence_length, causal=True) * tokens * job.steps
+    found = []
+    for point in points:
+        node = load_node(str(point[PROFILE])) if PROFILE in point else base.groups[0].node
+        count = int(point.get(COUNT, base.node_count))
+        fabric = base.fabric if own_link else replace(base.fabric, link=node.nic)
+        cluster = replace(base, groups=(NodeGroup(node, count),), fabric=fabric)
+        size = cluster.accelerator_count
+        seconds = flops / (size * node.accelerator.peak(job.plan.precision)) * (1 - 1e-9)
+        usd = bill(job.name, cluster, size, seconds, 0.0).usd
+        bounds = {"accelerators": float(size), "training_seconds": seconds, "usd": usd if math.isfinite(usd) else 0.0}
+        found.append(Size({PROFILE: node.name, COUNT: count}, cluster, bounds))
+    return sorted(found, key=lambda s: (s.bounds.get(metric, 0.0), s.bounds["accelerators"]))
+
+
+def plan_changes(plan: Plan, framework_default: str = "1f1b") -> dict[str, Any]:
+    """A plan as the ``plan`` section of a training job."""
+    section: dict[str, Any] = {
+        name: getattr(plan, name)
+        for name in (
+            "tensor_parallel", "sequence_parallel", "context_parallel", "pipeline_parallel", "virtual_stages",
+            "data_parallel", "expert_parallel", "schedule", "zero_stage", "recompute", "precision", "offload",
+        )
+    }  # fmt: skip
+    options = {k: v for k, v in plan.options if k != "micro_batch_size"}
+    if section["pipeline_parallel"] == 1:
+        section["schedule"] = framework_default
+    return {**section, **({"options": options} if options else {})}
+
+
+def recommend_training(
+    recipe: Recipe,
+    axes: Axes,
+    objective: Objective,
+    metric: str,
+    limits: Sequence[Limit],
+    most: int,
+    keep: int,
+    jobs: int | None,
+    progress: Progress | None,
+) -> Recommendation:
+    """The best sizes and plans; see :func:`simulator.scenario.recommend.recommend`."""
+    if unknown := set(axes.names) - {PROFILE, COUNT}:
+        raise ConfigError(
+            f"a training job is searched over {PROFILE}, {COUNT} and its plans; give {', '.join(sorted(unknown))} one "
+            "value, or compute the alternatives with 'fmsim sweep'"
+        )
+    scenario = load_scenario(recipe.source, [*recipe.changes, "what_if={}"])
+    job, base = scenario.training[0], scenario.cluster
+    written = scenario.document["cluster"].get("fabric") or {}
+    own_link = bool(written.get("link") or written.get("bandwidth"))
+    sizes = [s for s in sizes_of(job, base, axes.points(), metric, own_link) if s.bounds["accelerators"] <= most]
+    ranked: list[Candidate] = []
+    tried: list[Candidate] = []
+    dropped: list[dict[str, Any]] = []
+    considered = simulated = 0
+    for number, size in enumerate(sizes):
+        if progress is not None:
+            progress(number, len(sizes))
+        worst = ranked[keep - 1].objective if len(ranked) >= keep else math.inf
+        if reason := _excluded(size, metric, worst, limits):
+            dropped.append({**size.point, "reason": reason})
+            continue
+        plans = _search(job, size.cluster, keep)
+        considered, simulated = considered + plans.considered, simulated + plans.evaluated
+        found = list(_candidates(job, size, plans, metric, limits))
+        tried += found
+        works = sorted((c for c in found if c.works), key=lambda c: c.objective)
+        ranked = sorted([*ranked, *works[:1]], key=lambda c: c.objective)
+        if not works:
+            dropped.append({**size.point, "reason": _why(found, plans)})
+    if progress is not None:
+        progress(len(sizes), len(sizes))
+    fewer, more = _neighbours(ranked, tried)
+    notes = [] if ranked else ["no size keeps the limits"]
+    if objective == "energy":
+        notes.append("the fastest plans of each size are judged; a slower plan could use a little less energy")
+    return Recommendation(
+        kind="training", objective=objective, metric=metric, limits=tuple(limits), ranked=tuple(ranked[:keep]),
+        binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
+        considered=considered, simulated=simulated, notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _excluded(size: Size, metric: str, worst: float, limits: Sequence[Limit]) -> str:
+    """Why a size need not be searched, or nothing."""
+    for limit in limits:
+        bound = size.bounds.get(limit.metric)
+        if bound is not None and not limit.at_least and bound > limit.value:
+            return f"{limit.metric} is at least {bound:.4g}, the limit is {limit.value:.4g}"
+    bound = size.bounds.get(metric, 0.0)
+    return f"{metric} is at least {bound:.4g}" if bound > worst else ""
+
+
+def _search(job: TrainingJob, cluster: Cluster, keep: int) -> RankedPlans:
+    planner = lookup("planner", "exhaustive")()
+    evaluate = PlanEvaluator(job.model, job.framework, cluster, job.batch)
+    plans: RankedPlans = planner.search(problem_of(job, cluster, keep), evaluate)
+    return plans
+
+
+def _candidates(
+    job: TrainingJob, size: Size, plans: Sequence[tuple[Plan, Estimate]], metric: str, limits: Sequence[Limit]
+) -> Iterator[Candidate]:
+    for plan, estimate in plans:
+        micro = plan.option("micro_batch_size")
+        batch = replace(job.batch, micro_batch_size=micro) if isinstance(micro, int) else job.batch
+        one = replace(job, plan=plan, batch=batch)
+        tables = estimate_tables(
+            job.name, estimate, plan=str(plan), accelerators=plan.accelerators, steps=job.steps,
+            tokens=batch.tokens, samples=batch.global_batch_size,
+        )  # fmt: skip
+        row = {key: values[0] for key, values in tables["summary"].items()}
+        seconds = job.steps * estimate.seconds
+        charge = training_bill(one, size.cluster, estimate, seconds)
+        tokens = job.steps * batch.tokens
+        row |= {
+            "usd": charge.usd, "energy": charge.energy, "carbon": charge.carbon, "power_mean": charge.energy / seconds,
+            "usd_per_million_tokens": 1e6 * charge.usd / tokens, "energy_per_token": charge.energy / tokens,
+        }  # fmt: skip
+        point = {**size.point, "workloads.0.plan": plan_changes(plan)}
+        point["workloads.0.batch.micro_batch_size"] = batch.micro_batch_size
+        yield Candidate.of(point, row, metric, limits)
+
+
+def _why(found: Sequence[Candidate], plans: RankedPlans) -> str:
+    if not found:
+        fell = ", ".join(f"{n} by {why}" for why, n in plans.reasons.most_common())
+        return f"none of {plans.considered} plans works: {fell}"
+    broken = ", ".join(f"{x.metric} {100 * -x.slack(found[0].row):.3g} % over" for x in found[0].broken)
+    return f"the fastest plan breaks {broken}"
+
+
+def _neighbours(ranked: Sequence[Candidate], tried: Sequence[Candidate]) -> tuple[Candidate | None, Candidate | None]:
+    """The next smaller and the next larger cluster of the best's node type that were searched."""
+    if not ranked:
+        return None, None
+    best = ranked[0]
+    mine = [c for c in tried if c.point[PROFILE] == best.point[PROFILE]]
+    smaller = [c for c in mine if c.point[COUNT] < best.point[COUNT]]
+    larger = [c for c in mine if c.point[COUNT] > best.point[COUNT]]
+    fewer = max(smaller, key=lambda c: (c.point[COUNT], -c.objective), default=None)
+    return fewer, min(larger, key=lambda c: (c.point[COUNT], c.objective), default=None)

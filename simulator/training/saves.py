@@ -1,0 +1,129 @@
+"""Checkpoints as flows between the job's nodes and where they are kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from simulator.hardware.types import Cluster
+from simulator.results.estimate import Estimate
+from simulator.workload.jobs import TrainingJob
+from simulator.workload.ops import TensorClass
+
+if TYPE_CHECKING:
+    import simpy
+
+    from simulator.engine.clock import Clock
+    from simulator.network.fabric import Fabric
+    from simulator.network.flows import Way
+
+__all__ = ["CheckpointStore", "checkpoint_bytes"]
+
+
+def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
+    """Bytes of one full checkpoint: every parameter and its optimizer states once, over all ranks [B].
+
+    14 bytes per parameter with bf16 weights and fp32 Adam (master copy and two moments).
+    """
+    replicas = job.plan.mesh["dpcp"]
+    total = 0.0
+    for stage in estimate.memory.stages:
+        optim, param = stage.by_class[TensorClass.OPTIM.value], stage.by_class[TensorClass.PARAM.value]
+        sharded_optim = replicas if job.plan.zero_stage >= 1 else 1
+        sharded_param = replicas if job.plan.zero_stage >= 3 else 1
+        total += job.plan.tensor_parallel * (optim * sharded_optim + param * sharded_param)
+    return total
+
+
+class CheckpointStore:
+    """Writes and reads the checkpoints of one job.
+
+    All nodes send their shares at once: they are one macro-flow over the ways of all nodes. Nodes that were replaced
+    keep the ways of the first placement.
+
+    Parameters
+    ----------
+    nodes
+        Numbers of the job's nodes in the whole cluster.
+    fabric
+        Shared network; None when nothing is written over it.
+    target
+        Storage tier by name, or ``nvme`` for the nodes' own drives.
+    """
+
+    def __init__(
+        self, clock: Clock, name: str, size: float, target: str, cluster: Cluster, nodes: range, fabric: Fabric | None
+    ) -> None:
+        self.clock, self.name, self.size, self.target = clock, name, size, target
+        self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
+
+    @property
+    def is_local(self) -> bool:
+        """Whether a node that is lost takes its share with it."""
+        return self.target == "nvme"
+
+    def seconds(self, direction: str = "write") -> float:
+        """Of one transfer that has links and storage to itself [s]."""
+        if self.is_local or self.fabric is None:
+            drives = [g.node.nvme for g in self.cluster.groups for _ in range(g.count) if g.node.nvme is not None]
+            slowest = min((getattr(d, direction) for d in drives), default=math.inf)
+            return float(self.size / len(self.nodes) / slowest)
+        way = self._out if direction == "write" else self._back
+        capacity = self.fabric.topology.links.capacity[way.links]
+        return float(self.size * (way.shares / capacity).max()) if len(way.links) else 0.0
+
+    def transfer(self, direction: str) -> simpy.Event:
+        """Write or read one checkpoint; the event fires at its end."""
+        if self.is_local or self.fabric is None:
+            event = self.clock.event()
+            self.clock.after(self.seconds(direction), event.succeed)
+            return event
+        way = self._out if direction == "write" else self._back
+        return self.fabric.transfer(way, self.size, latency=self._latency, tag=f"{self.name} checkpoint")
+
+    def from_peers(self, positions: Sequence[int], size: float) -> simpy.Event | None:
+        """``size`` bytes into each node at ``positions`` from the next node of the job; None without a fabric."""
+        if self.fabric is None or not positions or not size:
+            return None
+        from simulator.network.flows import Way
+
+        top, count = self.fabric.topology, len(self.nodes)
+        pairs = [(top.host(self.nodes[(p + 1) % count]), top.host(self.nodes[p])) for p in positions]
+        shares: dict[int, float] = {}
+        for number, (source, sink) in enumerate(pairs):
+            for link in top.path(source, sink, number):
+                shares[link] = shares.get(link, 0.0) + 1 / len(pairs)
+        return self.fabric.transfer(Way.of(shares), size * len(pairs), tag=f"{self.name} recovery")
+
+    def cancel(self, event: simpy.Event) -> None:
+        """Stop a transfer that is under way."""
+        if self.fabric is not None:
+            self.fabric.cancel(event)
+
+    @cached_property
+    def _out(self) -> Way:
+        return self._way(write=True)
+
+    @cached_property
+    def _back(self) -> Way:
+        return self._way(write=False)
+
+    @cached_property
+    def _latency(self) -> float:
+        assert self.fabric is not None
+        top = self.fabric.topology
+        return top.path_latency(top.path(top.host(self.nodes[0]), top.storage(self.target), 0))
+
+    def _way(self, write: bool) -> Way:
+        from simulator.network.flows import Way
+
+        assert self.fabric is not None
+        top = self.fabric.topology
+        store, shares = top.storage(self.target), dict[int, float]()
+        for number, node in enumerate(self.nodes):
+            ends = (top.host(node), store) if write else (store, top.host(node))
+            for link in top.path(*ends, number):
+                shares[link] = shares.get(link, 0.0) + 1 / len(self.nodes)
+        return Way.of(shares)

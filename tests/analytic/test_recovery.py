@@ -1,0 +1,219 @@
+"""Failures and recovery against closed forms: expected wall time, optimal interval, surviving copies, renewal laws."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations, islice
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize_scalar
+
+import simulator
+from simulator import registry
+from simulator.cluster.failure_draws import failures_of, repair_time
+from simulator.strategies.cluster_protocols import JobFacts, Recovery
+from simulator.strategies.recovery.checkpoint import Gemini, daly_interval, survival_probability, young_interval
+from simulator.workload.failures import FailureKind, FailureModel, NodeEvents, Repair
+from simulator.workload.plan import Plan
+
+DAY = 86400.0
+
+
+def scenario(failures: object, recovery: str = "checkpoint-restart", **job: Any) -> dict[str, Any]:
+    plan = {"tensor_parallel": 4, "sequence_parallel": True, "data_parallel": 2, "zero_stage": 0}
+    return {
+        "cluster": {
+            "nodes": {"profile": "dgx-h100", "count": 4},
+            "storage": {"name": "store", "read": "10 GB/s", "write": "10 GB/s"},
+            "site": {"power_price": "0.1 USD/kWh"},
+        },
+        "workloads": [
+            {
+                "training": "tune",
+                "model": "llama-3.1-8b",
+                "framework": "megatron-core-0.8",
+                "batch": {"global_batch_size": 64, "micro_batch_size": 1, "sequence_length": 4096},
+                "steps": 200_000,
+                "nodes": 1,
+                "plan": plan,
+                "checkpoint": {"every": "600 s", "to": "store", "mode": "sync"},
+                "recovery": recovery,
+                **job,
+            }
+        ],
+        "seed": 5,
+        **({"failures": failures} if failures else {}),
+    }
+
+
+OFTEN = {"mtbf": {"crash": "16 h"}, "software": ["crash"], "detection": "30 s", "restart": "90 s", "repair": "0 s"}
+"""One crash of a job of 8 accelerators every two hours."""
+
+
+def conserved(run: Any) -> bool:
+    return run.useful + sum(run.lost.values()) == pytest.approx(run.wall, rel=1e-9)
+
+
+def test_wall_time_is_the_expectation_over_exponential_failures() -> None:
+    # Daly 2006, equation 16: M·e^(R/M)·(e^((τ+δ)/M) − 1) per τ seconds of work. The read adds to R.
+    result = simulator.run(scenario(OFTEN, steps=2_000_000))
+    run, job = result.details["tune.run"], result.of("tune")
+    assert run.done
+    assert conserved(run)
+    mttf, write = 7200.0, np.mean([end - begin for begin, end in run.checkpoints])
+    work = round(600 / job["seconds"]) * job["seconds"]
+    restart = 120.0 + write  # the storage reads as fast as it writes
+    factor = mttf * math.exp(restart / mttf) * (math.exp((work + write) / mttf) - 1) / work
+    assert run.interrupted > 300
+    assert run.wall / run.useful == pytest.approx(factor, rel=0.02)
+
+
+def test_the_optimal_interval_minimises_that_expectation() -> None:
+    for write, mttf in ((10.0, 7200.0), (60.0, 11_124.0), (300.0, 3600.0)):
+        best = minimize_scalar(
+            lambda tau, w=write, m=mttf: (math.exp((tau + w) / m) - 1) / tau, bounds=(1.0, 10 * mttf), method="bounded"
+        ).x
+        assert daly_interval(write, mttf) == pytest.approx(best, rel=0.01)
+        assert young_interval(write, mttf) > best
+    assert daly_interval(1e-6, 1e6) == pytest.approx(young_interval(1e-6, 1e6), rel=1e-4)
+    assert daly_interval(3.0, 1.0) == 1.0
+
+
+def test_optimal_in_a_scenario_loses_less_than_its_neighbours() -> None:
+    def lost(every: str) -> float:
+        work = scenario(OFTEN, checkpoint={"every": every, "to": "store", "mode": "sync"})
+        return simulator.run(work).of("tune")["effective_time_ratio"]
+
+    best = lost("optimal")
+    assert best > lost("60 s")
+    assert best > lost("3600 s")
+
+
+def test_without_failures_nothing_is_lost_but_checkpoints() -> None:
+    with_none = simulator.run({**scenario({"mtbf": "1000000000 h"}), "until": "1 d"})
+    without = simulator.run({**scenario(None), "until": "1 d"})
+    keys = ("steps", "training_seconds", "effective_time_ratio")
+    assert [with_none.of("tune")[k] for k in keys] == [without.of("tune")[k] for k in keys]
+
+
+@pytest.mark.parametrize(("nodes", "copies"), [(6, 2), (8, 2), (9, 3), (8, 4)])
+def test_surviving_copies_by_enumeration(nodes: int, copies: int) -> None:
+    gemini = Gemini(copies)
+    job = JobFacts(nodes, 8, 1.0, 1e9, Plan(data_parallel=8 * nodes), 32)
+    for lost in range(1, nodes + 1):
+        sets = list(combinations(range(nodes), lost))
+        kept = sum(gemini.restore(job, s).back_to == "memory" for s in sets)
+        assert survival_probability(nodes, copies, lost) == pytest.approx(kept / len(sets))
+        if copies <= lost < 2 * copies:  # GEMINI's closed form is exact there
+            bound = 1 - nodes / copies * math.comb(nodes - copies, lost - copies) / math.comb(nodes, lost)
+            assert kept / len(sets) == pytest.approx(bound)
+
+
+def model(shape: float) -> FailureModel:
+    return FailureModel("m", (FailureKind("a", 40 * DAY), FailureKind("b", 80 * DAY)), shape=shape)
+
+
+@pytest.mark.parametrize("shape", [0.6, 1.0, 2.0])
+def test_drawn_failures_come_at_their_rate_from_the_start(shape: float) -> None:
+    sizes = [8] * 500
+    random = np.random.Generator(np.random.PCG64(1))
+    drawn = list(islice(failures_of(model(shape), sizes, random), 60_000))
+    times = np.array([f.time for f in drawn])
+    assert (np.diff(times) >= 0).all()
+    rate = 4000 * (1 / 40 + 1 / 80) / DAY
+    assert len(times) / times[-1] == pytest.approx(rate, rel=0.02)
+    early = np.searchsorted(times, times[-1] / 10)  # a renewal process that began new would be 2x off for shape 0.6
+    assert early / len(times) == pytest.approx(0.1, rel=0.05)
+    assert np.mean([f.kind.name == "a" for f in drawn]) == pytest.approx(2 / 3, rel=0.02)
+    gaps: dict[tuple[int, str], list[float]] = {}
+    for failure in drawn:
+        gaps.setdefault((failure.node, failure.kind.name), []).append(failure.time)
+    between = np.concatenate([np.diff(v) for (_, kind), v in gaps.items() if kind == "a"])
+    spread = math.gamma(1 + 2 / shape) / math.gamma(1 + 1 / shape) ** 2 - 1
+    assert np.var(between) / np.mean(between) ** 2 == pytest.approx(spread, rel=0.25)
+
+
+def test_a_replayed_record_repeats_every_failure_with_its_repair() -> None:
+    trace = NodeEvents((0, 1, 1), (1.0, 2.0, 5.0), (3.0, 2.5, math.inf), ("x", "y", "x"), 4, 10.0)
+    replay = FailureModel("r", trace=trace)
+    drawn = list(islice(failures_of(replay, [8] * 4, np.random.Generator(np.random.PCG64(0))), 6))
+    assert [f.time for f in drawn] == [1.0, 2.0, 5.0, 11.0, 12.0, 15.0]
+    assert [f.repair for f in drawn[:3]] == [2.0, 0.5, math.inf]
+    assert drawn[1].node == drawn[2].node != drawn[0].node
+    assert replay.mttf(4 * 8) == pytest.approx(10.0 / 3)
+
+
+def test_repairs_have_their_median_and_mean() -> None:
+    random = np.random.Generator(np.random.PCG64(2))
+    repair = Repair(100.0, 1.0)
+    times = [repair_time(repair, random) for _ in range(20_000)]
+    assert np.median(times) == pytest.approx(100.0, rel=0.03)
+    assert np.mean(times) == pytest.approx(repair.mean, rel=0.05)
+
+
+NODE = {"mtbf": {"node": "64 h"}, "detection": "30 s", "restart": "90 s", "regroup": "10 s", "repair": "2 h"}
+
+
+@pytest.mark.parametrize("recovery", [r.name for r in registry.strategies(family="recovery")])
+def test_every_recovery_conserves_time_and_finishes(recovery: str) -> None:
+    plan = {"tensor_parallel": 8, "sequence_parallel": True, "pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 0}
+    work = scenario(NODE, recovery, nodes=4, plan=plan, steps=50_000)
+    result = simulator.run(work)
+    run = result.details["tune.run"]
+    assert isinstance(registry.lookup("recovery", recovery)(), Recovery)
+    assert run.done
+    assert conserved(run)
+    assert run.useful == pytest.approx(50_000 * result.of("tune")["seconds"], rel=1e-9)
+    assert min(run.lost.values()) >= 0
+    assert run.interrupted > 10
+    assert simulator.run(work).to_json(("summary", "events")) == result.to_json(("summary", "events"))
+
+
+def test_recoveries_differ_as_they_should() -> None:
+    plan = {"tensor_parallel": 8, "sequence_parallel": True, "pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 0}
+    names = ("checkpoint-restart", "just-in-time", "oobleck", "varuna", "bamboo")
+    rows = {r: simulator.run(scenario(NODE, r, nodes=4, plan=plan, steps=50_000)).of("tune") for r in names}
+    assert rows["just-in-time"]["lost_rework"] < 0.05 * rows["checkpoint-restart"]["lost_rework"]
+    assert rows["checkpoint-restart"]["lost_node"] > 0
+    for elastic in ("oobleck", "varuna", "bamboo"):
+        assert rows[elastic]["lost_node"] < 0.5 * rows["checkpoint-restart"]["lost_node"]
+        assert rows[elastic]["lost_slow"] > 0
+    assert rows["oobleck"]["effective_time_ratio"] > rows["checkpoint-restart"]["effective_time_ratio"]
+
+
+def test_copies_in_memory_lose_less_work_than_storage() -> None:
+    plain = simulator.run(scenario(NODE, nodes=2, plan={"tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 0}))
+    gemini = simulator.run(scenario(NODE, "gemini", nodes=2, plan={"tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 0}))  # fmt: skip
+    assert gemini.of("tune")["lost_rework"] < 0.1 * plain.of("tune")["lost_rework"]
+    assert gemini.of("tune")["effective_time_ratio"] > plain.of("tune")["effective_time_ratio"]
+
+
+def test_spares_save_the_wait_for_repairs() -> None:
+    plan = {"tensor_parallel": 4, "sequence_parallel": True, "data_parallel": 8}
+    full = simulator.run(scenario(NODE, nodes=4, plan=plan, steps=20_000)).of("tune")
+    spared = scenario(NODE, nodes=4, plan=plan, steps=20_000)
+    spared["cluster"]["nodes"]["count"] = 8
+    assert full["lost_node"] > 0
+    assert simulator.run(spared).of("tune")["lost_node"] < 0.05 * full["lost_node"]
+
+
+def test_a_degraded_node_slows_the_whole_job_while_it_lasts() -> None:
+    # A node is slow for 1 h on average every 8 h: a share of 1/9 of its life, in which speed is halved.
+    slow = {"degraded": {"hot": {"mtbf": "64 h", "speed": 0.5}}, "repair": "1 h"}
+    run = simulator.run(scenario(slow, checkpoint=None)).details["tune.run"]
+    assert conserved(run)
+    assert run.interrupted == 0
+    # Lost per wall second: half of the share of time in which at least one slow period is on (M/G/∞: 1 − e^(−1/8)).
+    assert run.lost["slow"] / run.wall == pytest.approx(0.5 * (1 - math.exp(-1 / 8)), rel=0.15)
+
+
+def test_a_recovery_that_cannot_work_is_an_error_before_anything_runs() -> None:
+    work = scenario(NODE, "just-in-time", plan={"tensor_parallel": 4, "data_parallel": 2, "zero_stage": 1})
+    with pytest.raises(simulator.errors.ConfigError, match="no second copy of the optimizer states"):
+        simulator.load(work)
+    with pytest.raises(simulator.errors.ConfigError, match=r"failures.mtbf.*above 0"):
+        simulator.load(scenario({"mtbf": "-5 h"}))
+    with pytest.raises(simulator.errors.ConfigError, match="did you mean 'llama3-2024'"):
+        simulator.load(scenario("lama3-2024"))

@@ -1,0 +1,134 @@
+"""Other people's timings: nccl-tests, Kineto traces, run logs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simulator.calibration.traces import read_kineto, read_nccl_tests
+from simulator.calibration.user_logs import Observation, fit_logs, learn
+from simulator.cli import main
+from simulator.constants import Constant, Trust
+from simulator.errors import ConfigError
+
+NCCL = """\
+# nThread 1 nGpus 8 minBytes 8 maxBytes 134217728 step: 2(factor) warmup iters: 5 iters: 20
+# Using devices
+#  Rank  0 Group  0 Pid  1 on host device  0 [0x00] NVIDIA H100 80GB HBM3
+#  Rank  1 Group  0 Pid  1 on host device  1 [0x00] NVIDIA H100 80GB HBM3
+#                                                              out-of-place                       in-place
+#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
+#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
+        1024           256     float     sum      -1    12.30    0.08    0.08      0    12.10    0.08    0.08      0
+     1048576        262144     float     sum      -1    45.50   23.05   23.05      0    44.90   23.35   23.35      0
+# Avg bus bandwidth    : 11.5
+"""
+
+
+def test_nccl_tests_text() -> None:
+    test = read_nccl_tests("# all_reduce_perf -b 1K\n" + NCCL)
+    assert (test.operation, test.ranks) == ("all_reduce", 2)
+    assert test.points == ((1024.0, pytest.approx(12.3e-6)), (1048576.0, pytest.approx(45.5e-6)))
+    with pytest.raises(ConfigError, match="does not name its tool"):
+        read_nccl_tests(NCCL)
+    with pytest.raises(ConfigError, match="no timings"):
+        read_nccl_tests("nothing here")
+
+
+def test_nccl_tests_become_a_profile_that_loads(tmp_path: Path) -> None:
+    from simulator.hardware.profiles import load_network
+
+    text = tmp_path / "ar.txt"
+    text.write_text("# all_reduce_perf\n" + NCCL, encoding="utf-8")
+    arguments = ["import", "nccl-tests", str(text), "--base", "h100-sxm", "--out", str(tmp_path), "--name", "own"]
+    assert main(arguments) == 0
+    profile = load_network(tmp_path / "networks" / "own.yaml")
+    assert profile.curves["all_reduce"][2].seconds == pytest.approx((12.3e-6, 45.5e-6))
+
+
+def test_kineto_trace(tmp_path: Path) -> None:
+    def event(name: str, category: str, start: float, duration: float, **args: object) -> dict[str, object]:
+        return {"ph": "X", "name": name, "cat": category, "ts": start, "dur": duration, "tid": 1, "args": args}
+
+    events = [
+        event(
+            "aten::mm", "cpu_op", 0, 10, **{"External id": 7, "Input Dims": [[64, 32], [32, 128]],
+                                             "Input type": ["c10::BFloat16", "c10::BFloat16"]}
+        ),
+        event("sm90_xmma_gemm_bf16", "kernel", 20, 50, **{"External id": 7}),
+        event("flash_fwd_kernel", "kernel", 100, 100),
+    ]  # fmt: skip
+    path = tmp_path / "trace.json"
+    path.write_text(json.dumps({"traceEvents": events}), encoding="utf-8")
+    found = read_kineto(path)
+    assert found.seconds == {"gemm": pytest.approx(50e-6), "attention": pytest.approx(100e-6)}
+    assert found.span == pytest.approx(180e-6) and found.host_gap == pytest.approx(30 / 180)
+    (row,) = found.gemms
+    assert (row.work.m, row.work.n, row.work.k, row.work.dtype) == (64, 128, 32, "bf16")
+    assert row.seconds == pytest.approx(50e-6)
+    path.write_text("{}", encoding="utf-8")
+    with pytest.raises(ConfigError, match="not a trace"):
+        read_kineto(path)
+
+
+def test_learning_recovers_constants_and_narrows_the_interval() -> None:
+    """Two constants, one of which the runs cannot see: t = a·n + b with b known to have been doubled."""
+    constants = {
+        "a": Constant("a", 1.0, "s", 0.2, Trust.ASSUMED, ""), "b": Constant("b", 5.0, "s", 0.8, Trust.ASSUMED, ""),
+        "unseen": Constant("unseen", 1.0, "", 0.3, Trust.ASSUMED, ""),
+    }  # fmt: skip
+
+    def run(n: int) -> Observation:
+        return Observation(str(n), n * 1.0 + 10.0, lambda s: n * s.get("a", 1.0) + 5.0 * s.get("b", 1.0))
+
+    found = learn([run(n) for n in (1, 5, 20, 100, 400)], constants)
+    assert found.constants["b"].value == pytest.approx(10.0, rel=0.05)
+    assert found.constants["a"].value == pytest.approx(1.0, rel=0.03)
+    assert found.constants["unseen"].sigma == pytest.approx(0.3)
+    assert found.constants["unseen"].value == pytest.approx(1.0)
+    assert found.width_after < 0.3 * found.width_before
+    assert found.errors(True) < 0.02 < found.errors(False)
+
+
+def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs of a machine that is the model with another host time: the fit finds it back."""
+    from dataclasses import replace
+
+    from simulator.calibration.user_logs import _cluster
+    from simulator.hardware.profiles import load_node
+    from simulator.training.pipelined import PipelinedJob
+    from simulator.workload.framework_files import load_framework
+    from simulator.workload.jobs import Batch, TrainingJob
+    from simulator.workload.model_files import load_model
+    from simulator.workload.plan import Plan
+
+    node, framework = load_node("dgx-a100-640"), load_framework("fsdp")
+    truth = 3 * framework.constants["host_per_step"].value
+    lines = ["model,global_batch_size,micro_batch_size,sequence_length,dp,zero_stage,step_time"]
+    for batch, sequence in ((8, 512), (32, 2048)):
+        job = TrainingJob(
+            "x",
+            load_model("gpt3-125m"),
+            framework,
+            Batch(batch, 1, sequence),
+            Plan().with_(data_parallel=8, zero_stage=3),
+        )
+        scale = {framework.constants["host_per_step"].id: 3.0}
+        seconds = PipelinedJob(job, _cluster(node, 8), scale).run().seconds
+        lines.append(f"gpt3-125m,{batch},1,{sequence},8,3,{seconds}")
+    log = tmp_path / "runs.csv"
+    log.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    out = tmp_path / "mine.yaml"
+    found = fit_logs([log], "dgx-a100-640", "fsdp", out)
+    assert found.errors(True) < 0.01 < found.errors(False)
+    assert found.width_after < found.width_before
+    learnt = load_framework(str(out))
+    assert learnt.constants["host_per_step"].value == pytest.approx(truth, rel=0.25)
+    assert replace(learnt, constants={}, name="") == replace(framework, constants={}, name="")
+    log.write_text("model,batchsize\ngpt3-125m,1\n", encoding="utf-8")
+    assert main(["fit", str(log), "--node", "dgx-a100-640", "--framework", "fsdp"]) == 2
+    assert "needs global_batch_size" in capsys.readouterr().err
+    assert np.isfinite(found.width_after)

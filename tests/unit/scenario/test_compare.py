@@ -1,0 +1,119 @@
+"""Comparisons: parts add up to the difference, shared errors cancel, odds follow the closed form."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+import simulator
+from simulator.errors import ConfigError
+from simulator.scenario.compare import compare
+from simulator.scenario.compare_draws import Side, draw, odds_against
+from simulator.scenario.sweep import sweep
+
+STEP = "gpt3-175b-selene"
+RECOMPUTE = "workloads.0.plan.recompute"
+DRAWS = 40_000
+
+
+def side(seconds: float, sensitivity: dict[str, float], kind: str = "training", usd: float = 1.0) -> Side:
+    return Side({"kind": kind, "seconds": seconds, "usd": usd, "tokens_per_s": 1 / seconds}, sensitivity)
+
+
+def test_the_parts_add_up_to_the_difference() -> None:
+    found = compare([STEP], {RECOMPUTE: ["selective", "full"]}, depth="step")
+    second = found.names[1]
+    (seconds,) = (r for r in found.tables["metrics"] if r["part"] == "seconds")
+    parts = sum(r[f"difference:{second}"] for r in found.tables["time"])
+    assert parts == pytest.approx(seconds[f"difference:{second}"])
+    assert seconds[f"difference:{second}"] > 0
+    biggest = found.tables["time"][0]
+    assert biggest["part"] == "recompute"
+    assert [c["path"] for c in found.changes] == ["workloads.0.plan.recompute"]
+    memory = {r["part"]: r[f"difference:{second}"] for r in found.tables["memory"]}
+    assert min(memory, key=lambda k: memory[k]) == "activation"
+
+
+def test_a_variant_beats_itself_in_half_of_the_draws() -> None:
+    found = compare([STEP, STEP], depth="step")
+    assert found.names == (f"{STEP} (1)", f"{STEP} (2)")
+    assert {row["share"] for row in found.odds} == {0.5}
+    assert {row["ratio_high"] - row["ratio_low"] for row in found.odds} == {0.0}
+    assert {row["swing"] for row in found.tornado} == {0.0}
+    assert found.changes == ()
+
+
+def test_errors_of_one_constant_cancel_and_of_two_do_not() -> None:
+    shared = draw([side(1.0, {"a": 0.2}), side(1.01, {"a": 0.2})], "seconds", DRAWS, 0)
+    apart = draw([side(1.0, {"a": 0.2}), side(1.01, {"b": 0.2})], "seconds", DRAWS, 0)
+    assert shared is not None and apart is not None
+    assert odds_against(shared[0], shared[1], "seconds") == 1.0
+    assert odds_against(apart[0], apart[1], "seconds") == pytest.approx(0.5, abs=0.03)
+
+
+@pytest.mark.parametrize("gap", [0.02, 0.05, 0.1])
+def test_odds_of_two_independent_errors_follow_the_normal_law(gap: float) -> None:
+    # 1 + s·z₁ < (1 + gap)(1 + s·z₂)  ⇔  s·z₁ − (1 + gap)·s·z₂ < gap
+    s = 0.05
+    values = draw([side(1.0, {"a": s}), side(1.0 + gap, {"b": s})], "seconds", DRAWS, 3)
+    assert values is not None
+    wanted = NormalDist().cdf(gap / (s * math.sqrt(1 + (1 + gap) ** 2)))
+    deviation = 4 * math.sqrt(wanted * (1 - wanted) / DRAWS)
+    assert odds_against(values[0], values[1], "seconds") == pytest.approx(wanted, abs=deviation)
+
+
+def test_more_is_better_for_rates() -> None:
+    values = draw([side(1.0, {}), side(2.0, {})], "tokens_per_s", 100, 0)
+    assert values is not None
+    assert odds_against(values[0], values[1], "tokens_per_s") == 1.0
+
+
+def test_prices_of_one_source_cancel_and_are_uniform_in_their_range() -> None:
+    def rented(source: str, usd: float) -> Side:
+        return Side({"kind": "serving", "usd": usd}, {}, ((source, 0.5 * usd, 1.5 * usd),))
+
+    same = draw([rented("h100", 1.0), rented("h100", 1.01)], "usd", DRAWS, 0)
+    other = draw([rented("h100", 1.0), rented("b200", 1.0)], "usd", DRAWS, 0)
+    assert same is not None and other is not None
+    assert odds_against(same[0], same[1], "usd") == 1.0
+    assert odds_against(other[0], other[1], "usd") == pytest.approx(0.5, abs=0.03)
+    assert np.quantile(other[0], (0.0, 0.5, 1.0)) == pytest.approx([0.5, 1.0, 1.5], abs=0.02)
+
+
+def test_draws_are_the_same_whatever_else_is_compared() -> None:
+    two = draw([side(1.0, {"a": 0.1}), side(1.0, {"b": 0.1})], "seconds", 50, 7)
+    three = draw([side(1.0, {"c": 0.3}), side(1.0, {"a": 0.1}), side(1.0, {"b": 0.1})], "seconds", 50, 7)
+    assert two is not None and three is not None
+    assert np.array_equal(two[0], three[1]) and np.array_equal(two[1], three[2])
+
+
+def test_saved_runs_sweep_rows_and_scenarios_compare_alike(tmp_path: Path) -> None:
+    simulator.estimate(STEP).save(tmp_path / "run")
+    sweep(STEP, {RECOMPUTE: ["selective", "full"]}, depth="step", jobs=1, output=tmp_path / "sweep")
+    found = compare([tmp_path / "run", f"{tmp_path}/sweep#0", STEP, simulator.estimate(STEP)], depth="step")
+    (seconds,) = (r for r in found.tables["metrics"] if r["part"] == "seconds")
+    assert len({seconds[name] for name in found.names}) == 1
+
+
+def test_traffic_is_drawn_with_the_same_seeds_for_all() -> None:
+    vary = ["workloads.0.requests.count=60", "workloads.0.deployment.router=least-outstanding,least-outstanding"]
+    found = compare(["llama3-70b-chat", "llama3-70b-chat"], vary[:1], traffic_draws=3, jobs=1)
+    first, second = ([r for r in found.spread if r["name"] == n] for n in found.names)
+    assert [(r["p10"], r["p50"], r["p90"]) for r in first] == [(r["p10"], r["p50"], r["p90"]) for r in second]
+    assert {r["beats_first"] for r in second} == {0.5}
+    assert all(r["p10"] <= r["p50"] <= r["p90"] for r in found.spread)
+
+
+def test_what_cannot_be_compared_is_said() -> None:
+    with pytest.raises(ConfigError, match="needs two variants"):
+        compare([STEP], depth="estimate")
+    with pytest.raises(ConfigError, match="--workload"):
+        compare(["quickstart", "quickstart"], depth="estimate")
+    with pytest.raises(ConfigError, match="unknown workload 'chta', did you mean 'chat'"):
+        compare(["quickstart", "quickstart"], depth="estimate", workload="chta")
+    different = compare([STEP, "llama3-70b-chat"], depth="step")
+    assert different.odds == () and any("different things" in note for note in different.notes)

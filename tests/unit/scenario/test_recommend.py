@@ -1,0 +1,118 @@
+"""Recommendations equal exhaustive search, and say what binds."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from simulator.errors import ConfigError
+from simulator.scenario.load import load_scenario
+from simulator.scenario.recommend import Limit, metric_of, recommend
+from simulator.scenario.recommend_training import problem_of, sizes_of
+from simulator.scenario.sweep import sweep
+from simulator.training.plan_evaluator import PlanEvaluator
+from simulator.units import parse_quantity
+
+CHAT: dict[str, Any] = {
+    "name": "chat",
+    "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}},
+    "workloads": [
+        {
+            "serving": "chat", "model": "llama-3.1-8b", "framework": "vllm-0.10",
+            "requests": {"rate": "60 /s", "count": 500, "input_tokens": 700, "output_tokens": 120},
+            "deployment": {"router": "least-outstanding"},
+            "slo": {"ttft": "120 ms", "tpot": "15 ms", "percentile": 90},
+        }
+    ],
+}  # fmt: skip
+PROFILE, TP = "cluster.nodes.profile", "workloads.0.deployment.plan.tp"
+REPLICAS = "workloads.0.deployment.replicas"
+SPACE = {PROFILE: ["dgx-h100", "dgx-a100-640", "hgx-h200"], TP: [1, 2, 4]}
+
+
+def exhaustive(metric: str, limits: list[Limit]) -> tuple[float, dict[str, Any]]:
+    """The best of every variant on one node, each simulated."""
+    when = [{"if": {TP: tp}, "then": {REPLICAS: list(range(1, 8 // tp + 1))}} for tp in SPACE[TP] if tp < 8]
+    found = sweep({**CHAT, "what_if": {**SPACE, "when": when}}, jobs=1)
+    best, point = math.inf, {}
+    for row in found.rows:
+        value = metric_of(row, metric)
+        if row["status"] == "ok" and value is not None and all(x.slack(row) >= 0 for x in limits) and value < best:
+            best, point = value, {k: row[k] for k in (PROFILE, TP, REPLICAS)}
+    return best, point
+
+
+@pytest.mark.parametrize(
+    ("objective", "metric"),
+    [("gpus", "accelerators"), ("cost", "usd_per_million_tokens"), ("energy", "energy_per_token")],
+)
+def test_the_best_deployment_is_that_of_the_exhaustive_sweep(objective: Any, metric: str) -> None:
+    found = recommend(CHAT, SPACE, objective=objective, max_accelerators=8, jobs=1)
+    assert found.best is not None
+    value, point = exhaustive(metric, list(found.limits))
+    assert found.best.objective == pytest.approx(value, rel=1e-12)
+    if metric != "accelerators":  # several variants may have equally many
+        assert {k: found.best.point[k] for k in point} == point
+    assert found.simulated < found.considered
+
+
+def test_the_answer_does_not_depend_on_the_number_of_processes() -> None:
+    one = recommend(CHAT, SPACE, max_accelerators=8, jobs=1, keep=3)
+    two = recommend(CHAT, SPACE, max_accelerators=8, jobs=2, keep=3)
+    assert [(c.point, c.objective) for c in one.ranked] == [(c.point, c.objective) for c in two.ranked]
+
+
+def test_one_replica_less_breaks_a_limit_and_the_tightest_is_named_first() -> None:
+    found = recommend(CHAT, {PROFILE: ["dgx-h100"], TP: [1]}, objective="gpus", max_accelerators=8, jobs=1)
+    assert found.best is not None and found.fewer is not None and found.more is not None
+    assert found.fewer.point[REPLICAS] == found.best.point[REPLICAS] - 1
+    assert found.fewer.broken
+    assert found.more.objective > found.best.objective
+    assert [b["slack"] for b in found.binding] == sorted(b["slack"] for b in found.binding)
+    assert all(b["slack"] >= 0 for b in found.binding)
+
+
+def test_limits_that_nothing_keeps_are_an_answer_with_reasons() -> None:
+    found = recommend(CHAT, SPACE, limits=["tpot_p90=0.1 ms"], jobs=1)
+    assert found.best is None
+    assert found.simulated == 0
+    assert all("with one request alone" in row["reason"] for row in found.dropped)
+
+
+def test_training_finds_the_best_of_every_size_and_plan() -> None:
+    changes = ["workloads.0.batch.global_batch_size=16", "workloads.0.model=gpt3-6.7b"]
+    space = {PROFILE: ["dgx-h100", "dgx-a100-640"], "cluster.nodes.count": [1, 2]}
+    texts = [*changes, *(f"{path}={','.join(map(str, values))}" for path, values in space.items())]
+    base = [*changes, "workloads.0.plan={precision: bf16}", "workloads.0.plan.dp=8", "cluster.nodes.count=1"]
+    scenario = load_scenario("gpt3-175b-selene", base)
+    job = scenario.training[0]
+    points = [{PROFILE: p, "cluster.nodes.count": n} for p in space[PROFILE] for n in space["cluster.nodes.count"]]
+    best = math.inf
+    for size in sizes_of(job, scenario.cluster, points, "training_seconds", own_link=True):
+        evaluate = PlanEvaluator(job.model, job.framework, size.cluster, job.batch)
+        problem = problem_of(job, size.cluster, 1)
+        runs = [evaluate(plan) for plan in list(problem.plans())[::9]]
+        fastest = min((r.seconds for r in runs if r.feasible), default=math.inf)
+        assert fastest >= size.bounds["training_seconds"]
+        best = min(best, fastest)
+    found = recommend("gpt3-175b-selene", [*texts, *base[2:4]], objective="time", jobs=1)
+    assert found.best is not None
+    assert found.best.objective <= best
+    changes = [f"{path}={value}" for path, value in found.best.point.items() if path != "workloads.0.plan"]
+    sections = [f"workloads.0.plan={found.best.point['workloads.0.plan']!r}".replace("'", "")]
+    again = sweep("gpt3-175b-selene", [*base[:2], *changes, *sections], depth="step", jobs=1)
+    assert again.rows[0]["training_seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+
+
+def test_limits_are_read_with_their_unit() -> None:
+    assert Limit.parse("ttft_p90=300 ms") == Limit("ttft_p90", parse_quantity("300 ms", "time"))
+    assert Limit.parse("slo_attainment = 0.9").at_least
+    for text, words in (("tftt_p90=1 s", "did you mean 'ttft_p90'"), ("ttft_p90=300", "ttft_p90=300")):
+        with pytest.raises(ConfigError, match=words):
+            Limit.parse(text)
+    with pytest.raises(ConfigError, match="one workload"):
+        recommend("quickstart")
+    with pytest.raises(ConfigError, match="--max-gpus"):
+        recommend(CHAT, {REPLICAS: [1, 2]})
