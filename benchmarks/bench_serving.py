@@ -1,19 +1,25 @@
 """Requests per second of the serving mechanism on the Azure conversation trace, and on a million requests.
 
-Run as ``python benchmarks/bench_serving.py [--full]``. Simulation only, CPU time, median of five; ``stride=1`` and the
-million once each. Needs the traces beside the checkout (``../shared``).
+Run as ``python benchmarks/bench_serving.py [--full]``. CPU time, median of five, simulation only and whole process;
+``stride=1`` and the million (as rows and as a summary, with peak memory) once each. Needs the traces beside the
+checkout (``../shared``).
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-from simulator.serving.deployment import simulate_deployment
+from simulator.engine.clock import Clock
+from simulator.serving.deployment import DeploymentProcess, simulate_deployment
+from simulator.serving.limits import EngineLimits
 from simulator.serving.run import ServingRun
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
@@ -70,6 +76,34 @@ def measure(name: str, table: RequestTable, repeats: int, **options: object) -> 
     return run
 
 
+def whole_process(replicas: int) -> None:
+    """Interpreter, imports, reading the trace and the simulation: CPU seconds of a child process, median of five."""
+    program = (
+        "import bench_serving as b; "
+        f"b.simulate_deployment(b.azure(), b.AffineCost(), kv_blocks=60_000, replicas={replicas})"
+    )
+    seconds = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parent)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(f"whole process, chunked-prefill, {replicas} replicas {statistics.median(seconds):27.3f} s")
+
+
+def million(record: str) -> None:
+    """One million requests on eight replicas; peak memory of the process so far."""
+    table = repeated(azure(), 1_000_000)
+    clock = Clock()
+    process = DeploymentProcess(clock, table, AffineCost(), EngineLimits(60_000), replicas=8, record=record)  # type: ignore[arg-type]
+    start = time.process_time()
+    clock.run(process.start())
+    seconds = time.process_time() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    rate = f"{1e6 / seconds:10,.0f} requests/s"
+    print(f"1,000,000 requests, record {record:8s} {seconds:8.1f} s {rate}   peak {peak:.2f} GiB")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--full", action="store_true", help="also one million requests")
@@ -80,8 +114,11 @@ def main() -> None:
             options = {"replicas": replicas, "batching": policy, "max_num_batched_tokens": 8192}
             measure(f"azure conversation, {policy}, {replicas} replicas", table, 5, **options)
             measure(f"azure conversation, {policy}, {replicas} replicas, stride=1", table, 1, stride=1, **options)
+    for replicas in (1, 8):
+        whole_process(replicas)
     if full:
-        measure("1,000,000 requests, chunked-prefill, 8 replicas", repeated(table, 1_000_000), 1, replicas=8)
+        for record in ("summary", "full"):
+            million(record)
 
 
 if __name__ == "__main__":

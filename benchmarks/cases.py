@@ -85,6 +85,35 @@ def failing_job() -> Work:
     return lambda: run_cluster(scenario)
 
 
+def sweep_of(depth: str, *alternatives: str) -> Work:
+    """Every point of a sweep on two processes, from a cold start of the pool (wall seconds: the work is in workers)."""
+    from simulator.scenario.sweep import sweep
+
+    return lambda: sweep("llama3-70b-chat", alternatives, depth=depth, jobs=2)
+
+
+def recommendation() -> Work:
+    """Hardware and layout for 50 chats per second, as a buyer asks."""
+    from simulator.scenario.recommend import recommend
+
+    return lambda: recommend("which-gpu-for-chat", jobs=2)
+
+
+PHILLY = Path(__file__).resolve().parents[2] / "shared/traces/philly_2017/philly.csv.gz"
+
+
+def philly(queue: str, nodes: int, last: int = 0) -> Work:
+    """The 82,247 jobs of Philly on nodes of 8, and one more of ``last`` accelerators; reading included."""
+    from simulator.cluster.queue import run_queue
+    from simulator.registry import lookup
+    from simulator.workload.job_traces import read_jobs
+
+    sizes = [8] * nodes + [last] * bool(last)
+    return lambda: run_queue(
+        read_jobs(PHILLY), sizes, lookup("job_queue", queue)(), lookup("placement", "best-fit")()
+    )  # fmt: skip
+
+
 def process(*arguments: str) -> Work:
     """A whole command, interpreter and imports included."""
     command = [sys.executable, "-m", "simulator.cli", *arguments]
@@ -100,9 +129,20 @@ CASES: dict[str, Callable[[], Work]] = {
     "serving: 19,366 requests like Azure, 8 replicas": lambda: serve(19366, 8),
     "network: all-reduce over 16,384 GPUs, fat-tree": lambda: fat_tree(16384),
     "cluster: 54 days of 16,384 GPUs with failures": failing_job,
+    "process pool: sweep of 1,000 estimate points": lambda: sweep_of(
+        "estimate", "workloads.chat.deployment.plan.tp=1,2,4,8", "workloads.chat.deployment.max_num_seqs=8:2000:8"
+    ),
+    "process pool: sweep of 200 serving runs of 5,000 requests": lambda: sweep_of(
+        "run", "workloads.chat.requests.count=5000", "workloads.chat.requests.rate=2 /s,4 /s,6 /s,8 /s,10 /s",
+        "seed=1:10", "workloads.chat.deployment.replicas=1:4",
+    ),
+    "process pool: recommend, 4 GPUs x 4 layouts": recommendation,
     "process: fmsim --help": lambda: process("--help"),
     "process: fmsim run quickstart": lambda: process("run", "quickstart"),
 }
+if PHILLY.is_file():
+    CASES["cluster: Philly, 82,247 jobs on 2,490 GPUs, FIFO"] = lambda: philly("fifo", 311, 2)
+    CASES["cluster: Philly, 82,247 jobs on 480 GPUs, backfill"] = lambda: philly("backfill", 60)
 if TRACE.is_file():
     CASES["process: fmsim run, Azure trace on 4 x 8 H100"] = lambda: process(
         "run", "llama3-70b-chat", "-s", f"workloads.chat.requests.trace={TRACE}"

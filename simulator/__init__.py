@@ -16,9 +16,16 @@ if TYPE_CHECKING:
     from simulator.results.storage import load_result
     from simulator.results.tables import Result
     from simulator.scenario.api import estimate, load, run
+    from simulator.scenario.compare import compare
+    from simulator.scenario.recommend import recommend
+    from simulator.scenario.sweep import sweep
     from simulator.scenario.types import Scenario
 
-__all__ = ["ConfigError", "Result", "Scenario", "__version__", "estimate", "load", "load_result", "run"]
+__all__ = [
+    "ConfigError", "Result", "Scenario", "__version__", "compare", "estimate", "load", "load_result", "recommend",
+    "run",
+    "sweep",
+]  # fmt: skip
 
 __version__ = "0.1.0"
 
@@ -26,10 +33,13 @@ _HOME = {
     "ConfigError": "simulator.errors",
     "Result": "simulator.results.tables",
     "Scenario": "simulator.scenario.types",
+    "compare": "simulator.scenario.compare",
     "estimate": "simulator.scenario.api",
     "load": "simulator.scenario.api",
     "load_result": "simulator.results.storage",
+    "recommend": "simulator.scenario.recommend",
     "run": "simulator.scenario.api",
+    "sweep": "simulator.scenario.sweep",
 }
 
 

@@ -1,9 +1,10 @@
 """Fits the host time per tensor-parallel rank that nanotron's pipelines have beyond ``host_per_layer``.
 
 At micro-batch 1 a pipelined layer takes the same time whatever the model's size and the number of stages, but more the
-more tensor-parallel ranks there are: host bound. Steps of the sweep on H100 after its pipeline fix, time of one layer and
-slot = step / (micro-batches + stages − 1) / layers per stage; the lower quartile at each tensor-parallel size leaves out
-runs that the network slowed. A layer's forward, recomputation-free backward included, is three forwards.
+more tensor-parallel ranks there are: host bound. Steps of the sweep on H100 after its pipeline fix, time of one
+layer and slot = step / (micro-batches + stages − 1) / layers per stage; the lower quartile at each tensor-parallel
+size leaves out runs that the network slowed. A layer's forward, recomputation-free backward included, is three
+forwards.
 
     python benchmarks/fits/nanotron_pipeline.py --shared ../shared
 """

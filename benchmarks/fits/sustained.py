@@ -1,6 +1,8 @@
-"""Fits ``gemm.bf16.continuous.sustained``: the share of a kernel benchmark's GEMM speed that training keeps hour after hour.
+"""Fits ``gemm.bf16.continuous.sustained``: the share of a kernel benchmark's GEMM speed that training keeps hour
+after hour.
 
-Kernel benchmarks last milliseconds; a training step draws full power all the time, and the power limit lowers the clock.
+Kernel benchmarks last milliseconds; a training step draws full power all the time, and the power limit lowers the
+clock.
 
 * B200 and A100-PCIe: GEMMs measured inside training by SimuMax against the fitted curve of the device (one source).
 * A100-SXM and H100-SXM: step times. For every source the factor that makes the median error of its compute-bound rows
@@ -15,6 +17,7 @@ import argparse
 import csv
 import statistics
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from simulator.constants import Constant, Trust
@@ -49,9 +52,7 @@ def kernels(path: Path, gpu: str, accelerator: str) -> float:
                 work = Work(OpKind.GEMM, "bf16", flops, 2.0 * (m * k + k * n + m * n), m, n, k)
                 ratios.append(device.price(work).seconds / measured)
     low, middle, high = statistics.quantiles(ratios, n=4)
-    print(
-        f"{gpu}: sustained {middle:.2f} (quartiles {low:.2f} {high:.2f}) from {len(ratios)} GEMMs of at least 0.1 ms, one source"
-    )
+    print(f"{gpu}: sustained {middle:.2f} (quartiles {low:.2f} {high:.2f}) {len(ratios)} GEMMs >= 0.1 ms, one source")
     return middle
 
 
@@ -123,7 +124,7 @@ def zero(curve: list[tuple[float, float]]) -> float:
     """Share at which the bias vanishes, by straight lines between the grid points; clipped to the grid."""
     if curve[0][0] >= 0:
         return 1.0
-    for (b0, s0), (b1, s1) in zip(curve, curve[1:], strict=False):
+    for (b0, s0), (b1, s1) in pairwise(curve):
         if b0 <= 0 <= b1:
             return s0 + (s1 - s0) * (0 - b0) / (b1 - b0)
     return curve[-1][1]

@@ -61,8 +61,8 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
     Parameters
     ----------
     engine, version
-        As :func:`engines` names them; ``vllm`` where it was measured, and the newest version, by default. ``vllm:0.24.0``
-        gives both at once.
+        As :func:`engines` names them; ``vllm`` where it was measured, and the newest version, by default.
+        ``vllm:0.24.0`` gives both at once.
 
     Raises
     ------
@@ -153,7 +153,8 @@ def _gemm(table: Any) -> Iterator[Row]:
 
 
 _ATTENTION = (
-    "batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "window_size", "latency",
+    "batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim", "kv_cache_dtype", "window_size",
+    "latency",
 )  # fmt: skip
 
 
@@ -187,16 +188,8 @@ def _decode(table: Any) -> Iterator[Row]:
 
 def _moe(table: Any) -> Iterator[Row]:
     """Both grouped GEMMs of a gated expert block together, balanced routing, one GPU's experts."""
-    columns = (
-        "moe_dtype",
-        "num_tokens",
-        "hidden_size",
-        "inter_size",
-        "topk",
-        "num_experts",
-        "moe_tp_size",
-        "moe_ep_size",
-    )
+    sizes = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
+    columns = ("moe_dtype", *sizes)
     if not {*columns, "distribution", "latency"} <= set(table.columns):
         return
     for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(

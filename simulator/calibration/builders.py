@@ -297,6 +297,7 @@ def _combine(torch: Any, model: ModelSpec, tokens: int, dtype: Any, device: str,
 
 _MAKERS: dict[str, Callable[..., Made]] = {
     "layer_norm": _layer_norm, "rms_norm": _rms_norm, "add": _add, "gelu": _gelu, "swiglu": _swiglu,
-    "rotary": _rotary, "embedding": _embedding, "positions": _positions, "cross_entropy": _cross_entropy, "cast": _cast, "topk": _topk,
+    "rotary": _rotary, "embedding": _embedding, "positions": _positions, "cross_entropy": _cross_entropy,
+    "cast": _cast, "topk": _topk,
     "dispatch": _dispatch, "combine": _combine,
 }  # fmt: skip

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from simulator.calibration.cases import all_cases
-from simulator.calibration.fitting import CurveFit
+from simulator.calibration.fitting import CurveFit, peaks_of
 from simulator.calibration.host import HostFigures, host_figures
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo, write_node
 from simulator.calibration.ranks import calibrate_ranks
 from simulator.calibration.runner import Outcome, run_cases
-from simulator.calibration.torch_setup import DeviceInfo, device_info
+from simulator.calibration.timing import the_clock
+from simulator.calibration.torch_setup import DeviceInfo, device_info, keep_pages
 from simulator.data import data_root
 from simulator.errors import ConfigError
 from simulator.hardware.types import Accelerator
@@ -66,6 +67,7 @@ def calibrate(
     base: str = "",
     resume: bool = False,
     ranks: int = RANKS,
+    clock: str = "wall",
     progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
 ) -> Calibration:
     """Run the microbenchmarks on ``device`` and write a profile into ``folder``.
@@ -86,6 +88,8 @@ def calibrate(
         Go on from the partial table of an interrupted run.
     ranks
         CPU only: processes that share it, for a second profile of one of them and for collectives. Below 2: none.
+    clock
+        ``wall``, or ``cpu`` for one thread on a machine that others use too.
 
     Raises
     ------
@@ -93,6 +97,8 @@ def calibrate(
         If PyTorch or the device is missing, or no datasheet is known for an accelerator.
     """
     info = device_info(device)
+    keep_pages()
+    timer = the_clock(clock, info.threads)
     name = name or info.slug
     datasheet = _datasheet(info, base)
     together = info.kind == "cpu" and ranks > 1 and (os.cpu_count() or 1) >= ranks
@@ -101,7 +107,7 @@ def calibrate(
     partial = folder / f".{name}.partial.csv"
     host = host_figures(device, folder, seconds=min(5.0, own / 10))
     density = max(0.25, min(1.0, own / FULL_BUDGET))
-    outcome = run_cases(all_cases(device, density), device, own * 0.9, partial, resume, progress)
+    outcome = run_cases(all_cases(device, density), device, own * 0.9, partial, resume, progress, timer)
     result = Calibration(name, folder, info, outcome, host, left_out=[*outcome.report(), *host.left_out])
     if outcome.interrupted:
         result.left_out.append(f"interrupted: {len(outcome.rows)} kernels are in {partial}, go on with --resume")
@@ -109,16 +115,21 @@ def calibrate(
         return result
     if len(outcome.rows) < 20:
         raise ConfigError(f"only {len(outcome.rows)} kernels were measured in {budget:g} s: give more --budget")
-    provenance = Provenance(f"fmsim calibrate --device {info.kind}", info.describe(), today())
+    provenance = Provenance(f"fmsim calibrate --device {info.kind}", _described(info, clock), today())
     result.fits[name] = write_accelerator(folder, name, outcome.rows, info, provenance, host, datasheet)
     result.files = [folder / "accelerators" / f"{name}.yaml", folder / "accelerators" / f"{name}.csv.gz"]
     if info.kind == "cpu":
-        write_node(folder, name, reference_to(folder, name), 1, info, provenance, host)
+        peak = peaks_of(outcome.rows).flops.get("fp32", 0.0)
+        write_node(folder, name, reference_to(folder, name), 1, info, provenance, host, peak)
         result.files.append(folder / "nodes" / f"{name}.yaml")
     if together:
         _ranks(result, ranks, budget * RANK_SHARE, density, provenance)
     partial.unlink(missing_ok=True)
     return result
+
+
+def _described(info: DeviceInfo, clock: str) -> str:
+    return info.describe() + (", seconds of processor time" if clock == "cpu" else "")
 
 
 def _ranks(result: Calibration, ranks: int, budget: float, density: float, provenance: Provenance) -> None:

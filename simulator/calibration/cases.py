@@ -74,7 +74,8 @@ def halton(index: int, base: int) -> float:
 
 def _between(low: float, high: float, share: float, step: int = 1) -> int:
     """A size between ``low`` and ``high`` on a logarithmic scale, as a multiple of ``step``."""
-    return max(step, int(round(low * float(high / low) ** share / step)) * step)
+    size: float = low * (high / low) ** share
+    return max(step, math.floor(size / step + 0.5) * step)
 
 
 # -- models whose Ops are timed --------------------------------------------------------------------------------------
@@ -227,7 +228,7 @@ def decode_cases(count: int, dtype: str, device: str) -> Iterator[Case]:
 
 
 def optimizer_cases(sizes: Sequence[int]) -> Iterator[Case]:
-    """Gradient clipping and a fused AdamW step over fp32 parameters: 4 bytes each of parameter and gradient, 8 of states."""
+    """Gradient clipping and a fused AdamW step over fp32 parameters: 4 B of parameter and of gradient, 8 of states."""
     for count in sizes:
         clip = Work(OpKind.ELEMENTWISE, "fp32", flops=2.0 * count, bytes=4.0 * count, operator="clip")
         adam = Work(OpKind.ELEMENTWISE, "fp32", flops=8.0 * count, bytes=24.0 * count, operator="adam")

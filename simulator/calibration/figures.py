@@ -11,7 +11,7 @@ import numpy as np
 
 from simulator.calibration.holdout import by_key
 from simulator.cost.device import DeviceCost
-from simulator.cost.kernel_table import Row, load_rows
+from simulator.cost.kernel_table import KernelTable, Row, load_rows
 from simulator.errors import ConfigError
 from simulator.hardware.types import Accelerator
 from simulator.workload.ops import OpKind
@@ -19,7 +19,7 @@ from simulator.workload.ops import OpKind
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["FIGURES", "efficiency_against_size", "residuals", "roofline"]
+__all__ = ["FIGURES", "coverage", "efficiency_against_size", "residuals", "roofline"]
 
 _COMPUTE = (OpKind.GEMM, OpKind.GROUPED_GEMM, OpKind.ATTENTION)
 
@@ -28,6 +28,25 @@ def _rows(accelerator: Accelerator) -> tuple[Row, ...]:
     if not accelerator.kernel_table:
         raise ConfigError(f"'{accelerator.name}' has no measured kernels: its profile names no kernel_table")
     return load_rows(accelerator.kernel_table)
+
+
+def coverage(accelerator: Accelerator) -> list[dict[str, Any]]:
+    """Kinds of kernel with their number, the curve's error, and that of predicting each point from the others."""
+    device = DeviceCost(accelerator)
+    table = KernelTable(_rows(accelerator), device.curve)
+    found = []
+    for key, rows in sorted(table.keys.items()):
+        errors = np.abs([device.curve(r.work) / r.seconds - 1 for r in rows])
+        correction = table.correction(rows[0].work)
+        found.append(
+            {
+                "kernel": key, "points": len(rows), "from us": min(r.seconds for r in rows) * 1e6,
+                "to us": max(r.seconds for r in rows) * 1e6, "spread": float(np.median([r.spread for r in rows])),
+                "curve alone": float(np.median(errors)),
+                "left out": None if correction is None else correction.sigma,
+            }
+        )  # fmt: skip
+    return found
 
 
 def _axes(axes: Axes | None) -> Any:

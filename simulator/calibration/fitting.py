@@ -61,7 +61,7 @@ class Peaks:
 
 
 def peaks_of(rows: Sequence[Row], margin: float = 1.02) -> Peaks:
-    """The highest rates that any measured kernel reached, and ``margin`` above: a floor for devices without a datasheet.
+    """The highest rates that any measured kernel reached, and ``margin`` above: a floor where there is no datasheet.
 
     On a processor with caches the bandwidth is that of the nearest cache a kernel still streams from, so that no
     price can fall below what was really seen.
@@ -181,7 +181,7 @@ def _fit(
     low: Sequence[float],
     high: Sequence[float],
 ) -> CurveFit:
-    """Least squares of log-time with a loss that grows linearly for outliers; every parameter on a logarithmic scale."""
+    """Least squares of log-time with a loss that grows linearly for outliers; parameters on a logarithmic scale."""
     from scipy.optimize import least_squares
 
     seconds = np.array([r.seconds for r in rows])

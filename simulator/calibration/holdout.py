@@ -18,10 +18,13 @@ from simulator.cost.measured import interpolate
 from simulator.hardware.types import Accelerator, Curve
 from simulator.workload.ops import Work
 
-__all__ = ["HeldOut", "held_out", "learning_curve", "leave_one_device_out", "measured_cost", "sample"]
+__all__ = [
+    "HeldOut", "enough_points", "held_out", "held_out_collectives", "learning_curve", "leave_one_device_out",
+    "measured_cost", "sample",
+]  # fmt: skip
 
 SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
-MOST_TESTED = 3000
+MOST_TESTED = 1500
 FEWEST = 30
 SECONDS_UNITS = {"launch": "s", "per_sequence_head": "s", "half_length": "token"}
 
@@ -201,7 +204,8 @@ def held_out_collectives(
             formula = [abs(wire_bytes(name, ranks, x) / bandwidth / s - 1) for x, s in mine]
             table.append(
                 {
-                    "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept), "tested": len(mine),
+                    "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept),
+                    "tested": len(mine),
                     "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
                     "curve": math.nan, "roofline": float(np.median(formula)),
                 }

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from simulator.calibration import aiconfigurator
-from simulator.calibration.holdout import enough_points, held_out, learning_curve, leave_one_device_out, sample
+from simulator.calibration.holdout import (
+    enough_points,
+    held_out,
+    held_out_collectives,
+    learning_curve,
+    leave_one_device_out,
+    sample,
+)
 from simulator.calibration.host import HostFigures
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo
 from simulator.calibration.reference_tables import read_table
@@ -132,7 +139,10 @@ def _every_device(engine: str, share: float) -> tuple[list[str], Table]:
         notes += [f"{device}: {line}" for line in coverage]
         accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])
         alone = {r["key"]: r["borrowed"] for r in leave_one_device_out(rows, accelerator, fitted_accelerators())}
-        table += [h.row() | {"borrowed": alone.get(h.key, float("nan"))} for h in held_out(rows, accelerator, share)]
+        mine = [h.row() for h in held_out(rows, accelerator, share)]
+        curves = aiconfigurator.read_collectives(device)
+        mine += held_out_collectives(curves, accelerator.name, accelerator.scale_up.link.bandwidth or float("inf"))
+        table += [row | {"borrowed": alone.get(row["key"], float("nan"))} for row in mine]
     return notes, table
 
 

@@ -78,10 +78,7 @@ def write_accelerator(
     target.mkdir(parents=True, exist_ok=True)
     table = f"{name}.csv.gz"
     write_rows(target / table, rows)
-    if base is None:
-        lines = _processor_lines(name, info, peaks, host, ranks)
-    else:
-        lines = _based_lines(name, base)
+    lines = _processor_lines(name, info, peaks, host, ranks) if base is None else _based_lines(name, base)
     lines += [f"kernel_table: {table}", *efficiency_lines(fits, str(provenance))]
     lines += ["sources:", f'  - "{provenance}"']
     if base is None:
@@ -107,7 +104,7 @@ def _processor_lines(name: str, info: DeviceInfo, peaks: Peaks, host: HostFigure
         f"memory: {{type: host, capacity: {memory / 2**30:.4g} GiB, usable: {memory / 2**30:.4g} GiB, "
         f"bandwidth: {peaks.bandwidth / 1e9:.4g} GB/s}}",
         f"scale_up: {{name: shared-memory, bandwidth: {host.host_bandwidth / 1e9:.4g} GB/s, latency: 20 us, "
-        f"domain: {ranks}, topology: switch}}",
+        f"domain: {ranks}, topology: {'switch' if ranks > 1 else 'none'}}}",
         f"host_link: {{name: host-memory, bandwidth: {host.host_bandwidth / 1e9:.4g} GB/s, latency: 1 us}}",
         power,
     ]  # fmt: skip
@@ -143,21 +140,32 @@ def _based_lines(name: str, base: Accelerator) -> list[str]:
 
 
 def write_node(
-    folder: Path, name: str, accelerator: str, count: int, info: DeviceInfo, provenance: Provenance, host: HostFigures
+    folder: Path,
+    name: str,
+    accelerator: str,
+    count: int,
+    info: DeviceInfo,
+    provenance: Provenance,
+    host: HostFigures,
+    cpu_flops: float = 0.0,
 ) -> None:
     """Write ``nodes/NAME.yaml``: the machine with ``count`` of ``accelerator`` (a name, or the path of a file)."""
     target = folder / "nodes"
     target.mkdir(parents=True, exist_ok=True)
     lines = [
         f"name: {name}", f"accelerator: {accelerator}", f"accelerators: {count}",
+        "nic: {link: dcn100, count: 1}",
         f"host_memory: {info.memory / 2**30:.4g} GiB",
         f"host_memory_bandwidth: {host.host_bandwidth / 1e9:.4g} GB/s",
     ]  # fmt: skip
     if not math.isnan(host.disk_read) and not math.isnan(host.disk_write):
         rates = f"read: {host.disk_read / 1e9:.4g} GB/s, write: {host.disk_write / 1e9:.4g} GB/s"
         lines += [f"nvme: {{capacity: 100 GB, {rates}}}"]
+    if cpu_flops > 0:
+        lines += [f"cpu_flops: {cpu_flops / 1e9:.4g} GFLOP/s"]
     lines += ["power_overhead: 50 W", "sources:", f'  - "{provenance}"', "estimated:"]
     lines += ['  power_overhead: "fans and mainboard of a small server"', '  nvme.capacity: "not measured"']
+    lines += ['  nic: "not measured; a 100 Gb/s port"']
     (target / f"{name}.yaml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from simulator.calibration.cases import all_cases
 from simulator.calibration.runner import Outcome, run_cases
-from simulator.calibration.torch_setup import require_torch
+from simulator.calibration.torch_setup import keep_pages, require_torch
 from simulator.errors import ConfigError
 
 __all__ = ["SIZES", "RankOutcome", "calibrate_ranks", "spawn"]
@@ -56,6 +56,7 @@ def spawn(worker: Callable[..., object], ranks: int, *arguments: object, backend
 
 def _entry(rank: int, worker: Callable[..., object], ranks: int, folder: str, backend: str, arguments: Any) -> None:
     torch = require_torch()
+    keep_pages()
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(max(1, (os.cpu_count() or ranks) // ranks))
     torch.distributed.init_process_group(

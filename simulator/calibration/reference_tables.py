@@ -92,7 +92,7 @@ def _vidur_attention(table: Any) -> Iterator[Row]:
         width = int(row.n_embd // row.n_q_head)
         is_prefill = str(row.is_prefill) == "True"
         seconds = (row.prefill if is_prefill else row.decode) * 1e-3
-        if not seconds == seconds or seconds <= 0:
+        if not seconds > 0:
             continue
         if is_prefill:
             yield attention_row(

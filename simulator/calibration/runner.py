@@ -56,7 +56,7 @@ def run_cases(
     partial: Path | None = None,
     resume: bool = False,
     progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
-    clock: Callable[[], float] = time.perf_counter,
+    timer: Callable[[], float] = time.perf_counter,
 ) -> Outcome:
     """Time ``cases`` on ``device``.
 
@@ -70,6 +70,8 @@ def run_cases(
         Start from what ``partial`` holds.
     progress
         Told (cases done, all cases, what runs now).
+    timer
+        What kernels are timed with; the budget is always one of wall time.
     """
     outcome = Outcome()
     known: set[str] = set()
@@ -77,16 +79,16 @@ def run_cases(
         outcome.rows = read_rows(partial)
         known = {_label(row) for row in outcome.rows}
     todo = [case for case in cases if case.label not in known]
-    start, done = clock(), len(cases) - len(todo)
+    start, done = time.perf_counter(), len(cases) - len(todo)
     for index, case in enumerate(todo):
-        left = budget - (clock() - start)
+        left = budget - (time.perf_counter() - start)
         if left <= 0:
             outcome.skipped.update(c.group for c in todo[index:])
             break
         progress(done + index, len(cases), f"{case.group} {case.work.operator} {case.work.dtype}")
         share = min(CASE_SECONDS, left / (len(todo) - index) * (1 - SETUP_SHARE))
         try:
-            timing = _time(case, device, share)
+            timing = _time(case, device, share, timer)
         except KeyboardInterrupt:
             outcome.interrupted = True
             outcome.skipped.update(c.group for c in todo[index:])
@@ -102,8 +104,8 @@ def run_cases(
     return outcome
 
 
-def _time(case: Case, device: str, share: float) -> Timing:
-    return measure(case.build(device), lambda: synchronize(device), budget=share)
+def _time(case: Case, device: str, share: float, timer: Callable[[], float]) -> Timing:
+    return measure(case.build(device), lambda: synchronize(device), budget=share, clock=timer)
 
 
 def _label(row: Row) -> str:

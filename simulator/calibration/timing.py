@@ -7,7 +7,27 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Timing", "measure"]
+from simulator.errors import ConfigError, unknown_name
+
+__all__ = ["CLOCKS", "Timing", "measure", "the_clock"]
+
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+"""``cpu`` counts the seconds that the process ran: on a busy machine, what a quiet one would take. One thread only."""
+
+
+def the_clock(name: str, threads: int) -> Callable[[], float]:
+    """A clock by name.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such clock, or it would add up the time of several threads.
+    """
+    if name not in CLOCKS:
+        raise ConfigError(unknown_name("clock", name, CLOCKS))
+    if name == "cpu" and threads != 1:
+        raise ConfigError("--clock cpu adds up the seconds of all threads: use it with --threads 1")
+    return CLOCKS[name]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,9 @@ def build_model(model: ModelSpec, dtype: str, device: str, recompute: bool = Fal
     torch = require_torch()
     torch.manual_seed(0)
     made = _classes(torch)["Decoder"](model, recompute)
+    for parameter in made.parameters():
+        if parameter.dim() > 1:  # as GPT-2: wider weights saturate the loss, and denormal gradients are slow on CPUs
+            torch.nn.init.normal_(parameter, std=0.02)
     return made.to(device=device, dtype=dtype_of(dtype))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from simulator.errors import ConfigError
 
-__all__ = ["DeviceInfo", "device_info", "dtype_of", "require_torch", "synchronize"]
+__all__ = ["DeviceInfo", "device_info", "dtype_of", "keep_pages", "require_torch", "synchronize"]
 
 INSTALL = "PyTorch is not installed: pip install 'fmsim[calibrate]' (or a build of your choice from pytorch.org)"
 
@@ -102,6 +102,21 @@ def dtype_of(name: str) -> Any:
     torch = require_torch()
     names = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16", "fp64": "float64"}
     return getattr(torch, names[name])
+
+
+def keep_pages() -> bool:
+    """Let the C library keep freed memory, as CPU recipes do (jemalloc, tcmalloc).
+
+    Otherwise a step returns its activations to the system and pays for every page again. False where it cannot be set.
+    """
+    import ctypes
+
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return False
+    trim_threshold, mmap_max = -1, -4
+    return bool(mallopt(trim_threshold, 2**31 - 1)) and bool(mallopt(mmap_max, 0))
 
 
 def synchronize(device: str) -> None:

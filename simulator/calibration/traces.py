@@ -17,7 +17,8 @@ from simulator.errors import ConfigError
 __all__ = ["CollectiveTest", "KinetoSummary", "read_kineto", "read_nccl_tests"]
 
 _TOOLS = {
-    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter", "alltoall": "all_to_all",
+    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
+    "alltoall": "all_to_all",
     "sendrecv": "send_recv", "broadcast": "broadcast",
 }  # fmt: skip
 

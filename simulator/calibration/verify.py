@@ -14,7 +14,7 @@ from typing import Any
 from simulator.calibration.by_kind import measured_by_kind, predicted_by_kind
 from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
 from simulator.calibration.live_memory import peak_bytes
-from simulator.calibration.timing import Timing, measure
+from simulator.calibration.timing import CLOCKS, Timing, measure
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch, synchronize
 from simulator.hardware.types import Cluster, Fabric, Node, NodeGroup
@@ -146,17 +146,19 @@ def resident_tensors(model: Any, optimizer: Any) -> list[Any]:
     return [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
 
 
-def twice(call: Callable[[], object], device: str, budget: float) -> tuple[Timing, Timing]:
+def twice(call: Callable[[], object], device: str, budget: float, clock: str = "wall") -> tuple[Timing, Timing]:
     """Two independent measurements of the same call: the second is the noise floor of the first."""
 
     def wait() -> None:
         synchronize(device)
 
-    first = measure(call, wait, budget / 2, repeats=21, least=3)
-    return first, measure(call, wait, budget / 2, repeats=21, least=3)
+    first = measure(call, wait, budget / 2, repeats=21, least=3, clock=CLOCKS[clock])
+    return first, measure(call, wait, budget / 2, repeats=21, least=3, clock=CLOCKS[clock])
 
 
-def compare_training(case: TrainingCase, node: Node, device: str, budget: float = 3.0) -> Comparison:
+def compare_training(
+    case: TrainingCase, node: Node, device: str, budget: float = 3.0, clock: str = "wall"
+) -> Comparison:
     """Run and predict one training step."""
     torch = require_torch()
     dtype = "fp32" if device == "cpu" else "bf16"
@@ -169,7 +171,7 @@ def compare_training(case: TrainingCase, node: Node, device: str, budget: float 
 
     step()
     memory = peak_bytes(step, device, resident_tensors(model, optimizer))
-    first, second = twice(step, device, budget)
+    first, second = twice(step, device, budget, clock)
     plan = Plan(precision=dtype, recompute="full" if case.recompute else "none")
     job = TrainingJob(
         case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan

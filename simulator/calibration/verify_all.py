@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from simulator.calibration.torch_setup import keep_pages
 from simulator.calibration.verify import Comparison, compare_training, training_cases
 from simulator.calibration.verify_parallel import compare_parallel
 from simulator.calibration.verify_serving import compare_serving, serving_cases
@@ -41,6 +42,7 @@ def verify_all(
     quick: bool = False,
     seconds: float = 2.0,
     parallel: bool = True,
+    clock: str = "wall",
     progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
 ) -> tuple[list[Comparison], list[str]]:
     """Comparisons, and what was left out with the reason.
@@ -53,20 +55,23 @@ def verify_all(
         Few small cases.
     seconds
         For one training case.
+    clock
+        As for calibration; two processes are always timed by the wall.
     parallel
         Two processes as well, if a profile of one rank lies beside the node's.
     """
     node = find_node(profile)
+    keep_pages()
     training, serving = training_cases(quick), serving_cases(quick)
     whole = len(training) + len(serving) + (3 if parallel else 0)
     found: list[Comparison] = []
     left_out: list[str] = []
     for case in training:
         progress(len(found), whole, case.name)
-        found.append(compare_training(case, node, device, seconds))
+        found.append(compare_training(case, node, device, seconds, clock))
     for one in serving:
         progress(len(found), whole, one.name)
-        found.append(compare_serving(one, node, device, seconds / 2))
+        found.append(compare_serving(one, node, device, seconds / 2, clock))
     if parallel:
         progress(len(found), whole, "two processes")
         try:

@@ -66,7 +66,7 @@ def _model(model: ModelSpec, device: str) -> Any:
     return build_model(model, DTYPE, device).eval()
 
 
-def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 1.5) -> Comparison:
+def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 1.5, clock: str = "wall") -> Comparison:
     """Run and predict one serving case."""
     torch = require_torch()
     model = _model(case.model, device)
@@ -76,7 +76,7 @@ def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 
         with torch.inference_mode():
             call()
 
-    first, second = twice(run, device, budget)
+    first, second = twice(run, device, budget, clock)
     predicted = sum(_cost(case.model, node, device).iteration(shape) for shape in shapes_of(case))
     return Comparison(case.kind, case.name, first.seconds, second.seconds, predicted, predicted, predicted)
 
@@ -117,7 +117,7 @@ def _iteration(case: ServingCase, model: Any, device: str) -> Callable[[], objec
     cache = KVCache(case.model, batch, case.context + 8, DTYPE, device)
     ids = torch.randint(0, case.model.vocab_size, (batch, 1 if case.batch else case.context), device=device)
     at = case.context if case.batch else 0
-    return lambda: model(ids, cache, at).argmax(-1)
+    return lambda: model(ids, cache, at)  # up to the logits: sampling is the engine's (host_per_sequence)
 
 
 # -- the loop ----------------------------------------------------------------------------------------------------------

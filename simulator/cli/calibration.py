@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from simulator.cli.errors import BAD_INPUT, INTERRUPTED, OK
 from simulator.cli.options import AsJson, console, print_json
 
-__all__ = ["calibrate", "fit", "import_", "verify"]
+__all__ = ["calibrate", "fit", "import_", "profile", "verify"]
 
 Device = Annotated[str, typer.Option("--device", help="cpu, cuda or cuda:N, as PyTorch calls it.")]
+Clock = Annotated[str, typer.Option("--clock", help="wall, or cpu: processor seconds, for one thread on a busy host.")]
 Threads = Annotated[int, typer.Option("--threads", help="CPU threads; 0 leaves PyTorch's choice.")]
 
 
@@ -29,6 +30,7 @@ def calibrate(
     name: Annotated[str, typer.Option("--name", help="Of the profile; by default made from the device's.")] = "",
     base: Annotated[str, typer.Option("--base", help="Shipped accelerator whose datasheet holds here.")] = "",
     threads: Threads = 0,
+    clock: Clock = "wall",
     ranks: Annotated[int, typer.Option("--ranks", help="CPU: processes that share it; 0 for none.")] = 2,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     as_json: AsJson = False,
@@ -39,7 +41,7 @@ def calibrate(
     seconds = _seconds(budget)
     _use_threads(threads)
     with _progress("measuring", as_json) as told:
-        done = run(device, out, seconds, name, base, resume, ranks, told)
+        done = run(device, out, seconds, name, base, resume, ranks, clock, told)
     curves = [
         {
             "profile": profile, "curve": curve, "points": fit.points, "median_error": fit.median_error,
@@ -69,28 +71,61 @@ def calibrate(
 
 def verify(
     device: Device = "cpu",
-    profile: Annotated[
+    node: Annotated[
         str, typer.Option("--profile", help="Node profile that 'fmsim calibrate' wrote: a name or a file.")
     ] = "",
     quick: Annotated[bool, typer.Option("--quick", help="A few small cases only.")] = False,
     seconds: Annotated[float, typer.Option("--seconds", help="For one training case.")] = 2.0,
     threads: Threads = 0,
+    clock: Clock = "wall",
     parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Also two processes over gloo.")] = True,
     as_json: AsJson = False,
 ) -> int:
     """Run real models on this machine and print measured time and memory beside predicted."""
     from simulator.calibration.report import comparison_rows, print_comparisons
+    from simulator.calibration.timing import the_clock
     from simulator.calibration.torch_setup import device_info
     from simulator.calibration.verify_all import verify_all
 
-    info = device_info(device)
     _use_threads(threads)
+    info = device_info(device)
+    the_clock(clock, info.threads)
     with _progress("running", as_json) as told:
-        found, left_out = verify_all(device, profile or info.slug, quick, seconds, parallel, told)
+        found, left_out = verify_all(device, node or info.slug, quick, seconds, parallel, clock, told)
     if as_json:
         print_json({"comparisons": comparison_rows(found), "left_out": left_out})
     else:
         print_comparisons(found, left_out, console())
+    return OK
+
+
+def profile(
+    name: Annotated[str, typer.Argument(help="Accelerator profile with measured kernels: a name or a file.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Draw figures there.")] = None,
+    image: Annotated[str, typer.Option("--format", help="png, svg or pdf.")] = "png",
+    as_json: AsJson = False,
+) -> int:
+    """Show a measured profile: curves, kernels, how well each point follows from the others; and draw it."""
+    from simulator.calibration.figures import FIGURES, coverage
+    from simulator.errors import ConfigError
+    from simulator.hardware.profiles import load_accelerator
+
+    if image not in (kinds := ("png", "svg", "pdf")):
+        raise ConfigError(f"'{image}' is not an image format, use {', '.join(kinds)}")
+    accelerator = load_accelerator(name)
+    rows = coverage(accelerator)
+    if as_json:
+        print_json(rows)
+    else:
+        console().print("; ".join(accelerator.sources), markup=False)
+        _table(rows)
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        for title, draw in FIGURES.items():
+            path = output / f"{accelerator.name}-{title}.{image}"
+            figure: Any = draw(accelerator).figure
+            figure.savefig(path, bbox_inches="tight")
+            print(path, file=sys.stderr)
     return OK
 
 

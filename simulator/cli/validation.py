@@ -65,11 +65,11 @@ def _progress(done: int, total: int) -> None:
 
 
 def _print_summary(rows: Sequence[RowRecord], others: Sequence[RowRecord], skipped: int) -> None:
+    from rich.table import Table
+
     from simulator.cli.options import console
     from simulator.validation.document import NAMES, percent
     from simulator.validation.summary import fits_summary, group_summaries, rank_summary
-
-    from rich.table import Table
 
     held = {g.kind: g for g in group_summaries(others, ()) if g.value == "grades A and B"}
     shown = Table(title=f"{len(rows)} figures compared, {skipped} records not simulated", title_justify="left")
@@ -92,11 +92,13 @@ def _print_summary(rows: Sequence[RowRecord], others: Sequence[RowRecord], skipp
     ranks, fits = rank_summary(rows, "training_step_time"), fits_summary(rows)
     if ranks.sweeps:
         print(
-            f"ranking of training layouts: tau {ranks.tau:.2f}, regret {percent(ranks.regret)} over {ranks.sweeps} sweeps"
+            f"ranking of training layouts: tau {ranks.tau:.2f}, regret {percent(ranks.regret)}, {ranks.sweeps} sweeps"
         )
     if fits.ran:
-        print(f"fits or not: {fits.false_out_of_memory} of {fits.ran} runs wrongly out of memory, "
-              f"recall {percent(fits.recall_out_of_memory)} of {fits.failed} failures, balanced {percent(fits.balanced)}")  # fmt: skip
+        print(
+            f"fits or not: {fits.false_out_of_memory} of {fits.ran} runs wrongly out of memory, "
+            f"recall {percent(fits.recall_out_of_memory)} of {fits.failed} failures, balanced {percent(fits.balanced)}"
+        )
 
 
 def _print_changes(old: Sequence[RowRecord], new: Sequence[RowRecord]) -> None:
@@ -108,5 +110,6 @@ def _print_changes(old: Sequence[RowRecord], new: Sequence[RowRecord]) -> None:
     for change in moved[:20]:
         row = change.row
         print(
-            f"  {row.id} {row.kind} {row.quantity}: {percent(change.moved, True)}, error {percent(change.before, True)} → {percent(change.after, True)}"
+            f"  {row.id} {row.kind} {row.quantity}: {percent(change.moved, True)}, "
+            f"error {percent(change.before, True)} → {percent(change.after, True)}"
         )

@@ -7,14 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from simulator.cli.errors import INFEASIBLE, OK
 from simulator.cli.options import AsJson, ScenarioName, SkipBadRows, console, print_json
 
-__all__ = ["compare", "recommend", "sweep"]
+if TYPE_CHECKING:
+    from simulator.results.tables import Result
+
+__all__ = ["compare", "recommend", "report", "sweep"]
 
 Alternatives = Annotated[
     list[str] | None,
@@ -155,3 +158,68 @@ def recommend(
 
         print_recommendation(found, console())
     return OK if found.best is not None else INFEASIBLE
+
+
+def report(
+    source: Annotated[Path, typer.Argument(help="A folder that 'fmsim run -o' or 'fmsim sweep -o' wrote.")],
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: report.html.")] = None,
+    figures: Annotated[bool, typer.Option(help="Also draw the figures of 'fmsim plot' into the page.")] = True,
+    as_json: AsJson = False,
+) -> int:
+    """Write one self-contained HTML page of a saved run or sweep; it opens offline and prints."""
+    from simulator.report.html import result_page, sweep_page, write_page
+
+    target = Path("report.html") if output is None else output
+    if (source / "sweep.json").is_file():
+        from simulator.scenario.sweep_table import load_sweep
+
+        text = sweep_page(load_sweep(source))
+    else:
+        from simulator.results.storage import load_result
+
+        result = load_result(source)
+        text = result_page(result, drawings(result) if figures else None)
+    path = write_page(text, target)
+    if as_json:
+        print_json({"report": str(path), "bytes": path.stat().st_size})
+    else:
+        print(f"wrote {path}")
+    return OK
+
+
+def drawings(result: Result) -> dict[str, str]:
+    """The figures that a result has data for, as images that live in the page."""
+    import base64
+    import tempfile
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from simulator.errors import ConfigError
+    from simulator.plot import FIGURES, save
+
+    found: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for row in result.rows("summary"):
+            for name in FIGURES:
+                if name in (
+                    "memory_bars",
+                    "step_waterfall",
+                    "traffic_bars",
+                ):  # the page has its own, which answer to the mouse
+                    continue
+                try:
+                    path = save(result, name, Path(folder) / f"{name}.png", str(row["workload"]))
+                except ConfigError:  # the run has no data for it
+                    continue
+                caption = f"{name.replace('_', ' ')} of {row['workload']}"
+                data = base64.b64encode(path.read_bytes()).decode()
+                found[caption] = f'<img alt="{html_text(caption)}" src="data:image/png;base64,{data}">'
+    return found
+
+
+def html_text(text: str) -> str:
+    """A text for an attribute."""
+    from html import escape
+
+    return escape(text, quote=True)

@@ -20,8 +20,8 @@ from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.estimate import estimate_deployment, replica_cost, typical_batch
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.metrics import summarize
-from simulator.serving.replica import EngineLimits
-from simulator.serving.run import REJECTIONS, ServingRun
+from simulator.serving.run import ServingRun
+from simulator.serving.setup import engine_limits, policies
 from simulator.training.ledger import CAUSES, TrainingRun
 from simulator.training.process import Survival, TrainingProcess
 from simulator.training.step import estimate_step
@@ -251,19 +251,10 @@ def _prepare_deployment(deployment: Deployment, cluster: Cluster) -> _Served:
 
 def _start_deployment(clock: Clock, service: _Served, seed: int) -> DeploymentProcess:
     d = service.deployment
-    limits = EngineLimits(
-        service.cache.blocks,
-        d.block_size,
-        d.max_num_batched_tokens,
-        d.max_num_seqs,
-        d.max_model_len,
-        d.plan.pipeline_parallel,
-    )
+    limits = engine_limits(d, service.cache, service.cluster.groups[0].node)
     cost = replica_cost(d, service.cluster)
     service.details["cost"] = cost
-    return DeploymentProcess(
-        clock, d.requests, cost, limits, replicas=d.replicas, batching=d.batching, router=d.router, seed=seed
-    )
+    return DeploymentProcess(clock, d.requests, cost, limits, replicas=d.replicas, seed=seed, **policies(d, seed))
 
 
 def _deployment_tables(service: _Served) -> tuple[Mapping[str, Columns], dict[str, Any]]:
@@ -316,7 +307,7 @@ def _deployment_tables(service: _Served) -> tuple[Mapping[str, Columns], dict[st
         plan=str(d.plan),
         samples=samples,
         kv_blocks=service.cache.blocks,
-        rejections=REJECTIONS,
+        rejections=run.reasons,
     )
     return {**tables, **shared, "costs": _rows(charge.items)}, {d.name: estimate, f"{d.name}.run": run}
 

@@ -32,8 +32,8 @@ CURVE_LEAVES = {
     "launch": "time", "compute": "ratio", "memory": "ratio", "sharpness": "number", "half_length": "number:token",
     "per_sequence_head": "time", "achieved": "compute_rate", "sustained": "ratio",
 }  # fmt: skip
-"""Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is the
-share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit."""
+"""Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is
+the share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit."""
 
 IDLE_SHARE = 0.10
 USABLE_SHARE = 0.99

@@ -148,7 +148,8 @@ class Accelerator:
         Types without hardware support are computed in the next wider one that has it: fp4 → fp8 → bf16 →
         fp16 → tf32 → fp32 (weight-only quantisation).
         """
-        wider = {"fp4": "fp8", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32", "tf32": "fp32"}
+        wider = {"fp4": "fp8", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
+        wider["tf32"] = "fp32"
         found = dtype
         while found not in self.peak_flops and found in wider:
             found = wider[found]

@@ -16,7 +16,8 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
-    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Interval", "Named", "OneOrMany", "Rate",
+    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Interval", "Named", "OneOrMany",
+    "Rate",
     "Ratio", "StrategyName", "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
 

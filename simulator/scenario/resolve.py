@@ -226,6 +226,7 @@ class Resolver:
             block_size=pick(asked.block_size, framework.block_size),
             memory_utilization=pick(asked.memory_utilization, framework.memory_utilization),
             kv_dtype=pick(asked.kv_dtype, "bf16"), preemption=asked.preemption,
+            kv_cache=asked.kv_cache or "", admission=asked.admission,
             slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
             options=_frozen(asked.options),
         )  # fmt: skip

@@ -197,6 +197,8 @@ class DeploymentSpec(Strict):
     plan: ServingPlanSpec = Field(default_factory=ServingPlanSpec)
     batching: Annotated[str, StrategyName(("batching",))] | None = None
     router: Annotated[str, StrategyName(("router",))] = "round-robin"
+    kv_cache: Annotated[str, StrategyName(("kv_cache",))] | None = None
+    admission: Annotated[str, StrategyName(("admission",))] = "always"
     max_batched_tokens: Annotated[Count, Field(ge=1)] | None = None
     max_num_seqs: Annotated[Count, Field(ge=1)] | None = None
     max_model_len: Annotated[Count, Field(ge=1)] | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from simulator.serving.deployment import simulate_deployment
@@ -55,11 +57,12 @@ def check_batch_policy(policy: str | BatchPolicy, workloads: int = 12, seed: int
         rng = np.random.Generator(np.random.PCG64([seed, number]))
         count = int(rng.integers(1, 50))
         table = RequestTable(
-            np.cumsum(rng.exponential(1 / rng.choice([1.0, 30.0, 1000.0]), count)), rng.integers(1, 200, count),
-            rng.integers(1, 100, count), "conformance", TraceProvenance("conformance", "generated", count, count),
-            client=rng.integers(0, 3, count), priority=rng.integers(0, 3, count), session=rng.integers(0, 5, count),
+            np.cumsum(rng.exponential(1 / rng.choice([1.0, 30.0, 1000.0]), count)), _integers(rng, 1, 200, count),
+            _integers(rng, 1, 100, count), "conformance", TraceProvenance("conformance", "generated", count, count),
+            client=_integers(rng, 0, 3, count),
+            priority=_integers(rng, 0, 3, count), session=_integers(rng, 0, 5, count),
         )  # fmt: skip
-        limits = {
+        limits: dict[str, Any] = {
             "kv_blocks": int(rng.choice([60, 2000])), "max_num_seqs": int(rng.choice([1, 8, 64])),
             "max_num_batched_tokens": 256, "replicas": int(rng.integers(1, 3)),
         }  # fmt: skip
@@ -70,15 +73,21 @@ def check_batch_policy(policy: str | BatchPolicy, workloads: int = 12, seed: int
             raise ConformanceError(f"workload {number} of seed {seed} ({count} requests, {limits}): {problem}")
 
 
+def _integers(rng: np.random.Generator, low: int, high: int, count: int) -> Any:
+    return rng.integers(low, high, count)
+
+
 def _problems(jump: ServingRun, single: ServingRun) -> list[str]:
     found = []
     accepted = jump.rejected == 0
     if not (jump.completed == accepted).all():
         found.append(f"{int((accepted & ~jump.completed).sum())} accepted requests were never finished")
         return found
-    for column in ("scheduled", "first_token", "finish"):
-        if not np.allclose(getattr(jump, column), getattr(single, column), rtol=1e-9, equal_nan=True):
-            found.append(f"'{column}' of exact jumps differs from that of single iterations: check the plan's horizon")
+    found += [
+        f"'{column}' of exact jumps differs from that of single iterations: check the plan's horizon"
+        for column in ("scheduled", "first_token", "finish")
+        if not np.allclose(getattr(jump, column), getattr(single, column), rtol=1e-9, equal_nan=True)
+    ]
     usage = jump.replicas
     asked = int((jump.input_tokens + jump.output_tokens - 1)[accepted].sum())
     computed = sum(u.prefill_tokens + u.decode_tokens + u.cached_tokens - u.recomputed_tokens for u in usage)

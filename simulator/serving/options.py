@@ -11,6 +11,7 @@ from simulator.registry import lookup, record_of
 from simulator.results.estimate import StageMemory
 from simulator.serving.footprint import kv_bytes_per_token, part_memory, stage_weights
 from simulator.serving.iteration import layers_of_stage
+from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.settings import settings_of
@@ -39,9 +40,13 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
 def option_problems(deployment: Deployment, node: Node | None = None) -> list[str]:
     """Everything that is wrong with a deployment's options, on ``node`` where it is known; empty when nothing is."""
     found: list[str] = []
+    known = (*FAMILIES, *POLICY_OPTIONS)
     for key, value in deployment.options:
+        if key in POLICY_OPTIONS:
+            found += policy_problems(replace(deployment, options=((key, value),)))
+            continue
         if key not in FAMILIES:
-            hint = did_you_mean(key, FAMILIES) or f"known: {', '.join(FAMILIES)}"
+            hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
             found.append(f"unknown key '{key}', {hint}")
             continue
         try:

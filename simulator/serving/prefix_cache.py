@@ -214,6 +214,7 @@ class PrefixPool(BlockPool):
             return
         ids, ends = request.prefix
         limit = min(tokens, request.input_tokens)
+        holds = request.holds = list(request.holds)
         place = request.registered
         size = self.block_size
         while place < len(ids) and ends[place] <= limit:
@@ -222,7 +223,7 @@ class PrefixPool(BlockPool):
                 blocks = ends[place] // size - begin // size
                 block = CachedBlock(ids[place], blocks, ends[place] - begin, ends[place])
                 self._known[block.id] = block
-                request.holds.append(block)
+                holds.append(block)
             place += 1
         request.registered = place
 

@@ -75,9 +75,15 @@ class Replica(Residency):
 
     def submit(self, request: RequestState, now: float) -> None:
         """A request arrives; it takes part from the next iteration boundary on."""
-        self.usage.integrate(
-            now, len(self.waiting) + len(self.swapped), self.running, self.pool.used, len(self._flights)
-        )
+        usage = self.usage
+        elapsed = now - usage.until
+        if elapsed > 0.0:
+            usage.until = now
+            if self._flights:
+                usage.busy_time += elapsed
+            usage.waiting_time += elapsed * (len(self.waiting) + len(self.swapped))
+            usage.running_time += elapsed * self.running
+            usage.kv_block_time += elapsed * self.pool.used
         request.replica = self.index
         request.queued = request.input_tokens
         if self.cache is not None:

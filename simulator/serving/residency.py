@@ -137,10 +137,9 @@ class Residency:
             blocks = -(-(request.input_tokens + request.produced) // self.block_size)
         else:
             blocks = -(-self.kv_policy.reserved_tokens(request, self.max_model_len) // self.block_size)
-        if self.cache is not None:
-            self.look_up(request)
-            if request.matched:
-                blocks -= sum(block.blocks for block in request.matched[0] if block.references)
+        self.look_up(request)
+        if request.matched:
+            blocks -= sum(block.blocks for block in request.matched[0] if block.references)
         return blocks
 
     def produced(self, request: RequestState) -> int:
@@ -270,7 +269,8 @@ class Residency:
 
     def frees(self, request: RequestState) -> int:
         """KV blocks that come free when ``request`` loses its own; shared ones do not."""
-        return self.held(request) - sum(b.blocks for b in request.holds if b.references > 1)
+        shared: int = sum(b.blocks for b in request.holds if b.references > 1)
+        return self.held(request) - shared
 
     def _displace(self, request: RequestState) -> None:
         """Preempt by swapping where that is wanted and possible, else by recomputation."""
@@ -310,13 +310,9 @@ class Residency:
         self.usage.preemptions += 1
         self.usage.recomputed_tokens += lost
         self.running -= 1
-        self._queue(request)
-        self.waiting.appendleft(request)
-
-    def _queue(self, request: RequestState) -> None:
-        """Count the prompt of a request that begins to wait."""
         request.queued = request.input_tokens + request.produced
         self.queued_tokens += request.queued
+        self.waiting.appendleft(request)
 
     # -- host memory ---------------------------------------------------------------------------------------------
 
@@ -375,10 +371,8 @@ class Residency:
         for request in moves.preempt:
             self._preempt(request)
         for request in moves.swap_out:
-            if self.host_free_blocks >= self.held(request):
-                self._swap_out(request)
-            else:
-                self._preempt(request)
+            step = self._swap_out if self.host_free_blocks >= self.held(request) else self._preempt
+            step(request)
         if moves.pause:
             self._decoding.remove(set(moves.pause))
             self.paused.extend(moves.pause)

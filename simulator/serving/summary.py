@@ -113,7 +113,8 @@ class SummaryRows(RequestSource):
 
     def finish(self, request: RequestState, now: float) -> None:
         """``request`` has all its tokens."""
-        self._last = now
+        # Replicas run ahead of each other between arrivals: ends do not come in order of time.
+        self._last = max(self._last, now)
         self._counts["preemptions"] += request.preemptions
         self._counts["cached_tokens"] += request.cached_tokens
         self._buffer.append((

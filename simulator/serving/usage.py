@@ -4,7 +4,7 @@ from __future__ import annotations
 
 __all__ = ["ReplicaUsage"]
 
-_MOST_SAMPLES = 4096
+_MOST_SAMPLES = 1024
 
 
 class ReplicaUsage:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from simulator.workload.plan import Plan
 
-__all__ = ["JobFacts", "Protection", "Recovery", "Restoration"]
+__all__ = ["JobFacts", "JobQueue", "NodePlacement", "Protection", "QueueView", "QueuedJob", "Recovery", "Restoration"]
 
 
 @dataclass(frozen=True)
@@ -130,4 +134,137 @@ class Recovery(Protocol):
         """How work goes on without the nodes at the positions ``missing``, 0 … nodes − 1.
 
         Empty ``missing``: processes died but every node is there.
+        """
+
+
+# -- who runs next, and where --------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, eq=False)
+class QueuedJob:
+    """A job that waits for accelerators or has them: all of its gang or none.
+
+    Attributes
+    ----------
+    number
+        Row in the job table.
+    submit, run
+        Time of submission and undisturbed run time on its gang [s].
+    gpus
+        Accelerators of the gang.
+    tenant, priority
+        Who pays, and how urgent (higher first).
+    estimate
+        Run time that the queue is told [s].
+    remaining
+        Undisturbed run time that is left, as of ``since`` [s].
+    attained
+        Accelerator-seconds that it has had, as of ``since``.
+    since
+        When it last started or stopped.
+    speed
+        Progress per second while it runs, 1 on a good placement.
+    nodes
+        ``(node, accelerators)`` while it runs.
+    first_start, finish, preemptions
+        What became of it.
+    """
+
+    number: int
+    submit: float
+    run: float
+    gpus: int
+    tenant: int = 0
+    priority: int = 0
+    estimate: float = 0.0
+    remaining: float = 0.0
+    attained: float = 0.0
+    since: float = 0.0
+    speed: float = 1.0
+    nodes: tuple[tuple[int, int], ...] = ()
+    first_start: float = math.nan
+    finish: float = math.nan
+    preemptions: int = 0
+
+    def remaining_at(self, now: float) -> float:
+        """Undisturbed run time that is left [s]."""
+        return self.remaining - (now - self.since) * self.speed if self.nodes else self.remaining
+
+    def attained_at(self, now: float) -> float:
+        """Accelerator-seconds so far."""
+        return self.attained + (now - self.since) * self.gpus if self.nodes else self.attained
+
+    def expected_end(self, now: float) -> float:
+        """When it would end by its estimate, now if that is over [s]."""
+        return max(now, now + (self.estimate - (self.run - self.remaining_at(now))) / self.speed)
+
+
+@dataclass
+class QueueView:
+    """What a queue policy sees.
+
+    Attributes
+    ----------
+    now
+        [s]
+    capacity, free
+        Accelerators in all, and free ones.
+    running
+        Jobs under way.
+    used
+        Tenant → accelerators.
+    earliest
+        When a gang will fit where the placement wants it, by the estimates of the running jobs [s].
+    """
+
+    now: float
+    capacity: int
+    free: int
+    running: Collection[QueuedJob]
+    used: Mapping[int, int]
+    earliest: Callable[[QueuedJob], float]
+
+
+@runtime_checkable
+class JobQueue(Protocol):
+    """Order of jobs; gangs are started whole."""
+
+    name: str
+    preemptive: bool
+    """Whether running jobs may be stopped."""
+    dynamic: bool
+    """Whether the keys of waiting jobs change while they wait."""
+    passing: bool
+    """Whether a job ever starts before one that comes first and does not fit."""
+
+    def key(self, job: QueuedJob, view: QueueView) -> tuple[float, ...]:
+        """Smaller runs first."""
+
+    def admits(self, job: QueuedJob, view: QueueView) -> bool:
+        """Whether limits other than free accelerators let it start."""
+
+    def passes(self, job: QueuedJob, blocked: QueuedJob, view: QueueView) -> bool:
+        """Whether it may start (it fits) although ``blocked``, which comes first, cannot."""
+
+    def next_change(self, job: QueuedJob, now: float) -> float:
+        """When the key of a running job changes so that the order must be looked at again [s]."""
+
+
+@runtime_checkable
+class NodePlacement(Protocol):
+    """Nodes of a gang."""
+
+    name: str
+
+    def place(
+        self, gpus: int, free: NDArray[np.int64], size: NDArray[np.int64], group: NDArray[np.int64]
+    ) -> tuple[tuple[int, int], ...] | None:
+        """``(node, accelerators)`` of a gang, or ``None`` when it does not fit as the policy wants it.
+
+        Parameters
+        ----------
+        free, size
+            Free accelerators and all accelerators of each node.
+        group
+            Leaf switch (or rack) of each node.
         """

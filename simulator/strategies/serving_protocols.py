@@ -138,7 +138,8 @@ class RequestState:
     @property
     def remaining_prefill(self) -> int:
         """Prompt tokens still to compute."""
-        return max(0, self.prefill_target - self.computed_tokens)
+        left = self.input_tokens + self.produced - self.computed_tokens
+        return left if left > 0 else 0
 
 
 class ReplicaView(Protocol):

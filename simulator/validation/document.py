@@ -10,7 +10,7 @@ from pathlib import Path
 
 from simulator.validation.cases import Skipped
 from simulator.validation.figures import error_plot, scatter_plot
-from simulator.validation.held_out import fitted_constants
+from simulator.validation.held_out import CONTINUOUS, fitted_constants
 from simulator.validation.rows import RowRecord
 from simulator.validation.summary import (
     GROUPS,
@@ -24,25 +24,31 @@ from simulator.validation.summary import (
 __all__ = ["markdown", "write_document"]
 
 READING = """\
-How to read it. A *row* compares one published figure with a simulation of the configuration it was measured on; both are
-times [s], bytes or tokens/s, never TFLOP/s of an unknown convention. *error* is predicted / published − 1 (negative: too
-fast, or too little memory). *median* and *p90* are of the absolute error; a row that could not be answered counts as
-infinitely wrong. *bias* is the median signed error. *baseline* is the median error of a naive model: for training, 40 % of
-the 16-bit peak, for memory 18 bytes per parameter over its shards and 34·s·b·h bytes of activations per layer, for serving
-the plain roofline without host time or queues. Repeated measurements of one configuration count once. Grades: A table or
-log with a complete configuration, B complete to one or two inferred fields, C digitised or secondary; C is not in the
-headline. What a record leaves out is filled by the defaults of its framework and listed per row in `rows.csv` under
-`assumed`. *τ* is Kendall's over pairs of a sweep (same source, model, devices and batch; at least five layouts) whose
-measurements differ by more than 3 %; *regret* is the speed lost by taking the layout predicted best instead of the one
-measured best. *Held out* scores every source with the constants that were fitted on it replaced by those fitted elsewhere.
+How to read it. A *row* compares one published figure with a simulation of the configuration it was measured on;
+both are times [s], bytes or tokens/s, never TFLOP/s of an unknown convention. *error* is predicted / published − 1
+(negative: too fast, or too little memory). *median* and *p90* are of the absolute error; a row that could not be
+answered counts as infinitely wrong. *bias* is the median signed error. *baseline* is the median error of a naive
+model: for training, 40 % of the 16-bit peak, for memory 18 bytes per parameter over its shards and 34·s·b·h bytes
+of activations per layer, for serving the plain roofline without host time or queues. Repeated measurements of one
+configuration count once. Grades: A table or log with a complete configuration, B complete to one or two inferred
+fields, C digitised or secondary; C is not in the headline. What a record leaves out is filled by the defaults of
+its framework and listed per row in `rows.csv` under `assumed`. *τ* is Kendall's over pairs of a sweep (same source,
+model, devices and batch; at least five layouts) whose measurements differ by more than 3 %; *regret* is the speed
+lost by taking the layout predicted best instead of the one measured best. *Held out* scores every source with the
+constants that were fitted on it replaced by those fitted elsewhere.
 """
 
 NAMES = {
-    "training_step_time": "Training step time", "training_layer_time": "Training layer time", "training_memory": "Training memory",
-    "serving_tpot": "Serving time per output token", "serving_ttft": "Serving time to first token",
-    "serving_throughput": "Serving throughput", "serving_latency": "Serving latency", "serving_capacity": "KV cache capacity",
+    "training_step_time": "Training step time",
+    "training_layer_time": "Training layer time",
+    "training_memory": "Training memory",
+    "serving_tpot": "Serving time per output token",
+    "serving_ttft": "Serving time to first token",
+    "serving_throughput": "Serving throughput",
+    "serving_latency": "Serving latency",
+    "serving_capacity": "KV cache capacity",
     "kernel": "Kernels",
-}  # fmt: skip
+}
 
 
 def percent(value: float, sign: bool = False) -> str:
@@ -107,8 +113,10 @@ def _headline(rows: Sequence[RowRecord], held_out: Sequence[RowRecord]) -> str:
     bubbles = [r for r in points(rows) if r.kind == "bubble" and r.answered]
     if exact:
         close = sum(r.predicted < 1e-3 for r in exact)
-        text += f"\nRequest replays of Vidur under its own operation times: {close} of {len(exact)} runs within 1 ms on every request, "
-        text += f"{sum(r.predicted < 0.05 for r in exact)} within 50 ms (ties of arrivals), worst {max(r.predicted for r in exact):.2f} s.\n"
+        text += "\nRequest replays of Vidur under its own operation times: "
+        text += f"{close} of {len(exact)} runs within 1 ms on every request, "
+        text += f"{sum(r.predicted < 0.05 for r in exact)} within 50 ms (ties of arrivals), "
+        text += f"worst {max(r.predicted for r in exact):.2f} s.\n"
     if bubbles:
         worst = max(abs(r.error) for r in bubbles)
         text += f"\nBubble rates from profiled stage times: {len(bubbles)} rates, largest difference {worst:.4f}.\n"
@@ -128,7 +136,8 @@ def _verdict(rows: Sequence[RowRecord]) -> str:
     text += "\nMedian error above 25 %: do not rely on these without calibrating.\n\n"
     return text + (
         "".join(
-            f"- {NAMES[g.kind].lower()}, {g.value}: {percent(g.median)} over {g.points} points, bias {percent(g.bias, True)}\n"
+            f"- {NAMES[g.kind].lower()}, {g.value}: {percent(g.median)} over {g.points} points, "
+            f"bias {percent(g.bias, True)}\n"
             for g in bad
         )
         or "- nothing\n"
@@ -141,8 +150,18 @@ def _ranking(rows: Sequence[RowRecord]) -> str:
         for source in ("all", *sorted({r.source for r in rows if r.kind == kind})):
             found = rank_summary([r for r in rows if source in ("all", r.source)], kind, source)
             if found.sweeps:
-                lines.append([NAMES[kind], source, str(found.sweeps), str(found.pairs), f"{found.tau:.2f}", percent(found.regret),
-                              f"{found.baseline_tau:.2f}", percent(found.baseline_regret)])  # fmt: skip
+                lines.append(
+                    [
+                        NAMES[kind],
+                        source,
+                        str(found.sweeps),
+                        str(found.pairs),
+                        f"{found.tau:.2f}",
+                        percent(found.regret),
+                        f"{found.baseline_tau:.2f}",
+                        percent(found.baseline_regret),
+                    ]
+                )
     header = ("", "source", "sweeps", "pairs", "τ", "regret", "baseline τ", "baseline regret")
     return "## Ranking of layouts\n\n" + table(header, lines)
 
@@ -177,13 +196,14 @@ def _loads(rows: Sequence[RowRecord]) -> str:
 
 def _constants(rows: Sequence[RowRecord]) -> str:
     used = fitted_constants({r.framework for r in rows})
-    text = f"## Fitted constants\n\n{len(used)} constants of the frameworks above are fitted; all have fewer than three sources unless marked.\n\n"
+    text = f"## Fitted constants\n\n{len(used)} constants of these frameworks and of devices are fitted. "
+    text += "*few*: on fewer than three sources of measurements, so the interval is wide.\n\n"
     lines = []
     for c in used:
         count = sum(
             any(re.search(p, r.source) for p in c.fitted_on)
             for r in rows
-            if r.framework and c.name.startswith(r.framework + ".")
+            if c.name.endswith(CONTINUOUS) or (r.framework and c.name.startswith(r.framework + "."))
         )
         few = "" if len(c.fitted_on) >= 3 else " (few)"
         lines.append(

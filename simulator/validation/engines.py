@@ -15,9 +15,10 @@ from simulator.workload.model_files import load_model
 __all__ = ["engine_of", "launch_options", "precision_of_weights", "served_model"]
 
 ENGINES = (
-    (r"vllm.*(2023|0\.[1-4]\b)", "vllm-0.2"), (r"vllm.*0\.5", "vllm-0.5"), (r"vllm.*0\.[67]\b", "vllm-0.6"),
-    (r"vllm.*0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
-    (r"tensorrt-?llm.*0\.", "tensorrt-llm-0.20"), (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
+    (r"vllm \(?2023|vllm v?0\.[1-4]\b", "vllm-0.2"), (r"vllm v?0\.5\b", "vllm-0.5"), (r"vllm v?0\.[67]\b", "vllm-0.6"),
+    (r"vllm v?0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
+    (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
+    (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
     (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
     (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"),
 )  # fmt: skip
@@ -99,13 +100,16 @@ def _training_names(dims: dict[str, object]) -> dict[str, object]:
 
 
 OPTIONS = (
-    ("max_num_seqs", r"--max-num-seqs[= ](\d+)"), ("max_num_seqs", r"--max-running-requests[= ](\d+)"),
+    ("max_num_seqs", r"--max-num-seqs[= ](\d+)"),
+    ("max_num_seqs", r"--max-running-requests[= ](\d+)"),
     ("max_num_seqs", r"--max_batch_size[= ](\d+)"),
-    ("max_num_batched_tokens", r"--max-num-batched-tokens[= ](\d+)"), ("max_num_batched_tokens", r"--chunked-prefill-size[= ](\d+)"),
+    ("max_num_batched_tokens", r"--max-num-batched-tokens[= ](\d+)"),
+    ("max_num_batched_tokens", r"--chunked-prefill-size[= ](\d+)"),
     ("max_num_batched_tokens", r"--max_num_tokens[= ](\d+)"),
-    ("max_model_len", r"--max-model-len[= ](\d+)"), ("memory_utilization", r"--gpu-memory-utilization[= ]([\d.]+)"),
+    ("max_model_len", r"--max-model-len[= ](\d+)"),
+    ("memory_utilization", r"--gpu-memory-utilization[= ]([\d.]+)"),
     ("memory_utilization", r"--mem-fraction-static[= ]([\d.]+)"),
-)  # fmt: skip
+)
 """Launch options that change sizes, of vLLM, SGLang and TensorRT-LLM."""
 
 

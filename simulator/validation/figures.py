@@ -25,7 +25,7 @@ def _figure(columns: int, rows: int, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.1 * columns, height), dpi=80, layout="constrained")
+    figure = Figure(figsize=(2.7 * columns, height), dpi=64, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -72,7 +72,8 @@ def scatter_plot(rows: Sequence[RowRecord], path: Path) -> bool:
 
 
 def error_plot(rows: Sequence[RowRecord], path: Path) -> bool:
-    """Median (dot) and 10-90 % range (bar) of the signed error by kind and source; false if there is nothing to draw."""
+    """Median (dot) and 10-90 % range (bar) of the signed error by kind and source; false if there is nothing to
+    draw."""
     groups: dict[tuple[str, str], list[float]] = {}
     for row in points(rows):
         if row.kind in RELATIVE and row.answered:

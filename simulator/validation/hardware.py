@@ -12,20 +12,53 @@ from simulator.hardware.types import Cluster, Fabric, Link, Node, NodeGroup
 __all__ = ["UnknownHardwareError", "cluster_of", "node_of", "port_of"]
 
 NODES = (
-    (r"v100.*sxm3|dgx-?2", "dgx-2"), (r"v100", "dgx-1-v100"),
-    (r"a100.*pcie", "a100-pcie-8x"), (r"a100.*40", "dgx-a100-320"), (r"a800", "hgx-a800"), (r"a100", "dgx-a100-640"),
-    (r"h100.*nvl", "h100-nvl-8x"), (r"h100.*pcie", "h100-pcie-8x"), (r"h100", "dgx-h100"), (r"h800", "hgx-h800"),
-    (r"gh200", "gh200-server"), (r"h200.*nvl", "h200-nvl-8x"), (r"h200", "hgx-h200"), (r"\bh20\b", "hgx-h20"),
-    (r"gb300", "gb300-nvl72"), (r"gb200", "gb200-nvl72"), (r"b300", "dgx-b300"), (r"b200", "dgx-b200"), (r"b100", "hgx-b100"),
-    (r"mi210", "mi210-4x"), (r"mi250", "mi250x-4x"), (r"mi300", "mi300x-8x"), (r"mi325", "mi325x-8x"),
-    (r"mi35[05]", "mi355x-8x"), (r"l40s", "l40s-8x"), (r"\bl4\b", "l4-8x"), (r"a10g", "a10g-4x"), (r"\ba10\b", "a10-4x"),
-    (r"\bt4\b", "t4-4x"), (r"\ba40\b", "a40-8x"), (r"rtx.?4090", "rtx-4090-8x"), (r"rtx.?5090", "rtx-5090-8x"),
-    (r"rtx.?pro.?6000", "rtx-pro-6000-8x"), (r"rtx.?6000", "rtx-6000-ada-8x"), (r"ascend.?910b", "atlas-800t-a2"),
-    (r"ascend.?910c", "cloudmatrix-node"), (r"gaudi.?2", "gaudi2-8x"), (r"gaudi.?3", "gaudi3-8x"),
-    (r"inferentia.?2|inf2", "inf2-48xl"), (r"trainium.?1|trn1", "trn1-32xl"), (r"trainium.?2|trn2", "trn2-48xl"),
-    (r"tpu.?v?4", "tpu-v4-host"), (r"tpu.?v?5e", "tpu-v5e-host"), (r"tpu.?v?5p", "tpu-v5p-host"),
-    (r"tpu.?v?6e", "tpu-v6e-host"), (r"tpu.?v?7", "tpu-v7-host"),
-)  # fmt: skip
+    (r"v100.*sxm3|dgx-?2", "dgx-2"),
+    (r"v100", "dgx-1-v100"),
+    (r"a100.*pcie", "a100-pcie-8x"),
+    (r"a100.*40", "dgx-a100-320"),
+    (r"a800", "hgx-a800"),
+    (r"a100", "dgx-a100-640"),
+    (r"h100.*nvl", "h100-nvl-8x"),
+    (r"h100.*pcie", "h100-pcie-8x"),
+    (r"h100", "dgx-h100"),
+    (r"h800", "hgx-h800"),
+    (r"gh200", "gh200-server"),
+    (r"h200.*nvl", "h200-nvl-8x"),
+    (r"h200", "hgx-h200"),
+    (r"\bh20\b", "hgx-h20"),
+    (r"gb300", "gb300-nvl72"),
+    (r"gb200", "gb200-nvl72"),
+    (r"b300", "dgx-b300"),
+    (r"b200", "dgx-b200"),
+    (r"b100", "hgx-b100"),
+    (r"mi210", "mi210-4x"),
+    (r"mi250", "mi250x-4x"),
+    (r"mi300", "mi300x-8x"),
+    (r"mi325", "mi325x-8x"),
+    (r"mi35[05]", "mi355x-8x"),
+    (r"l40s", "l40s-8x"),
+    (r"\bl4\b", "l4-8x"),
+    (r"a10g", "a10g-4x"),
+    (r"\ba10\b", "a10-4x"),
+    (r"\bt4\b", "t4-4x"),
+    (r"\ba40\b", "a40-8x"),
+    (r"rtx.?4090", "rtx-4090-8x"),
+    (r"rtx.?5090", "rtx-5090-8x"),
+    (r"rtx.?pro.?6000", "rtx-pro-6000-8x"),
+    (r"rtx.?6000", "rtx-6000-ada-8x"),
+    (r"ascend.?910b", "atlas-800t-a2"),
+    (r"ascend.?910c", "cloudmatrix-node"),
+    (r"gaudi.?2", "gaudi2-8x"),
+    (r"gaudi.?3", "gaudi3-8x"),
+    (r"inferentia.?2|inf2", "inf2-48xl"),
+    (r"trainium.?1|trn1", "trn1-32xl"),
+    (r"trainium.?2|trn2", "trn2-48xl"),
+    (r"tpu.?v?4", "tpu-v4-host"),
+    (r"tpu.?v?5e", "tpu-v5e-host"),
+    (r"tpu.?v?5p", "tpu-v5p-host"),
+    (r"tpu.?v?6e", "tpu-v6e-host"),
+    (r"tpu.?v?7", "tpu-v7-host"),
+)
 """GPU names in the words of sources → the node type that carries them by default; the first match counts."""
 
 PORTS = {
@@ -33,7 +66,8 @@ PORTS = {
     ("roce", 12.5): "roce100", ("roce", 25): "roce200", ("roce", 50): "roce400", ("roce", 100): "roce800",
     ("efa", 12.5): "efa-v1", ("efa", 50): "efa-v3",
 }  # fmt: skip
-"""Shipped links by family and bandwidth [GB/s]; other speeds take the nearest of the family with their own bandwidth."""
+"""Shipped links by family and bandwidth [GB/s]; other speeds take the nearest of the family with their own
+bandwidth."""
 
 
 class UnknownHardwareError(ValueError):

@@ -9,20 +9,40 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from simulator.constants import Constant, Trust
+from simulator.cost.resolve import fitted_accelerators
+from simulator.hardware.types import Cluster
 from simulator.validation.cases import Case, Subject
 from simulator.workload.framework import Framework
 from simulator.workload.framework_files import framework_names, load_framework
 
-__all__ = ["FittedConstant", "fitted_constants", "without_own_constants"]
+__all__ = ["CONTINUOUS", "FittedConstant", "fitted_constants", "without_own_constants"]
 
 FITTED_ON = (
-    (r"nanotron", r"nanotron"), (r"vTrain", r"vTrain"), (r"InferenceX", r"InferenceX"), (r"ROCm|MI300X", r"amd_vllm"),
-    (r"[Ss]plitwise", r"splitwise"), (r"Vidur", r"Vidur"), (r"MosaicML|llm-foundry", r"MosaicML"), (r"InternEvo", r"InternEvo"),
-    (r"SimuMax", r"SimuMax"), (r"Zero Bubble|2401\.10241", r"ZeroBubble"), (r"GPUStack|gpustack", r"gpustack"),
-    (r"[Dd]istServe", r"distserve"), (r"Korthikanti|2205\.05198", r"Korthikanti"), (r"Narayanan|2104\.04473", r"Narayanan"),
-    (r"Azure", r"Azure"), (r"MLPerf", r"MLPerf"),
-)  # fmt: skip
+    (r"nanotron", r"nanotron"),
+    (r"vTrain", r"vTrain"),
+    (r"InferenceX", r"InferenceX"),
+    (r"ROCm|MI300X", r"amd_vllm"),
+    (r"[Ss]plitwise", r"splitwise"),
+    (r"Vidur", r"Vidur"),
+    (r"MosaicML|llm-foundry", r"MosaicML"),
+    (r"InternEvo", r"InternEvo"),
+    (r"SimuMax", r"SimuMax"),
+    (r"Zero Bubble|2401\.10241", r"ZeroBubble"),
+    (r"GPUStack|gpustack", r"gpustack"),
+    (r"[Dd]istServe", r"distserve"),
+    (r"Korthikanti|2205\.05198", r"Korthikanti"),
+    (r"Narayanan|2104\.04473", r"Narayanan"),
+    (r"Azure", r"Azure"),
+    (r"MLPerf", r"MLPerf"),
+)
 """Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
+
+
+CONTINUOUS = ".continuous.sustained"
+"""End of the key of a device's share of benchmark speed under continuous load: the device constant fitted on steps."""
+
+ENOUGH = 3
+"""A constant fitted on so many sources hardly moves when one is left out and is kept."""
 
 
 @dataclass(frozen=True)
@@ -49,15 +69,14 @@ def _fitted_on(constant: Constant) -> tuple[str, ...]:
 
 
 def fitted_constants(names: set[str]) -> list[FittedConstant]:
-    """Every fitted constant of the frameworks called ``names``."""
-    found = []
-    for framework in _frameworks():
-        for constant in framework.constants.values() if framework.name in names else ():
-            if constant.trust is Trust.FITTED and constant.sigma > 0:
-                found.append(
-                    FittedConstant(constant.id, constant.value, constant.unit, _fitted_on(constant), constant.source)
-                )
-    return found
+    """Fitted constants of the frameworks called ``names``, and what devices keep under continuous load."""
+    all_of = [c for f in _frameworks() if f.name in names for c in f.constants.values()]
+    all_of += [a.efficiency[key] for a in fitted_accelerators() for key in a.efficiency if key.endswith(CONTINUOUS)]
+    return [
+        FittedConstant(c.id, c.value, c.unit, _fitted_on(c), c.source)
+        for c in all_of
+        if c.trust is Trust.FITTED and c.sigma > 0
+    ]
 
 
 def without_own_constants(case: Case) -> Case | None:
@@ -67,17 +86,18 @@ def without_own_constants(case: Case) -> Case | None:
     if part is None:
         return None
     swapped = _swap(part.framework, case.labels.source)
-    if swapped is part.framework:
+    cluster = subject.cluster and _swap_devices(subject.cluster, case.labels.source)
+    if swapped is part.framework and cluster is subject.cluster:
         return None
     job = subject.job and replace(subject.job, framework=swapped)
     deployment = subject.deployment and replace(subject.deployment, framework=swapped)
-    return replace(case, subject=Subject(subject.runner, subject.cluster, job, deployment, subject.settings))
+    return replace(case, subject=Subject(subject.runner, cluster, job, deployment, subject.settings))
 
 
 def _swap(framework: Framework, source: str) -> Framework:
     changed: dict[str, Constant] = {}
     for key, constant in framework.constants.items():
-        if constant.sigma > 0 and any(re.search(pattern, source) for pattern in _fitted_on(constant)):
+        if constant.sigma > 0 and _rests_on(constant, source):
             changed[key] = _borrowed(framework, key, constant, source)
     if not changed:
         return framework
@@ -85,13 +105,41 @@ def _swap(framework: Framework, source: str) -> Framework:
     return replace(framework, constants=constants)
 
 
+def _swap_devices(cluster: Cluster, source: str) -> Cluster:
+    """The cluster with devices whose share under continuous load is the median of the other devices'."""
+    groups = []
+    for group in cluster.groups:
+        device = group.node.accelerator
+        own = {k: c for k, c in device.efficiency.items() if k.endswith(CONTINUOUS) and _rests_on(c, source)}
+        others = {
+            k: [a.efficiency[k].value for a in fitted_accelerators() if k in a.efficiency and a.name != device.name]
+            for k in own
+        }
+        changed = {k: replace(c, value=statistics.median(others[k] or [1.0])) for k, c in own.items()}
+        if changed:
+            device = replace(device, efficiency={**device.efficiency, **changed})
+            group = replace(group, node=replace(group.node, accelerator=device))
+        groups.append(group)
+    return cluster if tuple(groups) == cluster.groups else replace(cluster, groups=tuple(groups))
+
+
+def _rests_on(constant: Constant, source: str) -> bool:
+    """Whether leaving ``source`` out would take away much of what the constant was fitted on."""
+    patterns = _fitted_on(constant)
+    return len(patterns) < ENOUGH and any(re.search(p, source) for p in patterns)
+
+
 def _borrowed(framework: Framework, key: str, own: Constant, source: str) -> Constant:
-    """Median of the same constant fitted elsewhere, over frameworks of the same area and kind of launching; else none."""
+    """Median of the same constant fitted elsewhere, over frameworks of the same area and kind of launching; else
+    none."""
     others = [
         o.constants[key].value
         for o in _frameworks()
-        if o.area == framework.area and o.cuda_graphs == framework.cuda_graphs and key in o.constants
-        and o.constants[key].trust is Trust.FITTED and not any(re.search(p, source) for p in _fitted_on(o.constants[key]))
-    ]  # fmt: skip
+        if o.area == framework.area
+        and o.cuda_graphs == framework.cuda_graphs
+        and key in o.constants
+        and o.constants[key].trust is Trust.FITTED
+        and not any(re.search(p, source) for p in _fitted_on(o.constants[key]))
+    ]
     value = statistics.median(others) if others else 0.0
     return replace(own, value=value, trust=Trust.BORROWED, source=f"held out: fitted without {source}")

@@ -49,9 +49,16 @@ def model_of(dims: Mapping[str, Any]) -> ModelSpec:
         runs = ((LayerSpec(attention, mlp, norm=norm), layers),)  # type: ignore[arg-type]
     positions = int(dims.get("seq_len") or 2048)
     return ModelSpec(
-        str(dims.get("name", family)), family, int(dims["hidden"]), runs, int(dims["vocab"]), positions,
-        learned_positions=positions if biased else 0, tie_word_embeddings=bool(dims.get("tied_embeddings")), dropout=biased,
-    )  # fmt: skip
+        str(dims.get("name", family)),
+        family,
+        int(dims["hidden"]),
+        runs,
+        int(dims["vocab"]),
+        positions,
+        learned_positions=positions if biased else 0,
+        tie_word_embeddings=bool(dims.get("tied_embeddings")),
+        dropout=biased,
+    )
 
 
 def _attention(dims: Mapping[str, Any], biased: bool) -> AttentionSpec:

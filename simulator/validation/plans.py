@@ -31,10 +31,18 @@ FRAMEWORKS = (
 DEFAULT_FRAMEWORK = "fsdp"
 
 SCHEDULES = (
-    (r"zb.?2p", "zb-2p"), (r"zb.?1p", "zb-1p"), (r"zb.?h1", "zb-h1"), (r"zb.?h2", "zb-h2"), (r"zb.?v", "zb-v"),
-    (r"interleaved|1f1b-i", "interleaved-1f1b"), (r"1f1b|none|^$", "1f1b"), (r"gpipe", "gpipe"), (r"dualpipev", "dualpipev"),
-    (r"dualpipe", "dualpipe"), (r"chimera", "chimera"),
-)  # fmt: skip
+    (r"zb.?2p", "zb-2p"),
+    (r"zb.?1p", "zb-1p"),
+    (r"zb.?h1", "zb-h1"),
+    (r"zb.?h2", "zb-h2"),
+    (r"zb.?v", "zb-v"),
+    (r"interleaved|1f1b-i", "interleaved-1f1b"),
+    (r"1f1b|none|^$", "1f1b"),
+    (r"gpipe", "gpipe"),
+    (r"dualpipev", "dualpipev"),
+    (r"dualpipe", "dualpipe"),
+    (r"chimera", "chimera"),
+)
 
 
 def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, list[str]]:
@@ -98,12 +106,20 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     recompute = _recompute(record, options, assumed)
     return Plan(
-        tensor_parallel=degrees["tp"], pipeline_parallel=degrees["pp"], data_parallel=degrees["dp"],
-        context_parallel=degrees["cp"], expert_parallel=degrees["ep"], sequence_parallel=bool(sequence) and degrees["tp"] > 1,
-        virtual_stages=max(chunks, 1), schedule=schedule, zero_stage=stage, recompute=recompute,
-        precision=precision_of(str(record.get("precision", ""))), offload=_offload(str(record.get("offload") or "none"), options),
+        tensor_parallel=degrees["tp"],
+        pipeline_parallel=degrees["pp"],
+        data_parallel=degrees["dp"],
+        context_parallel=degrees["cp"],
+        expert_parallel=degrees["ep"],
+        sequence_parallel=bool(sequence) and degrees["tp"] > 1,
+        virtual_stages=max(chunks, 1),
+        schedule=schedule,
+        zero_stage=stage,
+        recompute=recompute,
+        precision=precision_of(str(record.get("precision", ""))),
+        offload=_offload(str(record.get("offload") or "none"), options),
         options=tuple(sorted(options.items())),
-    ), assumed  # fmt: skip
+    ), assumed
 
 
 def _sharding(words: object, per_node: int, replicas: int, framework: Framework) -> tuple[dict[str, object], int]:
@@ -141,7 +157,7 @@ def _recompute(record: Mapping[str, Any], options: dict[str, object], assumed: l
         return "full"
     if text.startswith("none"):
         return "none"
-    if "norm" in text or "act" in text and "core attention" not in text:
+    if "norm" in text or ("act" in text and "core attention" not in text):
         assumed.append(f"recomputation '{text}' as none: no strategy recomputes just those")
         return "none"
     return "selective"

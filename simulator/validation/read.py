@@ -76,8 +76,8 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def _header(path: Path) -> frozenset[str]:
-    opened: Any = gzip.open(path, "rt", encoding="utf-8") if path.name.endswith(".gz") else path.open(encoding="utf-8")
-    with opened as file:
+    packed = path.name.endswith(".gz")
+    with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as file:
         return frozenset(next(csv.reader(file), ()))
 
 

@@ -1,4 +1,5 @@
-"""InferenceX runs: end-to-end serving in a closed loop, one engine (``agg``) or prefill and decode apart (``disagg``)."""
+"""InferenceX runs: end-to-end serving in a closed loop, one engine (``agg``) or prefill and decode apart
+(``disagg``)."""
 
 from __future__ import annotations
 
@@ -36,8 +37,12 @@ MODELS = (
 )  # fmt: skip
 """Paths of checkpoints → shipped models of the same dimensions."""
 
-ROUNDS = 6
-"""Requests per place of the closed loop: InferenceX sends ten; the mean of six is within a percent of it."""
+ROUNDS = 10
+"""Requests per place of the closed loop, as InferenceX sends."""
+
+RANGE = 0.8
+"""Lengths are drawn between this share of the stated ones and the stated ones (``--random-range-ratio`` of
+InferenceX)."""
 
 LARGEST = 4000
 """No more requests than this are simulated; high concurrencies then have fewer rounds, at least two."""
@@ -78,7 +83,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         "isl": float(row["isl"]),
         "osl": float(row["osl"]),
         "count": count,
-        "spread": 0.0,
+        "range": RANGE,
         "concurrency": concurrency,
         "rate": 0.0,
     }
@@ -86,7 +91,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         Measurement("serving_ttft", float(row["ttft_ms"]) * MILLISECOND, "ttft_mean", "closed_loop"),
         Measurement("serving_tpot", float(row["tpot_ms"]) * MILLISECOND, "tpot_mean", "closed_loop"),
     )
-    assumed = ["every request of the stated length", f"{count} requests"]
+    assumed = ["lengths uniform between 80 % of the stated ones and those", f"{count} requests"]
     sweep = "|".join(
         (
             row["model_path"],

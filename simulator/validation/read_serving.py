@@ -24,12 +24,16 @@ from simulator.workload.requests.table import RequestTable
 __all__ = ["deployment_case", "placeholder", "read_serving_file"]
 
 SECONDS = {
-    "ttft_ms_mean": ("serving_ttft", "ttft_mean"), "ttft_ms_p50": ("serving_ttft", "ttft_median"),
-    "tpot_ms_mean": ("serving_tpot", "tpot_mean"), "tpot_ms_p50": ("serving_tpot", "tpot_median"),
+    "ttft_ms_mean": ("serving_ttft", "ttft_mean"),
+    "ttft_ms_p50": ("serving_ttft", "ttft_median"),
+    "tpot_ms_mean": ("serving_tpot", "tpot_mean"),
+    "tpot_ms_p50": ("serving_tpot", "tpot_median"),
     "duration_s": ("serving_latency", "duration"),
-    "prompt_ms": ("serving_ttft", "prefill"), "token_ms": ("serving_tpot", "token"), "e2e_ms": ("serving_latency", "e2e"),
+    "prompt_ms": ("serving_ttft", "prefill"),
+    "token_ms": ("serving_tpot", "token"),
+    "e2e_ms": ("serving_latency", "e2e"),
     "ms_per_token_p50": ("serving_tpot", "token"),
-}  # fmt: skip
+}
 """Published times → kind and which figure of the prediction."""
 
 RATES = {
@@ -42,7 +46,11 @@ LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
 OFFLINE_REQUESTS = 1000
 """Requests of an offline run that does not say how many: vLLM's throughput benchmark default."""
 
-FIT_POINTS = {"prefill": (128, 512, 2048), "decode": ((1, 512), (16, 512), (128, 512))}
+STOPPED_SHARE = 0.9
+"""An end-to-end time below this share of prompt + tokens · time per token means that the model ended its text early."""
+
+PREFILL_POINTS = (128, 512, 2048)
+DECODE_POINTS = ((1, 512), (16, 512), (128, 512))
 """Where a published latency fit is compared: prompt lengths; (batch, context of each)."""
 
 
@@ -144,7 +152,7 @@ def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[
 def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
     found = []
     for key, value in entry["metrics"].items():
-        if not isinstance(value, int | float):
+        if not isinstance(value, int | float) or (key == "e2e_ms" and _stopped_early(entry)):
             continue
         if key in SECONDS:
             kind, quantity = SECONDS[key]
@@ -155,17 +163,26 @@ def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
     return tuple(found)
 
 
+def _stopped_early(entry: Mapping[str, Any]) -> bool:
+    """Whether the end-to-end time is shorter than the entry's own prompt and token times allow: not all was
+    generated."""
+    metrics, tokens = entry["metrics"], float(entry["workload"].get("osl") or 0)
+    if not (metrics.get("prompt_ms") and metrics.get("token_ms")):
+        return False
+    whole = metrics["prompt_ms"] + (tokens - 1) * metrics["token_ms"]
+    return bool(metrics["e2e_ms"] < STOPPED_SHARE * whole)
+
+
 def _fit_figures(metrics: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], tuple[tuple[str, int, int], ...]]:
     """The published closed form at a few points."""
     found, points = [], []
     a, b, c = metrics["prefill_ms_abc"]
-    for length in FIT_POINTS["prefill"]:
-        assert isinstance(length, int)
+    for length in PREFILL_POINTS:
         found.append(
             Measurement("serving_ttft", (a + b * length + c * length**2) * MILLISECOND, f"prefill_1x{length}", "alone")
         )
         points.append(("prefill", 1, length))
-    for batch, context in FIT_POINTS["decode"]:  # type: ignore[misc]
+    for batch, context in DECODE_POINTS:
         small = batch < metrics.get("bs_threshold", 0)
         a, b, c = metrics["decode_small_bs_ms_abc" if small else "decode_large_bs_ms_abc"]
         seconds = (a + b * batch * context + c * batch) * MILLISECOND
@@ -212,6 +229,8 @@ def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Pla
     """Plan of one replica and number of replicas."""
     devices, assumed = int(entry["n"]), list[str]()
     pp, dp = int(entry.get("pp") or 1), int(entry.get("dp") or 1)
+    if "layer split" in str(entry["engine"]):
+        return Plan(pipeline_parallel=devices, precision=precision), 1, ["the layers are split: a pipeline"]
     ep = int(entry.get("ep") or 1)
     attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
     if attention_dp:

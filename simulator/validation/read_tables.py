@@ -54,9 +54,19 @@ def _whole(row: Row, *names: str) -> tuple[int, ...]:
 
 
 def _case(
-    name: str, row: Row, file: str, source: str, gpu: str, job_parts: tuple[ModelSpec, Batch, Plan, Framework],
-    measured: tuple[Measurement, ...], sweep: str, assumed: list[str], network: str = "", grade: str = "A", node: str = "",
-) -> Case:  # fmt: skip
+    name: str,
+    row: Row,
+    file: str,
+    source: str,
+    gpu: str,
+    job_parts: tuple[ModelSpec, Batch, Plan, Framework],
+    measured: tuple[Measurement, ...],
+    sweep: str,
+    assumed: list[str],
+    network: str = "",
+    grade: str = "A",
+    node: str = "",
+) -> Case:
     model, batch, plan, framework = job_parts
     cluster, about = cluster_of(node or gpu, plan.accelerators, 0, network)
     labels = Labels(
@@ -115,8 +125,19 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     assumed += ["feed-forward width by hidden size (Llama)", "sequence 4096"]
     assumed += ["as many key-value heads as heads, tied embeddings by the parameter count"] * (not row.get("kv_heads"))
     sweep = f"{source}|{row['params_b']}|{gpus}|{batch.global_batch_size}"
-    return _case(f"nanotron_{index}", row, file, source, "H100-80GB", (model, batch, plan, framework), tuple(measured),
-                 sweep, [*assumed, "AWS p5 nodes with EFA (the cluster of the Ultra-Scale Playbook)"], grade="A" if fixed else "C", node="aws-p5")  # fmt: skip
+    return _case(
+        f"nanotron_{index}",
+        row,
+        file,
+        source,
+        "H100-80GB",
+        (model, batch, plan, framework),
+        tuple(measured),
+        sweep,
+        [*assumed, "AWS p5 nodes with EFA (the cluster of the Ultra-Scale Playbook)"],
+        grade="A" if fixed else "C",
+        node="aws-p5",
+    )
 
 
 SHAPES = (("llama3-70b", "llama-3.1-70b"), ("llama3-8b", "llama-3.1-8b"), ("mixtral-8x7b", "mixtral-8x7b"))
@@ -167,8 +188,17 @@ def _simumax(row: Row, file: str, index: int) -> Case:
         Measurement("training_memory", float(row["peak_reserved_gib"]) * GIB, "reserved"),
     )  # fmt: skip
     assumed += ["sequence parallel, distributed optimizer, no overlap (SimuMax's notes)"]
-    return _case(f"simumax_{row['case']}", row, file, "SimuMax B200", "B200-180GB", (model, batch, plan, framework), measured,
-                 f"simumax|{row['model']}|{row['layers']}|{batch.tokens}", assumed)  # fmt: skip
+    return _case(
+        f"simumax_{row['case']}",
+        row,
+        file,
+        "SimuMax B200",
+        "B200-180GB",
+        (model, batch, plan, framework),
+        measured,
+        f"simumax|{row['model']}|{row['layers']}|{batch.tokens}",
+        assumed,
+    )
 
 
 def _rapid(row: Row, file: str, index: int) -> Case:
@@ -182,8 +212,18 @@ def _rapid(row: Row, file: str, index: int) -> Case:
     batch = Batch(128, 1, 4096)
     assumed += ["micro-batch 1", "NVSwitch between the four GPUs", "bf16", "sequence parallel with tensor parallel"]
     measured = (Measurement("training_step_time", float(row["step_s"]), "step"), Measurement("fits", 1.0))
-    return _case(f"rapid_llm_{index}", row, file, "Rapid-LLM", "A100-80GB", (load_model("llama-2-7b"), batch, plan, framework),
-                 measured, "rapid-llm", assumed, grade="C")  # fmt: skip
+    return _case(
+        f"rapid_llm_{index}",
+        row,
+        file,
+        "Rapid-LLM",
+        "A100-80GB",
+        (load_model("llama-2-7b"), batch, plan, framework),
+        measured,
+        "rapid-llm",
+        assumed,
+        grade="C",
+    )
 
 
 TABLES: tuple[tuple[frozenset[str], Callable[[Row, str, int], Case]], ...] = (

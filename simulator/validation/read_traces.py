@@ -53,9 +53,14 @@ def read_kernels(rows: Sequence[Mapping[str, str]], path: Path) -> Reading:
             "A",
         )
         settings = (
-            ("m", int(row["M"])), ("n", int(row["N"])), ("k", int(row["K"])), ("dtype", dtype), ("groups", 4 if grouped else 1),
-            ("share", SM_SHARE), ("gpu", GPU),
-        )  # fmt: skip
+            ("m", int(row["M"])),
+            ("n", int(row["N"])),
+            ("k", int(row["K"])),
+            ("dtype", dtype),
+            ("groups", 4 if grouped else 1),
+            ("share", SM_SHARE),
+            ("gpu", GPU),
+        )
         measured = (Measurement("kernel", float(row["mean_us"]) * MICROSECOND, "seconds"),)
         assumed = (
             "peak and L2 in proportion to 112 of 132 multiprocessors",

@@ -1,4 +1,5 @@
-"""Published training runs: the ``runs``, ``layer_times``, ``bubble_rates`` and ``memory_points`` of a measurements file.
+"""Published training runs: the ``runs``, ``layer_times``, ``bubble_rates`` and ``memory_points`` of a measurements
+file.
 
 Recognised by its keys: a YAML mapping with ``runs``. Every other section is listed with the reason why it is not run.
 """
@@ -25,28 +26,33 @@ __all__ = ["read_training_file", "training_case"]
 GIB = parse_quantity("1 GiB", "data")
 
 OTHER_SECTIONS = {
-    "failures": "needs the cluster engine", "checkpoints": "needs the cluster engine", "power": "needs the cluster engine",
+    "failures": "needs the cluster engine",
+    "checkpoints": "needs the cluster engine",
+    "power": "needs the cluster engine",
     "gpu_hours": "GPU hours include restarts and ablations: a bound, not a measurement of a step",
     "offload_bandwidth": "a link's bandwidth, held by the hardware profile",
     "relative_claims": "a claim in words; the strategy that it is about carries it",
     "incomplete": "the source does not state layout or batch",
-}  # fmt: skip
+}
 """Sections that are read and listed but not simulated, and why."""
 
 MEMORY_KEYS = (
     ("memory_alloc_gib", "allocated", GIB), ("memory_reserved_gib", "reserved", GIB), ("memory_gib", "reserved", GIB),
     ("memory_alloc_gb", "allocated", 1e9), ("memory_reserved_gb", "reserved", 1e9), ("memory_gb", "allocated", 1e9),
 )  # fmt: skip
-"""Keys of published memory → what the number counts → unit. ``memory_gb`` is the framework's peak, or the device's where
-the notes say nvidia-smi."""
+"""Keys of published memory → what the number counts → unit. ``memory_gb`` is the framework's peak, or the device's
+where the notes say nvidia-smi."""
 
 
 def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
     """Every record of a measurements file."""
     reading = Reading()
     sections: tuple[tuple[str, Callable[[Mapping[str, Any], str], Case]], ...] = (
-        ("runs", training_case), ("layer_times", _layer_case), ("bubble_rates", _bubble_case), ("memory_points", _memory_case),
-    )  # fmt: skip
+        ("runs", training_case),
+        ("layer_times", _layer_case),
+        ("bubble_rates", _bubble_case),
+        ("memory_points", _memory_case),
+    )
     for section, make in sections:
         for record in data.get(section) or ():
             try:
@@ -128,7 +134,8 @@ def _measurements(record: Mapping[str, Any]) -> tuple[Measurement, ...]:
 
 
 def step_seconds(record: Mapping[str, Any]) -> float:
-    """Step time [s]: printed, or from tokens/s, or the file's own conversion of TFLOP/s under the stated formula; 0 if none."""
+    """Step time [s]: printed, or from tokens/s, or the file's own conversion of TFLOP/s under the stated formula; 0
+    if none."""
     measured, derived = record.get("measured") or {}, record.get("derived") or {}
     tokens = int(record["batch"]["global_batch"]) * int(record["model"]["seq_len"])
     if measured.get("step_time_s"):
@@ -156,11 +163,18 @@ def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
     micro = int(record.get("micro_batch") or 1)
     dims["seq_len"] = int(record.get("seq_len") or dims.get("seq_len") or 0)
     return {
-        **record, "model": dims,
+        **record,
+        "model": dims,
         "hardware": {"gpu": record["gpu"], "n_gpus": gpus, "gpus_per_node": 8},
-        "parallelism": {"tp": tp, "pp": pp, "dp": replicas, "sp": bool(record.get("sp")), "zero_stage": record.get("zero_stage")},
+        "parallelism": {
+            "tp": tp,
+            "pp": pp,
+            "dp": replicas,
+            "sp": bool(record.get("sp")),
+            "zero_stage": record.get("zero_stage"),
+        },
         "batch": {"micro_batch": micro, "global_batch": micro * int(record.get("micro_num") or 1) * replicas},
-    }  # fmt: skip
+    }
 
 
 def _memory_case(record: Mapping[str, Any], file: str) -> Case:
@@ -190,7 +204,8 @@ def _layer_case(record: Mapping[str, Any], file: str) -> Case:
 
 @cache
 def _profiled_stages() -> dict[tuple[str, int], dict[str, float]]:
-    """Stage times [ms] that a paper prints in another table than its bubble rates (arXiv 2401.10241, tables 3 and 9)."""
+    """Stage times [ms] that a paper prints in another table than its bubble rates (arXiv 2401.10241, tables 3 and
+    9)."""
     with (Path(__file__).parent / "profiled_stages.csv").open(encoding="utf-8") as file:
         return {
             (row["model"], int(row["micro_batches"])): {
@@ -226,10 +241,13 @@ def _bubble_case(record: Mapping[str, Any], file: str) -> Case:
         str(record.get("quality", "B")),
     )
     settings = (
-        ("stages", int(record["pp"])), ("microbatches", int(record["micro_batches"])),
-        ("chunks", int(record.get("vpp_for_interleaved") or 1)), ("schedules", tuple(schedules)), ("weight_share", share),
+        ("stages", int(record["pp"])),
+        ("microbatches", int(record["micro_batches"])),
+        ("chunks", int(record.get("vpp_for_interleaved") or 1)),
+        ("schedules", tuple(schedules)),
+        ("weight_share", share),
         ("times", tuple((k, float(times.get(k, 0.0))) for k in ("t_f", "t_b", "t_w", "t_comm"))),
-    )  # fmt: skip
+    )
     assumed = () if stated else ("stage times of table 9 of the paper",)
     subject = Subject("bubble", None, settings=settings)
     return Case(str(record["id"]), file, str(record.get("split", "")), labels, subject, tuple(measured), assumed)

@@ -128,10 +128,15 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
     from simulator.validation import serving_runs, trace_runs, training_runs, vidur_runs
 
     return {
-        "training": training_runs.run_training, "training_layer": training_runs.run_layer, "bubble": training_runs.run_bubble,
-        "serving": serving_runs.run_serving, "static_batch": serving_runs.run_static, "capacity": serving_runs.run_capacity,
-        "vidur": vidur_runs.run_vidur, "kernel": trace_runs.run_kernel,
-    }  # fmt: skip
+        "training": training_runs.run_training,
+        "training_layer": training_runs.run_layer,
+        "bubble": training_runs.run_bubble,
+        "serving": serving_runs.run_serving,
+        "static_batch": serving_runs.run_static,
+        "capacity": serving_runs.run_capacity,
+        "vidur": vidur_runs.run_vidur,
+        "kernel": trace_runs.run_kernel,
+    }
 
 
 def answer_case(case: Case) -> Answer:

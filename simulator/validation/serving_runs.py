@@ -17,7 +17,7 @@ from simulator.validation.cases import Subject
 from simulator.workload.jobs import Deployment
 from simulator.workload.requests.arrivals import ClosedLoop, Poisson
 from simulator.workload.requests.generators import generate_requests
-from simulator.workload.requests.lengths import Fixed, LogNormal
+from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Uniform
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["run_capacity", "run_serving", "run_static"]
@@ -28,6 +28,14 @@ Prediction = dict[str, float]
 def _checked(subject: Subject) -> tuple[Deployment, str]:
     assert subject.deployment is not None and subject.cluster is not None
     return subject.deployment, "; ".join(check_deployment(subject.deployment, subject.cluster))
+
+
+def _cost(deployment: Deployment, subject: Subject) -> ReplicaCost:
+    """Iteration times; speculation, whose acceptance no record states, is never asked for here."""
+    assert subject.cluster is not None
+    found = replica_cost(deployment, subject.cluster)
+    assert isinstance(found, ReplicaCost)
+    return found
 
 
 def run_capacity(subject: Subject) -> tuple[Prediction, str]:
@@ -51,7 +59,7 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
     cache = cache_size(deployment, subject.cluster.groups[0].node)
     if reason or cache.reason:
         return {}, reason or cache.reason
-    cost = replica_cost(deployment, subject.cluster)
+    cost = _cost(deployment, subject)
     if points := subject.setting("points"):
         return _points(cost, deployment, points), ""  # type: ignore[arg-type]
     batch, prompt, output = (int(float(str(subject.setting(k)))) for k in ("batch", "isl", "osl"))
@@ -106,15 +114,22 @@ def _points(cost: ReplicaCost, deployment: Deployment, points: tuple[tuple[str, 
 
 def load_table(subject: Subject) -> RequestTable:
     """The requests that the settings describe, under seed 0."""
-    get = subject.setting
-    count, spread = int(str(get("count"))), float(str(get("spread", 0.0)))
-    laws = [
-        LogNormal.from_mean(float(str(get(k))), spread) if spread else Fixed(max(1, round(float(str(get(k))))))
-        for k in ("isl", "osl")
-    ]
-    concurrency, rate = int(str(get("concurrency", 0))), float(str(get("rate", 0.0)))
+    count = int(str(subject.setting("count")))
+    concurrency, rate = int(str(subject.setting("concurrency", 0))), float(str(subject.setting("rate", 0.0)))
     arrival = Poisson(rate) if rate else ClosedLoop(concurrency or count)
-    return generate_requests(arrival, *laws, count=count, seed=0)
+    prompt, output = (_lengths(subject, name) for name in ("isl", "osl"))
+    return generate_requests(arrival, prompt, output, count=count, seed=0)
+
+
+def _lengths(subject: Subject, name: str) -> LengthSpec:
+    """Law of lengths: log-normal with ``spread``, uniform from ``range`` times the length to the length, or fixed."""
+    length = float(str(subject.setting(name)))
+    spread, share = float(str(subject.setting("spread", 0.0))), float(str(subject.setting("range", 1.0)))
+    if spread:
+        return LogNormal.from_mean(length, spread)
+    if share < 1.0:
+        return Uniform(max(1, int(share * length)), max(1, round(length)))
+    return Fixed(max(1, round(length)))
 
 
 def run_serving(subject: Subject) -> tuple[Prediction, str]:
@@ -124,14 +139,21 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     cache = cache_size(deployment, subject.cluster.groups[0].node)
     if reason or cache.reason:
         return {}, reason or cache.reason
-    cost = replica_cost(deployment, subject.cluster)
+    cost = _cost(deployment, subject)
     table = load_table(subject)
     run = simulate_deployment(
-        table, cost, kv_blocks=cache.blocks, block_size=deployment.block_size, replicas=deployment.replicas,
-        batching=deployment.batching, router="least-outstanding", max_num_batched_tokens=deployment.max_num_batched_tokens,
-        max_num_seqs=deployment.max_num_seqs, max_model_len=deployment.max_model_len,
+        table,
+        cost,
+        kv_blocks=cache.blocks,
+        block_size=deployment.block_size,
+        replicas=deployment.replicas,
+        batching=deployment.batching,
+        router="least-outstanding",
+        max_num_batched_tokens=deployment.max_num_batched_tokens,
+        max_num_seqs=deployment.max_num_seqs,
+        max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
-    )  # fmt: skip
+    )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:
         return {}, f"no request was completed: {summary['rejections']}"

@@ -25,9 +25,16 @@ GROUPS = ("source", "gpu", "family", "scale", "precision", "framework", "strateg
 """Columns that errors are grouped by."""
 
 RELATIVE = (
-    "training_step_time", "training_layer_time", "training_memory", "serving_tpot", "serving_ttft", "serving_throughput",
-    "serving_latency", "serving_capacity", "kernel",
-)  # fmt: skip
+    "training_step_time",
+    "training_layer_time",
+    "training_memory",
+    "serving_tpot",
+    "serving_ttft",
+    "serving_throughput",
+    "serving_latency",
+    "serving_capacity",
+    "kernel",
+)
 """Kinds with a relative error."""
 
 SWEEP_POINTS, SWEEP_GAP = 5, 0.03
@@ -63,7 +70,8 @@ class GroupSummary:
 
 @dataclass(frozen=True)
 class RankSummary:
-    """Order inside sweeps: Kendall's τ over pairs that differ, and what taking our best instead of the measured best loses."""
+    """Order inside sweeps: Kendall's τ over pairs that differ, and what taking our best instead of the measured best
+    loses."""
 
     kind: str
     value: str
@@ -119,9 +127,18 @@ def group_summary(kind: str, column: str, value: str, rows: Sequence[RowRecord])
     sizes = [abs(e) for e in known] + [math.inf] * (len(rows) - len(known))
     naive = [abs(r.baseline_error) for r in rows if not math.isnan(r.baseline_error)]
     return GroupSummary(
-        kind, column, value, len(rows), len({r.source for r in rows}), len(known), quantile(sizes, 0.5),
-        statistics.fmean(abs(e) for e in known) if known else math.nan, quantile(sizes, 0.9), quantile(known, 0.5), quantile(naive, 0.5),
-    )  # fmt: skip
+        kind,
+        column,
+        value,
+        len(rows),
+        len({r.source for r in rows}),
+        len(known),
+        quantile(sizes, 0.5),
+        statistics.fmean(abs(e) for e in known) if known else math.nan,
+        quantile(sizes, 0.9),
+        quantile(known, 0.5),
+        quantile(naive, 0.5),
+    )
 
 
 def group_summaries(rows: Iterable[RowRecord], columns: Sequence[str] = GROUPS) -> list[GroupSummary]:
@@ -134,10 +151,10 @@ def group_summaries(rows: Iterable[RowRecord], columns: Sequence[str] = GROUPS) 
         if any(r.grade == "C" for r in mine):
             found.append(group_summary(kind, "", "grade C", [r for r in mine if r.grade == "C"]))
         for column in columns:
-            for value in sorted({getattr(r, column) for r in mine}):
-                found.append(
-                    group_summary(kind, column, value or "-", [r for r in mine if getattr(r, column) == value])
-                )
+            values = sorted({getattr(r, column) for r in mine})
+            found += [
+                group_summary(kind, column, v or "-", [r for r in mine if getattr(r, column) == v]) for v in values
+            ]
     return [g for g in found if g.points]
 
 
@@ -196,7 +213,10 @@ def _mean(values: Sequence[float]) -> float:
 def fits_summary(rows: Iterable[RowRecord], value: str = "all", naive: bool = False) -> FitsSummary:
     """Whether runs that ran are said to fit, and failures to fail."""
     mine = [r for r in points(rows) if r.kind == "fits" and r.answered]
-    said = (lambda r: r.baseline) if naive else (lambda r: r.predicted)
+
+    def said(row: RowRecord) -> float:
+        return row.baseline if naive else row.predicted
+
     ran, failed = [r for r in mine if r.published > 0.5], [r for r in mine if r.published < 0.5]
     wrong = sum(said(r) < 0.5 for r in ran)
     caught = sum(said(r) < 0.5 for r in failed)

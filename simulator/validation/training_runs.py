@@ -17,8 +17,8 @@ from simulator.workload.ops import Tier
 __all__ = ["BASELINE_MFU", "run_bubble", "run_layer", "run_training"]
 
 BASELINE_MFU = 0.4
-"""Constant utilisation of the naive baseline, of the dense 16-bit peak: between the 38-43 % of Llama 3 (arXiv 2407.21783)
-and the 46 % of PaLM (arXiv 2204.02311), rounded down to a single digit as a spreadsheet would."""
+"""Constant utilisation of the naive baseline, of the dense 16-bit peak: between the 38-43 % of Llama 3 (arXiv
+2407.21783) and the 46 % of PaLM (arXiv 2204.02311), rounded down to a single digit as a spreadsheet would."""
 
 Prediction = dict[str, float]
 
@@ -48,7 +48,8 @@ def run_training(subject: Subject) -> tuple[Prediction, str]:
 
 
 def memory_figures(ledger: MemoryLedger) -> Prediction:
-    """Peak of the fullest rank by what is counted: allocated by tensors, reserved by the allocator, taken of the device."""
+    """Peak of the fullest rank by what is counted: allocated by tensors, reserved by the allocator, taken of the
+    device."""
     hbm = [s for s in ledger.stages if s.tier is Tier.HBM]
     worst = max(hbm, key=lambda s: s.peak)
     return {
@@ -61,7 +62,8 @@ def memory_figures(ledger: MemoryLedger) -> Prediction:
 
 
 def baseline_memory(job: TrainingJob, capacity: float) -> Prediction:
-    """What a spreadsheet says: 18 bytes per parameter over its shards, and 34·s·b·h bytes per layer and micro-batch in flight.
+    """What a spreadsheet says: 18 bytes per parameter over its shards, and 34·s·b·h bytes per layer and micro-batch
+    in flight.
 
     The activation term is that of Korthikanti et al. (arXiv 2205.05198, equation 2, without the attention scores).
     """

@@ -39,7 +39,8 @@ class TableCost:
     Parameters
     ----------
     path
-        An ``ops__<config>.csv.gz``; the layers per stage, stages and grouped queries follow from the configuration's name.
+        An ``ops__<config>.csv.gz``; the layers per stage, stages and grouped queries follow from the
+        configuration's name.
     config
         ``<gpu>_<model>_tp<n>[pp<n>]``.
     """
@@ -102,9 +103,11 @@ def run_vidur(subject: Subject) -> tuple[dict[str, float], str]:
     requests = _rows(next(folder.glob(f"requests__{workload}*.csv.gz")))
     table = RequestTable(
         np.array([round(float(r["unit_arrival"]) / rate, 6) for r in requests]),
-        np.array([int(r["num_prefill_tokens"]) for r in requests]), np.array([int(r["num_decode_tokens"]) for r in requests]),
-        name, TraceProvenance("vidur", "vidur", len(requests), len(requests)),
-    )  # fmt: skip
+        np.array([int(r["num_prefill_tokens"]) for r in requests]),
+        np.array([int(r["num_decode_tokens"]) for r in requests]),
+        name,
+        TraceProvenance("vidur", "vidur", len(requests), len(requests)),
+    )
     config = str(subject.setting("cfg"))
     cost = _cost(str(folder / f"ops/ops__{config}.csv.gz"), config)
     padded = subject.setting("sched") == "vllm"
@@ -117,6 +120,8 @@ def run_vidur(subject: Subject) -> tuple[dict[str, float], str]:
     theirs = _rows(folder / f"runs/{name}.csv.gz")
     ttft, e2e = (np.array([float(r[k]) for r in theirs]) for k in ("ttft_s", "e2e_s"))
     return {
-        "max_ttft_difference": float(np.abs(run.ttft - ttft).max()), "max_e2e_difference": float(np.abs(run.e2e - e2e).max()),
-        "e2e_p50": float(np.median(run.e2e)), "median_relative": float(np.median(np.abs(run.e2e - e2e) / e2e)),
-    }, ""  # fmt: skip
+        "max_ttft_difference": float(np.abs(run.ttft - ttft).max()),
+        "max_e2e_difference": float(np.abs(run.e2e - e2e).max()),
+        "e2e_p50": float(np.median(run.e2e)),
+        "median_relative": float(np.median(np.abs(run.e2e - e2e) / e2e)),
+    }, ""

@@ -45,8 +45,8 @@ class Framework:
     cuda_graphs
         Whether iterations are replayed without host launches.
     cuda_graph_batches, cuda_graph_max_tokens
-        Which iterations run from graphs (``decode``: those without prompts; ``all``: mixed ones too, piecewise), and the
-        largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
+        Which iterations run from graphs (``decode``: those without prompts; ``all``: mixed ones too, piecewise), and
+        the largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
     hybrid_kv_manager
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling

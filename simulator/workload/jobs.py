@@ -35,7 +35,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """When and where a job saves its state: ``every`` [s] (None: the optimum), storage tier by name, synchronous or not."""
+    """When and where a job saves its state: ``every`` [s] (None: the optimum), storage tier, synchronous or not."""
 
     every: float | None
     to: str
@@ -75,8 +75,9 @@ class Deployment:
     ----------
     requests
         The request table, loaded.
-    batching, router
-        Names of registered policies.
+    batching, router, kv_cache, admission
+        Names of registered policies; an empty ``kv_cache`` is the batching policy's own choice. ``options`` may hold
+        the parameters of each under its key.
     max_num_batched_tokens, max_num_seqs, max_model_len, block_size
         Engine limits; the framework's defaults where the scenario says nothing.
     memory_utilization
@@ -102,5 +103,7 @@ class Deployment:
     memory_utilization: float = 0.9
     kv_dtype: str = "bf16"
     preemption: str = "recompute"
+    kv_cache: str = ""
+    admission: str = "always"
     slo: ServiceLevel = ServiceLevel()
     options: tuple[tuple[str, object], ...] = field(default=())

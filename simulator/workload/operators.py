@@ -11,7 +11,8 @@ from simulator.workload.ops import Op, OpKind, Phase, TensorClass
 __all__ = ["operator_of"]
 
 _BY_LAST_PART = {
-    "act": "activation", "expert_act": "activation", "rotary": "rotary", "qk_norm": "rotary", "add": "add", "sum": "add",
+    "act": "activation", "expert_act": "activation", "rotary": "rotary", "qk_norm": "rotary",
+    "add": "add", "sum": "add",
     "embedding": "embedding", "position": "positions", "loss": "cross_entropy", "cast": "cast", "topk": "topk",
     "dispatch": "dispatch", "combine": "combine", "softmax": "softmax", "dropout": "dropout",
 }  # fmt: skip

@@ -158,7 +158,13 @@ NODE = {"mtbf": {"node": "64 h"}, "detection": "30 s", "restart": "90 s", "regro
 
 @pytest.mark.parametrize("recovery", [r.name for r in registry.strategies(family="recovery")])
 def test_every_recovery_conserves_time_and_finishes(recovery: str) -> None:
-    plan = {"tensor_parallel": 8, "sequence_parallel": True, "pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 0}
+    plan = {
+        "tensor_parallel": 8,
+        "sequence_parallel": True,
+        "pipeline_parallel": 2,
+        "data_parallel": 2,
+        "zero_stage": 0,
+    }
     work = scenario(NODE, recovery, nodes=4, plan=plan, steps=50_000)
     result = simulator.run(work)
     run = result.details["tune.run"]
@@ -172,7 +178,13 @@ def test_every_recovery_conserves_time_and_finishes(recovery: str) -> None:
 
 
 def test_recoveries_differ_as_they_should() -> None:
-    plan = {"tensor_parallel": 8, "sequence_parallel": True, "pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 0}
+    plan = {
+        "tensor_parallel": 8,
+        "sequence_parallel": True,
+        "pipeline_parallel": 2,
+        "data_parallel": 2,
+        "zero_stage": 0,
+    }
     names = ("checkpoint-restart", "just-in-time", "oobleck", "varuna", "bamboo")
     rows = {r: simulator.run(scenario(NODE, r, nodes=4, plan=plan, steps=50_000)).of("tune") for r in names}
     assert rows["just-in-time"]["lost_rework"] < 0.05 * rows["checkpoint-restart"]["lost_rework"]
@@ -184,8 +196,9 @@ def test_recoveries_differ_as_they_should() -> None:
 
 
 def test_copies_in_memory_lose_less_work_than_storage() -> None:
-    plain = simulator.run(scenario(NODE, nodes=2, plan={"tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 0}))
-    gemini = simulator.run(scenario(NODE, "gemini", nodes=2, plan={"tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 0}))  # fmt: skip
+    plan = {"tensor_parallel": 8, "sequence_parallel": True, "zero_stage": 0}
+    plain = simulator.run(scenario(NODE, nodes=2, plan=plan))
+    gemini = simulator.run(scenario(NODE, "gemini", nodes=2, plan=plan))
     assert gemini.of("tune")["lost_rework"] < 0.1 * plain.of("tune")["lost_rework"]
     assert gemini.of("tune")["effective_time_ratio"] > plain.of("tune")["effective_time_ratio"]
 

@@ -76,6 +76,7 @@ def test_every_format_of_the_peers_is_read(shared: Path) -> None:
 def test_aiconfigurator_kernels(device: str) -> None:
     rows, coverage = aiconfigurator.read_kernels(device)
     assert len(coverage) == 4
+    rows = [r for r in rows if r.work.kind.value != "grouped_gemm" and r.work.dtype == "bf16"]
     found = {h.key: h for h in held_out(rows, load_accelerator(aiconfigurator.ACCELERATORS[device]))}
     for key in ("gemm.bf16.forward", "attention_decode.bf16", "attention_prefill.bf16.forward"):
         assert found[key].profile <= TARGET, found[key]

@@ -23,8 +23,8 @@ EXACT = [
     "a100_llama3-70b_tp2pp2__arxiv__vllm__qps0.75",  # two pipeline stages
     "a100_llama3-70b_tp2pp2__chat__sarathi__qps2.5",
 ]
-# Two stages feed back on each other, so one tie shifts hundreds of requests. A change of all operation times by some parts
-# in 10^8, a tenth of their last printed digit, moves it away.
+# Two stages feed back on each other, so one tie shifts hundreds of requests. A change of all operation times by some
+# parts in 10^8, a tenth of their last printed digit, moves it away.
 PIPELINE_TIES = {"0.5": 3e-8, "1": -5e-9, "2": -3e-8}
 TIED = ["a100_llama3-8b_tp1__chat__sarathi__qps4", "a100_llama2-7b_tp1__chat__sarathi__qps2"]
 

@@ -69,8 +69,8 @@ class Cellular(FirstCome):
 class DVABatch(FirstCome):
     """A batch may be entered and left at slice boundaries: new, stretch and split.
 
-    *New*: an idle engine starts a batch when it is full or its oldest request has waited ``max_delay``. *Stretch*: those
-    who come later enter the running batch at a boundary while it is not full, together when they fill it or the
+    *New*: an idle engine starts a batch when it is full or its oldest request has waited ``max_delay``. *Stretch*:
+    those who come later enter the running batch at a boundary while it is not full, together when they fill it or the
     oldest has waited. *Split*: members leave at their own end. The slice of an autoregressive model is one iteration.
 
     Parameters
@@ -109,8 +109,8 @@ class DVABatch(FirstCome):
     kind="policy",
     area="serving",
     family="batching",
-    cites=("Choi, Kim & Rhu, LazyBatching: An SLA-aware Batching System for Cloud Machine Learning Inference, HPCA 2021, "
-           "arXiv:2010.13103",),
+    cites=("Choi, Kim & Rhu, LazyBatching: An SLA-aware Batching System for Cloud Machine Learning Inference, HPCA "
+           "2021, arXiv:2010.13103",),
     catalogue=("LazyBatching, E-Batch",),
     validated_by="mechanism",
 )  # fmt: skip

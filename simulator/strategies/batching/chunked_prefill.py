@@ -41,7 +41,16 @@ class ChunkedPrefill(FirstCome):
             chunk = min(request.remaining_prefill, budget)
             budget -= chunk
             batch.append((request, chunk))
-        if budget > 0 and replica.waiting:
+        waiting = replica.waiting
+        if not batch and len(waiting) == 1 and not replica.swapped:
+            # The usual case, one newcomer, without the general machinery.
+            request = waiting[0]
+            if budget <= 0 or replica.running >= replica.max_num_seqs or decodes >= replica.max_batch_seqs:
+                return _DECODE
+            if replica.blocks_for(request) > replica.free_blocks - replica.watermark_blocks:
+                return _DECODE
+            return BatchPlan(((request, min(request.remaining_prefill, budget)),))
+        if budget > 0 and waiting:
             seats = Seats(replica, decodes + len(batch))
             for request in replica.waiting:
                 if budget <= 0 or not seats.take(request):

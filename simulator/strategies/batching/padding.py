@@ -111,8 +111,8 @@ class TurboTransformers(Static):
     kind="policy",
     area="serving",
     family="batching",
-    cites=("Zhai et al., ByteTransformer: A High-Performance Transformer Boosted for Variable-Length Inputs, IPDPS 2023, "
-           "arXiv:2210.03052",),
+    cites=("Zhai et al., ByteTransformer: A High-Performance Transformer Boosted for Variable-Length Inputs, IPDPS "
+           "2023, arXiv:2210.03052",),
     catalogue=("TurboTransformers, ByteTransformer",),
     validated_by="closed_form",
 )  # fmt: skip

@@ -57,7 +57,10 @@ class Preemptive:
                 break
             place = places[request]
             if not room.make(request, place):
-                break
+                if prefill or decode:
+                    break
+                # Shared blocks come free for nobody alone: rather someone less urgent runs than no one.
+                continue
             seats -= 1
             if place in ("waiting", "prefilling"):
                 chunk = min(request.remaining_prefill, budget)

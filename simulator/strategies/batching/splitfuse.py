@@ -14,8 +14,8 @@ __all__ = ["SplitFuse"]
     kind="policy",
     area="serving",
     family="batching",
-    cites=("Holmes et al., DeepSpeed-FastGen: High-throughput Text Generation for LLMs via MII and DeepSpeed-Inference, "
-           "arXiv:2401.08671, section 3",),
+    cites=("Holmes et al., DeepSpeed-FastGen: High-throughput Text Generation for LLMs via MII and "
+           "DeepSpeed-Inference, arXiv:2401.08671, section 3",),
     catalogue=("DeepSpeed-FastGen SplitFuse",),
     validated_by="mechanism",
 )  # fmt: skip

@@ -108,7 +108,7 @@ def test_an_urgent_request_does_not_notice_the_others() -> None:
 
 
 def test_virtual_token_counter_keeps_its_bound() -> None:
-    """Backlogged clients differ by at most 2·max(w_p·L_input, w_q·M) (Sheng et al., Theorem 4.4), M tokens in the batch."""
+    """Backlogged clients differ by at most 2·max(w_p·L_input, w_q·M) (Sheng et al.), M tokens in the batch."""
     rng = np.random.default_rng(7)
     size = 400
     client = (np.arange(size) % 4 == 0).astype(np.int32)  # client 0 sends three times as much

@@ -70,17 +70,17 @@ def shared_prompts(count: int, blocks: int) -> PrefixBlocks:
 
 
 def test_a_hit_in_a_tier_costs_its_transfer() -> None:
-    """The second prompt comes when a third has driven the first out of the accelerator: it is loaded, not computed."""
-    ids = [[*range(4)], [*range(100, 104)], [*range(4)]]
-    requests = table([0.0, 1.0, 2.0], 64, 1, prefix_blocks=PrefixBlocks.from_lists(ids), prefix_block_tokens=16)
-    small = {"kv_blocks": 5, "block_size": 16, "watermark": 0.0, "kv_bytes_per_token": 100.0}
+    """A prompt comes again when two others have driven it out of the accelerator: it is loaded, not computed."""
+    ids = [[*range(4)], [*range(100, 104)], [*range(200, 204)], [*range(4)]]
+    requests = table([0.0, 1.0, 2.0, 3.0], 64, 1, prefix_blocks=PrefixBlocks.from_lists(ids), prefix_block_tokens=16)
+    small = {"kv_blocks": 6, "block_size": 16, "watermark": 0.0, "kv_bytes_per_token": 100.0}
     none = serve(requests, **small, kv_cache="prefix-lru")
-    assert none.cached_tokens.tolist() == [0, 0, 0]
+    assert none.cached_tokens.tolist() == [0, 0, 0, 0]
     for layerwise, seconds in ((False, 64 * 100 / 1e6 + 2e-3 + 16e-3), (True, 16e-3)):
         tier = CacheTier("host", 1e9, bandwidth=1e6, latency=2e-3)
         run = serve(requests, **small, kv_cache=TieredPrefix([tier], layerwise=layerwise))
-        assert run.cached_tokens.tolist() == [0, 0, 48]  # the last block is computed: a token has to come out
-        assert run.ttft[2] == pytest.approx(seconds)
+        assert run.cached_tokens.tolist() == [0, 0, 0, 48]  # the last block is computed: a token has to come out
+        assert run.ttft[3] == pytest.approx(seconds)
     tiny = serve(requests, **small, kv_cache=TieredPrefix([CacheTier("host", 100.0 * 63, 1e6)]))
     assert tiny.cached_tokens.sum() == 0
 

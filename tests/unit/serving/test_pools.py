@@ -49,12 +49,12 @@ def wire(tokens: int) -> float:
 def table(arrival, inputs, outputs) -> RequestTable:
     size = len(arrival)
     lengths = (np.broadcast_to(np.asarray(column), size) for column in (inputs, outputs))
-    return RequestTable(
-        np.asarray(arrival, float), *lengths, "pools", TraceProvenance("test", "generated", size, size)
-    )
+    return RequestTable(np.asarray(arrival, float), *lengths, "pools", TraceProvenance("test", "generated", size, size))
 
 
-def pools(requests, policy, bandwidth, latency=0.0, prefills=1, decodes=1, blocks=(10**5, 10**5), seqs=256, budget=10**6):
+def pools(
+    requests, policy, bandwidth, latency=0.0, prefills=1, decodes=1, blocks=(10**5, 10**5), seqs=256, budget=10**6
+):
     limits = [EngineLimits(b, 16, budget, seqs) for b in blocks]
     return simulate_pools(
         requests, Pool(Affine(), limits[0], prefills), Pool(Affine(), limits[1], decodes, "chunked-prefill"),
@@ -191,7 +191,7 @@ def test_transfers_share_the_decoders_ports_on_a_fabric() -> None:
         np.testing.assert_allclose(result.transfer_wait, wait, rtol=1e-9)
         assert link.sent == count * 1e6
         # A byte crosses a port on its way out and one on its way in.
-        assert fabric.traffic_by_kind()['nic'] == pytest.approx(2 * count * 1e6)
+        assert fabric.traffic_by_kind()["nic"] == pytest.approx(2 * count * 1e6)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -209,7 +209,7 @@ def test_prompts_no_longer_interrupt_decodes(policy: str) -> None:
 
 
 def test_a_mixed_pool_takes_the_prompts_an_overloaded_one_cannot() -> None:
-    """One prompt machine at 150 % load: alone its queue grows without end, the decoder has half its time to spare and helps."""
+    """One prompt machine at 150 % load: alone its queue grows, the decoder has time to spare and helps."""
     requests = table(np.arange(200) * 0.2, 300, 5)
     helpers = MixedPool(queue_limit=600)
     waits = [pools(requests, policy, 1e9, budget=300).run.ttft.max() for policy in ("splitwise", helpers)]

@@ -1,0 +1,103 @@
+"""Small figures as SVG whose marks say their figures on hover; no script and no library in the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+
+__all__ = ["bars", "scatter"]
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#222222", "#BDBDBD")
+"""Okabe and Ito's palette, readable by the colour-blind."""
+
+_TEXT = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" fill="#222"'
+
+
+def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]], unit_note: str = "") -> str:
+    """Horizontal stacked bars.
+
+    Parameters
+    ----------
+    rows
+        (label, pieces), a piece being (name, value, text on hover).
+    """
+    names = list(dict.fromkeys(name for _, pieces in rows for name, value, _ in pieces if value > 0))
+    largest = max((sum(v for _, v, _ in pieces) for _, pieces in rows), default=0.0) or 1.0
+    left, width, height = 130.0, 620.0, 22.0
+    top = 26.0
+    parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
+    for i, (label, pieces) in enumerate(rows):
+        y, x = top + i * (height + 6), left
+        parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end" {_TEXT}>{escape(label)}</text>')
+        for name, value, text in pieces:
+            if value <= 0:
+                continue
+            length = width * value / largest
+            colour = COLOURS[names.index(name) % len(COLOURS)]
+            parts.append(
+                f'<rect class="mark" x="{x:.1f}" y="{y}" width="{max(length, 0.5):.1f}" height="{height}" '
+                f'fill="{colour}"><title>{escape(f"{label}: {name} {text}")}</title></rect>'
+            )
+            x += length
+        total = unit_note and f" {unit_note}"
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(_total(pieces))}{escape(total)}</text>')
+    y, x = top + len(rows) * (height + 6) + 14, left
+    for i, name in enumerate(names):
+        wide = 26 + 7.2 * len(name)
+        if x + wide > left + width + 80:
+            x, y = left, y + 20
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>')
+        parts.append(f'<text x="{x + 17}" y="{y}" {_TEXT}>{escape(name)}</text>')
+        x += wide
+    return _svg(left + width + 110, y + 12, title, parts)
+
+
+def _total(pieces: Sequence[tuple[str, float, str]]) -> str:
+    return pieces[0][2] if len(pieces) == 1 else ""
+
+
+def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
+    """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
+    left, top, width, height = 70.0, 30.0, 560.0, 320.0
+    x_most, y_most = _round_up(max(p[0] for p in points)), _round_up(max(p[1] for p in points))
+    groups = list(dict.fromkeys(p[2] for p in points))
+    parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
+    for i in range(6):
+        x, y = left + width * i / 5, top + height - height * i / 5
+        parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y}" y2="{y}" stroke="#d9d9d9" stroke-width="0.7"/>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{y_most * i / 5:.3g}</text>')
+        parts.append(f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{x_most * i / 5:.3g}</text>')
+    middle = top + height / 2
+    parts.append(
+        f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>'
+        f'<text x="14" y="{middle}" text-anchor="middle" transform="rotate(-90 14 {middle})" {_TEXT}>'
+        f"{escape(y_label)}</text>"
+    )
+    for x_value, y_value, group, text in points:
+        x, y = left + width * x_value / x_most, top + height - height * y_value / y_most
+        colour = COLOURS[groups.index(group) % len(COLOURS)]
+        parts.append(
+            f'<circle class="mark" cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}" fill-opacity="0.85">'
+            f"<title>{escape(text)}</title></circle>"
+        )
+    for i, group in enumerate(groups[:16]):
+        y = top + 8 + 20 * i
+        parts.append(f'<circle cx="{left + width + 24}" cy="{y}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>')
+        parts.append(f'<text x="{left + width + 34}" y="{y + 4}" {_TEXT}>{escape(group)}</text>')
+    return _svg(left + width + 230, top + height + 50, title, parts)
+
+
+def _round_up(value: float) -> float:
+    """The next number of one or two digits that divides well."""
+    if value <= 0:
+        return 1.0
+    size = 10.0 ** math.floor(math.log10(value))
+    return next(size * f for f in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if size * f >= value)
+
+
+def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'role="img" aria-label="{escape(title)}">{"".join(parts)}</svg>'
+    )

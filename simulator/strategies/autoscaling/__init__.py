@@ -1,0 +1,1 @@
+"""How many instances of which kind: reactive, predictive, priced, and what to do when one is taken away."""

@@ -1,0 +1,1 @@
+"""Job queues: who runs next on a cluster that cannot run all."""

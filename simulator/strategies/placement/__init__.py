@@ -1,0 +1,1 @@
+"""Placement: on which nodes a gang runs."""

@@ -1,0 +1,209 @@
+"""Job queues against queueing theory, hand-made schedules, and laws that every policy must keep."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike
+
+from simulator.cluster.queue import QueueResult, run_queue
+from simulator.errors import ConfigError
+from simulator.registry import lookup, strategies
+from simulator.strategies.cluster_protocols import JobQueue, NodePlacement
+from simulator.workload.job_traces import JobTable, llm_mix, read_jobs
+
+QUEUES = [r.name for r in strategies(family="job_queue")]
+PLACEMENTS = [r.name for r in strategies(family="placement")]
+
+
+def table(
+    submit: ArrayLike, run: ArrayLike, gpus: ArrayLike, tenant: ArrayLike = 0, priority: ArrayLike = 0
+) -> JobTable:
+    submit = np.asarray(submit, np.float64)
+    whole = [np.broadcast_to(np.asarray(x, np.int64), submit.shape) for x in (gpus, tenant, priority)]
+    return JobTable(
+        submit, np.asarray(run, np.float64), whole[0], whole[1], ("a", "b", "c"), whole[2], [""] * len(submit)
+    )
+
+
+def run(jobs: JobTable, sizes: list[int], queue: str, placement: str = "first-fit", **more: Any) -> QueueResult:
+    return run_queue(jobs, sizes, lookup("job_queue", queue)(), lookup("placement", placement)(), **more)
+
+
+def poisson(count: int, rate: float, mean: float, seed: int = 0) -> JobTable:
+    random = np.random.Generator(np.random.PCG64(seed))
+    return table(np.cumsum(random.exponential(1 / rate, count)), random.exponential(mean, count), 1)
+
+
+def test_waits_of_single_accelerator_jobs_are_those_of_m_m_c() -> None:
+    servers, load = 8, 0.6
+    jobs = poisson(120_000, servers * load, 1.0)
+    result = run(jobs, [servers], "fifo")
+    offered = servers * load
+    tail = offered**servers / math.factorial(servers) / (1 - load)
+    erlang_c = tail / (sum(offered**k / math.factorial(k) for k in range(servers)) + tail)
+    assert result.wait.mean() == pytest.approx(erlang_c / (servers * (1 - load)), rel=0.08)
+    assert result.utilization == pytest.approx(load, rel=0.02)
+    # The same jobs by Kiefer and Wolfowitz: each takes the server that is free first.
+    free, waits = [0.0] * servers, []
+    for submit, service in zip(jobs.submit.tolist(), jobs.run.tolist(), strict=True):
+        start = max(submit, heapq.heappop(free))
+        waits.append(start - submit)
+        heapq.heappush(free, start + service)
+    assert result.wait == pytest.approx(np.array(waits), abs=1e-6)
+
+
+def test_whole_cluster_jobs_wait_as_in_m_g_1() -> None:
+    random = np.random.Generator(np.random.PCG64(3))
+    count, load = 100_000, 0.7
+    service = random.gamma(0.5, 2.0, count)  # mean 1, squared coefficient of variation 2
+    jobs = table(np.cumsum(random.exponential(1 / load, count)), service, 16)
+    assert run(jobs, [8, 8], "fifo").wait.mean() == pytest.approx(load * 3 / (2 * (1 - load)), rel=0.08)
+
+
+def test_shortest_job_first_waits_as_in_theory() -> None:
+    # Two classes in M/G/1 with non-preemptive priority (Cobham): W_i = R / ((1 − σ_{i−1})(1 − σ_i)).
+    random = np.random.Generator(np.random.PCG64(4))
+    count = 150_000
+    short = random.random(count) < 0.8
+    service = np.where(short, 0.5, 3.0)
+    jobs = table(np.cumsum(random.exponential(1.25, count)), service, 8)
+    result = run(jobs, [8], "sjf")
+    residual = 0.8 * (0.8 * 0.25 + 0.2 * 9.0) / 2
+    first, both = 0.8 * 0.8 * 0.5, 0.8 * (0.8 * 0.5 + 0.2 * 3.0)
+    assert result.wait[short].mean() == pytest.approx(residual / (1 - first), rel=0.05)
+    assert result.wait[~short].mean() == pytest.approx(residual / ((1 - first) * (1 - both)), rel=0.08)
+
+
+def test_informed_orders_wait_less_than_fifo() -> None:
+    jobs = poisson(20_000, 7.6, 1.0, seed=5)
+    mean = {q: run(jobs, [8], q).completion.mean() for q in ("fifo", "sjf", "srtf")}
+    assert mean["srtf"] < mean["sjf"] < mean["fifo"]
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_work_is_conserved_and_every_job_ends(queue: str, placement: str) -> None:
+    jobs = llm_mix(1500, 1 / 20, seed=2, largest=64)
+    result = run(jobs, [8] * 16, queue, placement, groups=[i // 4 for i in range(16)])
+    assert isinstance(lookup("job_queue", queue)(), JobQueue)
+    assert isinstance(lookup("placement", placement)(), NodePlacement)
+    assert np.isfinite(result.finish).all()
+    assert (result.wait >= 0).all()
+    assert (result.completion >= jobs.run * (1 - 1e-9)).all()
+    work = float((jobs.run * jobs.gpus).sum())
+    assert result.utilization * 128 * result.makespan == pytest.approx(work, rel=1e-9)
+    assert 0 <= result.fragmentation < 1
+    again = run(jobs, [8] * 16, queue, placement, groups=[i // 4 for i in range(16)])
+    assert np.array_equal(again.finish, result.finish)
+
+
+@pytest.mark.parametrize("queue", QUEUES)
+def test_no_policy_waits_on_an_empty_cluster(queue: str) -> None:
+    result = run(table([0, 100, 200], [10, 10, 10], [8, 4, 1]), [8], queue)
+    assert result.wait.tolist() == [0, 0, 0]
+
+
+def test_small_schedules_by_hand() -> None:
+    # 8 accelerators: 6 for 10 s, then a whole-cluster gang, then 2 for 5 s and 2 for 20 s.
+    jobs = table([0, 1, 2, 3], [10, 10, 5, 20], [6, 8, 2, 2])
+    assert run(jobs, [8], "fifo").start.tolist() == [0, 10, 20, 20]
+    # Backfill: the 5-s job ends at 7, before the gang's reservation at 10; the 20-s job would delay it.
+    assert run(jobs, [8], "backfill").start.tolist() == [0, 10, 2, 20]
+    # Shortest first: at 10 the gang (10 s) and the 20-s job wait, and the 5-s job has gone first.
+    assert run(jobs, [8], "sjf").start.tolist() == [0, 10, 2, 20]
+
+
+def test_shortest_remaining_time_preempts_and_pays_for_it() -> None:
+    jobs = table([0, 4], [10, 2], 8)
+    result = run(jobs, [8], "srtf")
+    assert (result.finish.tolist(), result.preemptions.tolist()) == ([12, 6], [1, 0])
+    paid = run(jobs, [8], "srtf", preemption=3.0)
+    assert paid.finish.tolist() == [15, 6]
+
+
+def test_tiresias_lets_new_jobs_pass_those_with_much_service() -> None:
+    # 8 accelerators reach 3,600 accelerator-seconds at 450 s; the second job takes over and ends at 550 s.
+    result = run(table([0, 10], [1000, 100], 8), [8], "tiresias")
+    assert result.start.tolist() == [0, 450]
+    assert result.finish.tolist() == [1100, 550]
+
+
+def test_priority_preempts_and_quota_holds() -> None:
+    high = run(table([0, 5], [20, 5], 8, priority=[0, 1]), [8], "priority")
+    assert high.finish.tolist() == [25, 10]
+    jobs = table([0, 0, 0], [10, 10, 10], 4, tenant=[0, 0, 1])
+    limited = run_queue(jobs, [8], lookup("job_queue", "quota")({0: 0.5, 1: 0.5}), lookup("placement", "first-fit")())
+    assert limited.start.tolist() == [0, 10, 0]
+    with pytest.raises(ValueError, match="add up to at most 1"):
+        lookup("job_queue", "quota")({0: 0.7, 1: 0.5})
+
+
+def test_fair_shares_between_tenants() -> None:
+    # Tenant 0 floods first; the second tenant's jobs get every second place until its ten are done.
+    jobs = table([0.0] * 40 + [0.5] * 10, [1.0] * 50, 4, tenant=[0] * 40 + [1] * 10)
+    fair, fifo = run(jobs, [8], "drf"), run(jobs, [8], "fifo")
+    assert fair.finish[40:].max() == pytest.approx(11)
+    assert fifo.finish[40:].min() == pytest.approx(21)
+    assert fair.makespan == fifo.makespan == 25
+
+
+def test_packing_leaves_room_that_scattering_wastes() -> None:
+    # Eight single jobs on four nodes of eight, then a gang of 24.
+    jobs = table([0] * 8 + [1], [10] * 8 + [5], [1] * 8 + [24])
+    packed = run(jobs, [8] * 4, "fifo", "best-fit")
+    assert packed.start[-1] == 1
+    assert packed.fragmentation == 0
+    scattered = run(jobs, [8] * 4, "fifo", "random", spread=0.5)
+    assert scattered.completion[-1] == 10  # the gang runs on more nodes than it needs, at half speed
+
+
+def test_topology_aware_gangs_stay_below_one_leaf() -> None:
+    place = lookup("placement", "topology-aware")().place
+    size, group = np.full(8, 8), np.array([0, 0, 0, 0, 1, 1, 1, 1])
+    free = np.array([8, 8, 8, 0, 8, 8, 8, 8])
+    assert {group[n] for n, _ in place(32, free, size, group)} == {1}
+    assert {group[n] for n, _ in place(24, free, size, group)} == {0}, "the leaf that it fills most"
+    assert place(4, np.array([8, 6, 8, 0, 8, 8, 8, 8]), size, group) == ((1, 4),)
+    assert place(64, free, size, group) is None
+
+
+def test_impossible_jobs_are_named_before_anything_runs() -> None:
+    with pytest.raises(ConfigError, match="job 1 asks for 9 accelerators, the cluster has 8"):
+        run(table([0, 1], [1, 1], [4, 9]), [8], "fifo")
+    with pytest.raises(ConfigError, match="spread"):
+        run(table([0], [1], 1), [8], "fifo", spread=0.0)
+
+
+def test_philly_replays_every_job(shared: Path) -> None:
+    jobs = read_jobs(shared / "traces/philly_2017/philly.csv.gz")
+    assert (len(jobs), jobs.read, jobs.dropped, len(jobs.tenants)) == (82247, 82247, (), 15)
+    assert float(np.mean(jobs.run)) == pytest.approx(13135.9, rel=1e-4)
+    some = jobs.head(5000)
+    result = run(some, [8] * 20, "fifo", "best-fit")
+    assert np.isfinite(result.finish).all()
+
+
+def test_bad_traces_are_refused_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.csv"
+    path.write_text(
+        "timestamp,duration,num_gpus,gpu_time,cluster\n2017-10-09 07:01:55,-1,1,1,a\n2017-10-09 07:02:55,5,1,5,a\n"
+    )
+    with pytest.raises(ConfigError, match="line 2"):
+        read_jobs(path)
+    kept = read_jobs(path, skip_bad_rows=True)
+    assert (len(kept), kept.read, kept.dropped) == (1, 2, (("bad row", 1),))
+
+
+def test_the_generated_mix_has_the_published_shares() -> None:
+    jobs = llm_mix(50_000, 1.0, seed=1)
+    kinds = np.array(jobs.kind)
+    for kind, share, median in (("eval", 64.9, 1), ("pretrain", 0.9, 128), ("sft", 14.9, 8), ("debug", 1.9, 8)):
+        assert (kinds == kind).mean() == pytest.approx(share / 100.1, rel=0.1)
+        assert np.median(jobs.gpus[kinds == kind]) == median
+    assert 50_000 / jobs.submit[-1] == pytest.approx(1.0, rel=0.02)
