@@ -133,8 +133,11 @@ CASES: dict[str, Callable[[], Work]] = {
         "estimate", "workloads.chat.deployment.plan.tp=1,2,4,8", "workloads.chat.deployment.max_num_seqs=8:2000:8"
     ),
     "process pool: sweep of 200 serving runs of 5,000 requests": lambda: sweep_of(
-        "run", "workloads.chat.requests.count=5000", "workloads.chat.requests.rate=2 /s,4 /s,6 /s,8 /s,10 /s",
-        "seed=1:10", "workloads.chat.deployment.replicas=1:4",
+        "run",
+        "workloads.chat.requests.count=5000",
+        "workloads.chat.requests.rate=2 /s,4 /s,6 /s,8 /s,10 /s",
+        "seed=1:10",
+        "workloads.chat.deployment.replicas=1:4",
     ),
     "process pool: recommend, 4 GPUs x 4 layouts": recommendation,
     "process: fmsim --help": lambda: process("--help"),

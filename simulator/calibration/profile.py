@@ -91,6 +91,9 @@ def write_accelerator(
 
 def _processor_lines(name: str, info: DeviceInfo, peaks: Peaks, host: HostFigures, ranks: int) -> list[str]:
     memory = info.memory / ranks
+    rates = dict(peaks.flops)
+    if not rates.keys() & {"bf16", "fp16"}:  # ranks are measured in fp32 only, and a profile needs a 16-bit rate
+        rates["bf16"] = rates["fp32"]
     idle, peak = host.idle_power / ranks, host.peak_power / ranks
     power = (
         f"power: {{idle: {idle:.4g} W, peak: {peak:.4g} W}}"
@@ -100,7 +103,7 @@ def _processor_lines(name: str, info: DeviceInfo, peaks: Peaks, host: HostFigure
     return [
         f"name: {name}", f"vendor: {info.vendor}", "architecture: cpu", f"year: {datetime.now(UTC).year}",
         "peak_flops: # the highest rates measured, 2 % above",
-        *(f"  {dtype}: {rate / 1e9:.4g} GFLOP/s" for dtype, rate in sorted(peaks.flops.items())),
+        *(f"  {dtype}: {rate / 1e9:.4g} GFLOP/s" for dtype, rate in sorted(rates.items())),
         f"memory: {{type: host, capacity: {memory / 2**30:.4g} GiB, usable: {memory / 2**30:.4g} GiB, "
         f"bandwidth: {peaks.bandwidth / 1e9:.4g} GB/s}}",
         f"scale_up: {{name: shared-memory, bandwidth: {host.host_bandwidth / 1e9:.4g} GB/s, latency: 20 us, "
@@ -114,6 +117,7 @@ def _processor_notes(ranks: int) -> list[str]:
     cut = f"; one of {ranks} equal shares of the machine, measured while the others were as busy" if ranks > 1 else ""
     return [
         "estimated:",
+        '  peak_flops.bf16: "where it was not measured: the rate of fp32"',
         '  memory.bandwidth: "highest rate of any measured kernel, caches included, so that no price falls below it"',
         '  power.idle: "where the counters cannot be read: a server processor at rest"',
         '  power.peak: "where the counters cannot be read: a server processor under load"',

@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -246,7 +247,7 @@ class JobQueueProcess:
         """One pass; under a dynamic order it ends with the first start. Whether any job started."""
         blocked: QueuedJob | None = None
         started: set[int] = set()
-        for job in self.waiting:
+        for job in islice(self.waiting, self.queue.reach):
             if not self.free_count or (blocked is not None and not self.queue.passing):
                 break
             fits = job.gpus <= self.free_count and self.queue.admits(job, view)

@@ -153,7 +153,7 @@ class Fleet:
         # Before anything has been served the first requests' own times stand in.
         mean = self._work / self._served if self._served else (self.service[0] if self.service else 0.0)
         return FleetView(
-            ready, len(alive) - ready, outstanding, self._seen / elapsed if elapsed > 0.0 else 0.0,
+            ready, len(alive) - ready, outstanding, self._seen / max(elapsed, self.interval),
             0.0 if outstanding else now - self._last_end, mean, self.lead,
         )  # fmt: skip
 

@@ -328,9 +328,13 @@ class PooledDeployment:
         """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
         table, first, second = self.table, self.prefill[0], self.decode[0]
         inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
-        reason = np.where(inputs > first.policy.longest_prefill(first), 3, 0)
-        # Either pool may be asked to serve a request as a whole.
-        reason[total > min(first.pool.most_tokens, second.pool.most_tokens)] = 2
+        longest = first.policy.longest_prefill(first)
+        most = np.minimum(first.pool.most_tokens - inputs - 1, second.pool.most_tokens - total)
+        if self.policy.borrows:
+            longest = min(longest, second.policy.longest_prefill(second))
+            most = np.minimum(most, first.pool.most_tokens - total)
+        reason = np.where(inputs > longest, 3, 0)
+        reason[most < 0] = 2
         if self.limits.max_model_len:
             reason[total > self.limits.max_model_len] = 1
         return reason.tolist()  # type: ignore[no-any-return]

@@ -236,6 +236,8 @@ class JobQueue(Protocol):
     """Whether the keys of waiting jobs change while they wait."""
     passing: bool
     """Whether a job ever starts before one that comes first and does not fit."""
+    reach: int
+    """Waiting jobs that are looked at, from the first on."""
 
     def key(self, job: QueuedJob, view: QueueView) -> tuple[float, ...]:
         """Smaller runs first."""

@@ -56,7 +56,7 @@ class FleetView(NamedTuple):
     outstanding
         Requests that wait or run.
     rate
-        Arrivals per second since the last decision.
+        Arrivals per second since the last regular decision, over the interval between two of them at least.
     idle
         Time since a request was there [s]; 0 while there is one.
     service

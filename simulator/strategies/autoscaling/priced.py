@@ -53,9 +53,11 @@ class Mark:
             rate = max(self.forecast(now), self.forecast(ahead))
         else:
             slope = 0.0
-            if self._last is not None and now > self._last[0]:
-                slope = (view.rate - self._last[1]) / (now - self._last[0])
-            self._last = now, view.rate
+            # With no instance at all it is asked out of turn: such a short time says nothing of a trend.
+            if view.ready + view.starting:
+                if self._last is not None and now > self._last[0]:
+                    slope = (view.rate - self._last[1]) / (now - self._last[0])
+                self._last = now, view.rate
             rate = max(view.rate, view.rate + slope * view.lead)
         return max(1, math.ceil(rate * view.service / self.utilization - 1e-9))
 

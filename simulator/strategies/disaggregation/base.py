@@ -23,6 +23,8 @@ class DisaggregationPolicy(Protocol):
     name: str
     layerwise: bool
     """Whether the keys and values of a layer leave while the next one is computed; else after the whole prompt."""
+    borrows: bool
+    """Whether a replica of either pool may be asked to serve a request as a whole."""
 
     def place(
         self, request: RequestState, prefill: Sequence[ReplicaView], decode: Sequence[ReplicaView], now: float

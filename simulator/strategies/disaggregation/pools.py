@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from simulator.registry import Claim, register
+from simulator.registry import register
 from simulator.strategies.disaggregation.base import Placement, fewest_outstanding, fewest_queued_tokens
 from simulator.strategies.serving_protocols import ReplicaView, RequestState
 
@@ -26,7 +26,7 @@ class Splitwise:
     """Shortest queue in both pools, chosen together at arrival; keys and values leave layer by layer."""
 
     name: str
-    layerwise = True
+    layerwise, borrows = True, False
 
     def place(
         self, request: RequestState, prefill: Sequence[ReplicaView], decode: Sequence[ReplicaView], now: float
@@ -46,12 +46,6 @@ class Splitwise:
     family="disaggregation",
     cites=("Zhong et al. 2024 (DistServe), arXiv 2401.09670",),
     catalogue=("DistServe",),
-    claims=(
-        Claim(
-            "7.4× requests or 12.6× tighter SLO than vLLM, OPT-13B to OPT-175B, 32 A100-80, 25 Gb/s across nodes",
-            "DistServe v2, as carried in published_serving.yaml (distserve_gain)",
-        ),
-    ),
     validated_by="closed_form",
 )
 class DistServe:
@@ -62,7 +56,7 @@ class DistServe:
     """
 
     name: str
-    layerwise = False
+    layerwise, borrows = False, False
 
     def place(
         self, request: RequestState, prefill: Sequence[ReplicaView], decode: Sequence[ReplicaView], now: float
@@ -92,6 +86,8 @@ class MixedPool(Splitwise):
     queue_limit
         Prompt tokens queued on the best prompt machine from which on a token machine with fewer is asked.
     """
+
+    borrows = True
 
     def __init__(self, queue_limit: int = 8192) -> None:
         if queue_limit < 0:

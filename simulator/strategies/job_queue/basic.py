@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 
 from simulator.registry import register
@@ -10,7 +11,7 @@ from simulator.strategies.cluster_protocols import QueuedJob, QueueView
 
 __all__ = ["Backfill", "Drf", "Fifo", "Quota", "ShortestJobFirst"]
 
-SCHEDULERS = "Philly/PAI/Saturn-class job schedulers"
+SCHEDULERS = "Philly/PAI/Saturn-class job schedulers (MLaaS-in-the-wild ◇, Pollux, Sia, Tiresias)"
 
 
 @register(
@@ -24,6 +25,7 @@ class Fifo:
     preemptive = False
     dynamic = False
     passing = False
+    reach = sys.maxsize
 
     def key(self, job: QueuedJob, view: QueueView) -> tuple[float, ...]:
         """By submission."""
@@ -51,16 +53,32 @@ class Backfill(Fifo):
 
     The reservation is of nodes, not of a number: jobs that would run into it never pass, so that a large gang is not
     starved by fragments.
+
+    Parameters
+    ----------
+    reach
+        Waiting jobs that are tried at each event, from the first on, as schedulers of real clusters limit it.
     """
 
     passing = True
+
+    def __init__(self, reach: int = 1000) -> None:
+        self.reach = reach
 
     def passes(self, job: QueuedJob, blocked: QueuedJob, view: QueueView) -> bool:
         """If it ends before the first one can start."""
         return view.now + job.estimate <= view.earliest(blocked)
 
 
-@register("sjf", kind="policy", area="cluster", family="job_queue", catalogue=(SCHEDULERS,), validated_by="closed_form")
+@register(
+    "sjf",
+    kind="policy",
+    area="cluster",
+    family="job_queue",
+    cites=("Cobham, Operations Research 1954",),
+    catalogue=(SCHEDULERS,),
+    validated_by="closed_form",
+)
 class ShortestJobFirst(Fifo):
     """The shortest job first, by its estimate."""
 
@@ -99,7 +117,15 @@ class Drf(Fifo):
         return job.tenant != blocked.tenant
 
 
-@register("quota", kind="policy", area="cluster", family="job_queue", catalogue=(SCHEDULERS,), validated_by="mechanism")
+@register(
+    "quota",
+    kind="policy",
+    area="cluster",
+    family="job_queue",
+    cites=("Jeon et al., Philly, USENIX ATC 2019",),
+    catalogue=(SCHEDULERS,),
+    validated_by="mechanism",
+)
 class Quota(Fifo):
     """First come, first served inside fixed shares of the cluster per tenant.
 

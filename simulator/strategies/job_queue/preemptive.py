@@ -12,7 +12,13 @@ __all__ = ["PriorityPreemption", "ShortestRemainingTimeFirst", "Tiresias"]
 
 
 @register(
-    "srtf", kind="policy", area="cluster", family="job_queue", catalogue=(SCHEDULERS,), validated_by="closed_form"
+    "srtf",
+    kind="policy",
+    area="cluster",
+    family="job_queue",
+    cites=("Schrage, Operations Research 1968",),
+    catalogue=(SCHEDULERS,),
+    validated_by="closed_form",
 )
 class ShortestRemainingTimeFirst(Fifo):
     """The job with the least time left runs, whoever runs now."""

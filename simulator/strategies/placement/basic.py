@@ -25,9 +25,7 @@ def _take(order: Ints, free: Ints, gpus: int) -> Gang | None:
     return tuple(zip(nodes.tolist(), counts.tolist(), strict=True))
 
 
-@register(
-    "first-fit", kind="policy", area="cluster", family="placement", catalogue=("CNC brain",), validated_by="mechanism"
-)
+@register("first-fit", kind="policy", area="cluster", family="placement", validated_by="mechanism")
 class FirstFit:
     """The first nodes with free accelerators, one node if one has enough."""
 
@@ -43,7 +41,7 @@ class FirstFit:
 
 @register(
     "best-fit", kind="policy", area="cluster", family="placement", cites=("Jeon et al., Philly, USENIX ATC 2019",),
-    catalogue=("CNC brain",), validated_by="mechanism",
+    validated_by="mechanism",
 )  # fmt: skip
 class BestFit:
     """The fullest node that has enough; gangs larger than a node take empty nodes and wait for them."""

@@ -70,7 +70,7 @@ def test_cost_constants_never_beat_the_roofline(name: str) -> None:
         assert constant.id == f"{name}.{key}"
         assert constant.source
         assert 0 < constant.sigma < 1
-        if leaf in ("compute", "memory"):
+        if leaf in ("compute", "memory", "sustained"):
             assert 0 < constant.value <= 1, key
             assert constant.unit == ""
         elif leaf == "sharpness":

@@ -113,11 +113,11 @@ def test_nothing_is_lost_or_duplicated(data: st.DataObject) -> None:
     clock = Clock()
     link = PointToPoint(clock, data.draw(st.sampled_from([1e4, 1e6, math.inf])), 0.001)
     seqs = data.draw(st.integers(1, 8))
-    budget = data.draw(st.sampled_from([32, 4096]))
+    budget, batching = data.draw(st.sampled_from([(32, "chunked-prefill"), (4096, "prefill-first")]))
     process = PooledDeployment(
         clock, requests,
         Pool(Affine(), EngineLimits(blocks[0], 16, budget, seqs), data.draw(st.integers(1, 2)), "chunked-prefill"),
-        Pool(Affine(), EngineLimits(blocks[1], 16, budget, seqs), data.draw(st.integers(1, 2)), "chunked-prefill"),
+        Pool(Affine(), EngineLimits(blocks[1], 16, budget, seqs), data.draw(st.integers(1, 2)), batching),
         link, wire_bytes=wire, layers=LAYERS, policy=policy,
     )  # fmt: skip
     result = clock.run(process.start())
