@@ -1,4 +1,4 @@
-"""Profiling tables of peers in their published formats: Vidur, Frontier, LLMServingSim, APEX, SimuMax, LLMCompass.
+"""Profiling tables of peers in their published formats.
 
 Each reader turns one file into rows of the kernel table; which reader fits is seen from the columns.
 """

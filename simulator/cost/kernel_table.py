@@ -39,8 +39,8 @@ MARGIN = math.log(1.25)
 """Sizes up to 25 % outside the measured ones count as measured."""
 
 HEAD_WEIGHT = 3.0
-"""Distance of head sizes relative to that of other sizes: 1 leaves 4.4 and 3.0 % on held-out prefill and decode kernels
-of an H200, 3 leaves 4.1 and 2.1 %, 6 is no better (``fmsim import aiconfigurator --device h200_sxm --report``)."""
+"""Distance of head sizes relative to that of other sizes, chosen among six variants on held-out attention kernels of an
+H200: that device's held-out attention errors are therefore not clean evidence, those of the others are."""
 
 LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 """Candidate lengths of the covariance, in units of ln(size)."""

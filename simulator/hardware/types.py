@@ -13,8 +13,19 @@ from typing import Literal, NamedTuple
 from simulator.constants import Constant
 
 __all__ = [
-    "Accelerator", "Cluster", "Curve", "Fabric", "Link", "NetworkProfile", "Node", "NodeGroup", "PowerProfile",
-    "Price", "ScaleUp", "Site", "Storage",
+    "Accelerator",
+    "Cluster",
+    "Curve",
+    "Fabric",
+    "Link",
+    "NetworkProfile",
+    "Node",
+    "NodeGroup",
+    "PowerProfile",
+    "Price",
+    "ScaleUp",
+    "Site",
+    "Storage",
 ]
 
 

@@ -51,8 +51,9 @@ class SelectiveRecompute(NoRecompute):
         dropped = made_inside - kept_outside
         forward = tuple(replace(op, saves=tuple(t for t in op.saves if t.name not in dropped)) for op in block.forward)
         again = tuple(_again(op) for op in core)
-        names = {op.name for op in core}
-        first = next(i for i, op in enumerate(block.backward) if op.name.split(".backward")[0] in names)
+        # Before the first backward Op that needs what was dropped: it reads the gradient of a core Op's result.
+        upstream = tuple(f"{name}.grad" for name in made_inside)
+        first = next(i for i, op in enumerate(block.backward) if any(t.name.startswith(upstream) for t in op.reads))
         return replace(block, forward=forward, backward=(*block.backward[:first], *again, *block.backward[first:]))
 
 
