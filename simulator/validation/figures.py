@@ -25,7 +25,7 @@ def _figure(columns: int, rows: int, height: float) -> tuple[Any, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.7 * columns, height), dpi=64, layout="constrained")
+    figure = Figure(figsize=(2.7 * columns, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
@@ -81,7 +81,7 @@ def error_plot(rows: Sequence[RowRecord], path: Path) -> bool:
     if not groups:
         return False
     order = sorted(groups, key=lambda g: (RELATIVE.index(g[0]), g[1]))
-    figure, axes = _figure(2, 1, 0.19 * len(order) + 0.8)
+    figure, axes = _figure(3, 1, 0.19 * len(order) + 0.8)
     axes[0][0].set_visible(False)
     figure.clear()
     axis = figure.add_subplot()
@@ -91,7 +91,7 @@ def error_plot(rows: Sequence[RowRecord], path: Path) -> bool:
         axis.plot([quantile(errors, 0.1), quantile(errors, 0.9)], [place, place], "-", color=colour, lw=2)
         axis.plot([quantile(errors, 0.5)], [place], "o", color=colour, ms=4)
     axis.axvline(0, color="#222222", lw=0.8)
-    marks = (-0.75, -0.5, -0.25, -0.1, 0, 0.1, 0.25, 0.5, 1.0, 3.0)
+    marks = (-0.75, -0.25, 0, 0.25, 1.0, 3.0)
     axis.set_xticks([math.copysign(math.log2(1 + abs(m)), m) for m in marks], [f"{m:+.0%}" for m in marks], fontsize=7)
     axis.set_yticks(
         range(len(order)),
