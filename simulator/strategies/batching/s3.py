@@ -61,7 +61,8 @@ class S3(Ordered):
                 horizon = min(horizon, left)
         if misses:
             return BatchPlan(moves=Moves(preempt=misses))
-        return super().schedule(replica, now)._replace(horizon=horizon)
+        # While somebody waits, what fits is judged anew before every iteration.
+        return super().schedule(replica, now)._replace(horizon=1 if replica.waiting else horizon)
 
     def _allow(self, request: RequestState, replica: ReplicaView, tokens: int) -> None:
         most = (replica.kv_blocks - max(replica.watermark_blocks, 1)) * replica.block_size - request.input_tokens

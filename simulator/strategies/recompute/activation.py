@@ -52,7 +52,7 @@ class SelectiveRecompute(NoRecompute):
         forward = tuple(replace(op, saves=tuple(t for t in op.saves if t.name not in dropped)) for op in block.forward)
         again = tuple(_again(op) for op in core)
         # Before the first backward Op that needs what was dropped: it reads the gradient of a core Op's result.
-        upstream = tuple(f"{name}.grad" for name in made_inside)
+        upstream = tuple(f"{name.partition('|')[0]}.grad" for name in made_inside)
         first = next(i for i, op in enumerate(block.backward) if any(t.name.startswith(upstream) for t in op.reads))
         return replace(block, forward=forward, backward=(*block.backward[:first], *again, *block.backward[first:]))
 

@@ -183,7 +183,7 @@ def test_a_window_without_tasks_is_an_error_that_names_the_end(one_f_one_b: Resu
 
 
 def test_unrecorded_tasks_are_hatched(trillion: Result) -> None:
-    ax = pipeline_gantt(trillion, window=(0.0, 100.0))
+    ax = pipeline_gantt(trillion, window=(0.0, 200.0))
     hatched = [c for c in ax.collections if c.get_label() == "not recorded"]
     assert [len(c.get_paths()) for c in hatched] == [64]
     assert "not recorded" in note_of(ax)
