@@ -66,7 +66,8 @@ class Replica(Residency):
         self.version = 0
         """Changes whenever ``next_time`` does."""
         self._on_finish = on_finish
-        self._single = stride == 1 or limits.pipeline_stages > 1
+        # Swapped-out requests come back between decodes of others, which a jump cannot foresee.
+        self._single = stride == 1 or limits.pipeline_stages > 1 or limits.preemption == "swap"
         self._together = policy.release_together
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
