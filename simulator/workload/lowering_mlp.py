@@ -63,6 +63,26 @@ def _intermediate(name: str, activated: Tensor, spec: MlpSpec, ctx: LoweringCont
     return (replace(activated, name=f"{name}.gate"),) if kept else ()
 
 
+def _grouped(name: str, spec: MlpSpec, read: Tensor, inner: Dim, outer: Dim, ctx: LoweringContext) -> Op:
+    """One linear layer of all experts over the routed rows of ``read``."""
+    experts, routed = Dim.of("experts", spec.num_experts), read.dims[0]
+    weight = ctx.param(f"{name}.weight", experts, inner, outer)
+    reads = (read, weight) + ((ctx.param(f"{name}.bias", experts, outer),) if spec.expert_bias else ())
+    return Op(
+        name,
+        OpKind.GROUPED_GEMM,
+        Phase.FORWARD,
+        ctx.dtype,
+        reads,
+        (Tensor(f"{name}.out", TensorClass.ACTIVATION, (routed, outer), ctx.dtype),),
+        (routed, inner, outer),
+        2.0,
+        contracts=(inner.name,),
+        saves=ctx.saved(read),
+        tags={"experts": str(spec.num_experts), "per_token": str(spec.num_experts_per_tok)},
+    )
+
+
 def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
     """Router, permutation, grouped GEMMs of the experts, weighted combination.
 
@@ -71,7 +91,6 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
     """
     tokens = ctx.batch * ctx.sequence
     routed = Dim.of("routed", tokens * spec.num_experts_per_tok)
-    experts = Dim.of("experts", spec.num_experts)
     inner = Dim("expert_ffn", ((spec.moe_intermediate_size, 1),))
     wide = Dim("expert_ffn", ((spec.moe_intermediate_size, 1),) * (2 if spec.gated else 1))
 
@@ -79,21 +98,7 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         return Tensor(f"{name}.{part}", TensorClass.ACTIVATION, (routed, dim), ctx.dtype)
 
     def grouped(part: str, read: Tensor, inner_dim: Dim, outer: Dim) -> Op:
-        weight = ctx.param(f"{name}.{part}.weight", experts, inner_dim, outer)
-        reads = (read, weight) + ((ctx.param(f"{name}.{part}.bias", experts, outer),) if spec.expert_bias else ())
-        return Op(
-            f"{name}.{part}",
-            OpKind.GROUPED_GEMM,
-            Phase.FORWARD,
-            ctx.dtype,
-            reads,
-            (rows(f"{part}.out", outer),),
-            (routed, inner_dim, outer),
-            2.0,
-            contracts=(inner_dim.name,),
-            saves=ctx.saved(read),
-            tags={"experts": str(spec.num_experts), "per_token": str(spec.num_experts_per_tok)},
-        )
+        return _grouped(f"{name}.{part}", spec, read, inner_dim, outer, ctx)
 
     router = ctx.gemm(f"{name}.router", source, ctx.hidden, Dim.of("router", spec.num_experts), bias=spec.router_bias)
     chosen = ctx.activation(f"{name}.topk.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="fp32")
