@@ -125,7 +125,7 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         if (v := _number(row, f"share_{k}"))
     ]
     return [
-        ("step time", step),
+        ("bound on step time" if row["depth"] == "estimate" else "step time", step),
         ("roofline floor", _seconds(_number(row, "floor_seconds"))),
         ("MFU", mfu + (f"  (causal attention {causal})" if causal else "")),
         ("HFU", _share(_number(row, "hfu"))),
