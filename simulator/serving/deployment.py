@@ -106,12 +106,6 @@ class DeploymentProcess:
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
         costs = cost if isinstance(cost, list) else [cost] * replicas
-        if self.policy.release_together and self.kv_policy.grows:
-            raise ConfigError(
-                f"batching '{self.policy.name}' holds a batch until its longest output ends, so its KV cache has to be "
-                f"reserved: kv_cache '{self.kv_policy.name}' grows; choose 'reserve-exact', 'reserve-pow2' or "
-                "'reserve-max'"
-            )
         if len(costs) != replicas:
             raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
         shared = {t.name: TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
@@ -291,6 +285,11 @@ def make(family: str, choice: Any, *arguments: object) -> Any:
 
 def _kv_policy(choice: str | KVCachePolicy | None, batching: BatchPolicy) -> KVCachePolicy:
     policy: KVCachePolicy = make("kv_cache", batching.kv_policy if choice is None else choice)
+    if batching.release_together and policy.grows:
+        raise ConfigError(
+            f"batching '{batching.name}' holds a batch until its longest output ends, so its KV cache has to be "
+            f"reserved: kv_cache '{policy.name}' grows; choose 'reserve-exact', 'reserve-pow2' or 'reserve-max'"
+        )
     return policy
 
 

@@ -6,9 +6,22 @@ from simulator.registry import register
 from simulator.strategies.batching.first_come import FirstCome, Seats
 from simulator.strategies.protocols import BatchPlan, ReplicaView, RequestState
 
-__all__ = ["ChunkedPrefill"]
+__all__ = ["ChunkedPrefill", "running_chunks"]
 
 _DECODE = BatchPlan()
+
+
+def running_chunks(replica: ReplicaView, decodes: int) -> tuple[list[tuple[RequestState, int]], int]:
+    """Chunks of the prompts under way, and what ``decodes`` and they leave of the token budget [tokens]."""
+    budget = replica.max_num_batched_tokens - decodes
+    batch: list[tuple[RequestState, int]] = []
+    for request in replica.prefilling:
+        if budget <= 0:
+            break
+        chunk = min(request.remaining_prefill, budget)
+        budget -= chunk
+        batch.append((request, chunk))
+    return batch, budget
 
 
 @register(
@@ -33,14 +46,7 @@ class ChunkedPrefill(FirstCome):
         if not replica.waiting and not replica.prefilling:
             return _DECODE
         decodes = min(replica.secure_decodes(), replica.max_batch_seqs)
-        budget = replica.max_num_batched_tokens - decodes
-        batch: list[tuple[RequestState, int]] = []
-        for request in replica.prefilling:
-            if budget <= 0:
-                break
-            chunk = min(request.remaining_prefill, budget)
-            budget -= chunk
-            batch.append((request, chunk))
+        batch, budget = running_chunks(replica, decodes)
         waiting = replica.waiting
         if not batch and len(waiting) == 1 and not replica.swapped:
             # The usual case, one newcomer, without the general machinery.

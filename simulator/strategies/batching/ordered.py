@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from heapq import nsmallest
 
 from simulator.registry import register
-from simulator.strategies.batching.chunked_prefill import ChunkedPrefill
+from simulator.strategies.batching.chunked_prefill import ChunkedPrefill, running_chunks
 from simulator.strategies.batching.first_come import Seats
 from simulator.strategies.batching.prediction import LengthPredictor
 from simulator.strategies.protocols import BatchPlan, ReplicaView, RequestState
@@ -35,14 +35,7 @@ class Ordered(ChunkedPrefill):
         if not replica.waiting and not replica.prefilling:
             return _DECODE
         decodes = min(replica.secure_decodes(), replica.max_batch_seqs)
-        budget = replica.max_num_batched_tokens - decodes
-        batch: list[tuple[RequestState, int]] = []
-        for request in replica.prefilling:
-            if budget <= 0:
-                break
-            chunk = min(request.remaining_prefill, budget)
-            budget -= chunk
-            batch.append((request, chunk))
+        batch, budget = running_chunks(replica, decodes)
         seats = min(replica.max_num_seqs - replica.running, replica.max_batch_seqs - decodes - len(batch))
         if budget > 0 and seats > 0 and replica.waiting and not replica.swapped:
             self._admit(replica, batch, budget, Seats(replica, decodes + len(batch)), seats)
