@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from simulator.hardware.power import node_power, utilisation
 from simulator.hardware.types import Cluster, Price
 
-__all__ = ["Bill", "Draw", "bill", "mean_draw"]
+__all__ = ["Bill", "Draw", "bill", "item_rows", "mean_draw", "money_columns"]
 
 YEAR = 31557600.0
 LIFETIME = 4 * YEAR
@@ -114,3 +115,23 @@ def _rate(device: Price, node: Price, per_node: int) -> tuple[float, float, str,
             False,
         )
     return (float("nan"), float("nan"), "no price is known for this device", True)
+
+
+def money_columns(charge: Bill, seconds: float, tokens: float) -> dict[str, float]:
+    """Summary columns of energy and cost of a bill over ``seconds`` [s] and so many tokens."""
+    per_token = 1.0 / tokens if tokens else math.nan
+    return {
+        "power_mean": charge.energy / seconds if seconds else math.nan,
+        "energy": charge.energy,
+        "energy_per_token": charge.energy * per_token,
+        "carbon": charge.carbon,
+        "usd": charge.usd,
+        "usd_per_million_tokens": charge.usd * per_token * 1e6,
+        "usd_per_million_tokens_low": charge.low * per_token * 1e6,
+        "usd_per_million_tokens_high": charge.high * per_token * 1e6,
+    }
+
+
+def item_rows(items: tuple[dict[str, Any], ...]) -> dict[str, list[Any]]:
+    """Items of a bill as columns."""
+    return {key: [item[key] for item in items] for key in items[0]} if items else {}

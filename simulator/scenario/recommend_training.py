@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.cluster.economics import bill
-from simulator.cluster.run import training_bill
+from simulator.cluster.training_tenant import training_bill
 from simulator.errors import ConfigError
 from simulator.hardware.profiles import load_node
 from simulator.hardware.types import Cluster, NodeGroup

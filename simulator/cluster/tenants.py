@@ -1,0 +1,109 @@
+"""The seam between the one clock and whatever shares a cluster: jobs, deployments, queues of jobs, functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
+
+from simulator.engine.clock import Clock
+from simulator.hardware.types import Cluster
+from simulator.results.tables import Columns
+from simulator.workload.failures.model import FailureModel
+from simulator.workload.jobs import Deployment, TrainingJob
+
+if TYPE_CHECKING:
+    import simpy
+
+    from simulator.cluster.failures import FailureProcess
+    from simulator.network.fabric import Fabric
+
+__all__ = ["ClusterScenario", "Commons", "Tenant"]
+
+
+class ClusterScenario(Protocol):
+    """What the cluster needs to know of a scenario (:class:`simulator.scenario.types.Scenario`)."""
+
+    @property
+    def seed(self) -> int:
+        """Of every random draw."""
+
+    @property
+    def cluster(self) -> Cluster:
+        """All hardware."""
+
+    @property
+    def training(self) -> tuple[TrainingJob, ...]:
+        """Jobs in document order."""
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Deployments in document order."""
+
+    @property
+    def failures(self) -> FailureModel | None:
+        """What fails, or ``None``."""
+
+    @property
+    def until(self) -> float | None:
+        """End of the run [s], or ``None``: until all work is done."""
+
+    def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
+        """The part of the cluster a workload runs on."""
+
+    def placement(self, workload: str, replica: int = 0) -> Any:
+        """Where a workload runs: ``first_node`` and ``nodes``."""
+
+
+class Commons:
+    """What all tenants of a cluster share while it runs.
+
+    Attributes
+    ----------
+    clock, scenario
+        The one clock; hardware, placements, failures and seed.
+    failing
+        The process that fails nodes; ``None``: nothing fails.
+    """
+
+    def __init__(self, clock: Clock, scenario: ClusterScenario) -> None:
+        self.clock, self.scenario = clock, scenario
+        self.failing: FailureProcess | None = self._failures()
+
+    @cached_property
+    def fabric(self) -> Fabric:
+        """The shared network, built when the first tenant moves bytes over it."""
+        from simulator.network.fabric import Fabric
+        from simulator.network.topology import build
+
+        return Fabric(self.clock, build(self.scenario.cluster))
+
+    def _failures(self) -> FailureProcess | None:
+        """The process that fails nodes; deployments keep theirs."""
+        from simulator.cluster.failures import FailureProcess
+
+        scenario = self.scenario
+        if scenario.failures is None:
+            return None
+        sizes = [group.node.accelerators for group in scenario.cluster.groups for _ in range(group.count)]
+        places = [scenario.placement(d.name, replica) for d in scenario.deployments for replica in range(d.replicas)]
+        reserved = {node for place in places for node in range(place.first_node, place.first_node + place.nodes)}
+        return FailureProcess(self.clock, scenario.failures, sizes, reserved, scenario.seed)
+
+
+class Tenant(Protocol):
+    """One workload on the shared cluster.
+
+    A tenant is made from the scenario before the clock starts and decides there whether it can run at all; one that
+    cannot reports its reason in :meth:`tables` and never starts.
+    """
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was assumed or left out, each with the workload's name in front."""
+
+    def start(self, commons: Commons) -> simpy.Event | None:
+        """Begin; the event fires when all its work is done. ``None``: it is not feasible."""
+
+    def tables(self) -> tuple[Mapping[str, Columns], dict[str, Any]]:
+        """Result tables, and the objects behind them by name; called once, after the clock stopped."""

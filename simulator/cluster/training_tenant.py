@@ -1,0 +1,114 @@
+"""A training job as a tenant of the cluster: its step priced, its process started, its tables and its bill."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
+from simulator.cluster.tenants import ClusterScenario, Commons
+from simulator.hardware.types import Cluster
+from simulator.registry import lookup
+from simulator.results.estimate import Estimate
+from simulator.results.from_estimate import estimate_tables
+from simulator.results.tables import Columns
+from simulator.training.ledger import CAUSES, TrainingRun
+from simulator.training.process import Survival, TrainingProcess
+from simulator.training.step import estimate_step
+from simulator.training.tables import timeline_tables
+from simulator.workload.failures.model import FailureModel
+from simulator.workload.jobs import TrainingJob
+
+if TYPE_CHECKING:
+    import simpy
+
+__all__ = ["TrainingTenant", "training_bill"]
+
+
+class TrainingTenant:
+    """One training job on its part of the cluster."""
+
+    def __init__(self, job: TrainingJob, scenario: ClusterScenario) -> None:
+        self.job = job
+        self.cluster = scenario.cluster_of(job.name)
+        self.estimate = estimate_step(job, self.cluster, "step")
+        self.process: TrainingProcess | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Of the step's estimate."""
+        return tuple(f"{self.job.name}: {warning}" for warning in self.estimate.warnings)
+
+    def start(self, commons: Commons) -> simpy.Event | None:
+        """Begin its steps, and have its nodes watched by what fails."""
+        if not self.estimate.feasible:
+            return None
+        place = commons.scenario.placement(self.job.name)
+        nodes = range(place.first_node, place.first_node + place.nodes)
+        fabric = commons.fabric if self.job.checkpoint else None
+        survival = self._survival(commons.scenario.failures)
+        self.process = TrainingProcess(commons.clock, self.job, self.estimate, self.cluster, nodes, fabric, survival)
+        if commons.failing is not None:
+            commons.failing.watch(self.process, nodes)
+        return self.process.start()
+
+    def _survival(self, model: FailureModel | None) -> Survival | None:
+        if model is None:
+            return None
+        recovery: Any = lookup("recovery", self.job.recovery)()
+        mttf = model.mttf(self.job.plan.accelerators, self.cluster.groups[0].node.accelerators)
+        return Survival(recovery, mttf, model.detection, model.restart, model.regroup)
+
+    def tables(self) -> tuple[Mapping[str, Columns], dict[str, Any]]:
+        """The step's tables, with what became of the job when it ran."""
+        job, answer = self.job, self._estimate_with_timeline()
+        tables = dict(
+            estimate_tables(
+                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                tokens=job.batch.tokens, samples=job.batch.global_batch_size,
+            )
+        )  # fmt: skip
+        if self.process is None:
+            return tables, {job.name: answer}
+        run = self.process.close()
+        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start)
+        row = {key: values[0] for key, values in tables["summary"].items()}
+        row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
+        row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
+        row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
+        row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
+        tables["summary"] = {key: [value] for key, value in row.items()}
+        tables["costs"] = item_rows(charge.items)
+        if run.checkpoints or run.events:
+            tables["events"] = _events(job.name, run)
+        return tables, {job.name: answer, f"{job.name}.run": run}
+
+    def _estimate_with_timeline(self) -> Estimate:
+        details: dict[str, Any] = dict(self.estimate.details)
+        if self.estimate.feasible:
+            details |= timeline_tables(details["pipeline"], details["run"])
+        return replace(self.estimate, details=details)
+
+
+def _events(name: str, run: TrainingRun) -> Columns:
+    """Checkpoints, failures and recoveries of a job in time order."""
+    rows = [(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
+    rows = sorted([*rows, *((e.time, e.event, e.detail) for e in run.events)], key=lambda row: row[0])
+    return {
+        "time": [time for time, _, _ in rows],
+        "workload": [name] * len(rows),
+        "replica": [0] * len(rows),
+        "event": [event for _, event, _ in rows],
+        "detail": [detail for _, _, detail in rows],
+    }
+
+
+def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float) -> Bill:
+    """Energy and money of ``seconds`` of training steps."""
+    accelerators = job.plan.accelerators
+    device = cluster.groups[0].node.accelerator
+    compute = estimate.metrics.get("hfu", 0.0)
+    memory = estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth
+    draw = mean_draw(cluster, accelerators, compute, memory)
+    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0))
