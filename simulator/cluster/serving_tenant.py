@@ -93,6 +93,7 @@ class ServingTenant:
         summary = summarize(run, slo=d.slo, gpus_per_replica=d.plan.accelerators)
         summary |= {"kv_capacity_tokens": self.cache.tokens}
         summary |= _iteration_row(estimate)
+        summary |= {"clock": self.cluster.groups[0].node.accelerator.clock}
         summary |= money_columns(charge, _span(run), summary["output_tokens"])
         tables = serving_tables(
             d.name, summary, {name: getattr(run, name) for name in _REQUEST_COLUMNS},

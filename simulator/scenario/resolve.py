@@ -79,6 +79,8 @@ class Resolver:
                 demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        if cluster is not None and placements:
+            cluster = self._power(cluster, placements)
         self._not_modelled()
         if self.issues or cluster is None:
             return None
@@ -267,6 +269,18 @@ class Resolver:
         if idle:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
+
+    def _power(self, cluster: Cluster, placements: tuple[Placement, ...]) -> Cluster:
+        """The cluster with the clocks that power limits leave."""
+        if self.spec.cluster.power is None:
+            return cluster
+        from simulator.scenario.power import under_limits
+
+        cluster, notes, problems = under_limits(cluster, self.spec.cluster.power, placements)
+        self.warnings += notes
+        for path, message in problems:
+            self._error(("cluster", "power", *path), message)
+        return cluster
 
     def _failures(self, deployments: list[Deployment]) -> FailureModel | None:
         """What fails, with what had to be assumed."""

@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
 from simulator.scenario.fields import (
     Bandwidth,
-    CarbonIntensity,
     Count,
     Data,
     Duration,
-    EnergyPrice,
+    HourlyCarbon,
+    HourlyPrice,
     Interval,
     Named,
     OneOrMany,
@@ -27,6 +27,8 @@ from simulator.scenario.fields import (
     TokenLaw,
     TopologyName,
 )  # fmt: skip
+from simulator.scenario.spec_money import PriceSpec
+from simulator.scenario.spec_power import PowerSpec, RackSpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "DeploymentSpec", "FabricSpec", "NodesSpec", "PlanSpec",
@@ -94,8 +96,8 @@ class SiteSpec(Strict):
     """Electricity of the place."""
 
     name: str = "site"
-    power_price: EnergyPrice = 0.0
-    carbon: CarbonIntensity = 0.0
+    power_price: HourlyPrice = (0.0,)
+    carbon: HourlyCarbon = (0.0,)
     pue: Annotated[Ratio, Field(ge=1)] = 1.0
 
 
@@ -107,6 +109,9 @@ class ClusterSpec(Strict):
     fabric: FabricSpec | None = None
     storage: Annotated[list[StorageSpec], OneOrMany()] = Field(default_factory=list)
     site: SiteSpec | None = None
+    power: PowerSpec | None = None
+    rack: RackSpec | None = None
+    price: PriceSpec | None = None
 
 
 class BatchSpec(Strict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
@@ -110,4 +110,4 @@ def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
         if high > low:
             groups.append(NodeGroup(group.node, high - low))
         start += group.count
-    return Cluster(cluster.name, tuple(groups), cluster.fabric, cluster.storage, cluster.site)
+    return replace(cluster, groups=tuple(groups), sources=(), notes="", estimated={})
