@@ -34,6 +34,7 @@ RELATIVE = (
     "serving_latency",
     "serving_capacity",
     "kernel",
+    "power",
 )
 """Kinds with a relative error."""
 
