@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from simulator.cluster.functions_tenant import FunctionsTenant
 from simulator.cluster.serving_tenant import ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
@@ -47,4 +48,5 @@ def _tenants(scenario: ClusterScenario) -> list[Tenant]:
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(ServingTenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
+        *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
     ]

@@ -12,7 +12,7 @@ from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, SiteS
 from simulator.scenario.spec_money import PriceSpec
 from simulator.units import format_quantity
 
-__all__ = ["build_cluster", "site_of"]
+__all__ = ["build_cluster", "site_of", "terms_of"]
 
 STORAGE_PER_ACCELERATOR = 2e12 / 16384
 """Sustained bandwidth of a shared file system per accelerator [B/s]: 2 TB/s for the 16K H100 that trained Llama 3
@@ -56,7 +56,7 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         storage=storage,
         site=site,
         rack=Rack(spec.rack.nodes or 0, spec.rack.power, spec.rack.cooling) if spec.rack else Rack(),
-        terms=_terms(spec.price),
+        terms=terms_of(spec.price),
     )
     if cluster.terms.mode == "purchase" and cluster.terms.network is None:
         from simulator.cluster.bom import network_price
@@ -76,7 +76,8 @@ def site_of(spec: SiteSpec) -> Site:
     )  # fmt: skip
 
 
-def _terms(spec: PriceSpec | None) -> Terms:
+def terms_of(spec: PriceSpec | None) -> Terms:
+    """How machines are paid for."""
     if spec is None:
         return Terms()
     nothing = (0.0, 0.0)

@@ -16,7 +16,7 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
-    "Bandwidth", "Count", "Data", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval", "MoneyRange",
+    "Bandwidth", "Count", "Data", "DataPrice", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval", "MoneyRange",
     "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName", "TextOrMapping",
     "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
@@ -63,6 +63,7 @@ Bandwidth: TypeAlias = Annotated[float, Quantity("bandwidth")]
 Rate: TypeAlias = Annotated[float, Quantity("rate")]
 Ratio: TypeAlias = Annotated[float, Quantity("ratio")]
 Power: TypeAlias = Annotated[float, Quantity("power")]
+DataPrice: TypeAlias = Annotated[float, Quantity("data_price")]
 
 
 @dataclass(frozen=True)

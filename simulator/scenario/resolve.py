@@ -17,6 +17,7 @@ from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingPlanSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, ServiceLevel, TrainingJob
@@ -25,6 +26,7 @@ from simulator.workload.plan import Plan
 from simulator.yaml_marks import MarkedNode
 
 if TYPE_CHECKING:
+    from simulator.cluster.functions_tenant import FunctionWorkload
     from simulator.workload.failures.model import FailureModel
     from simulator.workload.requests.table import RequestTable
 
@@ -73,7 +75,7 @@ class Resolver:
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
                 demands += [Demand(job.name, job.plan.accelerators)] if job else []
-            else:
+            elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc)
                 deployments += [deployment] if deployment else []
                 demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
@@ -81,12 +83,14 @@ class Resolver:
         failures = self._failures(deployments)
         if cluster is not None and placements:
             cluster = self._power(cluster, placements)
+        functions = self._functions(cluster, sum(d.total for d in demands))
         self._not_modelled()
         if self.issues or cluster is None:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
             placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            functions=functions,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -122,7 +126,7 @@ class Resolver:
     def _check_names(self) -> None:
         seen: dict[str, int] = {}
         for index, workload in enumerate(self.spec.workloads):
-            key = "training" if isinstance(workload, TrainingSpec) else "serving"
+            key = next(k for k in ("training", "serving", "functions") if hasattr(workload, k))
             name = str(getattr(workload, key))
             if name in seen:
                 self._error(
@@ -266,9 +270,27 @@ class Resolver:
             self._error(("workloads",), answer)
             return ()
         idle = cluster.accelerator_count - sum(d.total for d in demands)
-        if idle:
+        if idle and not any(isinstance(w, FunctionsSpec) for w in self.spec.workloads):
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
+
+    def _functions(self, cluster: Cluster | None, taken: int) -> tuple[FunctionWorkload, ...]:
+        """Functions on what others leave of the cluster, and on the other sites."""
+        specs = [(i, w) for i, w in enumerate(self.spec.workloads) if isinstance(w, FunctionsSpec)]
+        if not specs or cluster is None or self._tainted(("sites",)):
+            return ()
+        from simulator.scenario.functions import build_functions, place_clusters
+
+        clusters = [cluster, *place_clusters(self.spec.sites, cluster, self._load)]
+        spare, found = cluster.accelerator_count - taken, []
+        for index, spec in specs:
+            try:
+                share = spare // len(specs)
+                found.append(build_functions(spec, clusters, self.spec.sites, share, self.spec.seed + index, self.base))
+            except ConfigError as error:
+                for issue in error.issues:
+                    self._error(("workloads", index), issue.message if not issue.file else str(issue))
+        return tuple(found)
 
     def _power(self, cluster: Cluster, placements: tuple[Placement, ...]) -> Cluster:
         """The cluster with the clocks that power limits leave."""

@@ -27,6 +27,7 @@ from simulator.scenario.fields import (
     TokenLaw,
     TopologyName,
 )  # fmt: skip
+from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
 
@@ -53,7 +54,7 @@ RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
 
-TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
+TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG = "a training job", "a deployment", "functions"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
 
 
@@ -235,17 +236,20 @@ class ServingSpec(Strict):
 
 
 def _kind_of(value: Any) -> str | None:
-    """Which of the two a workload is, by the key it has; ``training`` wins when both are there."""
+    """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    return TRAINING_TAG if has("training") else SERVING_TAG if has("serving") else None
+    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG}
+    return next((tag for key, tag in kinds.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
-    Annotated[TrainingSpec, Tag(TRAINING_TAG)] | Annotated[ServingSpec, Tag(SERVING_TAG)],
+    Annotated[TrainingSpec, Tag(TRAINING_TAG)]
+    | Annotated[ServingSpec, Tag(SERVING_TAG)]
+    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME' or 'serving: NAME'",
+        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME'",
     ),
 ]
 
@@ -256,6 +260,7 @@ class ScenarioSpec(Strict):
     name: str = "scenario"
     seed: Annotated[Count, Field(ge=0)] = 0
     cluster: ClusterSpec
+    sites: list[PlaceSpec] = Field(default_factory=list)
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
     failures: TextOrMapping = None
     until: Annotated[Duration, Field(gt=0)] | None = None

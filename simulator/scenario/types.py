@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
+
+if TYPE_CHECKING:
+    from simulator.cluster.functions_tenant import FunctionWorkload
 
 __all__ = ["Placement", "Scenario", "part_of"]
 
@@ -45,8 +48,8 @@ class Scenario:
         As written.
     cluster
         Hardware.
-    training, deployments
-        Jobs in document order.
+    training, deployments, functions
+        Workloads in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
     until
@@ -73,6 +76,7 @@ class Scenario:
     training: tuple[TrainingJob, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     placements: tuple[Placement, ...] = ()
+    functions: tuple[FunctionWorkload, ...] = ()
     until: float | None = None
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
