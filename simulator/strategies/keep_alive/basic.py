@@ -11,7 +11,8 @@ __all__ = ["FixedKeepAlive", "HistogramKeepAlive"]
 
 
 @register(
-    "fixed", kind="policy", area="cluster", family="keep_alive", catalogue=("CNC brain 4: FaaS layer",),
+    "fixed", kind="policy", area="cluster", family="keep_alive",
+    cites=("Shahrad et al. 2020, Serverless in the Wild, USENIX ATC 2020",), catalogue=("CNC brain 4: FaaS layer",),
     validated_by="closed_form",
 )  # fmt: skip
 class FixedKeepAlive:

@@ -12,7 +12,8 @@ __all__ = ["BinPack", "Cheapest", "FastestSite", "FirstFitSite", "Greenest", "Le
 SLACK = 2.0
 """Expected response that cost and carbon may go up to, over the fastest site's."""
 
-CNC = "geo-distributed / computing-power networks"
+CNC = "CNC brain 5: policies"
+CITES = ("Hong et al. 2023, CNC brain, arXiv 2308.03450",)
 
 
 def _best(scores: Sequence[tuple[float, ...]]) -> int:
@@ -20,7 +21,7 @@ def _best(scores: Sequence[tuple[float, ...]]) -> int:
 
 
 @register(
-    "first-fit", kind="policy", area="cluster", family="site_placement", catalogue=("CNC brain 5: policies",),
+    "first-fit", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC,),
     validated_by="mechanism",
 )  # fmt: skip
 class FirstFitSite:
@@ -35,8 +36,8 @@ class FirstFitSite:
 
 
 @register(
-    "least-loaded", kind="policy", area="cluster", family="site_placement",
-    catalogue=("CNC brain 5: policies", "latency and cost"), validated_by="mechanism",
+    "least-loaded", kind="policy", area="cluster", family="site_placement", cites=CITES,
+    catalogue=(CNC, "latency and cost"), validated_by="mechanism",
 )  # fmt: skip
 class LeastLoaded:
     """The site with the smallest share of its containers at work, calls that wait included."""
@@ -49,7 +50,7 @@ class LeastLoaded:
 
 
 @register(
-    "bin-pack", kind="policy", area="cluster", family="site_placement", catalogue=("CNC brain 5: policies",),
+    "bin-pack", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC,),
     validated_by="mechanism",
 )  # fmt: skip
 class BinPack:
@@ -66,7 +67,7 @@ class BinPack:
 
 
 @register(
-    "locality", kind="policy", area="cluster", family="site_placement", catalogue=("CNC brain 5: policies", CNC),
+    "locality", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC, "geo-distributed / computing-power networks"),
     validated_by="mechanism",
 )  # fmt: skip
 class Locality:
@@ -80,8 +81,8 @@ class Locality:
 
 
 @register(
-    "fastest", kind="policy", area="cluster", family="site_placement",
-    catalogue=("CNC brain 5: policies", "heterogeneity"), validated_by="mechanism",
+    "fastest", kind="policy", area="cluster", family="site_placement", cites=CITES,
+    catalogue=(CNC, "heterogeneity"), validated_by="mechanism",
 )  # fmt: skip
 class FastestSite:
     """The site with the shortest expected response: way, cold start, queue and the speed of its hardware."""
@@ -100,8 +101,8 @@ def _among_quick(call: Call, sites: Sequence[SiteView], slack: float) -> list[bo
 
 
 @register(
-    "cost", kind="policy", area="cluster", family="site_placement",
-    catalogue=("CNC brain 5: policies", "latency and cost"), validated_by="mechanism",
+    "cost", kind="policy", area="cluster", family="site_placement", cites=CITES,
+    catalogue=(CNC, "latency and cost"), validated_by="mechanism",
 )  # fmt: skip
 class Cheapest:
     """The cheapest site for the call among those at most twice as slow as the fastest."""
@@ -119,8 +120,8 @@ class Cheapest:
 
 
 @register(
-    "carbon", kind="policy", area="cluster", family="site_placement",
-    catalogue=("CNC brain 5: policies", "energy / sustainability"), validated_by="mechanism",
+    "carbon", kind="policy", area="cluster", family="site_placement", cites=CITES,
+    catalogue=(CNC, "energy / sustainability"), validated_by="mechanism",
 )  # fmt: skip
 class Greenest:
     """The site with the least carbon for the call at this hour among those at most twice as slow as the fastest."""
