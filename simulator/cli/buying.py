@@ -161,8 +161,9 @@ def _print_plan(found: BuyingResult) -> None:
     out.print(table)
     text = f"all {plan.months} months: {_range(last.present_low, last.present_high)} USD in present value"
     if plan.cloud:
-        pays = "never in this time" if found.pays_after is None else f"from month {found.pays_after} on"
-        text += f"; renting everything {last.cloud_only:,.0f}; owning is cheaper {pays} (machines sold then)"
+        when = found.pays_after
+        pays = "this plan stays dearer" if when is None else f"this plan is cheaper from month {when} on"
+        text += f"; renting everything {last.cloud_only:,.0f}: {pays}, if the machines are sold then"
     out.print(text, markup=False)
     for lot in plan.lots:
         if lot.ordered < 0 or plan.cloud is None:

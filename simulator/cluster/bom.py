@@ -19,12 +19,16 @@ from simulator.hardware.types import Cluster, Link
 from simulator.network.links import KINDS
 from simulator.network.topology import Topology, build
 
-__all__ = ["Bom", "BomRow", "RackPlan", "bill_of_materials", "network_counts", "network_price", "rack_plan"]
+__all__ = [
+    "Bom", "BomRow", "NetworkCounts", "RackPlan", "bill_of_materials", "network_counts", "network_price",
+    "network_rows", "rack_plan",
+]  # fmt: skip
 
 RACK_POWER = 40e3
 """Power of a rack where the scenario does not say [W]; assumed: four 8-accelerator servers of 10.2 kW."""
 
 CONSOLIDATED = ("fat-tree", "rail-optimized")
+_HEIGHT = {"leaf": 1, "spine": 2, "core": 3}
 SWITCHLESS = ("torus", "scale-up")
 
 
@@ -215,8 +219,8 @@ def network_counts(cluster: Cluster) -> NetworkCounts:
         return NetworkCounts({}, 0, 0, 0)
     topology = build(cluster)
     cables = _cables(topology)
-    storage = sum(n for (a, b), n in cables.items() if _level(a) == "gateway" or _level(b) == "gateway")
-    between = sum(cables.values()) - storage
+    between, cable = sum(cables.values()), cluster.fabric.link.bandwidth
+    storage = sum(math.ceil(max(s.read, s.write) / cable - 1e-9) for s in cluster.storage)
     if cluster.fabric.topology in SWITCHLESS:
         return NetworkCounts({}, between, 0, storage)
     loads: Counter[str] = Counter()
@@ -225,6 +229,8 @@ def network_counts(cluster: Cluster) -> NetworkCounts:
         loads[b] += count
     for port in topology.wiring.switch[: topology.ports.count]:
         loads[topology.links.vertex_names[int(port)]] += 1
+    if storage:  # plugged in at the top
+        loads[max(loads, key=lambda vertex: _HEIGHT.get(_level(vertex), 0))] += storage
     radix = dict(cluster.fabric.options).get("radix", 64)
     assert isinstance(radix, int)
     return NetworkCounts(_switches(loads, cluster.fabric.topology, radix), between, endpoints, storage)
@@ -238,6 +244,8 @@ def _cables(topology: Topology) -> dict[tuple[str, str], int]:
     directions: Counter[tuple[str, str]] = Counter()
     for i in np.flatnonzero(wanted):
         a, b = (links.vertex_names[int(v)] for v in (links.source[i], links.target[i]))
+        if "gateway" in (_level(a), _level(b)):  # of storage, counted by its bandwidth
+            continue
         pair = (a, b) if a < b else (b, a)
         directions[pair] += max(1, round(float(links.capacity[i]) / cable))
     for pair, count in directions.items():
@@ -256,8 +264,6 @@ def _switches(loads: Counter[str], topology: str, radix: int) -> dict[str, int]:
     single: Counter[str] = Counter()
     for vertex, used in loads.items():
         level, pod = _level(vertex), vertex.rpartition("/")[0]
-        if level == "gateway":
-            continue
         if topology in CONSOLIDATED and level in ("spine", "core"):
             ports[level, pod] += used
         else:

@@ -197,7 +197,7 @@ def run_plan(plan: BuyingPlan) -> BuyingResult:
     rows = list[MonthRow]()
     present = low = high = 0.0
     # Who rents everything sells at once what is there.
-    rented = -sum(_value(plan, lot, 0.0) for lot in plan.lots if lot.arrives <= 0 and lot.age + lot.life > 0)
+    rented = -sum(_value(plan, lot, 0.0) for lot in plan.lots if lot.ordered < 0)
     for month in range(plan.months):
         working = [lot for lot in plan.lots if lot.works(month)]
         demand, capacity = plan.demand.at(month), plan.target * sum(lot.count * lot.capacity for lot in working)

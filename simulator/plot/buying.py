@@ -30,10 +30,10 @@ def buying_plan(result: BuyingResult) -> Figure:
     with plt.rc_context(STYLE):  # type: ignore[arg-type]
         figure, (above, below) = plt.subplots(2, 1, figsize=(8.5, 6.4), sharex=True, layout="constrained")
         demand, capacity = [row.demand for row in rows], [row.capacity for row in rows]
-        above.fill_between(
-            months, capacity, demand, where=[d > c for d, c in zip(demand, capacity, strict=True)], step="post",
-            color=lighter(OKABE_ITO["vermillion"], 0.6), label="rented" if plan.cloud else "not served",
-        )  # fmt: skip
+        top = [max(d, c) for d, c in zip(demand, capacity, strict=True)]
+        missing = "rented" if plan.cloud else "not served"
+        shade = lighter(OKABE_ITO["vermillion"], 0.6)
+        above.fill_between(months, capacity, top, step="post", color=shade, linewidth=0, label=missing)
         above.step(months, capacity, where="post", color=OKABE_ITO["blue"], linewidth=2, label="own capacity")
         above.step(months, demand, where="post", color=OKABE_ITO["black"], linewidth=1.5, linestyle="--", label="demand")
         orders = [lot for lot in plan.lots if 0 <= lot.ordered < plan.months]
