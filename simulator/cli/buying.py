@@ -135,7 +135,9 @@ def _print_bom(found: Bom) -> None:
     table.add_row("total", "", "", "", "", _range(*found.price), f"{found.power / 1e3:,.1f}", style="bold")
     out, rack = console(), found.rack
     out.print(table)
-    limits = [f"{verb} {limit / 1e3:.0f} kW" for verb, limit in (("feeds", rack.power), ("cools", rack.cooling)) if limit]
+    limits = [
+        f"{verb} {limit / 1e3:.0f} kW" for verb, limit in (("feeds", rack.power), ("cools", rack.cooling)) if limit
+    ]
     words = "; ".join([f"{rack.nodes} nodes, rated {rack.draw / 1e3:.1f} kW", *limits, *filter(None, [rack.assumed])])
     out.print(f"{rack.racks} racks: {words}")
     for note in found.notes:
@@ -170,8 +172,8 @@ def _print_plan(found: BuyingResult) -> None:
             continue
         months, load = lot_break_even(plan, lot)
         out.print(
-            f"{lot.count} × {lot.node.name} of month {lot.ordered:.0f}: fully used, paid off after {months:.1f} months; "
-            f"over its life worth buying above {load:.0%} load", markup=False,
+            f"{lot.count} × {lot.node.name} of month {lot.ordered:.0f}: fully used, paid off after {months:.1f} "
+            f"months; over its life worth buying above {load:.0%} load", markup=False,
         )  # fmt: skip
     for note in plan.notes:
         out.print(f"note: {note}", style="yellow", markup=False)

@@ -282,6 +282,4 @@ def rack_plan(cluster: Cluster) -> RackPlan:
     if not nodes:
         assumed = "" if limits else f"assumed {RACK_POWER / 1e3:.0f} kW racks"
         nodes = max(1, math.floor(min(limits or [RACK_POWER]) * 1.03 / rating))
-    return RackPlan(
-        math.ceil(cluster.node_count / nodes), nodes, nodes * rating, rack.power, rack.cooling, assumed
-    )
+    return RackPlan(math.ceil(cluster.node_count / nodes), nodes, nodes * rating, rack.power, rack.cooling, assumed)

@@ -223,10 +223,24 @@ def run_plan(plan: BuyingPlan) -> BuyingResult:
         rented += factor * demand * sum(plan.cloud.price) / 2 * MONTH if plan.cloud else math.nan
         rows.append(
             MonthRow(
-                month, demand, capacity, shortfall, 0.0 if plan.cloud else shortfall, sum(lot.count for lot in working),
-                watts, sum(capex) / 2, opex, sum(clouds) / 2, resale, cost - resale, present, low, high, rented,
+                month,
+                demand,
+                capacity,
+                shortfall,
+                0.0 if plan.cloud else shortfall,
+                sum(lot.count for lot in working),
+                watts,
+                sum(capex) / 2,
+                opex,
+                sum(clouds) / 2,
+                resale,
+                cost - resale,
+                present,
+                low,
+                high,
+                rented,
                 later * sum(_value(plan, lot, month + 1) for lot in kept),
-            )  # fmt: skip
+            )
         )
     return BuyingResult(plan, tuple(rows))
 
@@ -275,4 +289,3 @@ def lot_break_even(plan: BuyingPlan, lot: Lot) -> tuple[float, float]:
     opex = lot.count * plan.pue * _draw(lot, plan.target) * MONTH * plan.power_price + _upkeep(plan, lot)
     resale = price * (1 - plan.loss) ** (lot.life / 12)
     return discounted_break_even(price, opex, rent, plan.discount), break_even_load(price, resale, opex, rent, lot.life)
-

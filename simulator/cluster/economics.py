@@ -46,8 +46,9 @@ def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float
     part = accelerators / total if total else 0.0
     busy = idle = 0.0
     for group in cluster.groups:
-        # Under a power limit the same FLOP/s are a larger share of what the lower clock can do.
-        share = utilisation(compute / group.node.accelerator.clock, memory)
+        # The same FLOP/s are a larger share of what a lower clock, or a device with other burdens, can do.
+        device = group.node.accelerator
+        share = utilisation(compute / (device.clock * device.pace), memory)
         busy += group.count * node_power(group.node, share)
         idle += group.count * node_power(group.node, 0.0, active=0)
     return Draw(part * cluster.site.pue * busy, part * cluster.site.pue * idle)
@@ -69,9 +70,7 @@ class Bill:
     capital: float = math.nan
 
 
-def bill(
-    workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float, begin: float = 0.0
-) -> Bill:
+def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float, begin: float = 0.0) -> Bill:
     """Machines for ``seconds`` and ``energy`` [J], paid for under the terms of the cluster.
 
     Rents include power. Bought machines and their network are written off in a straight line, and electricity,
@@ -134,9 +133,7 @@ def _source(price: Price) -> str:
     return f"{price.source} ({price.as_of})"
 
 
-def _owned(
-    workload: str, cluster: Cluster, accelerators: int, seconds: float
-) -> tuple[list[dict[str, Any]], float]:
+def _owned(workload: str, cluster: Cluster, accelerators: int, seconds: float) -> tuple[list[dict[str, Any]], float]:
     """Items of bought machines beside electricity, and what was paid for them [USD]."""
     terms, node = cluster.terms, cluster.groups[0].node
     years = terms.lifetime / YEAR

@@ -176,7 +176,7 @@ class FunctionFleet:
 
     def key(self, call: int) -> int:
         """Containers with an equal key may serve it."""
-        function = self._function[call]
+        function: int = self._function[call]
         isolation = self.settings.isolation
         if isolation == "function":
             return function

@@ -99,9 +99,13 @@ class FunctionsTenant:
         if self.run is None:
             return {"summary": columns_from_rows([head])}, {}
         rows = [site_row(work, self.run, number) for number in range(len(self.sites))]
-        costs = [row for number, state in enumerate(self.run.states) for row in _cost_rows(work, self.run, state, number)]
+        costs = [
+            row for number, state in enumerate(self.run.states) for row in _cost_rows(work, self.run, state, number)
+        ]
         row = head | fleet_summary(work, self.run)
-        tables = {name: columns_from_rows(rows) for name, rows in (("summary", [row]), ("sites", rows), ("costs", costs))}
+        tables = {
+            name: columns_from_rows(rows) for name, rows in (("summary", [row]), ("sites", rows), ("costs", costs))
+        }
         return tables, {f"{work.name}.run": self.run}
 
 
@@ -167,12 +171,13 @@ def _cost_rows(work: FunctionWorkload, run: FleetRun, state: SiteState, number: 
     site = state.site
     held = [state.held * rent for rent in site.rent]
     sent = float(((run.site == number) & np.isfinite(run.response)).sum()) * work.settings.answer * site.egress
-    items = [(f"containers at {site.name}", *held, site.source)]
+    items = [(f"containers at {site.name}", held[0], held[1], site.source)]
     if site.pays_power:
         items.append((f"electricity at {site.name}", state.power_cost, state.power_cost, "price of the site by hour"))
     if sent:
         items.append((f"data out of {site.name}", sent, sent, "scenario"))
-    return [
-        {"workload": work.name, "item": item, "usd": (low + high) / 2, "usd_low": low, "usd_high": high, "source": source}
-        for item, low, high, source in items
-    ]  # fmt: skip
+    rows = []
+    for item, low, high, source in items:
+        usd = {"usd": (low + high) / 2, "usd_low": low, "usd_high": high}
+        rows.append({"workload": work.name, "item": item, **usd, "source": source})
+    return rows

@@ -63,7 +63,7 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
 
-    def __init__(self, workload: FunctionWorkload, reward: Reward = Reward(), seed: int = 0) -> None:  # noqa: B008
+    def __init__(self, workload: FunctionWorkload, reward: Reward = Reward(), seed: int = 0) -> None:
         self.workload, self.weights, self._seed = workload, reward, seed
         self._sites = tuple(s for s in workload.sites if s.capacity >= 1)
         size = len(FEATURES) * len(self._sites) + 1

@@ -168,8 +168,9 @@ class DeviceCost:
         if found.inside:
             used = list[str]()
             factor = self.shared(Constant(name, 1.0, "", found.sigma, Trust.MEASURED, source), used)
-            # Measured at the full clock; at a lower one the same residual holds on the slower curve.
-            body = table.base(work) if self.accelerator.clock == 1.0 else fitted.seconds
+            # Measured at full speed; at a lower one the same residual holds on the slower curve.
+            slowed = self.accelerator.clock * self.accelerator.pace < 1.0
+            body = fitted.seconds if slowed else table.base(work)
             return self.priced(work, factor * found.factor * body, fitted.bound, used)
         used = list(fitted.constants)
         source = f"sizes outside the measured ones, fitted curve: {Path(self.accelerator.kernel_table).name}"
@@ -186,7 +187,7 @@ class DeviceCost:
         key = (path, Path(path).stat().st_mtime_ns, self.framework.name if self.framework else "")
         known = _tables.get(key)
         if known is None:
-            plain = DeviceCost(replace(self.accelerator, clock=1.0), self.framework, None, self._relatives)
+            plain = DeviceCost(_at_full_speed(self.accelerator), self.framework, None, self._relatives)
             known = _tables[key] = KernelTable(load_rows(path), plain.curve)
         return known
 
@@ -230,3 +231,8 @@ class DeviceCost:
         link = self.accelerator.host_link
         floor = work.message / link.bandwidth
         return Priced(link.latency + work.message / link.achievable, floor, "network", (), weakest(()))
+
+
+def _at_full_speed(device: Accelerator) -> Accelerator:
+    """The device as it was measured."""
+    return replace(device, clock=1.0, pace=1.0, memory_bandwidth=device.memory_bandwidth / device.pace)

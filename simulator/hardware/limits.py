@@ -101,8 +101,8 @@ def _notes(node: Node, watts: float, key: str, clock: float) -> Iterator[str]:
     )
     if watts < DEEPEST_MEASURED * peak:
         yield (
-            f"cluster.power.{key}: {watts / peak:.0%} of the peak power is deeper than the readings behind the relation "
-            f"of power and clock; such limits slow compute more than predicted"
+            f"cluster.power.{key}: {watts / peak:.0%} of the peak power is deeper than the readings behind the "
+            f"relation of power and clock; such limits slow compute more than predicted"
         )
 
 

@@ -28,7 +28,7 @@ VOLTAGE_FLOOR = 0.915
 limits of 350 to 200 W (https://llmgarage.ai/power-limit-tokens-per-second-benchmark, February 2026). One source."""
 
 DEEPEST_MEASURED = 0.57
-"""Limit over peak power down to which that relation was compared with readings; deeper limits cost more than it says."""
+"""Limit over peak power down to which the relation was compared with readings; deeper limits cost more than it says."""
 
 
 def utilisation(compute: float, memory: float) -> float:

@@ -171,6 +171,8 @@ class Accelerator:
         File with kernels measured on this device (:mod:`simulator.cost.kernel_table`), or an empty string.
     clock
         Share of the compute clock that a power limit leaves; figures of the profile hold at 1.
+    pace
+        Share of its speed that other burdens leave (encryption, private training); ``memory_bandwidth`` has it already.
     """
 
     name: str
@@ -195,6 +197,7 @@ class Accelerator:
     estimated: Mapping[str, str] = field(default_factory=dict)
     kernel_table: str = ""
     clock: float = 1.0
+    pace: float = 1.0
 
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.
@@ -212,8 +215,8 @@ class Accelerator:
         return self.peak_flops[found]
 
     def rate(self, dtype: str) -> float:
-        """What is left of :meth:`peak` [FLOP/s] at the clock it runs at."""
-        return self.peak(dtype) * self.clock
+        """What is left of :meth:`peak` [FLOP/s] at the clock and pace it runs at."""
+        return self.peak(dtype) * self.clock * self.pace
 
 
 @dataclass(frozen=True)

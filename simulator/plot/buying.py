@@ -35,7 +35,9 @@ def buying_plan(result: BuyingResult) -> Figure:
         shade = lighter(OKABE_ITO["vermillion"], 0.6)
         above.fill_between(months, capacity, top, step="post", color=shade, linewidth=0, label=missing)
         above.step(months, capacity, where="post", color=OKABE_ITO["blue"], linewidth=2, label="own capacity")
-        above.step(months, demand, where="post", color=OKABE_ITO["black"], linewidth=1.5, linestyle="--", label="demand")
+        above.step(
+            months, demand, where="post", color=OKABE_ITO["black"], linewidth=1.5, linestyle="--", label="demand"
+        )
         orders = [lot for lot in plan.lots if 0 <= lot.ordered < plan.months]
         for number, lot in enumerate(orders):
             above.axvline(lot.ordered, color=OKABE_ITO["grey"], linewidth=1, zorder=0)
@@ -55,11 +57,15 @@ def buying_plan(result: BuyingResult) -> Figure:
         below.plot(months, net, color=OKABE_ITO["blue"], linewidth=2, label="less value of machines\n(range of prices)")
         if plan.cloud:
             rented = [row.cloud_only / 1e6 for row in rows]
-            below.plot(months, rented, color=OKABE_ITO["vermillion"], linewidth=1.5, linestyle="--", label="rent everything")
+            below.plot(
+                months, rented, color=OKABE_ITO["vermillion"], linewidth=1.5, linestyle="--", label="rent everything"
+            )
         below.set_ylabel("cost so far [MUSD]")
         below.set_xlabel("month")
         below.set_ylim(bottom=min(0.0, *ends[0]))
-        note = f"present value at {plan.discount:.0%} a year; machines lose {plan.loss:.0%} a year and are sold at the end"
+        note = (
+            f"present value at {plan.discount:.0%} a year; machines lose {plan.loss:.0%} a year and are sold at the end"
+        )
         titles(below, "cost of the plan against renting everything", note)
         for axes in (above, below):
             legend(axes)

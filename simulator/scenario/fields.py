@@ -16,9 +16,9 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
-    "Bandwidth", "Count", "Data", "DataPrice", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval", "MoneyRange",
-    "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName", "TextOrMapping",
-    "TokenLaw", "TopologyName", "is_path",
+    "Bandwidth", "Count", "Data", "DataPrice", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval",
+    "MoneyRange", "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName",
+    "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
 
 

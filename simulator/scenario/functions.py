@@ -40,7 +40,9 @@ def place_clusters(specs: Sequence[PlaceSpec], home: Cluster, load: Load) -> lis
             SiteSpec.model_construct(name=spec.name, power_price=spec.power_price, carbon=spec.carbon, pue=spec.pue)
         )
         groups = (NodeGroup(node, spec.nodes.count),)
-        found.append(Cluster(spec.name, groups, replace(home.fabric, link=node.nic), (), site, terms=terms_of(spec.price)))
+        found.append(
+            Cluster(spec.name, groups, replace(home.fabric, link=node.nic), (), site, terms=terms_of(spec.price))
+        )
     return found
 
 
@@ -61,7 +63,9 @@ def read_calls_of(spec: CallsSpec, seed: int, base: Path | None, seconds: float 
     from simulator.workload.functions.generate import CallLaw, generate_calls
 
     if (spec.trace is None) == (spec.rate is None):
-        raise ConfigError("needs one source of calls: 'trace' (a file or folder of the Azure Functions schema) or 'rate'")
+        raise ConfigError(
+            "needs one source of calls: 'trace' (a file or folder of the Azure Functions schema) or 'rate'"
+        )
     if spec.trace is not None:
         path = Path(spec.trace)
         table = read_calls(base / path if base is not None and (base / path).exists() else path, seed)
@@ -93,8 +97,11 @@ def build_functions(
     """
     timed = _service(spec, clusters)
     calls = read_calls_of(spec.calls, seed, base, timed[0][0] if timed else None)
-    if spec.quotas and (unknown := sorted(set(spec.quotas) - set(calls.owners))):
-        raise ConfigError(f"quotas of owners that call nothing: {', '.join(unknown)}; there are {', '.join(sorted(set(calls.owners))[:8])}")
+    owners = sorted(set(calls.owners))
+    if unknown := sorted(set(spec.quotas) - set(owners)):
+        raise ConfigError(
+            f"quotas of owners that call nothing: {', '.join(unknown)}; there are {', '.join(owners[:8])}"
+        )
     if sum(spec.quotas.values()) > 1 + 1e-9:
         raise ConfigError(f"the quotas sum to {sum(spec.quotas.values()):.2f}, more than all there is")
     if timed:
@@ -170,11 +177,11 @@ def _call_on(spec: FunctionsSpec, cluster: Cluster, node: Node) -> tuple[float, 
     framework = load_framework(spec.framework)
     prompt, tokens = spec.input_tokens, spec.output_tokens
     requests = generate_requests(ClosedLoop(1), Fixed(prompt), Fixed(tokens), count=1, seed=0)
+    plan = Plan(tensor_parallel=spec.accelerators, precision=spec.precision)
     engine = Deployment(
-        spec.functions, load_model(spec.model), framework, Plan(tensor_parallel=spec.accelerators, precision=spec.precision),
-        requests, max_num_batched_tokens=max(prompt, framework.max_num_batched_tokens),
-        max_num_seqs=framework.max_num_seqs, max_model_len=0, block_size=framework.block_size,
-        memory_utilization=framework.memory_utilization, batching=framework.batching,
+        spec.functions, load_model(spec.model), framework, plan, requests, batching=framework.batching,
+        max_num_batched_tokens=max(prompt, framework.max_num_batched_tokens), max_num_seqs=framework.max_num_seqs,
+        max_model_len=0, block_size=framework.block_size, memory_utilization=framework.memory_utilization,
     )  # fmt: skip
     cache = cache_size(engine, node)
     if reasons := [*check_deployment(engine, cluster), *filter(None, [cache.reason])]:

@@ -21,7 +21,8 @@ def under_limits(
         message = "needs the number of nodes in a rack beside it: cluster.rack: {nodes: 4}"
         return cluster, [], [(("rack_cap",), message)]
     caps = (spec.device_cap, spec.node_cap, spec.rack_cap, spec.cap)
-    limits = PowerLimits(*(math.inf if cap is None else cap for cap in caps), spec.oversubscription)
+    device, node, rack, whole = (math.inf if cap is None else cap for cap in caps)
+    limits = PowerLimits(device, node, rack, whole, spec.oversubscription)
     working = {node for p in placements for node in range(p.first_node, p.first_node + p.nodes)}
     cluster, notes, problems = limited(cluster, limits, len(working))
     return cluster, notes, [((key,), message) for key, message in problems]

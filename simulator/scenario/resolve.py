@@ -16,6 +16,7 @@ from simulator.scenario.cluster import build_cluster
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.security import private_pace, secured
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingPlanSpec, ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.scenario.types import Placement, Scenario
@@ -83,6 +84,8 @@ class Resolver:
         failures = self._failures(deployments)
         if cluster is not None and placements:
             cluster = self._power(cluster, placements)
+        if cluster is not None:
+            cluster = self._secured(cluster)
         functions = self._functions(cluster, sum(d.total for d in demands))
         self._not_modelled()
         if self.issues or cluster is None:
@@ -90,7 +93,7 @@ class Resolver:
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
             placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
-            functions=functions,
+            functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -274,6 +277,14 @@ class Resolver:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
 
+    def _secured(self, cluster: Cluster) -> Cluster:
+        """The cluster as fast as its protection lets it be."""
+        if self.spec.security is None:
+            return cluster
+        cluster, notes = secured(cluster, self.spec.security)
+        self.warnings += notes
+        return cluster
+
     def _functions(self, cluster: Cluster | None, taken: int) -> tuple[FunctionWorkload, ...]:
         """Functions on what others leave of the cluster, and on the other sites."""
         specs = [(i, w) for i, w in enumerate(self.spec.workloads) if isinstance(w, FunctionsSpec)]
@@ -286,6 +297,8 @@ class Resolver:
         for index, spec in specs:
             try:
                 share = spare // len(specs)
+                if self.spec.security is not None and self.spec.security.isolation and spec.isolation == "none":
+                    spec = spec.model_copy(update={"isolation": "owner"})
                 found.append(build_functions(spec, clusters, self.spec.sites, share, self.spec.seed + index, self.base))
             except ConfigError as error:
                 for issue in error.issues:

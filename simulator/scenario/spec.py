@@ -30,6 +30,7 @@ from simulator.scenario.fields import (
 from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
+from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "DeploymentSpec", "FabricSpec", "NodesSpec", "PlanSpec",
@@ -263,6 +264,7 @@ class ScenarioSpec(Strict):
     sites: list[PlaceSpec] = Field(default_factory=list)
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
     failures: TextOrMapping = None
+    security: SecuritySpec | None = None
     until: Annotated[Duration, Field(gt=0)] | None = None
     record: Literal["full", "summary"] = "full"
     what_if: Options = Field(default_factory=dict)

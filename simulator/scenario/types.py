@@ -52,6 +52,8 @@ class Scenario:
         Workloads in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
+    training_pace
+        Share of their speed that training jobs keep under what protects their data.
     until
         End of the run [s], or ``None``: until all work is done.
     record
@@ -77,6 +79,7 @@ class Scenario:
     deployments: tuple[Deployment, ...] = ()
     placements: tuple[Placement, ...] = ()
     functions: tuple[FunctionWorkload, ...] = ()
+    training_pace: float = 1.0
     until: float | None = None
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
@@ -102,7 +105,12 @@ class Scenario:
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on: only its nodes, same fabric, storage and site."""
         place = self.placement(workload, replica)
-        return part_of(self.cluster, place.first_node, place.nodes)
+        part = part_of(self.cluster, place.first_node, place.nodes)
+        if self.training_pace < 1.0 and any(job.name == workload for job in self.training):
+            from simulator.scenario.security import paced
+
+            return paced(part, self.training_pace)
+        return part
 
 
 def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:

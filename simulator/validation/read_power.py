@@ -74,8 +74,8 @@ def power_case(record: Mapping[str, Any], file: str) -> Case:
         scale_label(accelerators, 8), strategy_label(plan), str(record.get("quality", "B")),
     )  # fmt: skip
     measured = (Measurement("power", float(record["node_power_mean_w"]), "node"),)
-    words = (*assumed, "LoRA of rank 16 on attention", f"layout: {row['source']}", "the rest of the node as DGX H100")
+    about = (*assumed, "LoRA of rank 16 on attention", f"layout: {row['source']}", "the rest of the node as DGX H100")
     return Case(
         str(record["id"]), file, str(record.get("split", "")), labels, Subject("training_power", cluster, job),
-        measured, words,
+        measured, about,
     )  # fmt: skip

@@ -18,8 +18,8 @@ from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipp
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError, dims_in_words, model_of
-from simulator.validation.read_power import power_case
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
+from simulator.validation.read_power import power_case
 from simulator.workload.jobs import Batch, TrainingJob
 
 __all__ = ["read_training_file", "training_case"]

@@ -17,7 +17,9 @@ from simulator.workload.functions.generate import CallLaw, generate_calls
 from simulator.workload.functions.table import FunctionTable
 
 
-def table(arrival: list[float], duration: float | list[float] = 1.0, function: list[int] | None = None) -> FunctionTable:
+def table(
+    arrival: list[float], duration: float | list[float] = 1.0, function: list[int] | None = None
+) -> FunctionTable:
     count = len(arrival)
     numbers = np.array(function or [0] * count, np.int64)
     kinds = int(numbers.max()) + 1
@@ -26,7 +28,9 @@ def table(arrival: list[float], duration: float | list[float] = 1.0, function: l
     return FunctionTable(np.array(arrival, np.float64), numbers, seconds, names, names, np.zeros(kinds))
 
 
-def serve(calls: FunctionTable, *sites: FunctionSite, keep: float = math.inf, policy: str = "first-fit", **settings: object) -> FleetRun:
+def serve(
+    calls: FunctionTable, *sites: FunctionSite, keep: float = math.inf, policy: str = "first-fit", **settings: object
+) -> FleetRun:
     fleet = FunctionFleet(calls, sites, FleetSettings(**settings), FixedKeepAlive(keep))  # type: ignore[arg-type]
     return fleet.run(lookup("site_placement", policy)())
 

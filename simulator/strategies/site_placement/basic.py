@@ -67,8 +67,8 @@ class BinPack:
 
 
 @register(
-    "locality", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC, "geo-distributed / computing-power networks"),
-    validated_by="mechanism",
+    "locality", kind="policy", area="cluster", family="site_placement", cites=CITES,
+    catalogue=(CNC, "geo-distributed / computing-power networks"), validated_by="mechanism",
 )  # fmt: skip
 class Locality:
     """The site nearest to the caller, whatever its load."""

@@ -79,6 +79,4 @@ def by_arrival(
     if not len(arrival):
         raise ConfigError(f"{source or 'the trace'} has no calls")
     order = np.argsort(arrival, kind="stable")
-    return FunctionTable(
-        arrival[order], function[order], duration[order], tuple(names), tuple(owners), memory, source
-    )
+    return FunctionTable(arrival[order], function[order], duration[order], tuple(names), tuple(owners), memory, source)

@@ -13,7 +13,9 @@ from simulator.hardware.profiles import load_link, load_node
 from simulator.hardware.types import Cluster, Fabric, NodeGroup, Rack, Storage, Terms
 
 
-def cluster(nodes: int, topology: str = "fat-tree", ports: int = 8, storage: float = 0.0, ratio: float = 1.0, **options: object) -> Cluster:
+def cluster(
+    nodes: int, topology: str = "fat-tree", ports: int = 8, storage: float = 0.0, ratio: float = 1.0, **options: object
+) -> Cluster:
     node = replace(load_node("dgx-h100"), nics=ports)
     fabric = Fabric(topology, load_link("ndr400"), ratio, tuple(sorted(options.items())))
     stores = (Storage("store", "parallel-fs", storage, storage),) if storage else ()

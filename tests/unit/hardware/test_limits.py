@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -19,7 +20,9 @@ PREFILL = {350: 9893, 300: 9326, 250: 8436, 200: 5941}
 
 
 def cluster(count: int = 4, rack: int = 0) -> Cluster:
-    return Cluster("c", (NodeGroup(load_node("dgx-h100"), count),), Fabric("fat-tree", load_link("ndr400")), rack=Rack(rack))
+    return Cluster(
+        "c", (NodeGroup(load_node("dgx-h100"), count),), Fabric("fat-tree", load_link("ndr400")), rack=Rack(rack)
+    )
 
 
 @given(st.floats(60, 2000), st.floats(0.02, 0.5), st.floats(0.0, 1.2))
@@ -105,7 +108,7 @@ def test_a_mean_over_hours_is_the_integral_of_the_steps(values: list[float], beg
 
     edges = [h * 3600.0 for h in range(int(begin // 3600) + 1, int((begin + length) // 3600) + 1)]
     points = [begin, *edges, begin + length]
-    exact = sum(curve((a + b) / 2) * (b - a) for a, b in zip(points, points[1:], strict=False)) / length
+    exact = sum(curve((a + b) / 2) * (b - a) for a, b in pairwise(points)) / length
     assert mean_of_hours(tuple(values), begin, begin + length) == pytest.approx(exact, rel=1e-6, abs=1e-9)
 
 
