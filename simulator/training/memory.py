@@ -111,6 +111,21 @@ def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float) -> dict[Tier, 
     return totals
 
 
+def _update_workspace(chunks: Sequence[Chunk], mesh: Mesh, framework: Framework) -> float:
+    """Temporary bytes of the optimizer step on a rank: copies of gradients and intermediate results in fp32."""
+    each = framework.constants.get("optimizer_workspace")
+    if each is None:
+        return 0.0
+    moments = (
+        count * tensor.elements(mesh)
+        for chunk in chunks
+        for block, count in chunk.blocks
+        for tensor in block.states
+        if tensor.cls is TensorClass.OPTIM and tensor.tier is Tier.HBM and tensor.name.endswith(".exp_avg")
+    )
+    return each.value * sum(moments)
+
+
 def _is_shared(block: Block, tensor: Tensor) -> bool:
     """The token embedding, which a tied head reads as well."""
     return block.name in ("embedding", "head") and tensor.name.startswith("embedding.weight")
@@ -149,7 +164,10 @@ def memory_ledger(
         states = _states(chunks, mesh, versions[rank])
         by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])
-        by_class[TensorClass.WORKSPACE.value] = max((memory[c.position].workspace for c in chunks), default=0.0)
+        inside = max((memory[c.position].workspace for c in chunks), default=0.0)
+        # The update begins when the last activations are gone, and takes their room first.
+        beyond = _update_workspace(chunks, mesh, framework) - by_class[TensorClass.ACTIVATION.value]
+        by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())
         by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0)
         by_class["reserve"] = reserve.value if reserve else 0.0
