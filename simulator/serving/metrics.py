@@ -154,4 +154,6 @@ def usage_columns(replicas: Sequence[ReplicaUsage], kv_blocks: int) -> dict[str,
         "prefill_tokens": sum(r.prefill_tokens for r in replicas),
         "decode_tokens": sum(r.decode_tokens for r in replicas),
         "recomputed_tokens": sum(r.recomputed_tokens for r in replicas),
+        "cached_tokens": sum(r.cached_tokens for r in replicas),
+        "loaded_tokens": sum(r.loaded_tokens for r in replicas),
     }
