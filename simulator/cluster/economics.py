@@ -55,8 +55,8 @@ class Bill:
     items: tuple[dict[str, Any], ...]
 
 
-def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float) -> Bill:
-    """Machines for ``seconds`` and ``energy`` [J].
+def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float, share: float = 1.0) -> Bill:
+    """Machines for ``seconds`` and ``energy`` [J]; ``share`` of the usual price is charged for the machines.
 
     Machines are charged at rental prices, which include power; where only purchase prices are known they are written
     off over four years and electricity is charged at the site's price. NaN where no price is known.
@@ -64,7 +64,7 @@ def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, ene
     node = cluster.groups[0].node
     price = node.accelerator.price
     low, high, source, rented = _rate(price, node.price, node.accelerators)
-    machine_low, machine_high = low * accelerators * seconds, high * accelerators * seconds
+    machine_low, machine_high = (share * rate * accelerators * seconds for rate in (low, high))
     electricity = 0.0 if rented else energy * cluster.site.power_price
     items = [
         {
@@ -73,7 +73,7 @@ def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, ene
             "usd": (machine_low + machine_high) / 2,
             "usd_low": machine_low,
             "usd_high": machine_high,
-            "source": source,
+            "source": source if share == 1.0 else f"{100 * share:g} % of {source}",
         },
         {
             "workload": workload,

@@ -189,7 +189,8 @@ def _serving_figures(row: Row) -> list[tuple[str, str]]:
 
 def _latencies(row: Row, console: Console) -> None:
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
-    table.add_column("  latency", min_width=24)
+    error = _number(row, "quantile_error")
+    table.add_column("  latency" + (f" (± {100 * error:g} %)" if error else ""), min_width=24)
     for column in ("mean", "median", "p90", "p99"):
         table.add_column(column, justify="right")
     for name, label in (
@@ -214,10 +215,24 @@ def _service_figures(row: Row) -> list[tuple[str, str]]:
     return [
         ("KV cache occupancy", kv),
         ("preemptions", f"{preempted:,.0f}" if preempted else ""),
+        *_fleet_figures(row),
         ("SLO attainment", _share(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
         *_money(row),
     ]  # fmt: skip
+
+
+def _fleet_figures(row: Row) -> list[tuple[str, str]]:
+    """How the number of replicas changed, where it did."""
+    mean, ordered, after = (_number(row, name) for name in ("replicas_mean", "replicas_ordered", "startup_time"))
+    lost, again = _number(row, "revocations"), _number(row, "restarts")
+    if mean is None:
+        return []
+    started = f", {ordered:.0f} started, ready after {_seconds(after)}" if ordered else ""
+    return [
+        ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
+        ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
+    ]
 
 
 def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:

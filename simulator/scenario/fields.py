@@ -163,15 +163,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class StrategyName:
-    """Marks a text as the name of a registered strategy; completion lists those of the families."""
+    """Marks a text as the name of a registered strategy; completion lists those of the families (of one ``kind``)."""
 
     families: tuple[str, ...]
     extra: tuple[str, ...] = ()
+    kind: str = ""
 
     def known(self) -> list[str]:
         """Names that may be written."""
-        found = {r.name for family in self.families for r in registry.strategies(family=family)}
-        return sorted(found | set(self.extra))
+        found = (r for family in self.families for r in registry.strategies(family=family))
+        return sorted({r.name for r in found if self.kind in ("", r.kind)} | set(self.extra))
 
     def check(self, value: str) -> str:
         """The name as it is, if it is registered."""

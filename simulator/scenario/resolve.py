@@ -13,13 +13,14 @@ from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
+from simulator.scenario.deployments import build_deployment, deployment_problems, frozen, most_replicas, serving_plan
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
-from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingPlanSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.workload.framework import Framework
-from simulator.workload.jobs import Batch, Checkpoint, Deployment, ServiceLevel, TrainingJob
+from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.yaml_marks import MarkedNode
@@ -74,9 +75,11 @@ class Resolver:
                 training += [job] if job else []
                 demands += [Demand(job.name, job.plan.accelerators)] if job else []
             else:
-                deployment = self._deployment(workload, loc)
+                deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
+                demands.append(
+                    Demand(workload.serving, self._replica_size(workload), most_replicas(workload.deployment))
+                )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         self._not_modelled()
@@ -196,14 +199,14 @@ class Resolver:
         return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
 
     def _replica_size(self, spec: ServingSpec) -> int:
-        return _serving_plan(spec.deployment.plan).accelerators
+        return serving_plan(spec.deployment.plan).accelerators
 
     def _serving_size(self, spec: ServingSpec) -> int:
-        return self._replica_size(spec) * spec.deployment.replicas
+        return self._replica_size(spec) * most_replicas(spec.deployment)
 
-    def _deployment(self, spec: ServingSpec, loc: Loc) -> Deployment | None:
+    def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
-        asked, plan = spec.deployment, _serving_plan(spec.deployment.plan)
+        plan = serving_plan(spec.deployment.plan)
         if not model.is_decoder:
             self._error(
                 (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
@@ -213,27 +216,9 @@ class Resolver:
         requests = self._requests(spec, loc)
         if requests is None:
             return None
-
-        def pick(value: Any, default: Any) -> Any:
-            return default if value is None else value
-
-        deployment = Deployment(
-            name=spec.serving, model=model, framework=framework, plan=plan, requests=requests, replicas=asked.replicas,
-            batching=pick(asked.batching, framework.batching), router=asked.router,
-            max_num_batched_tokens=pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
-            max_num_seqs=pick(asked.max_num_seqs, framework.max_num_seqs),
-            max_model_len=pick(asked.max_model_len, model.max_position_embeddings),
-            block_size=pick(asked.block_size, framework.block_size),
-            memory_utilization=pick(asked.memory_utilization, framework.memory_utilization),
-            kv_dtype=pick(asked.kv_dtype, "bf16"), preemption=asked.preemption,
-            kv_cache=asked.kv_cache or "", admission=asked.admission,
-            slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
-            options=_frozen(asked.options),
-        )  # fmt: skip
-        from simulator.serving.options import option_problems
-
-        for message in option_problems(deployment):
-            self._error((*loc, "deployment", "options"), message)
+        deployment = build_deployment(spec, model, framework, requests)
+        if not self._tainted((*loc, "deployment")):
+            self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
         return deployment
 
     def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
@@ -292,17 +277,6 @@ class Resolver:
             self.warnings.append("what_if: only the scenario as written is run; 'fmsim sweep' runs the others")
 
 
-def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
-    """Options as a sorted, hashable value."""
-
-    def freeze(value: Any) -> object:
-        if isinstance(value, Mapping):
-            return _frozen(value)
-        return tuple(freeze(v) for v in value) if isinstance(value, list) else value
-
-    return tuple(sorted((k, freeze(v)) for k, v in options.items()))
-
-
 def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | None:
     """The plan with what was left out filled in; ``None`` when no data-parallel degree fits the accelerators."""
     rest = spec.tensor_parallel * spec.context_parallel * spec.pipeline_parallel
@@ -318,10 +292,5 @@ def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | N
         pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
         sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
         zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
-        options=_frozen(spec.options),
+        options=frozen(spec.options),
     )  # fmt: skip
-
-
-def _serving_plan(spec: ServingPlanSpec) -> Plan:
-    values = spec.model_dump()
-    return Plan(**{**values, "options": _frozen(spec.options)})

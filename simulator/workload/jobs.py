@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
@@ -86,6 +87,8 @@ class Deployment:
         Type of the KV cache.
     preemption
         ``recompute`` or ``swap``.
+    autoscaling, spot
+        How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
     """
 
     name: str
@@ -107,3 +110,5 @@ class Deployment:
     admission: str = "always"
     slo: ServiceLevel = ServiceLevel()
     options: tuple[tuple[str, object], ...] = field(default=())
+    autoscaling: Autoscaling | None = None
+    spot: SpotMarket | None = None
