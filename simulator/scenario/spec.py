@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from simulator.scenario.fields import (
     Bandwidth,
@@ -27,6 +27,8 @@ from simulator.scenario.fields import (
     TokenLaw,
     TopologyName,
 )  # fmt: skip
+from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.strict import Strict
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "DeploymentSpec", "FabricSpec", "NodesSpec", "PlanSpec",
@@ -53,12 +55,6 @@ RequestsName: TypeAlias = Annotated[
 
 TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a typo must never be a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
 
 class NodesSpec(Strict):
@@ -118,7 +114,11 @@ class BatchSpec(Strict):
 
 
 class PlanSpec(Strict):
-    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain."""
+    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain.
+
+    ``tensor`` to ``peft`` choose how an axis is cut, states are sharded, gradients travel and adapters are trained;
+    what they take besides is in ``options``.
+    """
 
     tensor_parallel: AcceleratorCount = 1
     sequence_parallel: bool = False
@@ -132,6 +132,12 @@ class PlanSpec(Strict):
     recompute: Annotated[str, StrategyName(("recompute",), extra=("none",))] = "none"
     precision: Annotated[str, StrategyName(("precision",))] = "bf16"
     offload: Annotated[str, StrategyName(("offload",), extra=("none",))] = "none"
+    tensor: Annotated[str, StrategyName(("tensor",))] | None = None
+    context: Annotated[str, StrategyName(("context",))] | None = None
+    expert: Annotated[str, StrategyName(("expert",))] | None = None
+    sharding: Annotated[str, StrategyName(("sharding",))] | None = None
+    communication: Annotated[list[Annotated[str, StrategyName(("communication",))]], OneOrMany()] | None = None
+    peft: Annotated[str, StrategyName(("peft",))] | None = None
     options: Options = Field(default_factory=dict)
 
 
@@ -169,6 +175,7 @@ class TrainingSpec(Strict):
     plan: PlanSpec = Field(default_factory=PlanSpec)
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
+    goal: GoalSpec | None = None
 
 
 class RequestsSpec(Strict):

@@ -25,7 +25,7 @@ def job_costs(pipeline: PipelinedJob) -> PipelineCosts:
 
     Notes
     -----
-    A schedule that cuts micro-batches along their tokens gets pieces of equal time (TeraPipe, arXiv 2102.07988 §3.3,
+    A schedule that cuts micro-batches along their tokens gets pieces of equal time (TeraPipe, arXiv 2102.07988,
     chooses their lengths so); that smaller kernels run less efficiently is not part of it.
     """
     memory, split = pipeline.chunk_memories, pipeline.traits.splits_backward

@@ -132,7 +132,7 @@ class PipeDream2BW(Asynchronous):
     """Gradients of m micro-batches make one update; two buffered weight versions are enough."""
 
     name = "pipedream-2bw"
-    staleness = "gradients are applied one update late (arXiv 2006.09503 §3.1)"
+    staleness = "gradients are applied one update late (arXiv 2006.09503)"
 
     def versions(self, rank: int, ranks: int) -> float:
         """The newest and the one before."""
