@@ -78,11 +78,19 @@ class TrainingTenant:
         row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
         row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
+        row |= self._to_goal(row)
         tables["summary"] = {key: [value] for key, value in row.items()}
         tables["costs"] = item_rows(charge.items)
         if run.checkpoints or run.events:
             tables["events"] = _events(job.name, run)
         return tables, {job.name: answer, f"{job.name}.run": run}
+
+    def _to_goal(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Time and money until the goal is reached, at the pace of this run: interruptions included."""
+        if "steps_needed" not in row or not row["steps"]:
+            return {}
+        share = row["steps_needed"] / row["steps"]
+        return {"time_to_train": share * row["training_seconds"], "usd_to_train": share * float(row["usd"])}
 
     def _estimate_with_timeline(self) -> Estimate:
         details: dict[str, Any] = dict(self.estimate.details)

@@ -135,7 +135,24 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         *_money(row),
+        *_goal(row),
         ("rests on constants", ", ".join(trust)),
+    ]
+
+
+def _goal(row: Row) -> list[tuple[str, str]]:
+    """The way to the job's goal, where it has one."""
+    tokens, steps = _number(row, "tokens_needed"), _number(row, "steps_needed")
+    if tokens is None or steps is None:
+        return []
+    share, loss = _share(_number(row, "batch_efficiency")), _number(row, "expected_loss")
+    usd = _number(row, "usd_to_train")
+    spent = "" if usd is None else f", {format_quantity(usd, 'money')}"
+    return [
+        ("time to train", f"{format_quantity(_number(row, 'time_to_train'), 'time')}{spent}"),
+        ("tokens needed", f"{format_quantity(tokens, 'tokens')}  ({steps:,.0f} steps)"),
+        ("tokens a small batch needs", share and f"{share} of them"),
+        ("expected loss", "" if loss is None else f"{loss:.3f} nat per token"),
     ]
 
 

@@ -94,6 +94,33 @@ class IntervalOrOptimal(Quantity):
 Interval: TypeAlias = Annotated[Any, IntervalOrOptimal()]
 
 
+@dataclass(frozen=True)
+class TokenQuantity(Quantity):
+    """Marks a number of tokens: a whole number as it is, or a text such as ``15 T``; ``words`` are kept as they are."""
+
+    dimension: str = "tokens"
+    words: tuple[str, ...] = ()
+
+    def read_or_word(self, value: object) -> float | str:
+        """Tokens, or one of the words."""
+        if isinstance(value, str) and value in self.words:
+            return value
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        tokens = float(value) if plain else self.read(value)  # type: ignore[arg-type]
+        if not 0 < tokens < float("inf"):
+            raise ValueError(f"needs a number of tokens above 0, have {value!r}")
+        return tokens
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tokens or a word."""
+        return core_schema.no_info_plain_validator_function(self.read_or_word)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A number, a text with a unit, or a word."""
+        quantity = _schema_of(self.dimension)
+        return {**quantity, "anyOf": [{"const": w} for w in self.words] + quantity["anyOf"] + [{"type": "number"}]}
+
+
 def _whole(value: object) -> object:
     """Whole numbers only: YAML's ``true`` and ``8.0`` are not counts."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
@@ -136,7 +163,7 @@ class OneOrMany:
 
     def read(self, value: object) -> object:
         """A list, also of one."""
-        return [value] if isinstance(value, dict) else value
+        return [value] if isinstance(value, dict | str) else value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """A list that a mapping is wrapped into first."""

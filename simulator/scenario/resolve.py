@@ -17,8 +17,10 @@ from simulator.scenario.deployments import build_deployment, deployment_problems
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_goal import goal_of
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.types import Placement, Scenario
+from simulator.strategies.options import unknown_options
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["Resolver"]
 
 Loc = tuple[str | int, ...]
+
+FAMILIES = ("tensor", "context", "expert", "sharding", "peft")
+"""Keys of a training plan that name a strategy and travel as an option of the plan."""
 
 
 class Resolver:
@@ -169,6 +174,8 @@ class Resolver:
                     f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
                 )
             return None
+        for name, message in unknown_options(plan):
+            self._error((*loc, "plan", "options", name), message)
         batch = Batch(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.batch.sequence_length)
         if not unsure:
             shares = not alone and spec.nodes is None and plan.accelerators <= given
@@ -184,8 +191,9 @@ class Resolver:
         recovery: Any = registry.lookup("recovery", spec.recovery)()
         if not unsure and self.spec.failures is not None and (reason := recovery.check(plan)):
             self._error((*loc, "recovery"), reason)
+        goal = goal_of(spec.goal, lambda path, message: self._error((*loc, "goal", *path), message))
         return TrainingJob(
-            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery
+            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery, goal
         )
 
     def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
@@ -287,10 +295,13 @@ def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | N
         data_parallel = given // rest
     zero = framework.distributed_optimizer_default if spec.zero_stage is None else spec.zero_stage
     schedule = spec.schedule or ("interleaved-1f1b" if spec.virtual_stages > 1 else "1f1b")
+    chosen = {family: name for family in FAMILIES if (name := getattr(spec, family)) is not None}
+    if spec.communication:
+        chosen["communication"] = "+".join(spec.communication)
     return Plan(
         tensor_parallel=spec.tensor_parallel, context_parallel=spec.context_parallel,
         pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
         sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
         zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
-        options=frozen(spec.options),
+        options=frozen({**spec.options, **chosen}),
     )  # fmt: skip

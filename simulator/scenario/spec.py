@@ -38,6 +38,7 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
+from simulator.scenario.spec_goal import GoalSpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
@@ -109,7 +110,11 @@ class BatchSpec(Strict):
 
 
 class PlanSpec(Strict):
-    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain."""
+    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain.
+
+    ``tensor`` to ``peft`` choose how an axis is cut, states are sharded, gradients travel and adapters are trained;
+    what they take besides is in ``options``.
+    """
 
     tensor_parallel: AcceleratorCount = 1
     sequence_parallel: bool = False
@@ -123,6 +128,12 @@ class PlanSpec(Strict):
     recompute: Annotated[str, StrategyName(("recompute",), extra=("none",))] = "none"
     precision: Annotated[str, StrategyName(("precision",))] = "bf16"
     offload: Annotated[str, StrategyName(("offload",), extra=("none",))] = "none"
+    tensor: Annotated[str, StrategyName(("tensor",))] | None = None
+    context: Annotated[str, StrategyName(("context",))] | None = None
+    expert: Annotated[str, StrategyName(("expert",))] | None = None
+    sharding: Annotated[str, StrategyName(("sharding",))] | None = None
+    communication: Annotated[list[Annotated[str, StrategyName(("communication",))]], OneOrMany()] | None = None
+    peft: Annotated[str, StrategyName(("peft",))] | None = None
     options: Options = Field(default_factory=dict)
 
 
@@ -147,6 +158,7 @@ class TrainingSpec(Strict):
     plan: PlanSpec = Field(default_factory=PlanSpec)
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
+    goal: GoalSpec | None = None
 
 
 class RequestsSpec(Strict):

@@ -135,7 +135,7 @@ def _end_of_step(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     """What follows the last task, one after another: all stages wait for the slowest."""
     host = pipeline.constant("host_per_step")
     update = float(step.parts.get("optimizer", 0.0))
-    ends = step.seconds - step.timeline.makespan - update - host
+    ends = step.seconds - pipeline.pipeline_seconds - update - host
     network = Stream.SCALE_OUT if pipeline.plan.data_parallel > 1 else Stream.COMPUTE
     parts = (
         ("gradients and parameters", network.value, OpKind.COLLECTIVE.value, ends),
@@ -219,7 +219,7 @@ def _block_rows(block: Block, name: str, pricer: BlockPricer, stage: int, passes
 def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[Row]:
     """What belongs to no block: the update, and messages to the next stage."""
     pricer = pipeline.pricer(stage)
-    update = pipeline.update_time(stage, step.timeline.makespan)
+    update = pipeline.update_time(stage, pipeline.pipeline_seconds)
     if update.seconds:
         yield _row(
             stage, Stream.COMPUTE.value, "optimizer", "optimizer", OpKind.ELEMENTWISE.value, bound="memory",

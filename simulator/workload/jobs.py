@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
+from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
@@ -45,7 +46,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run: model, software, batch, plan, number of steps, and the strategy after failures."""
+    """A training run: model, software, batch, plan, number of steps, the strategy after failures, and its goal."""
 
     name: str
     model: ModelSpec
@@ -56,6 +57,7 @@ class TrainingJob:
     start: float = 0.0
     checkpoint: Checkpoint | None = None
     recovery: str = "checkpoint-restart"
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
