@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.scenario.deploy import megatron
 from simulator.scenario.deploy.flags import Arguments, Flag
 from simulator.scenario.deploy.known import DEEPSPEED_LAUNCHER, MEGATRON
 from simulator.scenario.deploy.models import by_sizes, sizes
-from simulator.scenario.deploy.types import Read, Setup, Written
+from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 
-__all__ = ["AREA", "CONFIG", "FLAGS", "KNOWN", "NAME", "UNMODELLED", "VERSION", "read", "write"]
+__all__ = ["CONFIG", "ENGINE"]
 
-NAME = "deepspeed"
-AREA: Literal["training", "serving"] = "training"
-VERSION = "DeepSpeed 0.17.0 with Megatron-DeepSpeed"
 CONFIG = "ds_config.json"
 _OWN = """
     no-pipeline-parallel cpu-optimizer cpu_torch_adam ds_fused_adam use-tutel inference ds-inference
@@ -31,7 +28,6 @@ _OWN = """
     zero-allgather-bucket-size remote-device use-pin-memory contigious-checkpointing synchronize-each-layer
     profile-backward deepspeed_mpi checkpoint-activations
 """
-KNOWN = (*MEGATRON, *DEEPSPEED_LAUNCHER, *(f"--{name}" for name in _OWN.split()))
 UNMODELLED = {
     **{name: why for name, why in megatron.UNMODELLED.items() if name != "--use-torch-fsdp2"},
     "--partition-activations": "saved activations are whole on every tensor-parallel rank",
@@ -154,7 +150,7 @@ def _sharding_options(setup: Setup, zero: dict[str, Any], written: Written) -> N
 
 
 def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
-    """A training job from the words after ``deepspeed`` and from the configuration that they name, or from that alone."""
+    """A training job from the words after ``deepspeed`` and the configuration that they name, or from that alone."""
     config = _loaded(given, files)
     zero = config.get("zero_optimization") or {}
     batch = {"--micro-batch-size": "train_micro_batch_size_per_gpu", "--global-batch-size": "train_batch_size"}
@@ -222,3 +218,15 @@ def _read_configuration(found: Read, config: dict[str, Any], zero: dict[str, Any
     ranks = values.get("plan.data_parallel")
     if "train_batch_size" not in config and isinstance(steps, int) and ranks and "--global-batch-size" not in given:
         values["batch.global_batch_size"] = steps * micro * ranks
+
+
+ENGINE = Engine(
+    "deepspeed",
+    "training",
+    "DeepSpeed 0.17.0 with Megatron-DeepSpeed",
+    FLAGS,
+    (*MEGATRON, *DEEPSPEED_LAUNCHER, *(f"--{name}" for name in _OWN.split())),
+    UNMODELLED,
+    write,
+    read,
+)

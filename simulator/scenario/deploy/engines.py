@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.scenario.deploy import deepspeed, megatron, sglang, tensorrt_llm, vllm
@@ -13,7 +12,7 @@ from simulator.workload.framework import Framework
 __all__ = ["ENGINES", "command_of", "engine_named", "engine_of"]
 
 ENGINES: dict[str, Engine] = {
-    module.NAME: cast(Engine, module) for module in (megatron, deepspeed, vllm, sglang, tensorrt_llm)
+    module.ENGINE.name: module.ENGINE for module in (megatron, deepspeed, vllm, sglang, tensorrt_llm)
 }
 
 _MODULES = {
@@ -32,18 +31,18 @@ def engine_named(name: str, area: str) -> Engine:
     ConfigError
         If there is none, or it is for the other area.
     """
-    fitting = [n for n, engine in ENGINES.items() if engine.AREA == area]
+    fitting = [n for n, engine in ENGINES.items() if engine.area == area]
     if name not in ENGINES:
         raise ConfigError(unknown_name("engine", name, fitting))
-    if ENGINES[name].AREA != area:
-        raise ConfigError(f"{name} is for {ENGINES[name].AREA}, this workload is {area}: use {' or '.join(fitting)}")
+    if ENGINES[name].area != area:
+        raise ConfigError(f"{name} is for {ENGINES[name].area}, this workload is {area}: use {' or '.join(fitting)}")
     return ENGINES[name]
 
 
 def engine_of(framework: Framework) -> Engine:
     """The engine that a framework file describes; Megatron-LM or vLLM where that is not one of these."""
     for name, engine in ENGINES.items():
-        if framework.name.startswith(name.split("-")[0]) and engine.AREA == framework.area:
+        if framework.name.startswith(name.split("-")[0]) and engine.area == framework.area:
             return engine
     return ENGINES["megatron" if framework.area == "training" else "vllm"]
 

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from simulator.scenario.deploy.flags import Arguments, Flag, require
 from simulator.scenario.deploy.known import MEGATRON, TORCHRUN
 from simulator.scenario.deploy.models import by_sizes, sizes
-from simulator.scenario.deploy.types import Read, Setup, Written
+from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 
-__all__ = ["AREA", "FLAGS", "KNOWN", "NAME", "PLAN", "UNMODELLED", "VERSION", "read", "read_plan", "write", "write_plan"]
-
-NAME = "megatron"
-AREA: Literal["training", "serving"] = "training"
-VERSION = "Megatron-LM @000c4ac (core 0.15)"
-KNOWN = (*MEGATRON, *TORCHRUN)
+__all__ = ["ENGINE", "FLAGS", "PLAN", "UNMODELLED", "read_plan", "write_plan"]
 
 PLAN = (
     Flag("--tensor-model-parallel-size", "plan.tensor_parallel"),
@@ -236,3 +231,8 @@ def read_plan(found: Read, given: Arguments) -> None:
         values["plan.recompute"] = "selective" if selective else "none"
     half = "fp16" if "--fp16" in given else "bf16" if "--bf16" in given else "fp32"
     values["plan.precision"] = "fp8" if "--fp8-format" in given else half
+
+
+ENGINE = Engine(
+    "megatron", "training", "Megatron-LM @000c4ac (core 0.15)", FLAGS, (*MEGATRON, *TORCHRUN), UNMODELLED, write, read
+)

@@ -15,7 +15,9 @@ from simulator.workload.model_files import load_model, model_aliases, model_name
 __all__ = ["by_sizes", "named", "repository", "sizes"]
 
 _REPOSITORY = re.compile(r"https://huggingface\.co/([\w.-]+/[\w.-]+)")
-_DECORATION = re.compile(r"^meta-|-(hf|instruct|chat|base|it|fp8|fp8-dynamic|bf16|awq|gptq|int4|w4a16|v0\.\d|20\d\d|2[45]\d\d)(?=-|$)")
+_DECORATION = re.compile(
+    r"^meta-|-(hf|instruct|chat|base|it|fp8|fp8-dynamic|bf16|awq|gptq|int4|w4a16|v0\.\d|20\d\d|2[45]\d\d)(?=-|$)"
+)
 
 
 def repository(model: ModelSpec) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 from simulator.errors import ConfigError, IssueCollector
 from simulator.scenario.deploy.engines import ENGINES, command_of
-from simulator.scenario.deploy.flags import Arguments, parse
+from simulator.scenario.deploy.flags import parse
 from simulator.scenario.deploy.shell import marked, statements
 from simulator.scenario.deploy.types import Engine, Read, nested
 from simulator.scenario.document import apply_overrides
@@ -74,14 +74,14 @@ def import_arguments(source: str | Path, *, model: str = "", node: str = "") -> 
     """
     text, folder, alone = _read(source)
     engine, words = _command(text, alone)
-    given = parse(engine.VERSION, words, engine.FLAGS, engine.KNOWN)
+    given = parse(engine.version, words, engine.flags, engine.known)
     read = engine.read(given, model, _files(words, folder))
-    read.notes += [f"{name} is not simulated: {why}" for name, why in engine.UNMODELLED.items() if name in given]
+    read.notes += [f"{name} is not simulated: {why}" for name, why in engine.unmodelled.items() if name in given]
     document = _document(engine, read, node)
     if marks := marked(text):
         document = _with_marks(document, marks, str(source))
     return Imported(
-        engine.VERSION, document, (*read.notes, *(() if marks else read.assumed)), tuple(given.ignored)
+        engine.version, document, (*read.notes, *(() if marks else read.assumed)), tuple(given.ignored)
     )  # fmt: skip
 
 
@@ -117,7 +117,9 @@ def _files(words: Sequence[str], folder: Path) -> dict[str, str]:
     found = {}
     for word in (part for each in words for part in (each, each.partition("=")[2])):
         path = folder / word
-        if word and path.suffix in (".json", ".yaml", ".yml") and path.is_file() and path.stat().st_size < _LARGEST_FILE:
+        if not word or path.suffix not in (".json", ".yaml", ".yml") or not path.is_file():
+            continue
+        if path.stat().st_size < _LARGEST_FILE:
             found[word] = path.read_text(encoding="utf-8")
     return found
 
@@ -134,7 +136,8 @@ def _document(engine: Engine, read: Read, node: str) -> dict[str, Any]:
     if read.per_node not in (None, per_node):
         notes.append(f"{read.per_node} processes per node, but {profile} has {per_node} accelerators")
     section = nested(read.values)
-    if engine.AREA == "training":
+    workload: dict[str, Any]
+    if engine.area == "training":
         workload = {"training": "pretrain", "model": read.model, "framework": read.framework}
         world = (read.nodes or 1) * (read.per_node or per_node)
         count = max(1, -(-world // per_node))
@@ -150,7 +153,7 @@ def _document(engine: Engine, read: Read, node: str) -> dict[str, Any]:
         replicas = section["deployment"].get("replicas", 1)
         count = replicas * -(-size // per_node) if size > per_node else -(-replicas // (per_node // size))
     return {
-        "name": f"{read.model} as its {engine.NAME} command says", "seed": 1,
+        "name": f"{read.model} as its {engine.name} command says", "seed": 1,
         "cluster": {"nodes": {"profile": profile, "count": count}}, "workloads": [{**workload, **section}],
     }  # fmt: skip
 

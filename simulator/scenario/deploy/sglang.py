@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from simulator.scenario.deploy import vllm
 from simulator.scenario.deploy.flags import Arguments, Flag, require
 from simulator.scenario.deploy.known import SGLANG
 from simulator.scenario.deploy.models import named, repository
-from simulator.scenario.deploy.types import Read, Setup, Written
+from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 
-__all__ = ["AREA", "FLAGS", "KNOWN", "NAME", "UNMODELLED", "VERSION", "read", "write"]
-
-NAME = "sglang"
-AREA: Literal["training", "serving"] = "serving"
-VERSION = "SGLang 0.4.10"
-KNOWN = SGLANG
+__all__ = ["ENGINE"]
 
 _SPECULATION = "set deployment.options.speculation: no argument tells how many drafts are accepted"
 UNMODELLED = {
@@ -154,3 +148,6 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
         found.notes.append("--schedule-policy lpm has no effect without the radix cache")
         values["deployment.batching"] = _FIRST
     return found
+
+
+ENGINE = Engine("sglang", "serving", "SGLang 0.4.10", FLAGS, SGLANG, UNMODELLED, write, read)

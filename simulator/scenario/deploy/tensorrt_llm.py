@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from simulator.errors import ConfigError
 from simulator.scenario.deploy.flags import Arguments, Flag
 from simulator.scenario.deploy.known import TENSORRT_LLM
 from simulator.scenario.deploy.models import named, repository
-from simulator.scenario.deploy.types import Read, Setup, Written
+from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 from simulator.yaml_marks import load_yaml
 
-__all__ = ["AREA", "FLAGS", "KNOWN", "NAME", "OPTIONS", "UNMODELLED", "VERSION", "read", "write"]
+__all__ = ["ENGINE", "OPTIONS"]
 
-NAME = "tensorrt-llm"
-AREA: Literal["training", "serving"] = "serving"
-VERSION = "TensorRT-LLM 1.2 (trtllm-serve @0020914)"
 OPTIONS = "llm_options.yaml"
-KNOWN = TENSORRT_LLM
 UNMODELLED = {
     "--moe_cluster_parallel_size": "experts are spread over one axis",
     "--cluster_size": "experts are spread over one axis",
@@ -139,3 +135,8 @@ def _options(given: Arguments, files: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(options, dict):
         raise ConfigError(f"{name} is not a mapping")
     return options
+
+
+ENGINE = Engine(
+    "tensorrt-llm", "serving", "TensorRT-LLM 1.2 (trtllm-serve @0020914)", FLAGS, TENSORRT_LLM, UNMODELLED, write, read
+)

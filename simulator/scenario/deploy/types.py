@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from simulator.scenario.deploy.flags import Arguments, Flag
 from simulator.workload.framework import Framework
@@ -104,22 +104,31 @@ class Read:
     assumed: list[str] = field(default_factory=list)
 
 
-class Engine(Protocol):
-    """A module of this package: one engine."""
+@dataclass(frozen=True)
+class Engine:
+    """One engine: a module of this package.
 
-    NAME: str
-    AREA: Literal["training", "serving"]
-    VERSION: str
-    """Of the engine whose documentation or code the flags were read in."""
-    FLAGS: tuple[Flag, ...]
+    Attributes
+    ----------
+    version
+        Of the engine whose documentation or code the flags were read in.
+    flags, known, unmodelled
+        Flags that are read; names of those without a bearing on a simulation; and those that change a plan in a way
+        that is not read, with what is assumed instead.
+    write
+        A set-up as arguments.
+    read
+        Arguments as a set-up; also given what the user says the model is (or nothing) and the files they name.
+    """
 
-    def write(self, setup: Setup) -> Written:
-        """The set-up as arguments."""
-        ...
-
-    def read(self, given: Arguments, model: str, files: Mapping[str, str]) -> Read:
-        """Arguments as a set-up; ``model`` is what the user says it is, or empty; ``files`` the files they name."""
-        ...
+    name: str
+    area: Literal["training", "serving"]
+    version: str
+    flags: tuple[Flag, ...]
+    known: tuple[str, ...]
+    unmodelled: Mapping[str, str]
+    write: Callable[[Setup], Written]
+    read: Callable[[Arguments, str, Mapping[str, str]], Read]
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:

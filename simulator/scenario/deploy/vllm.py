@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Literal
 
 from simulator.errors import ConfigError
 from simulator.scenario.deploy.flags import Arguments, Flag
 from simulator.scenario.deploy.known import VLLM
 from simulator.scenario.deploy.models import named, repository
-from simulator.scenario.deploy.types import Read, Setup, Written
+from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 
-__all__ = ["AREA", "FLAGS", "KNOWN", "NAME", "UNMODELLED", "VERSION", "read", "write"]
-
-NAME = "vllm"
-AREA: Literal["training", "serving"] = "serving"
-VERSION = "vLLM 0.10"
-KNOWN = VLLM
+__all__ = ["ENGINE", "read_types", "write_types"]
 
 UNMODELLED = {
     "--enable-eplb": "experts are loaded as the model's routing says",
@@ -159,7 +153,7 @@ def read_experts(found: Read, tensor: int, data: int) -> None:
         found.values["deployment.plan.options.expert"] = "tensor-ranks"
     elif tensor > 1:
         found.notes.append(
-            f"experts over {tensor * data} ranks are simulated over {data}, each cut over {tensor} tensor-parallel ranks"
+            f"experts over {tensor * data} ranks are simulated over {data}, each cut over {tensor} ranks"
         )
 
 
@@ -205,3 +199,6 @@ def _speculation(found: Read, text: str) -> None:
         f"--speculative-config ({method}, {tokens} tokens) is not simulated: set deployment.options.speculation, "
         "whose acceptance rate no argument tells"
     )
+
+
+ENGINE = Engine("vllm", "serving", "vLLM 0.10", FLAGS, VLLM, UNMODELLED, write, read)

@@ -93,7 +93,8 @@ def export_plan(
         If the source cannot be read, or engine and workload do not go together.
     """
     scenario = source if isinstance(source, Scenario) else load_scenario(*_document(source, overrides))
-    every: dict[str, TrainingJob | Deployment] = {w.name: w for w in (*scenario.training, *scenario.deployments)}
+    every: dict[str, TrainingJob | Deployment] = {job.name: job for job in scenario.training}
+    every |= {deployment.name: deployment for deployment in scenario.deployments}
     if workload is None and len(every) > 1:
         raise ConfigError(f"say which workload to export with --workload; there are: {', '.join(every)}")
     name = workload or next(iter(every))
@@ -103,11 +104,11 @@ def export_plan(
     module = engine_of(setup.framework) if engine is None else engine_named(engine, setup.kind)
     written = module.write(setup)
     unsaid = tuple(_marks(scenario, name, setup, written))
-    title = (f"'{name}' of the scenario '{scenario.name}' for {module.VERSION}, as 'fmsim export' writes it.",
+    title = (f"'{name}' of the scenario '{scenario.name}' for {module.version}, as 'fmsim export' writes it.",
              *written.notes, "What the arguments cannot say ('fmsim new --from' reads it again):")  # fmt: skip
     launch = script(title, unsaid, written.command, _lines(written))
     files = {LAUNCH: launch, **written.files}
-    return Exported(module.NAME, module.VERSION, name, files, unsaid, tuple(written.notes))
+    return Exported(module.name, module.version, name, files, unsaid, tuple(written.notes))
 
 
 def _lines(written: Written) -> list[str]:
@@ -163,8 +164,8 @@ def setup_of(scenario: Scenario, job: TrainingJob | Deployment) -> Setup:
     per_node = scenario.cluster_of(job.name).groups[0].node.accelerators
     if isinstance(job, TrainingJob):
         values = _plan_values("plan", job.plan, _PLAN) | {
-            "batch.global_batch_size": job.batch.global_batch_size, "batch.micro_batch_size": job.batch.micro_batch_size,
-            "batch.sequence_length": job.batch.sequence_length, "steps": job.steps,
+            "batch.global_batch_size": job.batch.global_batch_size, "steps": job.steps,
+            "batch.micro_batch_size": job.batch.micro_batch_size, "batch.sequence_length": job.batch.sequence_length,
         }  # fmt: skip
         return Setup("training", job.model, job.framework, values, place.nodes, min(per_node, job.plan.accelerators))
     from simulator.registry import lookup
@@ -224,8 +225,8 @@ def _cluster(scenario: Scenario, name: str, setup: Setup) -> dict[str, Any]:
     replicas = setup.get("deployment.replicas", 1)
     taken: set[tuple[str, int]] = set()
     for replica in range(replicas):
-        place = scenario.placement(name, replica)
-        taken |= {(scenario.cluster_of(name, replica).groups[0].node.name, place.first_node + i) for i in range(place.nodes)}
+        place, node = scenario.placement(name, replica), scenario.cluster_of(name, replica).groups[0].node
+        taken |= {(node.name, place.first_node + i) for i in range(place.nodes)}
     for profile, _ in sorted(taken):
         groups[profile] = groups.get(profile, 0) + 1
     if all(profile in shipped for profile in groups):

@@ -17,7 +17,7 @@ from simulator.scenario.deploy.writing import LAUNCH
 from simulator.scenario.load import load_scenario
 
 powers = st.sampled_from([1, 2, 4, 8])
-TRAINING, SERVING = (sorted(n for n, e in ENGINES.items() if e.AREA == area) for area in ("training", "serving"))
+TRAINING, SERVING = (sorted(n for n, e in ENGINES.items() if e.area == area) for area in ("training", "serving"))
 
 
 @st.composite
@@ -28,7 +28,8 @@ def training_plans(draw: st.DrawFn) -> dict[str, Any]:
     options = {"recompute_method": "block", "recompute_num_layers": 2} if recompute == "every-k" else {}
     plan = {
         "tensor_parallel": tp, "pipeline_parallel": pp, "data_parallel": 64 // (tp * pp),
-        "sequence_parallel": draw(st.booleans()), "zero_stage": draw(st.sampled_from([0, 1, 2, 3] if pp == 1 else [0, 1])),
+        "sequence_parallel": draw(st.booleans()),
+        "zero_stage": draw(st.sampled_from([0, 1, 2, 3] if pp == 1 else [0, 1])),
         "recompute": recompute, "precision": draw(st.sampled_from(["bf16", "fp16", "fp32"])),
         "offload": draw(st.sampled_from(["none", "zero-offload"])), "options": options,
     }  # fmt: skip
@@ -97,7 +98,7 @@ def test_a_deployment_survives_its_arguments(
 )  # fmt: skip
 def test_with_its_marks_a_shipped_scenario_comes_back_whole(tmp_path: Path, name: str, engine: str) -> None:
     first = load_scenario(name)
-    area = ENGINES[engine].AREA
+    area = ENGINES[engine].area
     job: Any = (first.training if area == "training" else first.deployments)[0]
     exported = export_plan(name, engine=engine, workload=job.name)
     for file, text in exported.files.items():
