@@ -97,7 +97,7 @@ def parse(engine: str, words: Sequence[str], flags: Iterable[Flag], known: Itera
         elif _plain(name) in others:
             found.ignored.append(" ".join([name, *values]))
         else:
-            spelled = [*(f.name for f in table.values()), *others.values()]
+            spelled = dict.fromkeys((*(f.name for f in table.values()), *others.values()))
             hint = did_you_mean(name, spelled) or "it is neither read nor known to be without effect here"
             issues.extend([Issue("", 0, 0, name, f"{engine} has no flag '{name}', {hint}")])
     issues.raise_if_any()
