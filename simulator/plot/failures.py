@@ -22,7 +22,7 @@ __all__ = ["failures_and_goodput"]
 
 _LOSSES = {
     "rework": "vermillion", "detection": "orange", "node": "purple", "restart": "sky", "reload": "green",
-    "checkpoint": "yellow", "slow": "black",
+    "checkpoint": "yellow", "slow": "black", "network": "blue",
 }  # fmt: skip
 
 _MOST_NAMES = 12

@@ -111,8 +111,8 @@ def _draw(ax: Axes, points: Points, rows: Sequence[Mapping[str, Any]], column: s
             if some:
                 ax.scatter(
                     [x for x, _ in some], [y for _, y in some], s=42,
-                    marker=MARKERS[index % len(MARKERS)], linewidth=1.4, zorder=3, facecolor=colour if keeps else "none",
-                    edgecolor=colour,
+                    marker=MARKERS[index % len(MARKERS)], linewidth=1.4, zorder=3,
+                    facecolor=colour if keeps else "none", edgecolor=colour,
                     label=(label or points.workload) if keeps or not any(map(keeps_limits, mine)) else None,
                 )  # fmt: skip
     _annotate(ax, points, rows, column)

@@ -11,7 +11,7 @@ from simulator.network.collectives import messages
 from simulator.network.topology import Topology
 from simulator.training.messages import message_counts
 from simulator.training.pipelined import PipelinedJob
-from simulator.training.tables import collectives_of_rank
+from simulator.training.tables import counted_ops, times_in_a_step
 from simulator.workload.ops import Collective
 
 __all__ = ["link_loads"]
@@ -37,14 +37,23 @@ def link_loads(pipeline: PipelinedJob, topology: Topology, first: int = 0) -> ND
     for stage in range(pipeline.ranks):
         here = stage * per_stage + np.arange(per_stage)
         sent: dict[tuple[str, Collective], float] = {}
-        for axis, collective, size, _, count in collectives_of_rank(pipeline, stage):
-            sent[axis, collective] = sent.get((axis, collective), 0.0) + size * count
+        for axis, collective, size in _collectives(pipeline, stage):
+            sent[axis, collective] = sent.get((axis, collective), 0.0) + size
         for (axis, collective), size in sent.items():
             groups = _groups(here, mesh[axis], strides[axis])
             for source, target, volume in _messages(groups, collective, size, topology, first):
                 topology.add_loads(found, first + source, first + target, volume)
         _to_neighbours(found, pipeline, topology, first, stage)
     return found
+
+
+def _collectives(pipeline: PipelinedJob, stage: int) -> Iterator[tuple[str, Collective, float]]:
+    """Mesh axis, kind and bytes in a step, in the sense of the collective, of all its repetitions."""
+    pricer = pipeline.pricer(stage)
+    for block, passes, copies in times_in_a_step(pipeline, stage).values():
+        for op, count in counted_ops(block, passes, copies):
+            if op.collective is not None and count:
+                yield op.axis, op.collective, count * float(pricer.price(op).bytes)
 
 
 def _groups(ranks: Ids, size: int, stride: int) -> Ids:
