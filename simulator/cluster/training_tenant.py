@@ -13,7 +13,7 @@ from simulator.registry import lookup
 from simulator.results.estimate import Estimate
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.tables import Columns
-from simulator.training.ledger import CAUSES, TrainingRun
+from simulator.training.ledger import CAUSES, TrainingEvent, TrainingRun
 from simulator.training.process import Survival, TrainingProcess
 from simulator.training.step import estimate_step
 from simulator.training.tables import timeline_tables
@@ -101,14 +101,15 @@ class TrainingTenant:
 
 def _events(name: str, run: TrainingRun) -> Columns:
     """Checkpoints, failures and recoveries of a job in time order."""
-    rows = [(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
-    rows = sorted([*rows, *((e.time, e.event, e.detail) for e in run.events)], key=lambda row: row[0])
+    rows = [TrainingEvent(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
+    rows = sorted([*rows, *run.events], key=lambda row: row.time)
     return {
-        "time": [time for time, _, _ in rows],
+        "time": [row.time for row in rows],
         "workload": [name] * len(rows),
         "replica": [0] * len(rows),
-        "event": [event for _, event, _ in rows],
-        "detail": [detail for _, _, detail in rows],
+        "event": [row.event for row in rows],
+        "detail": [row.detail for row in rows],
+        "steps": [float(row.steps) for row in rows],
     }
 
 
