@@ -19,9 +19,8 @@ def endpoints_of(topology: Topology, place: Any) -> list[tuple[int, int]]:
     first = 0
     for node in range(topology.node_count):
         size = _size_of(topology.cluster, node)
-        for local in range(size):
-            if place.first <= first + local < place.first + place.accelerators:
-                found.append((node, topology.accelerator(node, local)))
+        mine = (local for local in range(size) if place.first <= first + local < place.first + place.accelerators)
+        found += [(node, topology.accelerator(node, local)) for local in mine]
         first += size
     return found
 

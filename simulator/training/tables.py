@@ -16,7 +16,7 @@ from simulator.training.messages import message_counts
 from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
-__all__ = ["MOST_ROWS", "communication_by_axis", "counted_ops", "times_in_a_step", "timeline_tables"]
+__all__ = ["MOST_ROWS", "communication_by_axis", "counted_ops", "timeline_tables", "times_in_a_step"]
 
 MOST_ROWS = 20_000
 """Rows of the ``ops`` table: enough for every figure, small enough to save with every run."""
