@@ -56,6 +56,7 @@ _WATT = {f"{p}W": f for p, f in _DECIMAL.items()} | {"mW": 1e-3}
 _JOULE = {f"{p}J": f for p, f in _DECIMAL.items()} | {f"{p}Wh": f * 3600 for p, f in _DECIMAL.items()}
 _MONEY = {f"{p}USD": f for p, f in _DECIMAL.items()}
 _GRAM = {"mg": 1e-3, "g": 1.0, "kg": 1e3, "t": 1e6}
+_TOKENS = {"token": 1.0, "tokens": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 _PER_TIME = {unit: factor for unit, factor in _TIME.items() if unit != "sec"}
 
 
@@ -92,6 +93,7 @@ DIMENSIONS: dict[str, Dimension] = {
         Dimension("frequency", "Hz", {f"{p}Hz": f for p, f in _DECIMAL.items()}, "1830 MHz"),
         Dimension("length", "m", {"mm": 1e-3, "cm": 1e-2, "m": 1.0, "km": 1e3}, "30 m"),
         Dimension("ratio", "", {"": 1.0, "%": 0.01}, "90 %"),
+        Dimension("tokens", "token", _TOKENS, "300 B (billion) or 15 T"),
     )
 }
 
@@ -154,6 +156,7 @@ _STEPS: dict[str, list[tuple[float, str]]] = {
     "rate": [(1.0, "/s")],
     "ratio": [(0.01, "%")],
     "money": [(1e9, "GUSD"), (1e6, "MUSD"), (1.0, "USD")],
+    "tokens": [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"), (1.0, "token")],
 }
 
 

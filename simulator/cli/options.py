@@ -10,10 +10,13 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AsJson", "Override", "RunFolder", "ScenarioName", "SkipBadRows", "console", "print_json"]
+__all__ = ["AsJson", "Override", "RunFolder", "SavedFolder", "ScenarioName", "SkipBadRows", "console", "print_json"]
 
 ScenarioName: TypeAlias = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
 RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A folder that 'fmsim run -o' wrote.")]
+SavedFolder: TypeAlias = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A folder that 'fmsim run -o' or 'fmsim sweep -o' wrote.")
+]
 AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")]
 Override: TypeAlias = Annotated[
     list[str] | None,

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simulator.cli.errors import OK
-from simulator.cli.options import AsJson, RunFolder, console, print_json
+from simulator.cli.options import AsJson, RunFolder, SavedFolder, console, print_json
 
 if TYPE_CHECKING:
     from simulator.results.tables import Result
+    from simulator.scenario.sweep_table import Sweep
 
-__all__ = ["explain", "plot", "trace"]
+__all__ = ["explain", "load_saved", "plot", "trace", "workloads_of"]
 
 
 class Topic(StrEnum):
@@ -39,7 +40,7 @@ def explain(
     from simulator.results.storage import load_result
 
     result = load_result(run)
-    names = _workloads(result, workload)
+    names = workloads_of(result, workload)
     if as_json:
         print_json({topic.value: [row for name in names for row in to_json(explained(result, topic.value, name))]})
         return OK
@@ -49,11 +50,13 @@ def explain(
     return OK
 
 
-def _workloads(result: Result, wanted: str | None) -> list[str]:
-    """Names of all workloads of a run, or the one that was asked for."""
+def workloads_of(result: Result | Sweep, wanted: str | None = None) -> list[str]:
+    """Names of all workloads of a run or sweep, or the one that was asked for."""
     from simulator.errors import ConfigError, unknown_name
+    from simulator.results.tables import Result
 
-    names = [str(row["workload"]) for row in result.rows("summary")]
+    rows = result.rows("summary") if isinstance(result, Result) else result.rows
+    names = list(dict.fromkeys(str(row["workload"]) for row in rows if row["workload"]))
     if wanted is None:
         return names
     if wanted not in names:
@@ -62,7 +65,7 @@ def _workloads(result: Result, wanted: str | None) -> list[str]:
 
 
 def plot(
-    run: RunFolder,
+    run: SavedFolder,
     figure: Annotated[
         str | None, typer.Argument(help="Name of a figure; without it, all that the run has data for.")
     ] = None,
@@ -70,37 +73,41 @@ def plot(
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the images.")] = None,
     image: Annotated[str, typer.Option("--format", help="png, svg or pdf.")] = "png",
 ) -> int:
-    """Draw figures of a saved run."""
-    from simulator.errors import ConfigError, unknown_name
-    from simulator.results.storage import load_result
+    """Draw figures of a saved run or sweep."""
+    from simulator.errors import ConfigError
 
     if image not in (kinds := ("png", "svg", "pdf")):
         raise ConfigError(f"'{image}' is not an image format, use {', '.join(kinds)}")
-    result = load_result(run)
+    source = load_saved(run)
     import matplotlib
 
     matplotlib.use("Agg")  # files only: there may be no display
-    from simulator.plot import FIGURES as figures
-    from simulator.plot import save
+    from simulator.plot import figures_of, save
 
-    if figure is not None and figure not in figures:
-        raise ConfigError(unknown_name("figure", figure, figures))
     folder = run if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
-    workloads = _workloads(result, workload)
+    workloads = workloads_of(source, workload)
     drawn, left_out = [], dict[str, str]()
-    for name in figures if figure is None else [figure]:
+    for name in figures_of(source) if figure is None else [figure]:
         for each in workloads:
             path = folder / (f"{name}.{image}" if len(workloads) == 1 else f"{name}-{_file_name(each)}.{image}")
             try:
-                drawn.append(save(result, name, path, each))
+                drawn.append(save(source, name, path, each))
             except ConfigError as error:  # the run has no data for it
                 left_out[f"{name} of {each}"] = str(error)
-    if figure is not None and not drawn:
-        raise ConfigError("; ".join(left_out.values()))
+    if not drawn:
+        raise ConfigError("; ".join(dict.fromkeys(left_out.values())))
     for path in drawn:
         print(path)
     return OK
+
+
+def load_saved(folder: Path) -> Result | Sweep:
+    """What a folder holds: a sweep, or else a run."""
+    from simulator.results.storage import load_result
+    from simulator.scenario.sweep_table import ABOUT, load_sweep
+
+    return load_sweep(folder) if (folder / ABOUT).is_file() else load_result(folder)
 
 
 def _file_name(workload: str) -> str:

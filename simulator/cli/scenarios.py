@@ -94,21 +94,58 @@ def check(
     return OK
 
 
+class Kind(StrEnum):
+    """What a new scenario is about."""
+
+    training = "training"
+    serving = "serving"
+    cluster = "cluster"
+
+
 def new(
     file: Annotated[Path, typer.Argument(help="Where to write it.")] = Path("scenario.yaml"),
+    kind: Annotated[
+        Kind, typer.Option("--kind", help="A training job, a deployment, or both on one cluster.")
+    ] = Kind.cluster,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="SCRIPT|COMMAND",
+            help="Read a launch script, a ds_config.json, or a quoted command such as 'vllm serve MODEL -tp 8'.",
+        ),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", help="With --from: the model, if the command does not tell.")] = "",
+    node: Annotated[str, typer.Option("--node", help="With --from: the node profile that it runs on.")] = "",
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+    as_json: AsJson = False,
 ) -> int:
-    """Write a commented scenario to start from."""
-    from simulator.data import find_file
+    """Write a commented scenario to start from, or the one that a launch command means."""
     from simulator.errors import ConfigError
 
     if file.exists() and not force:
         raise ConfigError(f"'{file}' exists: choose another name, or overwrite it with --force")
-    text = find_file("scenarios", "template", "scenario").read_text(encoding="utf-8")
+    if from_ is None and (model or node):
+        raise ConfigError("--model and --node are for --from; change the written file instead")
+    notes: list[str] = []
+    if from_ is not None:
+        from simulator.scenario.deploy import import_arguments
+
+        found = import_arguments(from_, model=model, node=node)
+        text, notes = found.to_yaml(), list(found.notes)
+    else:
+        from simulator.scenario.template import template
+
+        text = template(kind.value)
     try:
         file.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"'{file}' cannot be written: {error.strerror}") from None
+    if as_json:
+        print_json({"scenario": str(file), "notes": notes})
+        return OK
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
     print(f"wrote {file}; try: fmsim run {file}")
     return OK
 

@@ -16,6 +16,7 @@ from simulator.cli.options import AsJson, ScenarioName, SkipBadRows, console, pr
 
 if TYPE_CHECKING:
     from simulator.results.tables import Result
+    from simulator.scenario.sweep_table import Sweep
 
 __all__ = ["compare", "recommend", "report", "sweep"]
 
@@ -167,18 +168,14 @@ def report(
     as_json: AsJson = False,
 ) -> int:
     """Write one self-contained HTML page of a saved run or sweep; it opens offline and prints."""
+    from simulator.cli.results import load_saved
     from simulator.report.html import result_page, sweep_page, write_page
+    from simulator.results.tables import Result
 
     target = Path("report.html") if output is None else output
-    if (source / "sweep.json").is_file():
-        from simulator.scenario.sweep_table import load_sweep
-
-        text = sweep_page(load_sweep(source))
-    else:
-        from simulator.results.storage import load_result
-
-        result = load_result(source)
-        text = result_page(result, drawings(result) if figures else None)
+    found = load_saved(source)
+    drawn = drawings(found) if figures else None
+    text = result_page(found, drawn) if isinstance(found, Result) else sweep_page(found, drawn)
     path = write_page(text, target)
     if as_json:
         print_json({"report": str(path), "bytes": path.stat().st_size})
@@ -187,39 +184,30 @@ def report(
     return OK
 
 
-def drawings(result: Result) -> dict[str, str]:
-    """The figures that a result has data for, as images that live in the page."""
+def drawings(source: Result | Sweep) -> dict[str, str]:
+    """The figures that a result or sweep has data for, as images that live in the page."""
     import base64
     import tempfile
+    from html import escape
 
     import matplotlib
 
     matplotlib.use("Agg")
+    from simulator.cli.results import workloads_of
     from simulator.errors import ConfigError
-    from simulator.plot import FIGURES, save
+    from simulator.plot import figures_of, save
 
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for row in result.rows("summary"):
-            for name in FIGURES:
-                if name in (
-                    "memory_bars",
-                    "step_waterfall",
-                    "traffic_bars",
-                ):  # the page has its own, which answer to the mouse
-                    continue
+        for workload in workloads_of(source):
+            for name in figures_of(source):
+                if name in ("memory_bars", "step_waterfall", "traffic_bars", "pareto"):
+                    continue  # the page has its own, which answer to the mouse
                 try:
-                    path = save(result, name, Path(folder) / f"{name}.png", str(row["workload"]))
-                except ConfigError:  # the run has no data for it
+                    path = save(source, name, Path(folder) / f"{name}.png", workload)
+                except ConfigError:  # there is no data for it
                     continue
-                caption = f"{name.replace('_', ' ')} of {row['workload']}"
+                caption = escape(f"{name.replace('_', ' ')} of {workload}", quote=True)
                 data = base64.b64encode(path.read_bytes()).decode()
-                found[caption] = f'<img alt="{html_text(caption)}" src="data:image/png;base64,{data}">'
+                found[caption] = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
     return found
-
-
-def html_text(text: str) -> str:
-    """A text for an attribute."""
-    from html import escape
-
-    return escape(text, quote=True)

@@ -70,29 +70,50 @@ class Bill:
     capital: float = math.nan
 
 
-def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float, begin: float = 0.0) -> Bill:
+def bill(
+    workload: str,
+    cluster: Cluster,
+    accelerators: int,
+    seconds: float,
+    energy: float,
+    share: float = 1.0,
+    hours: tuple[float, float] | None = None,
+) -> Bill:
     """Machines for ``seconds`` and ``energy`` [J], paid for under the terms of the cluster.
 
     Rents include power. Bought machines and their network are written off in a straight line, and electricity,
-    maintenance and hosting are charged. NaN where no price is known. Electricity and carbon are those of the hours
-    from ``begin`` on, the energy spread evenly over them.
+    maintenance and hosting are charged. NaN where no price is known.
+
+    Parameters
+    ----------
+    share
+        Of the usual price that is charged for the machines.
+    hours
+        Begin and end of the work [s]: electricity and carbon are those of these hours, the energy spread evenly over
+        them. By default it begins at 0 and takes ``seconds``.
     """
     site, terms = cluster.site, cluster.terms
-    price = site.mean_price(begin, begin + seconds)
-    unit = accelerators * seconds
+    begin, end = hours or (0.0, seconds)
+    price = site.mean_price(begin, end)
     rent = _rent(cluster) if terms.mode != "purchase" else None
-    capital = math.nan
+    unit, capital = share * accelerators * seconds, math.nan
     if rent is not None:
         low, high, source = rent
         items = [
-            _item(workload, f"machines rented{_of_mode(terms)}", unit * low, unit * high, seconds, source),
-            _item(workload, "electricity (included in the rent)", 0.0, 0.0, seconds, _power_source(price)),
+            _item(workload, f"machines rented{_of_mode(terms)}", unit * low, unit * high, source),
+            _item(workload, "electricity (included in the rent)", 0.0, 0.0, _power_source(price)),
         ]
     else:
-        items, capital = _owned(workload, cluster, accelerators, seconds)
-        items.append(_item(workload, "electricity", energy * price, energy * price, seconds, _power_source(price)))
+        items, capital = _owned(workload, cluster, accelerators, share * seconds)
+        items.append(_item(workload, "electricity", energy * price, energy * price, _power_source(price)))
+    if share != 1.0:
+        items[0]["source"] = f"{100 * share:g} % of {items[0]['source']}"
+    months = MONTH / (end - begin) if end > begin else math.nan
+    items = [
+        item | {"usd_per_month": item["usd"] * months, "usd_36_months": 36 * item["usd"] * months} for item in items
+    ]
     low, high = (sum(item[key] for item in items) for key in ("usd_low", "usd_high"))
-    carbon = energy * site.mean_carbon(begin, begin + seconds)
+    carbon = energy * site.mean_carbon(begin, end)
     return Bill((low + high) / 2, low, high, energy, carbon, tuple(items), capital)
 
 
@@ -104,13 +125,9 @@ def _power_source(price: float) -> str:
     return f"site: {price * 3.6e6:.3g} USD/kWh"
 
 
-def _item(workload: str, item: str, low: float, high: float, seconds: float, source: str) -> dict[str, Any]:
-    usd = (low + high) / 2
-    months = MONTH / seconds if seconds else math.nan
-    return {
-        "workload": workload, "item": item, "usd": usd, "usd_low": low, "usd_high": high,
-        "usd_per_month": usd * months, "usd_36_months": 36 * usd * months, "source": source,
-    }  # fmt: skip
+def _item(workload: str, item: str, low: float, high: float, source: str) -> dict[str, Any]:
+    money = {"usd": (low + high) / 2, "usd_low": low, "usd_high": high}
+    return {"workload": workload, "item": item, **money, "source": source}
 
 
 def _rent(cluster: Cluster) -> tuple[float, float, str] | None:
@@ -142,18 +159,18 @@ def _owned(workload: str, cluster: Cluster, accelerators: int, seconds: float) -
     low, high = (accelerators * price for price in machine)
     network = [accelerators * price for price in terms.network] if terms.network is not None else [0.0, 0.0]
     written = f"machines written off over {years:.3g} years"
-    items = [_item(workload, written, low * share, high * share, seconds, source)]
+    items = [_item(workload, written, low * share, high * share, source)]
     if any(network):
         at = terms.source if terms.source else "bill of materials (fmsim bom)"
         name = f"network written off over {years:.3g} years"
-        items.append(_item(workload, name, network[0] * share, network[1] * share, seconds, at))
+        items.append(_item(workload, name, network[0] * share, network[1] * share, at))
     if any(terms.maintenance):
         yearly = [m * (a + b) * seconds / YEAR for m, a, b in zip(terms.maintenance, (low, high), network, strict=True)]
-        items.append(_item(workload, "maintenance", yearly[0], yearly[1], seconds, terms.source or "scenario"))
+        items.append(_item(workload, "maintenance", yearly[0], yearly[1], terms.source or "scenario"))
     if any(terms.hosting):
         watts = accelerators / node.accelerators * node.power_peak
         hosting = [h * watts * seconds for h in terms.hosting]
-        items.append(_item(workload, "hosting", hosting[0], hosting[1], seconds, terms.source or "scenario"))
+        items.append(_item(workload, "hosting", hosting[0], hosting[1], terms.source or "scenario"))
     return items, (low + high + sum(network)) / 2
 
 

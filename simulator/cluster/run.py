@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from simulator.cluster.functions_tenant import FunctionsTenant
-from simulator.cluster.serving_tenant import ServingTenant
+from simulator.cluster.serving_tenants import serving_tenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
 from simulator.engine.clock import Clock
+from simulator.results.sketch import QuantileSketch
 from simulator.results.tables import Result, concat
+from simulator.serving.summary import ServingSummary
 
 __all__ = ["run_cluster"]
 
@@ -38,6 +41,7 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     return Result(
         tables={name: concat(tables[name] for tables, _ in parts if name in tables) for name in names},
         warnings=tuple(dict.fromkeys(warning for tenant in tenants for warning in tenant.warnings)),
+        sketches=_sketches(details),
         details=details,
         provenance={"simulated_seconds": clock.now, "clock_events": clock.events},
     )
@@ -47,6 +51,12 @@ def _tenants(scenario: ClusterScenario) -> list[Tenant]:
     """Every workload, in the order in which result rows appear: jobs, then deployments."""
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
-        *(ServingTenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
+        *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
         *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
     ]
+
+
+def _sketches(details: Mapping[str, Any]) -> dict[str, QuantileSketch]:
+    """Latencies of deployments that kept no rows, by ``workload.metric``."""
+    runs = {name.removesuffix(".run"): run for name, run in details.items() if isinstance(run, ServingSummary)}
+    return {f"{name}.{metric}": sketch for name, run in runs.items() for metric, sketch in run.sketches.items()}

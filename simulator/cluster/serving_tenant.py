@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from simulator.cluster.economics import Bill, Draw, bill, item_rows, mean_draw, money_columns
 from simulator.cluster.tenants import ClusterScenario, Commons
@@ -16,9 +16,10 @@ from simulator.results.tables import Columns
 from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.estimate import estimate_deployment, replica_cost, typical_batch
 from simulator.serving.memory import cache_size
-from simulator.serving.metrics import summarize
+from simulator.serving.metrics import summarize, usage_columns
 from simulator.serving.run import ServingRun
 from simulator.serving.setup import engine_limits, policies
+from simulator.serving.summary import ServingSummary
 from simulator.workload.jobs import Deployment
 
 if TYPE_CHECKING:
@@ -27,7 +28,10 @@ if TYPE_CHECKING:
     from simulator.serving.iteration import ReplicaCost
     from simulator.serving.speculative import SpeculativeCost
 
-__all__ = ["ServingTenant"]
+__all__ = ["Outcome", "ServingTenant"]
+
+Outcome: TypeAlias = ServingRun | ServingSummary
+"""What a deployment leaves behind: rows, or counters and sketches."""
 
 _REQUEST_COLUMNS = (
     "arrival", "scheduled", "first_token", "finish", "input_tokens", "output_tokens", "preemptions", "replica",
@@ -71,9 +75,35 @@ class ServingTenant:
         limits = engine_limits(d, self.cache, self.cluster.groups[0].node)
         self.cost: ReplicaCost | SpeculativeCost = replica_cost(d, self.cluster)
         self.process = DeploymentProcess(
-            commons.clock, d.requests, self.cost, limits, replicas=d.replicas, seed=self.seed, **policies(d, self.seed)
-        )
+            commons.clock, d.requests, self.cost, limits, replicas=d.replicas, seed=self.seed, slo=d.slo,
+            record=commons.scenario.record, **policies(d, self.seed),
+        )  # fmt: skip
+        self.attach(commons, self.process)
         return self.process.start()
+
+    # -- what kinds of deployments differ in ---------------------------------------------------------------------
+
+    def attach(self, commons: Commons, process: DeploymentProcess) -> None:
+        """Connect whatever acts on the replicas, before the first request comes."""
+
+    def rented(self, end: float) -> float:
+        """Replica seconds that are paid for up to ``end`` [s]."""
+        return end * self.deployment.replicas
+
+    @property
+    def price_share(self) -> float:
+        """Share of the usual price of the machines."""
+        return 1.0
+
+    def more_columns(self, run: Outcome, end: float) -> dict[str, Any]:
+        """Further columns of the summary, or better values of those there are."""
+        return {}
+
+    def more_tables(self) -> dict[str, Columns]:
+        """Further tables."""
+        return {}
+
+    # -- the answer ----------------------------------------------------------------------------------------------
 
     def tables(self) -> tuple[Mapping[str, Columns], dict[str, Any]]:
         """The engine's tables, with what became of the requests when it ran."""
@@ -87,20 +117,56 @@ class ServingTenant:
             return {**tables, **shared}, {d.name: estimate}
         done = self.process.done
         # A deployment that has served everything is judged at that moment, not at the end of its neighbours.
-        run = done.value if done is not None and done.triggered else self.process.result()
-        assert isinstance(run, ServingRun)
-        charge = _bill(self, run)
-        summary = summarize(run, slo=d.slo, gpus_per_replica=d.plan.accelerators)
+        ended = done is not None and done.triggered
+        run = cast(Outcome, done.value) if done is not None and ended else self.process.outcome()
+        end = max((r.until for r in run.replicas), default=0.0)
+        summary = self._summary(run)
+        charge = self.charge(run, end)
         summary |= {"kv_capacity_tokens": self.cache.tokens}
         summary |= _iteration_row(estimate)
         summary |= {"clock": self.cluster.groups[0].node.accelerator.clock}
-        summary |= money_columns(charge, _span(run), summary["output_tokens"])
-        tables = serving_tables(
-            d.name, summary, {name: getattr(run, name) for name in _REQUEST_COLUMNS},
-            samples=[(usage.index, *sample) for usage in run.replicas for sample in usage.samples],
-            kv_blocks=self.cache.blocks, rejections=run.reasons, **size,
-        )  # fmt: skip
-        return {**tables, **shared, "costs": item_rows(charge.items)}, {d.name: estimate, f"{d.name}.run": run}
+        summary |= money_columns(charge, end, summary["output_tokens"])
+        summary |= self.more_columns(run, end)
+        rows: dict[str, Any] = {}
+        if isinstance(run, ServingRun):
+            rows = {
+                "requests": {name: getattr(run, name) for name in _REQUEST_COLUMNS}, "rejections": run.reasons,
+                "samples": [(usage.index, *sample) for usage in run.replicas for sample in usage.samples],
+            }  # fmt: skip
+        tables = serving_tables(d.name, summary, rows.pop("requests", {}), kv_blocks=self.cache.blocks, **rows, **size)
+        more = {**shared, "costs": item_rows(charge.items), **self.more_tables()}
+        return {**tables, **more}, {d.name: estimate, f"{d.name}.run": run}
+
+    def _summary(self, run: Outcome) -> dict[str, Any]:
+        """Metrics of a run, from its rows or from its counters."""
+        d, gpus = self.deployment, self.deployment.plan.accelerators
+        if isinstance(run, ServingRun):
+            return summarize(run, slo=d.slo, gpus_per_replica=gpus)
+        row = run.to_dict()
+        row |= usage_columns(run.replicas, self.cache.blocks)
+        for key in ("output_tokens_per_s", "total_tokens_per_s"):
+            row[f"{key}_per_gpu"] = row[key] / (gpus * len(run.replicas))
+        attained = row["slo_attainment"]
+        row["slo_met"] = bool(attained == attained and attained >= d.slo.percentile / 100.0)
+        return row | {"rejections": run.rejections}
+
+    def charge(self, run: Outcome, end: float) -> Bill:
+        """Energy and money of what was served up to ``end`` [s], idle replicas included."""
+        d, cluster = self.deployment, self.cluster
+        busy, rented = sum(r.busy_time for r in run.replicas), self.rented(end)
+        energy = self._draw(run, busy).energy(busy, max(0.0, rented - busy))
+        return bill(d.name, cluster, d.plan.accelerators, rented, energy, self.price_share, (0.0, end))
+
+    def _draw(self, run: Outcome, busy: float) -> Draw:
+        d, cluster, cost = self.deployment, self.cluster, self.cost
+        device = cluster.groups[0].node.accelerator
+        batch = typical_batch(d, self.cache)
+        tokens = sum(r.prefill_tokens + r.decode_tokens for r in run.replicas)
+        flops = tokens * cost.flops(batch) / batch.tokens / cost.stages
+        weights_and_cache = sum(r.iterations for r in run.replicas) * cost.traffic(batch)["hbm"] / cost.stages
+        compute = flops / busy / device.peak(d.plan.precision) if busy else 0.0
+        memory = weights_and_cache / busy / device.memory_bandwidth if busy else 0.0
+        return mean_draw(cluster, d.plan.accelerators, compute, memory)
 
 
 def _iteration_row(estimate: Estimate) -> dict[str, float]:
@@ -112,24 +178,3 @@ def _iteration_row(estimate: Estimate) -> dict[str, float]:
         "seconds_high": interval.high if interval else math.nan,
         "floor_seconds": estimate.floor,
     }
-
-
-def _bill(service: ServingTenant, run: ServingRun) -> Bill:
-    """Energy and money of a served request list, idle replicas included."""
-    d, cluster, cost = service.deployment, service.cluster, service.cost
-    device = cluster.groups[0].node.accelerator
-    span = _span(run)
-    busy = sum(r.busy_time for r in run.replicas)
-    batch = typical_batch(d, service.cache)
-    tokens = sum(r.prefill_tokens + r.decode_tokens for r in run.replicas)
-    flops = tokens * cost.flops(batch) / batch.tokens / cost.stages
-    weights_and_cache = sum(r.iterations for r in run.replicas) * cost.traffic(batch)["hbm"] / cost.stages
-    compute = flops / busy / device.peak(d.plan.precision) if busy else 0.0
-    memory = weights_and_cache / busy / device.memory_bandwidth if busy else 0.0
-    draw: Draw = mean_draw(cluster, d.plan.accelerators, compute, memory)
-    energy = draw.energy(busy, max(0.0, span * len(run.replicas) - busy))
-    return bill(d.name, cluster, d.plan.accelerators * d.replicas, span, energy)
-
-
-def _span(run: ServingRun) -> float:
-    return max((r.until for r in run.replicas), default=0.0)

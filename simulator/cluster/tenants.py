@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
@@ -51,6 +51,10 @@ class ClusterScenario(Protocol):
     @property
     def until(self) -> float | None:
         """End of the run [s], or ``None``: until all work is done."""
+
+    @property
+    def record(self) -> Literal["full", "summary"]:
+        """Rows of every request, or counters and quantile sketches."""
 
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on."""

@@ -13,7 +13,7 @@ from simulator.registry import lookup
 from simulator.results.estimate import Estimate
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.tables import Columns
-from simulator.training.ledger import CAUSES, TrainingRun
+from simulator.training.ledger import CAUSES, TrainingEvent, TrainingRun
 from simulator.training.process import Survival, TrainingProcess
 from simulator.training.step import estimate_step
 from simulator.training.tables import timeline_tables
@@ -79,11 +79,19 @@ class TrainingTenant:
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
         row |= {"clock": self.cluster.groups[0].node.accelerator.clock}
         row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
+        row |= self._to_goal(row)
         tables["summary"] = {key: [value] for key, value in row.items()}
         tables["costs"] = item_rows(charge.items)
         if run.checkpoints or run.events:
             tables["events"] = _events(job.name, run)
         return tables, {job.name: answer, f"{job.name}.run": run}
+
+    def _to_goal(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Time and money until the goal is reached, at the pace of this run: interruptions included."""
+        if "steps_needed" not in row or not row["steps"]:
+            return {}
+        share = row["steps_needed"] / row["steps"]
+        return {"time_to_train": share * row["training_seconds"], "usd_to_train": share * float(row["usd"])}
 
     def _estimate_with_timeline(self) -> Estimate:
         details: dict[str, Any] = dict(self.estimate.details)
@@ -94,14 +102,15 @@ class TrainingTenant:
 
 def _events(name: str, run: TrainingRun) -> Columns:
     """Checkpoints, failures and recoveries of a job in time order."""
-    rows = [(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
-    rows = sorted([*rows, *((e.time, e.event, e.detail) for e in run.events)], key=lambda row: row[0])
+    rows = [TrainingEvent(begin, "checkpoint written", f"{end - begin:.6g} s") for begin, end in run.checkpoints]
+    rows = sorted([*rows, *run.events], key=lambda row: row.time)
     return {
-        "time": [time for time, _, _ in rows],
+        "time": [row.time for row in rows],
         "workload": [name] * len(rows),
         "replica": [0] * len(rows),
-        "event": [event for _, event, _ in rows],
-        "detail": [detail for _, _, detail in rows],
+        "event": [row.event for row in rows],
+        "detail": [row.detail for row in rows],
+        "steps": [float(row.steps) for row in rows],
     }
 
 
@@ -112,4 +121,4 @@ def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, second
     compute = estimate.metrics.get("hfu", 0.0)
     memory = estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth
     draw = mean_draw(cluster, accelerators, compute, memory)
-    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), begin)
+    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))

@@ -1,8 +1,10 @@
-"""Figures: one function each, takes a result (or the frame of one table) and optional axes, returns the axes.
+"""Figures: one function each, takes a result or a sweep (or the frame of its table), returns the axes.
 
->>> from simulator.plot import FIGURES
->>> list(FIGURES)
-['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars', 'latency_cdf', 'queue_and_kv', 'tornado']
+>>> from simulator.plot import FIGURES, SWEEP_FIGURES
+>>> list(FIGURES)[:4]
+['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars']
+>>> list(SWEEP_FIGURES)
+['pareto', 'goodput_against_rate', 'mfu_against_scale', 'cost_bars']
 """
 
 from __future__ import annotations
@@ -13,38 +15,63 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.plot.compare import tornado
+from simulator.plot.cost import cost_bars
+from simulator.plot.failures import failures_and_goodput
 from simulator.plot.gantt import pipeline_gantt
+from simulator.plot.load import goodput_against_rate
 from simulator.plot.memory import memory_bars
+from simulator.plot.pareto import pareto
+from simulator.plot.roofline import roofline
+from simulator.plot.scale import mfu_against_scale
 from simulator.plot.serving import latency_cdf, queue_and_kv
 from simulator.plot.step import step_waterfall, traffic_bars
+from simulator.plot.topology import link_heat_map
+from simulator.results.tables import Result
+from simulator.scenario.sweep_table import Sweep
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
-    from simulator.results.tables import Result
-
 __all__ = [
-    "FIGURES", "latency_cdf", "memory_bars", "pipeline_gantt", "queue_and_kv", "save", "step_waterfall", "tornado",
-    "traffic_bars",
+    "FIGURES", "SWEEP_FIGURES", "cost_bars", "failures_and_goodput", "figures_of", "goodput_against_rate",
+    "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pipeline_gantt", "queue_and_kv",
+    "roofline", "save", "step_waterfall", "tornado", "traffic_bars",
 ]  # fmt: skip
 
-FIGURES: dict[str, Callable[..., Axes]] = {
+Figure = Callable[..., "Axes"]
+
+FIGURES: dict[str, Figure] = {
     figure.__name__: figure
-    for figure in (memory_bars, step_waterfall, pipeline_gantt, traffic_bars, latency_cdf, queue_and_kv, tornado)
+    for figure in (
+        memory_bars, step_waterfall, pipeline_gantt, traffic_bars, roofline, link_heat_map, failures_and_goodput,
+        latency_cdf, queue_and_kv, cost_bars, tornado,
+    )
+}  # fmt: skip
+"""Of one result: name → function ``(result, workload=None, ax=None)``."""
+
+SWEEP_FIGURES: dict[str, Figure] = {
+    figure.__name__: figure for figure in (pareto, goodput_against_rate, mfu_against_scale, cost_bars)
 }
-"""Name → function ``(result, workload=None, ax=None)``."""
+"""Of many variants: name → function ``(sweep, workload=None, ax=None)``."""
+
+
+def figures_of(source: Result | Sweep | pd.DataFrame) -> dict[str, Figure]:
+    """The figures for this kind of source; of a frame it cannot be known, so all."""
+    if isinstance(source, Sweep):
+        return SWEEP_FIGURES
+    return FIGURES if isinstance(source, Result) else FIGURES | SWEEP_FIGURES
 
 
 def save(
-    result: Result | pd.DataFrame, name: str, path: str | Path, workload: str | None = None, **options: Any
+    result: Result | Sweep | pd.DataFrame, name: str, path: str | Path, workload: str | None = None, **options: Any
 ) -> Path:
     """Draw a figure into a file; its suffix (``.png``, ``.svg``, ``.pdf``) says in which format.
 
     Parameters
     ----------
     name
-        A key of :data:`FIGURES`.
+        A key of :data:`FIGURES`, or of :data:`SWEEP_FIGURES` for a sweep.
     path
         Folders that are missing are made.
     options
@@ -55,14 +82,18 @@ def save(
     ConfigError
         If there is no such figure or format, or the result has no data for it.
     """
-    if name not in FIGURES:
-        raise ConfigError(unknown_name("figure", name, FIGURES))
+    known = figures_of(result)
+    if name not in known:
+        kind = "of a sweep" if isinstance(result, Sweep) else "of a result"
+        if name in FIGURES | SWEEP_FIGURES:
+            raise ConfigError(f"'{name}' is no figure {kind}: use {', '.join(known)}")
+        raise ConfigError(unknown_name("figure", name, known))
     target = Path(path)
     if target.suffix not in (".png", ".svg", ".pdf"):
         raise ConfigError(f"'{target}' has no image format: end it in .png, .svg or .pdf")
     import matplotlib.pyplot as plt
 
-    axes = FIGURES[name](result, workload, **options)
+    axes = known[name](result, workload, **options)
     figure = axes.get_figure(root=True)
     assert figure is not None
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
+from simulator.plot.panels import below
 from simulator.plot.source import columns_of, definition, document_of, scale_of, workload_of
 from simulator.plot.style import colour_of, drawing, finish, ink_of, legend, titles
 from simulator.results.tables import Result
@@ -154,7 +155,7 @@ def queue_and_kv(result: Result | pd.DataFrame, workload: str | None = None, ax:
     state = {c: _on_grid(columns, c, grid) for c in ("running", "waiting", "kv_occupancy")}
     scale = scale_of("resources", "time", end)
     with drawing(ax, 8.0, 4.6) as upper:
-        lower = _lower(upper)
+        lower = below(upper)
         for column, style in (("running", "-"), ("waiting", "-")):
             total = state[column].sum(axis=0)
             upper.plot(grid * scale.factor, total, style, color=colour_of(column), linewidth=1.4, label=column)
@@ -182,21 +183,6 @@ def queue_and_kv(result: Result | pd.DataFrame, workload: str | None = None, ax:
             legend(axes)
             finish(axes)
         return upper
-
-
-def _lower(ax: Axes) -> Axes:
-    """A second panel below, cut from the given axes."""
-    from mpl_toolkits.axes_grid1 import make_axes_locatable
-
-    lower: Axes = make_axes_locatable(ax).append_axes("bottom", size="70%", pad=0.15, sharex=ax)
-    ink = ink_of(ax)
-    lower.set_facecolor(ax.get_facecolor())
-    lower.xaxis.label.set_color(ink)
-    lower.yaxis.label.set_color(ink)
-    for side in ("top", "right", "bottom", "left"):
-        lower.spines[side].set_visible(ax.spines[side].get_visible())
-        lower.spines[side].set_edgecolor(ax.spines[side].get_edgecolor())
-    return lower
 
 
 def _on_grid(columns: Mapping[str, NDArray[Any]], column: str, grid: NDArray[np.float64]) -> NDArray[np.float64]:

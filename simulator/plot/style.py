@@ -14,13 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["OKABE_ITO", "STYLE", "colour_of", "drawing", "finish", "ink_on", "legend", "lighter", "titles"]
+__all__ = [
+    "MARKERS", "OKABE_ITO", "SERIES", "STYLE", "colour_of", "drawing", "finish", "ink_of", "ink_on", "legend",
+    "lighter", "titles",
+]  # fmt: skip
 
 OKABE_ITO = {
     "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442",
     "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "grey": "#BDBDBD",
 }  # fmt: skip
 """Okabe & Ito (2008), Color Universal Design, and a neutral grey for what is not a category."""
+
+SERIES = tuple(OKABE_ITO[c] for c in ("blue", "vermillion", "green", "orange", "purple", "sky", "black"))
+MARKERS = "osD^vPX*<>"
+"""Colour and marker of a series go round with different lengths, so that seventy series differ."""
 
 INK, FAINT = "#222222", "#D9D9D9"
 

@@ -15,10 +15,10 @@ from typing import Any
 
 from simulator.errors import ConfigError
 from simulator.report.html_svg import bars, scatter
-from simulator.report.variants import FIGURES_OF_MERIT, figure_text, short_names
+from simulator.report.variants import FIGURES_OF_MERIT, figure_text
 from simulator.results.tables import Result, schema
 from simulator.scenario.compare_draws import better_when_higher
-from simulator.scenario.sweep_table import Sweep
+from simulator.scenario.sweep_table import Sweep, short_names
 from simulator.units import format_quantity
 
 __all__ = ["result_page", "sweep_page", "write_page"]
@@ -114,8 +114,8 @@ def result_page(result: Result, figures: Mapping[str, str] | None = None) -> str
     )  # fmt: skip
 
 
-def sweep_page(sweep: Sweep) -> str:
-    """The page of a sweep: its points as a figure and as one sortable table."""
+def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
+    """The page of a sweep: its points as a figure and as one sortable table; ``figures`` as for a result."""
     counts = {s: len({r["point"] for r in sweep.rows if r["status"] == s}) for s in ("ok", "infeasible", "error")}
     said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
     facts = [
@@ -127,8 +127,10 @@ def sweep_page(sweep: Sweep) -> str:
         f"{metric.replace('_', ' ')}: {_best(sweep, metric)}" for metric in FIGURES_OF_MERIT if _best(sweep, metric)
     ]
     sections = [Section("All points", [_sweep_table(sweep)], note="Click a heading to sort.")]
-    if drawn := _pareto(sweep):
-        sections.insert(0, Section("Trade-off", figures=[drawn], note="Point at a mark to read its values."))
+    drawn = [d for d in (_pareto(sweep),) if d]
+    if drawn or figures:
+        note = "Point at a mark to read its values." if drawn else ""
+        sections.insert(0, Section("Trade-off", figures=[*drawn, *(figures or {}).values()], note=note))
     if best:
         head = [Cell("figure"), Cell("best point", is_text=True)]
         lines = [Row([Cell(a, is_text=True), Cell(b, is_text=True)]) for a, _, b in (t.partition(": ") for t in best)]

@@ -51,7 +51,7 @@ def formulas(pipeline: PipelinedJob, stage: int, by_class: dict[str, float]) -> 
         found["activation"] = (
             f"{pairs:g} (micro-batch, chunk) in flight × {each} each, recompute {pipeline.plan.recompute}"
         )
-    found["workspace"] = "largest set of tensors that live only inside one forward or backward"
+    found["workspace"] = "largest set of tensors that live only inside one forward, backward or update"
     for name, key in (("fragmentation", "fragmentation"), ("reserve", "memory_reserve")):
         constant = pipeline.framework.constants.get(key)
         if constant is not None:

@@ -169,7 +169,24 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         *_money(row),
+        *_goal(row),
         ("rests on constants", ", ".join(trust)),
+    ]
+
+
+def _goal(row: Row) -> list[tuple[str, str]]:
+    """The way to the job's goal, where it has one."""
+    tokens, steps = _number(row, "tokens_needed"), _number(row, "steps_needed")
+    if tokens is None or steps is None:
+        return []
+    share, loss = _share(_number(row, "batch_efficiency")), _number(row, "expected_loss")
+    usd = _number(row, "usd_to_train")
+    spent = "" if usd is None else f", {format_quantity(usd, 'money')}"
+    return [
+        ("time to train", f"{format_quantity(_number(row, 'time_to_train'), 'time')}{spent}"),
+        ("tokens needed", f"{format_quantity(tokens, 'tokens')}  ({steps:,.0f} steps)"),
+        ("tokens a small batch needs", share and f"{share} of them"),
+        ("expected loss", "" if loss is None else f"{loss:.3f} nat per token"),
     ]
 
 
@@ -223,7 +240,8 @@ def _serving_figures(row: Row) -> list[tuple[str, str]]:
 
 def _latencies(row: Row, console: Console) -> None:
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
-    table.add_column("  latency", min_width=24)
+    error = _number(row, "quantile_error")
+    table.add_column("  latency" + (f" (± {100 * error:g} %)" if error else ""), min_width=24)
     for column in ("mean", "median", "p90", "p99"):
         table.add_column(column, justify="right")
     for name, label in (
@@ -248,10 +266,24 @@ def _service_figures(row: Row) -> list[tuple[str, str]]:
     return [
         ("KV cache occupancy", kv),
         ("preemptions", f"{preempted:,.0f}" if preempted else ""),
+        *_fleet_figures(row),
         ("SLO attainment", _share(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
         *_money(row),
     ]  # fmt: skip
+
+
+def _fleet_figures(row: Row) -> list[tuple[str, str]]:
+    """How the number of replicas changed, where it did."""
+    mean, ordered, after = (_number(row, name) for name in ("replicas_mean", "replicas_ordered", "startup_time"))
+    lost, again = _number(row, "revocations"), _number(row, "restarts")
+    if mean is None:
+        return []
+    started = f", {ordered:.0f} started, ready after {_seconds(after)}" if ordered else ""
+    return [
+        ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
+        ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
+    ]
 
 
 def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:

@@ -13,13 +13,13 @@ from simulator.results.tables import schema
 from simulator.scenario.compare import Comparison
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
-from simulator.scenario.sweep_table import Sweep
+from simulator.scenario.sweep_table import Sweep, short_names
 from simulator.units import format_quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_comparison", "print_recommendation", "print_sweep", "short_names"]
+__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_comparison", "print_recommendation", "print_sweep"]
 
 FIGURES_OF_MERIT = (
     "accelerators", "seconds", "floor_seconds", "tokens_per_s_per_gpu", "mfu", "memory_peak", "training_seconds",
@@ -46,19 +46,6 @@ def figure_text(column: str, value: Any) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:.4g}" + (f" {unit}" if unit else "")
-
-
-def short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Paths by the fewest last parts that still tell them apart."""
-    found = {}
-    for path in paths:
-        parts = path.split(".")
-        for count in range(1, len(parts) + 1):
-            short = ".".join(parts[-count:])
-            if sum(other.split(".")[-count:] == parts[-count:] for other in paths) == 1:
-                break
-        found[path] = short
-    return found
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:

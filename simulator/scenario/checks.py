@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
-from simulator import registry
+from simulator.strategies.pipeline.choice import schedule_of
 from simulator.workload.jobs import Batch
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
@@ -128,7 +127,6 @@ def check_schedule(plan: Plan, microbatches: int) -> Iterator[Problem]:
     """What the pipeline schedule itself demands of ranks, micro-batches and chunks."""
     if plan.pipeline_parallel == 1 or microbatches < 1:
         return
-    schedule: Any = registry.lookup("pipeline", plan.schedule)()
-    reason = schedule.check(plan.pipeline_parallel, microbatches, plan.virtual_stages)
+    reason = schedule_of(plan).check(plan.pipeline_parallel, microbatches, plan.virtual_stages)
     if reason:
         yield ("plan", "schedule"), f"{plan.schedule}: {reason}"

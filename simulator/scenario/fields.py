@@ -148,6 +148,33 @@ HourlyPrice: TypeAlias = Annotated[Any, Hourly("energy_price")]
 HourlyCarbon: TypeAlias = Annotated[Any, Hourly("carbon_intensity")]
 
 
+@dataclass(frozen=True)
+class TokenQuantity(Quantity):
+    """Marks a number of tokens: a whole number as it is, or a text such as ``15 T``; ``words`` are kept as they are."""
+
+    dimension: str = "tokens"
+    words: tuple[str, ...] = ()
+
+    def read_or_word(self, value: object) -> float | str:
+        """Tokens, or one of the words."""
+        if isinstance(value, str) and value in self.words:
+            return value
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        tokens = float(value) if plain else self.read(value)  # type: ignore[arg-type]
+        if not 0 < tokens < float("inf"):
+            raise ValueError(f"needs a number of tokens above 0, have {value!r}")
+        return tokens
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Tokens or a word."""
+        return core_schema.no_info_plain_validator_function(self.read_or_word)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A number, a text with a unit, or a word."""
+        quantity = _schema_of(self.dimension)
+        return {**quantity, "anyOf": [{"const": w} for w in self.words] + quantity["anyOf"] + [{"type": "number"}]}
+
+
 def _whole(value: object) -> object:
     """Whole numbers only: YAML's ``true`` and ``8.0`` are not counts."""
     if isinstance(value, bool) or (isinstance(value, float) and not value.is_integer()):
@@ -190,7 +217,7 @@ class OneOrMany:
 
     def read(self, value: object) -> object:
         """A list, also of one."""
-        return [value] if isinstance(value, dict) else value
+        return [value] if isinstance(value, dict | str) else value
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """A list that a mapping is wrapped into first."""
@@ -217,15 +244,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class StrategyName:
-    """Marks a text as the name of a registered strategy; completion lists those of the families."""
+    """Marks a text as the name of a registered strategy; completion lists those of the families (of one ``kind``)."""
 
     families: tuple[str, ...]
     extra: tuple[str, ...] = ()
+    kind: str = ""
 
     def known(self) -> list[str]:
         """Names that may be written."""
-        found = {r.name for family in self.families for r in registry.strategies(family=family)}
-        return sorted(found | set(self.extra))
+        found = (r for family in self.families for r in registry.strategies(family=family))
+        return sorted({r.name for r in found if self.kind in ("", r.kind)} | set(self.extra))
 
     def check(self, value: str) -> str:
         """The name as it is, if it is registered."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from simulator.errors import ConfigError, Issue, IssueCollector
 from simulator.scenario.fields import is_path
@@ -13,6 +16,11 @@ if TYPE_CHECKING:
     from simulator.workload.requests.table import RequestTable
 
 __all__ = ["read_requests_of"]
+
+_KEPT: dict[tuple[str, int, str, bool], RequestTable] = {}
+"""Tables that were drawn last: the points of a sweep mostly ask for the same requests."""
+
+_MOST_KEPT = 8
 
 
 def read_requests_of(
@@ -34,10 +42,34 @@ def read_requests_of(
             f"needs one source of requests, have {have}: 'trace' (a file or a shipped name), 'workload', or the laws "
             "'rate', 'input_tokens' and 'output_tokens'"
         )
-    table = _from_laws(spec, seed, base) if laws else _from_name(spec, named[0], seed, base, skip_bad_rows)
+    key = (spec.model_dump_json(), seed, str(base), skip_bad_rows)
+    table = _KEPT.get(key)
+    if table is None:
+        table = _from_laws(spec, seed, base) if laws else _from_name(spec, named[0], seed, base, skip_bad_rows)
+        if not any(map(is_path, _texts(spec.model_dump()))):  # a file may change between two readings
+            _keep(key, table)
     dropped = {reason: rows for reason, rows in table.provenance.dropped.items() if rows} if table.provenance else {}
     notes = [f"{rows} requests left out: {reason}" for reason, rows in dropped.items()]
     return table, notes
+
+
+def _keep(key: tuple[str, int, str, bool], table: RequestTable) -> None:
+    """Remember a table, which nobody may write in from now on."""
+    for column in vars(table).values():
+        if isinstance(column, np.ndarray):
+            column.flags.writeable = False
+    if len(_KEPT) >= _MOST_KEPT:
+        del _KEPT[next(iter(_KEPT))]
+    _KEPT[key] = table
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """Every text below."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts(item)
 
 
 def _from_name(spec: RequestsSpec, key: str, seed: int, base: Path | None, skip_bad_rows: bool) -> RequestTable:

@@ -13,15 +13,18 @@ from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
+from simulator.scenario.deployments import build_deployment, deployment_problems, frozen, most_replicas, serving_plan
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_goal import goal_of
 from simulator.scenario.security import private_pace, secured
-from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingPlanSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.scenario.types import Placement, Scenario
+from simulator.strategies.options import unknown_options
 from simulator.workload.framework import Framework
-from simulator.workload.jobs import Batch, Checkpoint, Deployment, ServiceLevel, TrainingJob
+from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.yaml_marks import MarkedNode
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
 __all__ = ["Resolver"]
 
 Loc = tuple[str | int, ...]
+
+FAMILIES = ("tensor", "context", "expert", "sharding", "peft")
+"""Keys of a training plan that name a strategy and travel as an option of the plan."""
 
 
 class Resolver:
@@ -77,9 +83,11 @@ class Resolver:
                 training += [job] if job else []
                 demands += [Demand(job.name, job.plan.accelerators)] if job else []
             elif isinstance(workload, ServingSpec):
-                deployment = self._deployment(workload, loc)
+                deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands.append(Demand(workload.serving, self._replica_size(workload), workload.deployment.replicas))
+                demands.append(
+                    Demand(workload.serving, self._replica_size(workload), most_replicas(workload.deployment))
+                )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         if cluster is not None and placements:
@@ -175,6 +183,8 @@ class Resolver:
                     f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
                 )
             return None
+        for name, message in unknown_options(plan):
+            self._error((*loc, "plan", "options", name), message)
         batch = Batch(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.batch.sequence_length)
         if not unsure:
             shares = not alone and spec.nodes is None and plan.accelerators <= given
@@ -190,8 +200,9 @@ class Resolver:
         recovery: Any = registry.lookup("recovery", spec.recovery)()
         if not unsure and self.spec.failures is not None and (reason := recovery.check(plan)):
             self._error((*loc, "recovery"), reason)
+        goal = goal_of(spec.goal, lambda path, message: self._error((*loc, "goal", *path), message))
         return TrainingJob(
-            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery
+            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery, goal
         )
 
     def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
@@ -205,14 +216,14 @@ class Resolver:
         return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
 
     def _replica_size(self, spec: ServingSpec) -> int:
-        return _serving_plan(spec.deployment.plan).accelerators
+        return serving_plan(spec.deployment.plan).accelerators
 
     def _serving_size(self, spec: ServingSpec) -> int:
-        return self._replica_size(spec) * spec.deployment.replicas
+        return self._replica_size(spec) * most_replicas(spec.deployment)
 
-    def _deployment(self, spec: ServingSpec, loc: Loc) -> Deployment | None:
+    def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
-        asked, plan = spec.deployment, _serving_plan(spec.deployment.plan)
+        plan = serving_plan(spec.deployment.plan)
         if not model.is_decoder:
             self._error(
                 (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
@@ -222,27 +233,9 @@ class Resolver:
         requests = self._requests(spec, loc)
         if requests is None:
             return None
-
-        def pick(value: Any, default: Any) -> Any:
-            return default if value is None else value
-
-        deployment = Deployment(
-            name=spec.serving, model=model, framework=framework, plan=plan, requests=requests, replicas=asked.replicas,
-            batching=pick(asked.batching, framework.batching), router=asked.router,
-            max_num_batched_tokens=pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
-            max_num_seqs=pick(asked.max_num_seqs, framework.max_num_seqs),
-            max_model_len=pick(asked.max_model_len, model.max_position_embeddings),
-            block_size=pick(asked.block_size, framework.block_size),
-            memory_utilization=pick(asked.memory_utilization, framework.memory_utilization),
-            kv_dtype=pick(asked.kv_dtype, "bf16"), preemption=asked.preemption,
-            kv_cache=asked.kv_cache or "", admission=asked.admission,
-            slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
-            options=_frozen(asked.options),
-        )  # fmt: skip
-        from simulator.serving.options import option_problems
-
-        for message in option_problems(deployment):
-            self._error((*loc, "deployment", "options"), message)
+        deployment = build_deployment(spec, model, framework, requests)
+        if not self._tainted((*loc, "deployment")):
+            self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
         return deployment
 
     def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
@@ -341,17 +334,6 @@ class Resolver:
             self.warnings.append("what_if: only the scenario as written is run; 'fmsim sweep' runs the others")
 
 
-def _frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
-    """Options as a sorted, hashable value."""
-
-    def freeze(value: Any) -> object:
-        if isinstance(value, Mapping):
-            return _frozen(value)
-        return tuple(freeze(v) for v in value) if isinstance(value, list) else value
-
-    return tuple(sorted((k, freeze(v)) for k, v in options.items()))
-
-
 def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | None:
     """The plan with what was left out filled in; ``None`` when no data-parallel degree fits the accelerators."""
     rest = spec.tensor_parallel * spec.context_parallel * spec.pipeline_parallel
@@ -362,15 +344,13 @@ def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | N
         data_parallel = given // rest
     zero = framework.distributed_optimizer_default if spec.zero_stage is None else spec.zero_stage
     schedule = spec.schedule or ("interleaved-1f1b" if spec.virtual_stages > 1 else "1f1b")
+    chosen = {family: name for family in FAMILIES if (name := getattr(spec, family)) is not None}
+    if spec.communication:
+        chosen["communication"] = "+".join(spec.communication)
     return Plan(
         tensor_parallel=spec.tensor_parallel, context_parallel=spec.context_parallel,
         pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
         sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
         zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
-        options=_frozen(spec.options),
+        options=frozen({**spec.options, **chosen}),
     )  # fmt: skip
-
-
-def _serving_plan(spec: ServingPlanSpec) -> Plan:
-    values = spec.model_dump()
-    return Plan(**{**values, "options": _frozen(spec.options)})

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.storage import file_hashes
 from simulator.results.tables import Columns, Result, concat
 from simulator.scenario.types import Scenario
 
-if TYPE_CHECKING:
-    from simulator.results.sketch import QuantileSketch
-
-__all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario", "sketch_requests"]
+__all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
 
 _LONG = ("requests", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
@@ -89,7 +86,6 @@ def run_scenario(scenario: Scenario, command: str = "") -> Result:
     answer: Result = run_cluster(scenario)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
-        sketches = {**sketch_requests(tables.get("requests") or {}), **sketches}
         tables = {name: columns for name, columns in tables.items() if name not in _LONG}
     return Result(
         tables=tables,
@@ -99,22 +95,6 @@ def run_scenario(scenario: Scenario, command: str = "") -> Result:
         sketches=sketches,
         details=answer.details,
     )
-
-
-def sketch_requests(requests: Columns) -> dict[str, QuantileSketch]:
-    """Latencies of the completed requests as sketches, by ``workload.metric``."""
-    import numpy as np
-
-    from simulator.results.sketch import QuantileSketch
-
-    sketches: dict[str, QuantileSketch] = {}
-    names = np.asarray(requests.get("workload", ()))
-    for workload in dict.fromkeys(names.tolist()):
-        for metric in ("queueing", "ttft", "tpot", "e2e"):
-            values = np.asarray(requests[metric], dtype=np.float64)[names == workload]
-            sketch = sketches[f"{workload}.{metric}"] = QuantileSketch()
-            sketch.add(values[np.isfinite(values)])
-    return sketches
 
 
 def merge_tables(parts: list[Mapping[str, Columns]]) -> dict[str, Columns]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Discriminator, Field, Tag
 
 from simulator.scenario.fields import (
     Bandwidth,
@@ -27,42 +27,34 @@ from simulator.scenario.fields import (
     TokenLaw,
     TopologyName,
 )  # fmt: skip
+from simulator.scenario.spec_base import (
+    AcceleratorCount,
+    ClusterName,
+    FrameworkName,
+    LinkName,
+    ModelName,
+    NodeName,
+    Options,
+    Strict,
+)
+from simulator.scenario.spec_deployment import DeploymentSpec
 from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
+from simulator.scenario.spec_goal import GoalSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
 from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
-    "BatchSpec", "CheckpointSpec", "ClusterSpec", "DeploymentSpec", "FabricSpec", "NodesSpec", "PlanSpec",
-    "RequestsSpec", "ScenarioSpec", "ServingPlanSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec",
-    "TrainingSpec",
+    "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
+    "ScenarioSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec", "TrainingSpec",
 ]  # fmt: skip
 
-AcceleratorCount: TypeAlias = Annotated[Count, Field(ge=1)]
-Options: TypeAlias = dict[str, Any]
-ModelName: TypeAlias = Annotated[str, Named("workloads/models", "model", "simulator.workload.model_files:load_model")]
-FrameworkName: TypeAlias = Annotated[
-    str, Named("workloads/frameworks", "framework", "simulator.workload.framework_files:load_framework")
-]
-NodeName: TypeAlias = Annotated[str, Named("hardware_profiles/nodes", "node", "simulator.hardware.profiles:load_node")]
-ClusterName: TypeAlias = Annotated[
-    str, Named("hardware_profiles/clusters", "cluster", "simulator.hardware.profiles:load_cluster")
-]
-LinkName: TypeAlias = Annotated[
-    str, Named("hardware_profiles/networks", "network", "simulator.hardware.profiles:load_link")
-]
 RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
 
 TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG = "a training job", "a deployment", "functions"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors: a typo must never be a silent default."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
 
 
 class NodesSpec(Strict):
@@ -125,7 +117,11 @@ class BatchSpec(Strict):
 
 
 class PlanSpec(Strict):
-    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain."""
+    """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain.
+
+    ``tensor`` to ``peft`` choose how an axis is cut, states are sharded, gradients travel and adapters are trained;
+    what they take besides is in ``options``.
+    """
 
     tensor_parallel: AcceleratorCount = 1
     sequence_parallel: bool = False
@@ -139,19 +135,12 @@ class PlanSpec(Strict):
     recompute: Annotated[str, StrategyName(("recompute",), extra=("none",))] = "none"
     precision: Annotated[str, StrategyName(("precision",))] = "bf16"
     offload: Annotated[str, StrategyName(("offload",), extra=("none",))] = "none"
-    options: Options = Field(default_factory=dict)
-
-
-class ServingPlanSpec(Strict):
-    """How one replica is spread."""
-
-    tensor_parallel: AcceleratorCount = 1
-    sequence_parallel: bool = False
-    context_parallel: AcceleratorCount = 1
-    pipeline_parallel: AcceleratorCount = 1
-    data_parallel: AcceleratorCount = 1
-    expert_parallel: AcceleratorCount = 1
-    precision: Annotated[str, StrategyName(("precision", "quantization"))] = "bf16"
+    tensor: Annotated[str, StrategyName(("tensor",))] | None = None
+    context: Annotated[str, StrategyName(("context",))] | None = None
+    expert: Annotated[str, StrategyName(("expert",))] | None = None
+    sharding: Annotated[str, StrategyName(("sharding",))] | None = None
+    communication: Annotated[list[Annotated[str, StrategyName(("communication",))]], OneOrMany()] | None = None
+    peft: Annotated[str, StrategyName(("peft",))] | None = None
     options: Options = Field(default_factory=dict)
 
 
@@ -176,6 +165,7 @@ class TrainingSpec(Strict):
     plan: PlanSpec = Field(default_factory=PlanSpec)
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
+    goal: GoalSpec | None = None
 
 
 class RequestsSpec(Strict):
@@ -195,25 +185,6 @@ class RequestsSpec(Strict):
     input_tokens: TokenLaw = None
     output_tokens: TokenLaw = None
     skip_bad_rows: bool = False
-
-
-class DeploymentSpec(Strict):
-    """Replicas of an engine behind a router; what is left out is the framework's default."""
-
-    replicas: AcceleratorCount = 1
-    plan: ServingPlanSpec = Field(default_factory=ServingPlanSpec)
-    batching: Annotated[str, StrategyName(("batching",))] | None = None
-    router: Annotated[str, StrategyName(("router",))] = "round-robin"
-    kv_cache: Annotated[str, StrategyName(("kv_cache",))] | None = None
-    admission: Annotated[str, StrategyName(("admission",))] = "always"
-    max_batched_tokens: Annotated[Count, Field(ge=1)] | None = None
-    max_num_seqs: Annotated[Count, Field(ge=1)] | None = None
-    max_model_len: Annotated[Count, Field(ge=1)] | None = None
-    block_size: Annotated[Count, Field(ge=1)] | None = None
-    memory_utilization: Annotated[Ratio, Field(gt=0, le=1)] | None = None
-    kv_dtype: Literal["fp16", "bf16", "fp8", "int8", "int4"] | None = None
-    preemption: Literal["recompute", "swap"] = "recompute"
-    options: Options = Field(default_factory=dict)
 
 
 class SloSpec(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from simulator.scenario.fields import (
     Count,
@@ -12,26 +12,19 @@ from simulator.scenario.fields import (
     HostingRange,
     HourlyPrice,
     MoneyRange,
-    Named,
     OneOrMany,
     Ratio,
     RatioRange,
     RentRange,
 )
+from simulator.scenario.spec_base import NodeName, Strict
 
 __all__ = ["BuyingSpec", "CapacitySpec", "CloudSpec", "DemandSpec", "LotSpec", "OrderSpec"]
 
-Node: TypeAlias = Annotated[str, Named("hardware_profiles/nodes", "node", "simulator.hardware.profiles:load_node")]
 Amount: TypeAlias = Annotated[float, Field(gt=0)]
 Whole: TypeAlias = Annotated[Count, Field(ge=1)]
 Month: TypeAlias = Annotated[Count, Field(ge=0)]
 Span: TypeAlias = Annotated[Duration, Field(gt=0)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class DemandSpec(Strict):
@@ -54,7 +47,7 @@ class CapacitySpec(Strict):
 class LotSpec(Strict):
     """Nodes that are there."""
 
-    node: Node
+    node: NodeName
     count: Whole
     capacity: Amount | CapacitySpec
     age: Annotated[Duration, Field(ge=0)] = 0.0
@@ -65,7 +58,7 @@ class OrderSpec(Strict):
     """Nodes that are ordered in a month (0 is the first)."""
 
     month: Month
-    node: Node
+    node: NodeName
     count: Whole
     capacity: Amount | CapacitySpec
     lead_time: Annotated[Duration, Field(ge=0)] = 0.0

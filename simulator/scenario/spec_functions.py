@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from simulator.scenario.fields import (
     Bandwidth,
@@ -14,34 +14,23 @@ from simulator.scenario.fields import (
     Duration,
     HourlyCarbon,
     HourlyPrice,
-    Named,
     Rate,
     Ratio,
     StrategyName,
 )
+from simulator.scenario.spec_base import FrameworkName, ModelName, NodeName, Strict
 from simulator.scenario.spec_money import PriceSpec
 
 __all__ = ["CallsSpec", "FunctionsSpec", "PerceptionSpec", "PlaceSpec", "WanSpec"]
 
 Whole: TypeAlias = Annotated[Count, Field(ge=1)]
-Node: TypeAlias = Annotated[str, Named("hardware_profiles/nodes", "node", "simulator.hardware.profiles:load_node")]
-Model: TypeAlias = Annotated[str, Named("workloads/models", "model", "simulator.workload.model_files:load_model")]
-Engine: TypeAlias = Annotated[
-    str, Named("workloads/frameworks", "framework", "simulator.workload.framework_files:load_framework")
-]
 Positive: TypeAlias = Annotated[Duration, Field(ge=0)]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class SiteNodes(Strict):
     """Equal nodes of a site."""
 
-    profile: Node
+    profile: NodeName
     count: Whole
 
 
@@ -102,8 +91,8 @@ class FunctionsSpec(Strict):
 
     functions: str
     calls: CallsSpec
-    model: Model | None = None
-    framework: Engine | None = None
+    model: ModelName | None = None
+    framework: FrameworkName | None = None
     input_tokens: Whole | None = None
     output_tokens: Whole | None = None
     precision: Annotated[str, StrategyName(("precision", "quantization"))] = "bf16"

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from simulator.scenario.fields import Duration, HostingRange, MoneyRange, Ratio, RatioRange, RentRange
+from simulator.scenario.spec_base import Strict
 
 __all__ = ["PriceSpec"]
 
 
-class PriceSpec(BaseModel):
+class PriceSpec(Strict):
     """How machines are paid for; ranges are ``[low, high]`` or one figure, and carry their date and source."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     mode: Literal["auto", "on-demand", "reserved", "spot", "purchase"] = "auto"
     rent: RentRange = None

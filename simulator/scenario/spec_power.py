@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from simulator.scenario.fields import Count, Power, Ratio
+from simulator.scenario.spec_base import Strict
 
 __all__ = ["PowerSpec", "RackSpec"]
 
 Limit = Annotated[Power, Field(gt=0)]
 
 
-class PowerSpec(BaseModel):
+class PowerSpec(Strict):
     """Limits on the draw of the machines, before the losses of the building; the tightest one binds."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     device_cap: Limit | None = None
     node_cap: Limit | None = None
@@ -25,10 +24,8 @@ class PowerSpec(BaseModel):
     oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
 
 
-class RackSpec(BaseModel):
+class RackSpec(Strict):
     """What a rack takes; without ``nodes`` as many as its power and cooling allow by their rating."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     nodes: Annotated[Count, Field(ge=1)] | None = None
     power: Annotated[Power, Field(ge=0)] = 0.0

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from simulator.scenario.fields import Bandwidth, Count, Data, Ratio
+from simulator.scenario.spec_base import Strict
 
 __all__ = ["ConfidentialSpec", "DpSgdSpec", "EncryptedLinksSpec", "SecuritySpec"]
-
-
-class Strict(BaseModel):
-    """Unknown keys are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class ConfidentialSpec(Strict):

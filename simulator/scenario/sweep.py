@@ -209,6 +209,9 @@ def _drain(
                         finish(index, future.result())
                     except BrokenExecutor:
                         lost.append(index)
+                    except Exception as error:  # the executor gave this point up: the others go on
+                        reason = f"the executor failed: {type(error).__name__}: {str(error).strip().splitlines()[0]}"
+                        finish(index, {"status": "error", "reason": reason, "rows": []})
         for future, index in flying.items():  # the pool broke: some may have been finished all the same
             if future.done() and future.exception() is None:
                 finish(index, future.result())

@@ -18,7 +18,7 @@ from simulator.scenario.sweep_points import Answer, Depth, Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Sweep", "load_sweep", "sweep_rows"]
+__all__ = ["Sweep", "load_sweep", "short_names", "sweep_rows"]
 
 TABLE, ABOUT = "sweep.csv", "sweep.json"
 _TEXTS = ("kind", "depth", "plan", "reason", "rejections")
@@ -33,6 +33,19 @@ def sweep_rows(points: Sequence[Point], answers: Sequence[Answer], axes: Sequenc
         for row in answer["rows"]:
             status = answer["status"] if answer["status"] != "infeasible" or not row["feasible"] else "ok"
             yield {**head, **row, "status": status}
+
+
+def short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Paths by the fewest last parts that still tell them apart."""
+    found = {}
+    for path in paths:
+        parts = path.split(".")
+        for count in range(1, len(parts) + 1):
+            short = ".".join(parts[-count:])
+            if sum(other.split(".")[-count:] == parts[-count:] for other in paths) == 1:
+                break
+        found[path] = short
+    return found
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ class ArrivalStream:
                     self._children.setdefault(parent, []).append(row)
             self._roots = [row for row in range(len(table)) if table.parent[row] < 0]
         self._size = len(table) if self._roots is None else len(self._roots)
-        self._place = 0
+        self._place = self._followed = 0
         self._closed = table.closed_loop_concurrency is not None
         if table.closed_loop_concurrency is not None:
             for _ in range(min(table.closed_loop_concurrency, self._size)):
@@ -83,6 +83,11 @@ class ArrivalStream:
             time = min(time, self._times[row])
         self.next_time = time
 
+    @property
+    def popped(self) -> int:
+        """Requests released so far."""
+        return self._place + self._followed - len(self._released)
+
     def pop(self) -> int:
         """Row of the request released at :attr:`next_time`."""
         if self._released and self._released[0][0] <= self.next_time:
@@ -102,4 +107,5 @@ class ArrivalStream:
                 think = math.nan if self._think is None else self._think[child]
                 time = max(now, self._times[child]) if math.isnan(think) else now + think
                 heappush(self._released, (time, child))
+                self._followed += 1
             self._find_next()

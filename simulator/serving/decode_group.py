@@ -196,6 +196,19 @@ class DecodeGroup:
         heapify(self._ending)
         heapify(self._longest)
 
+    def settle(self) -> list[RequestState]:
+        """All members, their ``produced`` and ``last_token`` up to date, in no particular order.
+
+        One that only pads a batch is held to have its last token to come.
+        """
+        recent = {time for time, _ in self.fresh}
+        members = self.members
+        for request in members:
+            if request.last_token not in recent:
+                request.last_token = self.last_token
+            request.produced = min(self.produced(request), request.output_tokens - 1)
+        return members
+
     def absorb(self, other: DecodeGroup) -> None:
         """Take over all members of ``other``, which is left empty."""
         old = other.count - sum(int(n) for _, n in other.fresh)

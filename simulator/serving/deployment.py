@@ -8,7 +8,8 @@ remains: a deployment alone on the clock is one clock event, however many iterat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Collection
 from copy import deepcopy
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
@@ -109,13 +110,16 @@ class DeploymentProcess:
         if len(costs) != replicas:
             raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
         shared = {t.name: TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
-        self.replicas = [
-            Replica(
-                i, limits, c, deepcopy(self.policy), self.kv_policy, self._finished, stride,
-                tuple(shared.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers),
-            )
-            for i, c in enumerate(costs)
-        ]  # fmt: skip
+        self._shared, self._stride = shared, stride
+        self.replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
+        self.open: list[Replica] = self.replicas
+        """Replicas that take requests."""
+        self.held: deque[tuple[RequestState, float]] = deque()
+        """Requests for which no replica is open, and since when [s]."""
+        self.held_time = 0.0
+        """∫ requests held over time [s]."""
+        self.on_held: Callable[[float], object] | None = None
+        """Called with the time [s] when a request finds no replica open."""
         self.table = requests
         self._stream = ArrivalStream(requests)
         block_size = limits.block_size if self.kv_policy.prefix_caching else 0
@@ -134,6 +138,12 @@ class DeploymentProcess:
         self._entry: Any = None
         self.done: simpy.Event | None = None
 
+    def _new_replica(self, index: int, cost: IterationCost) -> Replica:
+        stores, size = self._shared, self.limits.kv_bytes_per_token
+        tiers = tuple(stores.get(t.name) or TierStore(t, size) for t in self.kv_policy.tiers)
+        policy = deepcopy(self.policy)
+        return Replica(index, self.limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
+
     def start(self) -> simpy.Event:
         """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
         self._origin = self.clock.now
@@ -148,12 +158,50 @@ class DeploymentProcess:
             version = replica.version
             replica.truncate(now)
             self._announce(replica, version)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
+        """Go on once everybody has done what they do at this moment: only then is the next event of others known."""
         if self._entry is not None:
             self.clock.cancel(self._entry)
-            self._entry = None
-        self._pump()
+        self._entry = self.clock.at(self.clock.now, self._pump, late=True)
 
-    def _outcome(self) -> ServingRun | ServingSummary:
+    @property
+    def now(self) -> float:
+        """Time since the start [s]."""
+        return self.clock.now - self._origin
+
+    @property
+    def arrivals(self) -> int:
+        """Requests that have come so far."""
+        return self._stream.popped
+
+    def open_only(self, indices: Collection[int]) -> None:
+        """Only these replicas take requests from now on; who found none open goes to them."""
+        self.open = [self.replicas[i] for i in sorted(indices)]
+        now = self.now
+        while self.held and self.open:
+            request, since = self.held.popleft()
+            self.held_time += now - since
+            self._dispatch(request, now)
+        if self.done is not None:
+            self._pump_soon()
+
+    def evacuate(self, index: int) -> int:
+        """A replica is gone with all it held: an empty one takes its number, closed, and its requests begin again.
+
+        Returns the number of these requests; they go to those open now, or wait for one.
+        """
+        old, now = self.replicas[index], self.now
+        lost = old.evict(now)
+        new = self.replicas[index] = self._new_replica(index, old.cost)
+        new.usage, new.gaps, new.pool.peak, new.version = old.usage, old.gaps, old.pool.peak, old.version + 1
+        self.held.extend((request, now) for request in lost)
+        self.open_only([replica.index for replica in self.open if replica is not old])
+        return len(lost)
+
+    def outcome(self) -> ServingRun | ServingSummary:
+        """What has happened so far, as it is recorded."""
         return self.summary() if isinstance(self._rows, SummaryRows) else self.result()
 
     def _take_stock(self, row: int, now: float) -> None:
@@ -198,10 +246,10 @@ class DeploymentProcess:
         time = self._work(self.clock.now - self._origin)
         if time < math.inf:
             self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
-        elif self.done is not None and not self.done.triggered:
+        elif self.done is not None and not self.done.triggered and not self.held:
             last = max(r.usage.until for r in self.replicas)
-            done = self.done
-            self.clock.at(max(last + self._origin, self.clock.now), lambda: done.succeed(self._outcome()))
+            done, end = self.done, max(last + self._origin, self.clock.now)
+            self._entry = self.clock.at(end, lambda: done.succeed(self.outcome()))
 
     def _work(self, now: float) -> float:
         """Process events up to and including ``now``, and on until the next of others; time of the next own one [s]."""
@@ -239,8 +287,18 @@ class DeploymentProcess:
             self._rows.reject(row, now, reason)
             self._stream.ended(row, now)
             return
-        replica = self.replicas[self.router.route(request, self.replicas, now)]
-        if self._refuses(request, replica, now):
+        if not self.open:
+            self.held.append((request, now))
+            if self.on_held is not None:
+                self.on_held(now)
+                self._limit = self.clock.next_time - self._origin
+            return
+        self._dispatch(request, now)
+
+    def _dispatch(self, request: RequestState, now: float) -> None:
+        """Hand a request to one of the open replicas."""
+        replica = self.open[self.router.route(request, self.open, now)]
+        if self._asks and request.first_token < 0.0 and self._refuses(request, replica, now):
             return
         version = replica.version
         replica.submit(request, now)
@@ -262,8 +320,6 @@ class DeploymentProcess:
         return reason.astype(np.uint8).tobytes()
 
     def _refuses(self, request: RequestState, replica: Replica, now: float) -> bool:
-        if not self._asks:
-            return False
         reason = self.admission.refuse(request, replica, now)
         if reason:
             self._rows.reject(request.index, now, self._rows.reason(reason))

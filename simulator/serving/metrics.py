@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from simulator.serving.quantiles import segment_mean, segment_quantiles
 from simulator.serving.run import ServingRun
+from simulator.serving.usage import ReplicaUsage
 from simulator.workload.jobs import ServiceLevel
 
-__all__ = ["slo_met", "stability", "summarize"]
+__all__ = ["growth_of", "slo_met", "stability", "summarize", "usage_columns"]
 
 _QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99))
 
@@ -65,7 +67,8 @@ def summarize(run: ServingRun, *, slo: ServiceLevel | None = None, gpus_per_repl
     result |= {f"itl_{name}": value for (name, _), value in zip(_QUANTILES, quantiles, strict=True)}
     result |= _distribution("e2e", run.e2e[done])
     result |= _distribution("queueing", run.queueing[done])
-    result |= _usage(run)
+    result |= usage_columns(run.replicas, run.limits.kv_blocks)
+    result["preemptions"] = int(run.preemptions.sum())
     if slo is not None:
         met = int(slo_met(run, slo)[done].sum())
         judged = count + result["rejected"]
@@ -99,22 +102,28 @@ def stability(run: ServingRun) -> dict[str, Any]:
     """
     accepted = (run.rejected == 0) & ~np.isnan(run.arrival)
     arrivals = np.sort(run.arrival[accepted])
-    nothing = {"arrival_rate": math.nan, "completion_rate": math.nan, "queue_growth": math.nan, "unstable": False}
     half = arrivals[len(arrivals) // 2 :]
-    if len(half) < 10 or half[-1] <= half[0]:
-        return nothing
     ends = np.sort(run.finish[run.completed])
     in_system = np.arange(len(arrivals) - len(half), len(arrivals)) - np.searchsorted(ends, half, side="right")
-    window = half[-1] - half[0]
-    rate = (len(half) - 1) / window
-    growth = float(np.polyfit(half - half[0], in_system, 1)[0])
-    served = float(np.searchsorted(ends, half[-1]) - np.searchsorted(ends, half[0])) / window
-    unstable = growth > 0.05 * rate and growth * window > 3.0 * math.sqrt(len(half))
+    served = np.searchsorted(ends, half[-1]) - np.searchsorted(ends, half[0]) if len(half) else 0
+    return growth_of(half, in_system, len(half), int(served))
+
+
+def growth_of(
+    times: NDArray[np.float64], in_system: NDArray[Any], arrivals: int, completions: int
+) -> dict[str, Any]:  # fmt: skip
+    """Columns of :func:`stability` from the number in system at some times of a window with so many arrivals and
+    completions."""
+    if len(times) < 10 or times[-1] <= times[0]:
+        return {"arrival_rate": math.nan, "completion_rate": math.nan, "queue_growth": math.nan, "unstable": False}
+    window = float(times[-1] - times[0])
+    rate = (arrivals - 1) / window
+    growth = float(np.polyfit(times - times[0], in_system, 1)[0])
     return {
         "arrival_rate": float(rate),
-        "completion_rate": float(served),
+        "completion_rate": completions / window,
         "queue_growth": growth,
-        "unstable": bool(unstable),
+        "unstable": bool(growth > 0.05 * rate and growth * window > 3.0 * math.sqrt(arrivals)),
     }
 
 
@@ -130,19 +139,21 @@ def _distribution(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     }
 
 
-def _usage(run: ServingRun) -> dict[str, Any]:
-    end = max((r.until for r in run.replicas), default=0.0)
-    total = run.limits.kv_blocks * len(run.replicas)
+def usage_columns(replicas: Sequence[ReplicaUsage], kv_blocks: int) -> dict[str, Any]:
+    """Occupancy, queue and tokens over all replicas, each with so many KV blocks."""
+    end = max((r.until for r in replicas), default=0.0)
+    total = kv_blocks * len(replicas)
     span = end if end > 0 else math.nan
     return {
-        "kv_occupancy_mean": sum(r.kv_block_time for r in run.replicas) / (span * total),
-        "kv_occupancy_max": max(r.kv_blocks_peak for r in run.replicas) / run.limits.kv_blocks,
-        "running_mean": sum(r.running_time for r in run.replicas) / span,
-        "waiting_mean": sum(r.waiting_time for r in run.replicas) / span,
-        "utilization": sum(r.busy_time for r in run.replicas) / (span * len(run.replicas)),
-        "iterations": run.iterations,
-        "preemptions": int(run.preemptions.sum()),
-        "prefill_tokens": sum(r.prefill_tokens for r in run.replicas),
-        "decode_tokens": sum(r.decode_tokens for r in run.replicas),
-        "recomputed_tokens": sum(r.recomputed_tokens for r in run.replicas),
+        "kv_occupancy_mean": sum(r.kv_block_time for r in replicas) / (span * total),
+        "kv_occupancy_max": max(r.kv_blocks_peak for r in replicas) / kv_blocks,
+        "running_mean": sum(r.running_time for r in replicas) / span,
+        "waiting_mean": sum(r.waiting_time for r in replicas) / span,
+        "utilization": sum(r.busy_time for r in replicas) / (span * len(replicas)),
+        "iterations": sum(r.iterations for r in replicas),
+        "prefill_tokens": sum(r.prefill_tokens for r in replicas),
+        "decode_tokens": sum(r.decode_tokens for r in replicas),
+        "recomputed_tokens": sum(r.recomputed_tokens for r in replicas),
+        "cached_tokens": sum(r.cached_tokens for r in replicas),
+        "loaded_tokens": sum(r.loaded_tokens for r in replicas),
     }

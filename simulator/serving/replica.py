@@ -323,3 +323,35 @@ class Replica(Residency):
             group.absorb(idle)
             self._decoding = group
             self._spare.append(idle)
+
+    # -- leaving -------------------------------------------------------------------------------------------------
+
+    def evict(self, now: float) -> list[RequestState]:
+        """Stop for good at ``now`` [s] and take all requests out, in order of arrival.
+
+        Iterations that have ended count, the one in flight is lost. What a request had produced stays with whoever
+        reads it; its keys and values are gone, so that it prefills its prompt and its output so far again wherever it
+        goes on, as after a preemption by recomputation.
+        """
+        for flight in list(self._flights):
+            done = flight.boundary_after(now)
+            done -= flight.boundary(done) > now
+            if done:
+                flight.iterations, flight.end = done, flight.boundary(done)
+                self._flights.remove(flight)
+                self._complete(flight)
+        self.close_books(now)
+        groups = dict.fromkeys([self._decoding, *(f.group for f in self._flights if f.group is not None)])
+        decoding = [request for group in groups for request in group.settle()]
+        starting = [request for flight in self._flights for request, _ in flight.prefill]
+        waiting = [*self.waiting, *self.swapped]
+        lost = dict.fromkeys([*decoding, *starting, *self.prefilling, *self.paused, *waiting])
+        for request in sorted(lost, key=by_arrival):
+            if request.blocks:
+                known = request.input_tokens + request.produced - 1 if request in decoding else request.computed_tokens
+                self.usage.recomputed_tokens += known
+                request.preemptions += 1
+            request.computed_tokens = request.blocks = request.finish_at = request.registered = 0
+            request.holds, request.matched, request.data = (), None, None
+        self._flights.clear()
+        return sorted(lost, key=by_arrival)

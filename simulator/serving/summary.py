@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.results.sketch import QuantileSketch
+from simulator.serving.metrics import growth_of
 from simulator.serving.rows import RequestSource
 from simulator.serving.usage import ReplicaUsage
 from simulator.strategies.protocols import RequestState
@@ -19,6 +20,7 @@ from simulator.workload.requests.table import RequestTable
 __all__ = ["ServingSummary", "SummaryRows", "add_segments"]
 
 _BUFFER = 8192
+_MOST_SAMPLES = 1024
 _METRICS = ("ttft", "tpot", "e2e", "queueing")
 
 
@@ -39,6 +41,9 @@ class ServingSummary:
         [s]
     replicas
         Usage of every replica.
+    progress
+        [n, 3]: time [s], requests accepted so far, and those of them in the system, evenly thinned in number of
+        arrivals.
     """
 
     sketches: dict[str, QuantileSketch]
@@ -47,6 +52,17 @@ class ServingSummary:
     first_arrival: float
     last_finish: float
     replicas: tuple[ReplicaUsage, ...]
+    progress: NDArray[np.float64] = field(default_factory=lambda: np.zeros((0, 3)))
+
+    def stability(self) -> dict[str, Any]:
+        """As :func:`simulator.serving.metrics.stability`, from the samples kept of the second half of the arrivals."""
+        time, arrived, in_system = self.progress.T
+        late = arrived >= arrived[-1] / 2 if len(arrived) else np.zeros(0, dtype=bool)
+        if not late.any():
+            return growth_of(time, in_system, 0, 0)
+        time, arrived, in_system = time[late], arrived[late], in_system[late]
+        arrivals = int(arrived[-1] - arrived[0]) + 1
+        return growth_of(time, in_system, arrivals, int(arrivals - 1 - (in_system[-1] - in_system[0])))
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics named as by :func:`~simulator.serving.metrics.summarize`; quantiles within the sketches' error."""
@@ -72,7 +88,8 @@ class ServingSummary:
             judged = count["requests"] + row["rejected"]
             row["slo_attainment"] = count["slo_met"] / judged if judged else math.nan
             row["slo_goodput"] = count["slo_met"] * rate
-        return row
+        row |= {"quantile_error": max(sketch.relative_error for sketch in self.sketches.values())}
+        return row | self.stability()
 
 
 class SummaryRows(RequestSource):
@@ -100,12 +117,28 @@ class SummaryRows(RequestSource):
         self._refused: dict[int, int] = {}
         self._first = math.inf
         self._last = -math.inf
+        self._progress: list[tuple[float, int, int]] = []
+        self._every = 1
+        self._next_sample = 0
 
     def state(self, row: int, now: float) -> RequestState:
         """The request of ``row``, which arrives ``now``."""
+        if self._arrived >= self._next_sample:
+            self._sample(now)
         self._arrived += 1
-        self._first = min(self._first, now)
+        if now < self._first:
+            self._first = now
         return super().state(row, now)
+
+    def _sample(self, now: float) -> None:
+        """Note how many are in the system; once the history is full every second sample is dropped."""
+        accepted = self._arrived - sum(self._refused.values())
+        ended = self._counts["requests"] + len(self._buffer)
+        self._progress.append((now, accepted, accepted - ended))
+        if len(self._progress) >= _MOST_SAMPLES:
+            del self._progress[1::2]
+            self._every *= 2
+        self._next_sample = self._arrived + self._every
 
     def reject(self, row: int, now: float, reason: int) -> None:
         """Request ``row`` is refused for the reason of that number."""
@@ -152,7 +185,8 @@ class SummaryRows(RequestSource):
         counts["unfinished"] = self._arrived - counts["requests"] - sum(refused.values())
         if self._slo is not None:
             counts["slo_met"] = self._met
-        return ServingSummary(self.sketches, counts, refused, self._first, self._last, replicas)
+        progress = np.array(self._progress, dtype=np.float64).reshape(-1, 3)
+        return ServingSummary(self.sketches, counts, refused, self._first, self._last, replicas, progress)
 
 
 def add_segments(sketch: QuantileSketch, segments: NDArray[np.float64]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields, replace
 
 from simulator.registry import Area, lookup
+from simulator.strategies.pipeline.choice import schedule_of
 from simulator.strategies.protocols import Communicating, CommunicationTraits, Noted, Pass
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -62,7 +63,8 @@ def communication_traits(plan: Plan) -> CommunicationTraits:
 
 def plan_notes(plan: Plan) -> tuple[str, ...]:
     """What the plan's strategies cost beside time, memory and traffic."""
-    return tuple(note for p in passes_of(plan) if isinstance(p, Noted) for note in p.notes(plan))
+    chosen = [*passes_of(plan), *([schedule_of(plan)] if plan.pipeline_parallel > 1 else [])]
+    return tuple(note for strategy in chosen if isinstance(strategy, Noted) for note in strategy.notes(plan))
 
 
 def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[str]:

@@ -163,12 +163,16 @@ class ScheduleTraits:
         ``(rank, chunk, ranks, chunks) → position in the model``: which part of the model a chunk holds.
         Interleaved: chunk·ranks + rank. V-shaped schedules fold back.
     weight_copies
-        Copies of the parameters a rank keeps (2 for bidirectional schedules).
+        Copies of the model that share the ranks (2 for bidirectional schedules).
+    replicas
+        Copies of all states of its stage that a rank keeps, each with an optimizer of its own.
     weight_versions
         ``(rank, ranks) → versions`` of its weights a rank keeps for an asynchronous schedule (1 = synchronous; a
         fraction where only some chunks are kept twice).
     flush
         Whether a step ends with a pipeline flush.
+    updates, reductions
+        ``micro-batches → how often`` a rank updates its weights in a step, and its replicas exchange gradients.
     splits_backward
         Uses INPUT_GRADIENT and WEIGHT_GRADIENT.
     items_per_microbatch
@@ -179,8 +183,11 @@ class ScheduleTraits:
 
     virtual_stage: Callable[[int, int, int, int], int]
     weight_copies: int = 1
+    replicas: int = 1
     weight_versions: Callable[[int, int], float] = lambda rank, ranks: 1
     flush: bool = True
+    updates: Callable[[int], int] = lambda microbatches: 1
+    reductions: Callable[[int], int] = lambda microbatches: 1
     splits_backward: bool = False
     items_per_microbatch: int = 1
     partner: Callable[[int, int], int] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 __all__ = ["CAUSES", "TrainingEvent", "TrainingRun"]
@@ -13,11 +14,15 @@ processes; reading the state back; steps that took longer than undisturbed ones.
 
 @dataclass(frozen=True)
 class TrainingEvent:
-    """Something that happened to a job at ``time`` [s]."""
+    """Something that happened to a job at ``time`` [s].
+
+    ``steps`` are those done and kept just before an interruption and just after a return; NaN for other events.
+    """
 
     time: float
     event: str
     detail: str = ""
+    steps: float = math.nan
 
 
 @dataclass

@@ -91,7 +91,7 @@ def _staged(ops: Sequence[Op], count: int, mesh: Mesh) -> float:
     return min(count, 2) * sum(t.bytes(mesh) for op in through for t in op.reads)
 
 
-def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float) -> dict[Tier, dict[str, float]]:
+def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float, replicas: int) -> dict[Tier, dict[str, float]]:
     """Parameter, gradient and optimizer bytes by tier; a tensor that several blocks of the rank share counts once."""
     kept = (TensorClass.PARAM, TensorClass.GRAD, TensorClass.OPTIM)
     totals: dict[Tier, dict[str, float]] = {Tier.HBM: {cls.value: 0.0 for cls in kept}}
@@ -105,10 +105,25 @@ def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float) -> dict[Tier, 
                     if tensor.name in shared:
                         continue
                     shared.add(tensor.name)
-                copies = versions if tensor.cls is TensorClass.PARAM else 1
+                copies = replicas * (versions if tensor.cls is TensorClass.PARAM else 1)
                 place = totals.setdefault(tensor.tier, {cls.value: 0.0 for cls in kept})
                 place[tensor.cls.value] += copies * count * tensor.bytes(mesh)
     return totals
+
+
+def _update_workspace(chunks: Sequence[Chunk], mesh: Mesh, framework: Framework) -> float:
+    """Temporary bytes of the optimizer step on a rank: copies of gradients and intermediate results in fp32."""
+    each = framework.constants.get("optimizer_workspace")
+    if each is None:
+        return 0.0
+    moments = (
+        count * tensor.elements(mesh)
+        for chunk in chunks
+        for block, count in chunk.blocks
+        for tensor in block.states
+        if tensor.cls is TensorClass.OPTIM and tensor.tier is Tier.HBM and tensor.name.endswith(".exp_avg")
+    )
+    return each.value * sum(moments)
 
 
 def _is_shared(block: Block, tensor: Tensor) -> bool:
@@ -119,7 +134,7 @@ def _is_shared(block: Block, tensor: Tensor) -> bool:
 def memory_ledger(
     timeline: PipelineTimeline, chunks_of_rank: Sequence[Sequence[Chunk]], memory: Sequence[ChunkMemory], mesh: Mesh,
     nodes: Sequence[Node], framework: Framework, versions: Sequence[float],
-    evicted: Mapping[Tier, Sequence[float]] | None = None, accelerators: int = 0,
+    evicted: Mapping[Tier, Sequence[float]] | None = None, accelerators: int = 0, replicas: int = 1,
 ) -> MemoryLedger:  # fmt: skip
     """Peak of every pipeline rank on every tier it uses.
 
@@ -136,6 +151,8 @@ def memory_ledger(
         Peak of evicted activations by tier and rank [B].
     accelerators
         Accelerators of the job: those of a node share its host memory and drives; 0 = whole nodes.
+    replicas
+        Copies of all states that each rank keeps.
 
     Notes
     -----
@@ -146,10 +163,13 @@ def memory_ledger(
     fragmentation = framework.constants.get("fragmentation")
     stages, peers = list[StageMemory](), dict[int, float]()
     for rank, chunks in enumerate(chunks_of_rank):
-        states = _states(chunks, mesh, versions[rank])
+        states = _states(chunks, mesh, versions[rank], replicas)
         by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])
-        by_class[TensorClass.WORKSPACE.value] = max((memory[c.position].workspace for c in chunks), default=0.0)
+        inside = max((memory[c.position].workspace for c in chunks), default=0.0)
+        # The update begins when the last activations are gone, and takes their room first.
+        beyond = _update_workspace(chunks, mesh, framework) - by_class[TensorClass.ACTIVATION.value]
+        by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())
         by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0)
         by_class["reserve"] = reserve.value if reserve else 0.0

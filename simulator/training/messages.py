@@ -18,11 +18,11 @@ __all__ = ["message_counts", "send_seconds", "swap_seconds"]
 
 
 def send_seconds(pipeline: PipelinedJob) -> float:
-    """Sending one micro-batch's boundary activation to the next stage [s]."""
+    """Sending the boundary activation of one micro-batch (or piece of one) to the next stage [s]."""
     if pipeline.ranks == 1:
         return 0.0
     pricer, sending, plan = pipeline.pricer(0), pipeline.sending, pipeline.plan
-    boundary = pipeline.boundary_bytes * (1 + sending.pipeline_volume) / 2
+    boundary = pipeline.boundary_bytes * (1 + sending.pipeline_volume) / 2 / pipeline.traits.items_per_microbatch
     asked = sending.pipeline_split
     scatter = pipeline.framework.p2p_scatter_gather if asked is None else asked
     split = scatter and plan.tensor_parallel > 1 and not plan.sequence_parallel

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 
@@ -13,17 +12,19 @@ from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster, Node
-from simulator.registry import lookup
 from simulator.results.estimate import MemoryLedger, Traffic
 from simulator.strategies.compile import communication_traits, plan_notes
-from simulator.strategies.protocols import Action, PipelineSchedule
+from simulator.strategies.pipeline.choice import schedule_of
+from simulator.strategies.pipeline.one_f_one_b import one_f_one_b_order
+from simulator.strategies.protocols import Action
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
-from simulator.training.messages import message_counts, send_seconds, swap_seconds
+from simulator.training.messages import message_counts, send_seconds
 from simulator.training.pipeline import PipelineCosts, run_pipeline
+from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
@@ -77,7 +78,7 @@ class PipelinedJob:
         self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
         self.plan, self.framework = job.plan, job.framework
         self.microbatches = job.batch.microbatches(job.plan)
-        self.schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
+        self.schedule = schedule_of(job.plan)
         self.traits = self.schedule.traits()
         self.ranks = job.plan.pipeline_parallel
         self._times: dict[tuple[object, ...], PhaseTime] = {}
@@ -86,8 +87,7 @@ class PipelinedJob:
     @staticmethod
     def check_schedule(job: TrainingJob) -> str:
         """Why the schedule does not work for these sizes, or an empty string."""
-        schedule = cast(PipelineSchedule, lookup("pipeline", job.plan.schedule)())
-        plan = job.plan
+        plan, schedule = job.plan, schedule_of(job.plan)
         if plan.pipeline_parallel == 1 and plan.virtual_stages == 1:
             return ""
         reason = schedule.check(plan.pipeline_parallel, job.batch.microbatches(plan), plan.virtual_stages)
@@ -102,7 +102,7 @@ class PipelinedJob:
     def orders(self) -> Sequence[Sequence[Action]]:
         """Tasks of every rank; a single rank just alternates forward and backward."""
         if self.ranks == 1 and self.plan.virtual_stages == 1:
-            return cast(PipelineSchedule, lookup("pipeline", "1f1b")()).order(1, self.microbatches, 1)
+            return one_f_one_b_order(1, self.microbatches)
         return self.schedule.order(self.ranks, self.microbatches, self.plan.virtual_stages)
 
     @cached_property
@@ -176,12 +176,16 @@ class PipelinedJob:
     @cached_property
     def forward_times(self) -> list[PhaseTime]:
         """Forward of one micro-batch by virtual stage."""
-        return [self._chunk_time(c, "forward") for c in self.chunks]
+        return self.chunk_times("forward")
 
     @cached_property
     def backward_times(self) -> list[PhaseTime]:
         """Whole backward of one micro-batch by virtual stage."""
-        return [self._chunk_time(c, "backward") for c in self.chunks]
+        return self.chunk_times("backward")
+
+    def chunk_times(self, phase: str) -> list[PhaseTime]:
+        """One pass of one micro-batch by virtual stage; ``phase`` is ``forward``, ``backward``, or half a backward."""
+        return [self._chunk_time(c, phase) for c in self.chunks]
 
     def _chunk_time(self, chunk: Chunk, phase: str) -> PhaseTime:
         """Time of one pass through a chunk; chunks of equal content on equal nodes are priced once."""
@@ -220,24 +224,6 @@ class PipelinedJob:
 
     # -- memory and bounds -------------------------------------------------------------------------------------------
 
-    def _costs(self) -> PipelineCosts:
-        memory = self.chunk_memories
-        split = self.traits.splits_backward
-        gradient = [self._chunk_time(c, "input_gradient").seconds for c in self.chunks] if split else None
-        weights = [self._chunk_time(c, "weight_gradient").seconds for c in self.chunks] if split else None
-        return PipelineCosts(
-            forward=np.array([t.seconds for t in self.forward_times]),
-            backward=np.array([t.seconds for t in self.backward_times]),
-            input_gradient=None if gradient is None else np.array(gradient),
-            weight_gradient=None if weights is None else np.array(weights),
-            p2p=self.p2p_seconds,
-            overlap_p2p=self.framework.overlap_p2p,
-            message_bytes=self.boundary_bytes if self.ranks > 1 else 0.0,
-            activation_bytes=np.array([m.activations for m in memory]),
-            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) if split else None,
-            swap=swap_seconds(self, memory),
-        )
-
     def memory(self) -> MemoryLedger:
         """Peak of every rank. Depends on the order of each rank's tasks only, so nothing has to be run."""
         return self._memory
@@ -245,14 +231,14 @@ class PipelinedJob:
     @cached_property
     def _memory(self) -> MemoryLedger:
         memory = self.chunk_memories
-        stages = len(self.chunks)
+        stages, pieces = len(self.chunks), self.traits.items_per_microbatch
         untimed = PipelineCosts(
             forward=np.ones(stages), backward=np.ones(stages),
             input_gradient=np.ones(stages), weight_gradient=np.ones(stages),
-            activation_bytes=np.array([m.activations for m in memory]),
-            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]),
+            activation_bytes=np.array([m.activations for m in memory]) / pieces,
+            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) / pieces,
         )  # fmt: skip
-        items = self.microbatches * self.traits.items_per_microbatch
+        items = self.microbatches * pieces
         program = build_program(self.orders, self.traits, untimed, items)
         detached = bool(program.detached.any())
         timeline = (
@@ -263,7 +249,7 @@ class PipelinedJob:
         versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
         return memory_ledger(
             timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions,
-            self._evicted_peaks(memory, untimed), self.plan.accelerators,
+            self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
         )  # fmt: skip
 
     def _evicted_peaks(self, memory: Sequence[ChunkMemory], untimed: PipelineCosts) -> dict[Tier, list[float]]:
@@ -272,7 +258,8 @@ class PipelinedJob:
         for tier in {t: None for m in memory for t in m.evicted}:
             costs = replace(
                 untimed,
-                activation_bytes=np.array([m.evicted.get(tier, 0.0) for m in memory]),
+                activation_bytes=np.array([m.evicted.get(tier, 0.0) for m in memory])
+                / self.traits.items_per_microbatch,
                 weight_gradient_bytes=None,
             )
             items = self.microbatches * self.traits.items_per_microbatch
@@ -299,28 +286,31 @@ class PipelinedJob:
     def timeline(self) -> PipelineTimeline:
         """The pipeline of one step."""
         return run_pipeline(
-            self.orders, self.traits, self._costs(), self.microbatches * self.traits.items_per_microbatch
+            self.orders, self.traits, job_costs(self), self.microbatches * self.traits.items_per_microbatch
         )
+
+    @cached_property
+    def pipeline_seconds(self) -> float:
+        """How long a step keeps the pipeline, see :func:`~simulator.training.pipeline_costs.pipeline_seconds` [s]."""
+        return pipeline_seconds(self)
 
     def run(self) -> StepRun:
         """Execute one step."""
-        timeline = self.timeline
+        timeline, piped = self.timeline, self.pipeline_seconds
         busiest = int(np.argmax(timeline.busy))
-        update = max(
-            (self.update_time(r, timeline.makespan) for r in range(self.ranks)),
-            key=lambda t: t.seconds,
-        )
-        reduced = reduction_end(self, update.seconds)
+        update = max((self.update_time(r, piped) for r in range(self.ranks)), key=lambda t: t.seconds)
+        updates = self.traits.updates(self.microbatches)
+        reduced = self.traits.reductions(self.microbatches) * (reduction_end(self, update.seconds) - timeline.makespan)
         delay = max(gather_delay(self, rank) for rank in range(self.ranks))
         host = self.constant("host_per_step")
         parts = self._busy_parts(busiest)
         scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
         parts = {k: v * scale for k, v in parts.items()}
-        parts["bubble"] = timeline.makespan - float(timeline.busy[busiest])
-        parts["data_parallel"] = parts.get("data_parallel", 0.0) + (reduced - timeline.makespan) + delay
-        parts["optimizer"] = update.seconds
+        parts["bubble"] = piped - float(timeline.busy[busiest])
+        parts["data_parallel"] = parts.get("data_parallel", 0.0) + reduced + delay
+        parts["optimizer"] = updates * update.seconds
         parts["host"] = parts.get("host", 0.0) + host
-        return StepRun(reduced + update.seconds + delay + host, parts, timeline, busiest)
+        return StepRun(piped + reduced + updates * update.seconds + delay + host, parts, timeline, busiest)
 
     def _busy_parts(self, rank: int) -> dict[str, float]:
         times = [
@@ -342,11 +332,11 @@ class PipelinedJob:
             for p in self.work_of(rank)
             for t in (self.forward_times, self.backward_times)
         ]
-        return combine([*times, (self.update_time(rank), 1.0)])
+        return combine([*times, (self.update_time(rank), self.traits.updates(self.microbatches))])
 
     def traffic(self) -> Traffic:
         """Bytes per accelerator and step by link class, of the rank that moves most."""
-        moved = []
+        moved, reductions = [], self.traits.reductions(self.microbatches)
         for rank in range(self.ranks):
             pricer = self.pricer(rank)
             links = dict(self.step_time(rank).traffic)
@@ -354,7 +344,7 @@ class PipelinedJob:
                 for block, count in chunk.blocks:
                     for op in (*block.reduce, *block.publish):
                         for link, size in pricer.op_traffic(op).items():
-                            links[link] = links.get(link, 0.0) + count * size / op.wire.every
+                            links[link] = links.get(link, 0.0) + reductions * count * size / op.wire.every
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 forward, backward = message_counts(self, rank)

@@ -244,9 +244,10 @@ class TrainingProcess:
         missing = sorted(self._missing)
         way = survival.recovery.restore(self.facts, missing)
         planned = all(hit.planned for hit in hits)
+        done = self._progress
         lost = self._roll_back(self.run.steps if planned else self._rollback_target(way, missing))
         kinds = ", ".join(dict.fromkeys(hit.kind for hit in hits))
-        run.events.append(TrainingEvent(began, "interrupted", f"{kinds}; {lost:.6g} s of work lost"))
+        run.events.append(TrainingEvent(began, "interrupted", f"{kinds}; {lost:.6g} s of work lost", done))
         self._abandon_write()
         if planned and self.job.checkpoint is not None and not (yield from self._save()):
             return
@@ -263,7 +264,8 @@ class TrainingProcess:
             return
         if not (yield from self._reload(way, missing)):
             return
-        run.events.append(TrainingEvent(self.clock.now, "resumed", f"at step {run.steps}, {self._after(began)}"))
+        said = f"at step {run.steps}, {self._after(began)}"
+        run.events.append(TrainingEvent(self.clock.now, "resumed", said, run.steps))
 
     def _after(self, began: float) -> str:
         speed = f", {self._elastic:.3g} of full speed" if self._elastic < 1 else ""

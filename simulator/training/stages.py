@@ -73,12 +73,14 @@ def compiled_layers(job: TrainingJob) -> tuple[Block, ...]:
 @lru_cache(maxsize=256)
 def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: int, sequence: int) -> tuple[Block, ...]:
     blocks: list[Block] = []
+    # 16-bit tensors are lowered as bf16; the precision recipe retypes them and adds what accumulates them.
+    produced = "bf16" if framework.keeps_half_gradients else framework.gradient_dtype
     for tower in _towers(model, sequence):
         # Whole sequences: context parallelism is a pass that cuts them, so attention knows all its keys.
         ctx = LoweringContext(tower.model, micro_batch, tower.sequence, True, framework, tower.encoder_sequence)
 
         def compiled(block: Block) -> Block:
-            return compile_block(differentiate(block, framework.gradient_dtype), plan, framework)
+            return compile_block(differentiate(block, produced), plan, framework)
 
         if tower.embedded:
             embedding = compiled(lower_embedding(ctx))

@@ -13,6 +13,7 @@ from typing import Literal
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate, MemoryLedger, TimeBreakdown, Traffic
 from simulator.strategies.compile import check_plan
+from simulator.training.goal import goal_metrics, goal_notes, goal_reason
 from simulator.training.pipelined import PipelinedJob
 from simulator.training.step_metrics import step_interval, step_metrics
 from simulator.training.tiers import missing_tiers
@@ -44,6 +45,8 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
             f"expert_parallel {plan.expert_parallel} does not divide "
             f"data_parallel × context_parallel = {plan.mesh['dpcp']}"
         )
+    if reason := goal_reason(job):
+        reasons.append(reason)
     return reasons
 
 
@@ -80,8 +83,9 @@ def estimate_step(
     if depth == "estimate":
         parts = {"roofline": floor}
         return Estimate(
-            depth, floor, floor, TimeBreakdown(parts), memory, pipeline.traffic(), warnings=pipeline.warnings()
-        )
+            depth, floor, floor, TimeBreakdown(parts), memory, pipeline.traffic(),
+            metrics=goal_metrics(job, floor), warnings=(*pipeline.warnings(), *goal_notes(job)),
+        )  # fmt: skip
     step = pipeline.run()
     interval = step_interval(pipeline, step) if with_interval else None
     return Estimate(
@@ -92,9 +96,9 @@ def estimate_step(
         memory,
         pipeline.traffic(),
         interval,
-        metrics=step_metrics(pipeline, step),
+        metrics={**step_metrics(pipeline, step), **goal_metrics(job, step.seconds)},
         shares=pipeline.trust_shares(),
-        warnings=pipeline.warnings(),
+        warnings=(*pipeline.warnings(), *goal_notes(job)),
         details={
             "timeline": step.timeline,
             "pipeline": pipeline,

@@ -34,8 +34,8 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
         "tokens_per_s": tokens / step.seconds,
         "tokens_per_s_per_accelerator": tokens / step.seconds / accelerators,
         "model_tflops_per_accelerator": model_flops / step.seconds / accelerators / 1e12,
-        "bubble_over_ideal": timeline.bubble_over_ideal,
-        "bubble_over_total": timeline.bubble_over_total,
+        "bubble_over_ideal": pipeline.pipeline_seconds / float(timeline.busy.mean()) - 1.0,
+        "bubble_over_total": 1.0 - float(timeline.busy.mean()) / pipeline.pipeline_seconds,
         "exposed_communication": sum(v for k, v in step.parts.items() if k.endswith("_parallel")),
         "peak_memory": pipeline.memory().worst.peak,
         "nodes": float(cluster.node_count),
@@ -61,12 +61,13 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     """
     base = _busiest_work(pipeline, step)
     per_step = pipeline.framework.constants.get("host_per_step")
-    after = step.seconds - step.timeline.makespan - pipeline.constant("host_per_step")
+    piped = pipeline.pipeline_seconds
+    after = step.seconds - piped - pipeline.constant("host_per_step")
 
     def evaluate(scale: Mapping[str, float]) -> float:
         moved = PipelinedJob(pipeline.job, pipeline.cluster, scale) if scale else pipeline
         stretch = _busiest_work(moved, step) / base if base else 1.0
-        return step.timeline.makespan * stretch + after + moved.constant("host_per_step")
+        return piped * stretch + after + moved.constant("host_per_step")
 
     used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
     return interval(evaluate, pipeline.constants, sorted(used | ({per_step.id} if per_step else set())))

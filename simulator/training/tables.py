@@ -16,7 +16,7 @@ from simulator.training.messages import message_counts
 from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
-__all__ = ["MOST_ROWS", "communication_by_axis", "timeline_tables"]
+__all__ = ["MOST_ROWS", "communication_by_axis", "counted_ops", "timeline_tables", "times_in_a_step"]
 
 MOST_ROWS = 20_000
 """Rows of the ``ops`` table: enough for every figure, small enough to save with every run."""
@@ -135,7 +135,7 @@ def _end_of_step(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     """What follows the last task, one after another: all stages wait for the slowest."""
     host = pipeline.constant("host_per_step")
     update = float(step.parts.get("optimizer", 0.0))
-    ends = step.seconds - step.timeline.makespan - update - host
+    ends = step.seconds - pipeline.pipeline_seconds - update - host
     network = Stream.SCALE_OUT if pipeline.plan.data_parallel > 1 else Stream.COMPUTE
     parts = (
         ("gradients and parameters", network.value, OpKind.COLLECTIVE.value, ends),
@@ -159,7 +159,7 @@ def _operations(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     names = _names_of_blocks(pipeline)
     seen: set[int] = set()
     for stage in stages:
-        times = _times_in_a_step(pipeline, stage)
+        times = times_in_a_step(pipeline, stage)
         pricer = pipeline.pricer(stage)
         for key, (block, in_step, copies) in times.items():
             if key not in seen:
@@ -169,7 +169,7 @@ def _operations(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
             yield from _stage_rows(pipeline, step, stage)
 
 
-def _times_in_a_step(pipeline: PipelinedJob, stage: int) -> dict[int, tuple[Block, int, int]]:
+def times_in_a_step(pipeline: PipelinedJob, stage: int) -> dict[int, tuple[Block, int, int]]:
     """By identity of a block: the block, passes through it in a step, copies of it that the stage holds."""
     found: dict[int, tuple[Block, int, int]] = {}
     worked = set(pipeline.work_of(stage))
@@ -192,7 +192,7 @@ def _names_of_blocks(pipeline: PipelinedJob) -> dict[int, str]:
     }
 
 
-def _counted(block: Block, passes: int, copies: int) -> Iterator[tuple[Op, int]]:
+def counted_ops(block: Block, passes: int, copies: int) -> Iterator[tuple[Op, int]]:
     """Every Op of a block and how often it runs in a step."""
     each = (*block.gather_forward, *block.forward, *block.gather_backward, *block.backward, *block.reduce_each)
     yield from ((op, passes) for op in each)
@@ -201,7 +201,7 @@ def _counted(block: Block, passes: int, copies: int) -> Iterator[tuple[Op, int]]
 
 def _block_rows(block: Block, name: str, pricer: BlockPricer, stage: int, passes: int, copies: int) -> Iterator[Row]:
     merged: dict[tuple[str, str], Row] = {}
-    for op, count in _counted(block, passes, copies):
+    for op, count in counted_ops(block, passes, copies):
         priced = pricer.price(op)
         key = (op.name, op.phase.value)
         if key in merged:
@@ -219,7 +219,7 @@ def _block_rows(block: Block, name: str, pricer: BlockPricer, stage: int, passes
 def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[Row]:
     """What belongs to no block: the update, and messages to the next stage."""
     pricer = pipeline.pricer(stage)
-    update = pipeline.update_time(stage, step.timeline.makespan)
+    update = pipeline.update_time(stage, pipeline.pipeline_seconds)
     if update.seconds:
         yield _row(
             stage, Stream.COMPUTE.value, "optimizer", "optimizer", OpKind.ELEMENTWISE.value, bound="memory",
@@ -258,8 +258,8 @@ def communication_by_axis(
                 moved, taken = found.get((axis, collective, link), (0.0, 0.0))
                 found[axis, collective, link] = (moved + count * size, taken + count * seconds)
 
-    for block, passes, copies in _times_in_a_step(pipeline, stage).values():
-        for op, count in _counted(block, passes, copies):
+    for block, passes, copies in times_in_a_step(pipeline, stage).values():
+        for op, count in counted_ops(block, passes, copies):
             if op.collective is not None:
                 price = pricer.price(op)
                 links = pricer.layout.wire_bytes(op.collective, price.bytes, pricer.layout.group(op.axis))

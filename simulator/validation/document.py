@@ -42,6 +42,7 @@ NAMES = {
     "training_step_time": "Training step time",
     "training_layer_time": "Training layer time",
     "training_memory": "Training memory",
+    "step_replay": "Replay of measured training steps",
     "serving_tpot": "Serving time per output token",
     "serving_ttft": "Serving time to first token",
     "serving_throughput": "Serving throughput",

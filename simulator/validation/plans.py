@@ -23,6 +23,7 @@ FRAMEWORKS = (
     (r"internevo|internlm", "internevo"),
     (r"fms|ibm", "fms-fsdp"),
     (r"torchtitan|llama.?3|imec|rapid", "torchtitan-0.1"),
+    (r"nanotron.2024", "nanotron-2024"),
     (r"nanotron", "nanotron"),
     (r"deepspeed|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
 )

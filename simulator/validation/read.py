@@ -11,10 +11,11 @@ from typing import Any
 
 from simulator.errors import ConfigError
 from simulator.validation.cases import Reading
+from simulator.validation.read_steps import is_step_trace, read_steps
 
 __all__ = ["measurement_files", "read_file"]
 
-SUFFIXES = (".yaml", ".yml", ".csv", ".csv.gz")
+SUFFIXES = (".yaml", ".yml", ".csv", ".csv.gz", ".parquet")
 
 
 def measurement_files(paths: Sequence[str | Path]) -> list[Path]:
@@ -49,8 +50,11 @@ def read_file(path: Path) -> Reading:
         return _read_yaml(path)
     if path.name.endswith((".csv", ".csv.gz")):
         return _read_csv(path)
+    if path.suffix == ".parquet" and is_step_trace(path):
+        return read_steps(path)
     raise ConfigError(
-        f"{path.name}: expected a YAML or CSV file of measurements; see docs/validation.md for the formats"
+        f"{path.name}: expected a YAML or CSV file of measurements, or a trace of training steps; "
+        "see docs/validation.md for the formats"
     )
 
 
@@ -98,6 +102,8 @@ def _recognised(path: Path) -> bool:
     if path.suffix in (".yaml", ".yml"):
         start = path.read_text(encoding="utf-8")
         return "\nruns:" in start or "\nentries:" in start
+    if path.suffix == ".parquet":
+        return is_step_trace(path)
     header = _header(path)
     return any(columns <= header for columns, _ in _table_readers())
 

@@ -108,7 +108,8 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     stated = row.get("tied_embeddings")
     size = float(row["params_b"]) * 1e9
     model = models[stated != "True"] if stated else min(models, key=lambda m: abs(parameters(m) - size))
-    framework, assumed = framework_of("nanotron", {"flash_attention": True})
+    fixed = row.get("after_pp_fix", "True") == "True"
+    framework, assumed = framework_of("nanotron" if fixed else "nanotron-2024", {"flash_attention": True})
     micro, steps = int(row["micro_batch"]), int(row["grad_accum"])
     plan = Plan(tensor_parallel=tp, data_parallel=dp, pipeline_parallel=pp, sequence_parallel=tp > 1,
                 zero_stage=int(row["zero_stage"]), precision="bf16")  # fmt: skip
@@ -118,9 +119,10 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     if ran:
         seconds = batch.tokens / (float(row["tokens_per_s_per_gpu"]) * gpus)
         measured.append(Measurement("training_step_time", seconds, "step"))
-        if row.get("mem_reserved_gb"):  # mem_alloc is read between steps, without activations
-            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * 1e9, "reserved"))
-    fixed = pp == 1 or row.get("after_pp_fix", "True") == "True"
+        # mem_alloc is read between steps, without activations; nanotron logs bytes / 1024**3 as "GB".
+        if row.get("mem_reserved_gb"):
+            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * GIB, "reserved"))
+    fixed = fixed or pp == 1
     source = "nanotron sweep" if fixed else "nanotron sweep, pipeline rows before the fix"
     assumed += ["feed-forward width by hidden size (Llama)", "sequence 4096"]
     assumed += ["as many key-value heads as heads, tied embeddings by the parameter count"] * (not row.get("kv_heads"))

@@ -125,12 +125,13 @@ def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
-    from simulator.validation import power_runs, serving_runs, trace_runs, training_runs, vidur_runs
+    from simulator.validation import power_runs, serving_runs, step_runs, trace_runs, training_runs, vidur_runs
 
     return {
         "training": training_runs.run_training,
         "training_layer": training_runs.run_layer,
         "bubble": training_runs.run_bubble,
+        "step": step_runs.run_step,
         "serving": serving_runs.run_serving,
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,

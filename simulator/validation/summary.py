@@ -28,6 +28,7 @@ RELATIVE = (
     "training_step_time",
     "training_layer_time",
     "training_memory",
+    "step_replay",
     "serving_tpot",
     "serving_ttft",
     "serving_throughput",

@@ -27,12 +27,19 @@ class Framework:
         ``unfused`` (scores in HBM), ``flash-1``, ``flash-2``, ``flash-3``, ``paged``.
     fused_kernels
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
+    fused_cross_entropy
+        Whether one kernel computes the loss from the 16-bit logits, without a copy in fp32.
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
     dropout
         Whether training stores dropout masks (None: as the model's recipe says).
     gradient_dtype
         Type in which gradients are accumulated.
+    keeps_half_gradients
+        Whether the 16-bit gradients of a whole backward stay beside the accumulators until they are added to them.
+    keeps_gathered_inputs
+        Whether sequence parallelism keeps the gathered inputs of column-parallel layers for the backward, instead of
+        their shards that are gathered again.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
     p2p_scatter_gather
@@ -61,7 +68,8 @@ class Framework:
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication, ``host_per_tensor_rank`` [s]
-        host time that a layer's forward takes in a pipeline beyond ``host_per_layer``, times the tensor-parallel ranks.
+        host time that a layer's forward takes in a pipeline beyond ``host_per_layer``, times the tensor-parallel ranks,
+        ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates.
     """
 
     name: str
@@ -69,8 +77,11 @@ class Framework:
     version: str = ""
     attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
     fused_kernels: bool = True
+    fused_cross_entropy: bool = False
     dropout: bool | None = None
     gradient_dtype: str = "fp32"
+    keeps_half_gradients: bool = False
+    keeps_gathered_inputs: bool = False
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     overlap_p2p: bool = True

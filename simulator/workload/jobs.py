@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
+from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
@@ -44,7 +46,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run: model, software, batch, plan, number of steps, and the strategy after failures."""
+    """A training run: model, software, batch, plan, number of steps, the strategy after failures, and its goal."""
 
     name: str
     model: ModelSpec
@@ -55,6 +57,7 @@ class TrainingJob:
     start: float = 0.0
     checkpoint: Checkpoint | None = None
     recovery: str = "checkpoint-restart"
+    goal: Goal | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,8 @@ class Deployment:
         Type of the KV cache.
     preemption
         ``recompute`` or ``swap``.
+    autoscaling, spot
+        How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
     """
 
     name: str
@@ -107,3 +112,5 @@ class Deployment:
     admission: str = "always"
     slo: ServiceLevel = ServiceLevel()
     options: tuple[tuple[str, object], ...] = field(default=())
+    autoscaling: Autoscaling | None = None
+    spot: SpotMarket | None = None

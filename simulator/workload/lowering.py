@@ -273,7 +273,7 @@ def _positions(out: Tensor, ctx: LoweringContext) -> list[Op]:
 
 
 def lower_head(ctx: LoweringContext) -> Block:
-    """Final norm, projection to the vocabulary or classes and, when training, the cross-entropy on fp32 logits."""
+    """Final norm, projection to the vocabulary or classes and, when training, the cross-entropy."""
     model = ctx.model
     boundary = ctx.activation("x", ctx.hidden)
     ops: list[Op] = []
@@ -305,11 +305,12 @@ def _token_head(out: Tensor, ctx: LoweringContext) -> list[Op]:
     ops.append(head)
     if not ctx.training:
         return ops
-    logits = ctx.activation("head.logits", vocab, dtype="fp32")
-    loss = ctx.activation("loss", dtype="fp32")
+    logits, loss = head.writes[0], ctx.activation("loss", dtype="fp32")
+    if not ctx.framework.fused_cross_entropy:
+        logits = ctx.activation("head.logits", vocab, dtype="fp32")
+        ops.append(ctx.elementwise("head.cast", head.writes, (logits,)))
     return [
         *ops,
-        ctx.elementwise("head.cast", head.writes, (logits,)),
         Op(
             "head.loss", OpKind.ELEMENTWISE, Phase.FORWARD, "fp32", (logits,), (loss,), logits.dims, 5.0, ("vocab",),
             saves=(logits,),

@@ -91,6 +91,15 @@ class StateOffload:
         """When the optimizer on the host runs: after the step, beside the backward, or hidden under the next step."""
         return "delayed" if plan.option("delayed_update", False) else self.update
 
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """A late update is stale by one step."""
+        if self.update_mode(plan) != "delayed":
+            return ()
+        return (
+            f"{self.name}: the update is one step late; tokens to a target loss are those of synchronous training "
+            "unless goal.extra_tokens says otherwise",
+        )
+
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Sharded states need a ZeRO stage; tiers must be known."""
         for name in OPTIONS.values():

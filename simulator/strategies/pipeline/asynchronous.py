@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,9 @@ from simulator.strategies.pipeline.checks import exact_chunks, only_one_chunk, p
 from simulator.strategies.pipeline.one_f_one_b import one_f_one_b_order
 from simulator.strategies.pipeline.orders import loop_placement, warmup_order
 from simulator.strategies.protocols import Action, ScheduleTraits
+from simulator.workload.plan import Plan
 
-__all__ = ["Asynchronous", "PipeDream", "PipeDream2BW", "PipeMare", "SpecTrain", "WPipe", "XPipe"]
+__all__ = ["Asynchronous", "HetPipe", "PipeDream", "PipeDream2BW", "PipeMare", "SpecTrain", "WPipe", "XPipe"]
 
 Indices = NDArray[np.int64]
 
@@ -23,6 +25,10 @@ class Asynchronous(ABC):
     """A schedule that runs many updates without a flush between them."""
 
     name: str
+    updates_each: ClassVar[bool] = False
+    """Every micro-batch is followed by an update, not only the last of a step."""
+    staleness: ClassVar[str]
+    """Which weights a micro-batch meets, and what the schedule does about it."""
 
     @abstractmethod
     def versions(self, rank: int, ranks: int) -> float:
@@ -30,7 +36,27 @@ class Asynchronous(ABC):
 
     def traits(self) -> ScheduleTraits:
         """No flush."""
-        return ScheduleTraits(virtual_stage=loop_placement, weight_versions=self.versions, flush=False)
+        return ScheduleTraits(
+            virtual_stage=loop_placement, weight_versions=self.versions, flush=False,
+            updates=self.updates, reductions=self.reductions,
+        )  # fmt: skip
+
+    def updates(self, microbatches: int) -> int:
+        """Updates of a rank's weights in a step."""
+        return microbatches if self.updates_each else 1
+
+    def reductions(self, microbatches: int) -> int:
+        """Exchanges of gradients with its replicas in a step."""
+        return self.updates(microbatches)
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Staleness is a cost in quality that time and memory do not show."""
+        if plan.pipeline_parallel == 1:
+            return ()
+        return (
+            f"{self.name}: {self.staleness}; tokens to a target loss are those of synchronous training unless "
+            "goal.extra_tokens says otherwise",
+        )
 
     def check(self, ranks: int, microbatches: int, chunks: int) -> str:
         """Any number of ranks and micro-batches; one chunk."""
@@ -58,10 +84,38 @@ class PipeDream(Asynchronous):
     """Updates after every micro-batch; each backward uses the stashed weights of its forward."""
 
     name = "pipedream"
+    updates_each = True
+    staleness = "rank i computes with weights p − 1 − i updates old, an update follows every micro-batch"
 
     def versions(self, rank: int, ranks: int) -> float:
         """As many as micro-batches in flight."""
         return ranks - rank
+
+
+@register(
+    "hetpipe",
+    kind="schedule",
+    area="training",
+    family="pipeline",
+    cites=("Park et al. 2020 (HetPipe), arXiv 2005.14038",),
+    catalogue=("HetPipe, FTPipe, Varuna",),
+    validated_by="closed_form",
+)
+class HetPipe(PipeDream):
+    """Virtual workers of unlike devices: updates of its own after every micro-batch, one exchange per wave of them.
+
+    A step is one wave. A pipeline runs at the pace of its slowest stage, so the layers are worth cutting by the
+    devices' speeds (planner ``mixed-devices``).
+    """
+
+    name = "hetpipe"
+    staleness = (
+        "a micro-batch misses the updates of its own wave, and those of other virtual workers since their last exchange"
+    )
+
+    def reductions(self, microbatches: int) -> int:
+        """Once per wave (wave synchronous parallel)."""
+        return 1
 
 
 @register(
@@ -78,6 +132,7 @@ class PipeDream2BW(Asynchronous):
     """Gradients of m micro-batches make one update; two buffered weight versions are enough."""
 
     name = "pipedream-2bw"
+    staleness = "gradients are applied one update late (arXiv 2006.09503)"
 
     def versions(self, rank: int, ranks: int) -> float:
         """The newest and the one before."""
@@ -106,6 +161,10 @@ class PipeMare(Asynchronous):
     """
 
     name = "pipemare"
+    staleness = (
+        "forward and backward of a micro-batch see different weights; learning-rate rescheduling and discrepancy "
+        "correction (arXiv 1910.05124) are its answer"
+    )
 
     def versions(self, rank: int, ranks: int) -> float:
         """Only the newest."""
@@ -128,6 +187,11 @@ class SpecTrain(Asynchronous):
     """
 
     name = "spectrain"
+    updates_each = True
+    staleness = (
+        "weights are predicted up to p − 1 updates ahead; the prediction reads weights and momentum once per "
+        "micro-batch, which is not priced"
+    )
 
     def versions(self, rank: int, ranks: int) -> float:
         """Only the newest; the predicted weights are made on the fly."""
@@ -147,6 +211,10 @@ class XPipe(SpecTrain):
     """Weight prediction from Adam's moments, once per mini-batch: its micro-batches share the predicted weights."""
 
     name = "xpipe"
+    updates_each = False
+    staleness = (
+        "weights are predicted for each mini-batch; the prediction reads weights and moments once, which is not priced"
+    )
 
 
 @register(
@@ -170,6 +238,7 @@ class WPipe(Asynchronous):
     """
 
     name = "wpipe"
+    staleness = "half of the weights are one update old, the other half new (ICLR 2022)"
 
     def versions(self, rank: int, ranks: int) -> float:
         """Two of group 0, one of group 1: half of 2BW's redundancy."""

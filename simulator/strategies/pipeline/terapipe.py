@@ -12,6 +12,7 @@ from simulator.strategies.pipeline.checks import only_one_chunk, positive
 from simulator.strategies.pipeline.gpipe import forwards_then_backwards
 from simulator.strategies.pipeline.orders import loop_placement
 from simulator.strategies.protocols import Action, ScheduleTraits
+from simulator.workload.plan import Plan
 
 __all__ = ["TeraPipe", "balanced_slices"]
 
@@ -67,6 +68,11 @@ class TeraPipe:
 
     slices: int = 4
     name = "terapipe"
+
+    @classmethod
+    def for_plan(cls, plan: Plan) -> TeraPipe:
+        """With the plan's ``token_slices``."""
+        return cls(int(str(plan.option("token_slices", cls.slices))))
 
     def traits(self) -> ScheduleTraits:
         """Actions number slices: micro-batch · slices + slice."""

@@ -9,7 +9,7 @@ from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["BF16", "FP8", "FP8LM", "FP16", "FP32", "PrecisionRecipe"]
@@ -42,17 +42,25 @@ class PrecisionRecipe:
         """Set the types of Ops and tensors and add gradient and optimizer states."""
         typed = block.map(self._typed)
         gradient = self.gradient(framework)
+        halves = framework.keeps_half_gradients and gradient != self.storage
         states: list[Tensor] = []
+        sums: list[Op] = []
         for parameter in typed.parameters:
             states.append(parameter)
             if not parameter.trainable:
                 continue
-            states.append(replace(parameter, name=f"{parameter.name}.grad", cls=TensorClass.GRAD, dtype=gradient))
+            total = replace(parameter, name=f"{parameter.name}.grad", cls=TensorClass.GRAD, dtype=gradient)
+            states.append(total)
+            if halves:
+                half = replace(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
+                states.append(half)
+                sums.append(_accumulate(half, total))
             states += [
                 replace(parameter, name=f"{parameter.name}.{n}", cls=TensorClass.OPTIM, dtype=d)
                 for n, d in self.optimizer
             ]
-        return replace(typed, boundary=self._retype(typed.boundary), states=tuple(states))
+        backward = (*typed.backward, *sums)
+        return replace(typed, boundary=self._retype(typed.boundary), backward=backward, states=tuple(states))
 
     def _typed(self, op: Op) -> Op:
         gemm = op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) and "batched" not in op.tags
@@ -67,6 +75,12 @@ class PrecisionRecipe:
     def _retype(self, tensor: Tensor) -> Tensor:
         # Lowering marks 16-bit tensors as bf16; masks, logits, statistics and gradients keep their own types.
         return replace(tensor, dtype=self.storage) if tensor.dtype == "bf16" and self.storage != "bf16" else tensor
+
+
+def _accumulate(half: Tensor, total: Tensor) -> Op:
+    """Add a 16-bit gradient to its accumulator, one kernel per parameter."""
+    name = f"{total.name}.accumulate"
+    return Op(name, OpKind.ELEMENTWISE, Phase.WEIGHT_GRADIENT, total.dtype, (half, total), (total,))
 
 
 @register(

@@ -87,7 +87,10 @@ class LeastUncachedPrefill(_Least):
     validated_by="published",
 )
 class SessionSticky(_Least):
-    """A session stays on the replica that was least outstanding when it began; so do requests of no session."""
+    """A session stays on the replica that was least outstanding when it began; so do requests of no session.
+
+    Where that replica takes no more requests, the session moves to the least outstanding one of those that do.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__(seed)
@@ -97,9 +100,16 @@ class SessionSticky(_Least):
         """Its home, or the least outstanding."""
         if request.session < 0:
             return self.least(replicas, lambda replica: replica.outstanding)
-        if request.session not in self._home:
-            self._home[request.session] = self.least(replicas, lambda replica: replica.outstanding)
-        return self._home[request.session]
+        home = self._home.get(request.session)
+        if home is not None:
+            if home < len(replicas) and replicas[home].index == home:
+                return home
+            place = next((at for at, replica in enumerate(replicas) if replica.index == home), None)
+            if place is not None:
+                return place
+        place = self.least(replicas, lambda replica: replica.outstanding)
+        self._home[request.session] = replicas[place].index
+        return place
 
 
 @register(
@@ -139,8 +149,8 @@ class PrefixAware(_Least):
         loads = [replica.outstanding for replica in replicas]
         high, low = max(loads), min(loads)
         if high - low <= self.balance_abs_threshold or high <= self.balance_rel_threshold * low:
-            cached = [replica.cached_prefix(request, now) for replica in replicas]
-            if max(cached) > self.cache_threshold * request.input_tokens:
+            cached = {replica.index: replica.cached_prefix(request, now) for replica in replicas}
+            if max(cached.values()) > self.cache_threshold * request.input_tokens:
                 return self.least(replicas, lambda replica: -cached[replica.index])
         return self.least(replicas, lambda replica: replica.outstanding)
 
@@ -183,11 +193,11 @@ class CostAware(_Least):
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """In time and cheap, else early."""
-        seconds = [first_token_seconds(request, replica, now) for replica in replicas]
-        in_time = [index for index in range(len(replicas)) if seconds[index] <= self.ttft]
+        seconds = {replica.index: first_token_seconds(request, replica, now) for replica in replicas}
+        in_time = [index for index, value in seconds.items() if value <= self.ttft]
         if not in_time:
             return self.least(replicas, lambda replica: seconds[replica.index])
-        price = self.prices or (1.0,) * len(replicas)
+        price = self.prices or (1.0,) * (1 + max(in_time))
         cheapest = min(price[index] for index in in_time)
         chosen = {index for index in in_time if price[index] == cheapest}
         most = 1 + max(replica.outstanding for replica in replicas)

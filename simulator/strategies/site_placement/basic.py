@@ -12,7 +12,7 @@ __all__ = ["BinPack", "Cheapest", "FastestSite", "FirstFitSite", "Greenest", "Le
 SLACK = 2.0
 """Expected response that cost and carbon may go up to, over the fastest site's."""
 
-CNC = "CNC brain 5: policies"
+CNC = "CNC brain: Policies"
 CITES = ("Hong et al. 2023, CNC brain, arXiv 2308.03450",)
 
 

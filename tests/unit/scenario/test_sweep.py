@@ -134,6 +134,23 @@ def test_a_point_that_kills_its_worker_is_an_error_and_the_rest_is_computed(monk
     assert "worker process died" in rows[2]["reason"]
 
 
+class GivesUp(ThreadPoolExecutor):
+    """An executor that loses one task for good, as Ray does after its retries."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Any:
+        future = super().submit(fn, *args, **kwargs)
+        if args[1]["seed"] == 2:
+            future.result = lambda timeout=None: (_ for _ in ()).throw(RuntimeError("worker crashed\nat ..."))  # type: ignore[method-assign]
+        return future
+
+
+def test_a_point_that_an_executor_gives_up_is_an_error_and_the_rest_is_computed() -> None:
+    with GivesUp(2) as pool:
+        rows = by_point(sweep("quickstart", {"seed": [1, 2, 3]}, depth="estimate", executor=pool))
+    assert [rows[i]["status"] for i in range(3)] == ["ok", "error", "ok"]
+    assert rows[1]["reason"] == "the executor failed: RuntimeError: worker crashed"
+
+
 def test_what_if_of_a_scenario_is_swept_and_the_command_line_wins() -> None:
     document = {**simulator.load("llama3-70b-chat").document, "what_if": {NODES: ["dgx-h100", "hgx-h200"], TP: [4, 8]}}
     assert len(sweep(document, depth="estimate", jobs=1).points) == 4

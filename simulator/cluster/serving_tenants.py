@@ -1,0 +1,17 @@
+"""Which kind of tenant a deployment is."""
+
+from __future__ import annotations
+
+from simulator.cluster.fleet_tenant import FleetTenant
+from simulator.cluster.serving_tenant import ServingTenant
+from simulator.cluster.tenants import ClusterScenario, Tenant
+from simulator.workload.jobs import Deployment
+
+__all__ = ["serving_tenant"]
+
+
+def serving_tenant(deployment: Deployment, scenario: ClusterScenario, number: int) -> Tenant:
+    """The tenant of the ``number``-th deployment."""
+    if deployment.autoscaling is not None or deployment.spot is not None:
+        return FleetTenant(deployment, scenario, number)
+    return ServingTenant(deployment, scenario, number)

@@ -1,0 +1,87 @@
+"""What a token costs, with the range of the prices."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from simulator.errors import ConfigError
+from simulator.plot.points import Source, keeps_limits, number, points_of
+from simulator.plot.source import definition
+from simulator.plot.style import SERIES, drawing, finish, ink_of, legend, titles
+from simulator.results.tables import Result
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["cost_bars"]
+
+_MOST = 24
+
+
+def cost_bars(source: Source, workload: str | None = None, ax: Axes | None = None) -> Axes:
+    """Dollars per million tokens: what is bought in one result, or the variants of a sweep, cheapest first.
+
+    Whiskers are the low and high end of the published prices.
+
+    Parameters
+    ----------
+    source
+        A result, a sweep or its frame.
+
+    Raises
+    ------
+    ConfigError
+        If nothing has a price.
+    """
+    points = points_of(source, workload)
+    rows = points.with_figures("usd_per_million_tokens")
+    rows = sorted(rows, key=lambda r: number(r, "usd_per_million_tokens"))
+    shown = rows[:_MOST]
+    parts = _items(source, points.workload) if isinstance(source, Result) else {}
+    series = {id(r): (i, label) for i, (label, mine) in enumerate(points.series(shown)) for r in mine}
+    with drawing(ax, 7.5, 1.5 + 0.42 * max(2, len(shown))) as axes:
+        most = max(max(number(r, f"usd_per_million_tokens{e}") for e in ("", "_high")) for r in shown)
+        drawn: dict[str, Any] = {}
+        for place, row in enumerate(shown):
+            value = number(row, "usd_per_million_tokens")
+            left, (index, label) = 0.0, series[id(row)]
+            for colour, (item, share) in enumerate((parts or {label: 1.0}).items(), start=index):
+                bar = axes.barh(place, share * value, 0.62, left, color=SERIES[colour % len(SERIES)])
+                if not keeps_limits(row):
+                    bar[0].set(hatch="////", edgecolor="white", linewidth=0)
+                drawn.setdefault(item, bar[0])
+                left += share * value
+            low, high = (number(row, f"usd_per_million_tokens_{end}") for end in ("low", "high"))
+            if math.isfinite(low) and math.isfinite(high):
+                axes.errorbar(
+                    value, place, xerr=[[max(0.0, value - low)], [max(0.0, high - value)]], color=ink_of(axes),
+                    capsize=3, linewidth=1,
+                )  # fmt: skip
+            end = max(v for v in (value, high) if math.isfinite(v))
+            axes.annotate(
+                f"{value:.3g}", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
+                color=ink_of(axes),
+            )  # fmt: skip
+        axes.set_yticks(range(len(shown)), [points.label(r) or points.workload for r in shown])
+        axes.set_ylim(max(len(shown), 2) - 0.4, -0.6)
+        axes.set_xlim(0, 1.12 * most)
+        axes.set_xlabel("USD per million tokens [USD]")
+        rest = f"; {len(rows) - len(shown)} dearer ones are left out" if len(rows) > len(shown) else ""
+        what = definition("summary", "usd_per_million_tokens")
+        broken = "; hatched: breaks a limit or falls behind" if not all(map(keeps_limits, shown)) else ""
+        titles(axes, f"{points.workload}: what a token costs", f"{what}; whiskers: range of the prices{broken}{rest}")
+        if list(drawn) != [""]:
+            legend(axes, handles=list(drawn.values()), labels=list(drawn))
+        finish(axes, "x")
+        return axes
+
+
+def _items(result: Result, workload: str) -> Mapping[str, Any]:
+    """Share of the cost by item."""
+    rows = [r for r in result.rows("costs") if r["workload"] == workload and r["usd"] > 0]
+    total = sum(r["usd"] for r in rows)
+    if not total:
+        raise ConfigError(f"nothing that '{workload}' uses has a price")
+    return {str(r["item"]): r["usd"] / total for r in rows}
