@@ -59,6 +59,11 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
         Weights.
     seed
         Of the telemetry's noise; ``reset(seed=...)`` sets another.
+
+    Attributes
+    ----------
+    fleet, call
+        What is simulated, and the number of the call that waits for a site.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's own declaration)
@@ -70,6 +75,7 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
         self.observation_space = gym.spaces.Box(0.0, MOST, (size,), np.float32)
         self.action_space = gym.spaces.Discrete(len(self._sites))
         self.fleet: FunctionFleet | None = None
+        self.call = 0
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -79,7 +85,7 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
         self._seed = self._seed if seed is None else seed
         work = self.workload
         self.fleet = FunctionFleet(work.calls, self._sites, work.settings, make_keep_alive(work), self._seed)
-        self._call, self._spent, self._emitted, self._counted = 0, 0.0, 0.0, 0
+        self.call, self._spent, self._emitted, self._counted = 0, 0.0, 0.0, 0
         if len(work.calls):
             self.fleet.advance(float(work.calls.arrival[0]))
         return self._look(), {}
@@ -87,14 +93,14 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
     def step(self, action: np.int64) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
         """Place the call that waits, and go on to the next."""
         assert self.fleet is not None, "call reset first"
-        placed = self.fleet.place(self._call, int(action))
-        self._call += 1
-        over = self._call >= len(self.workload.calls)
+        placed = self.fleet.place(self.call, int(action))
+        self.call += 1
+        over = self.call >= len(self.workload.calls)
         info: dict[str, Any] = {}
         if over:
             info["run"] = self.fleet.finish()
         else:
-            self.fleet.advance(float(self.workload.calls.arrival[self._call]))
+            self.fleet.advance(float(self.workload.calls.arrival[self.call]))
         return self._look(), self._earned(placed), over, False, info
 
     @property
@@ -124,12 +130,12 @@ class SiteEnv(gym.Env[NDArray[np.float32], np.int64]):
 
     def _look(self) -> NDArray[np.float32]:
         assert self.fleet is not None
-        if self._call >= len(self.workload.calls):
+        if self.call >= len(self.workload.calls):
             return np.zeros(self.observation_space.shape or (), np.float32)
-        self._views = self.fleet.views(self._call)
+        self._views = self.fleet.views(self.call)
         values: list[float] = []
         for v in self._views:
             values += [v.free / v.capacity, v.queued / v.capacity, v.warm, v.latency, v.slowness, v.cold]
             values += [v.price * 3600, v.carbon * 3.6]
-        values.append(self.fleet.call(self._call).seconds)
+        values.append(self.fleet.call(self.call).seconds)
         return np.clip(np.array(values, np.float32), 0.0, MOST)

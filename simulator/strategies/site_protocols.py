@@ -65,10 +65,14 @@ class SiteView(NamedTuple):
         """Containers at work and calls that wait, per container that fits."""
         return (self.capacity - self.free + self.queued) / self.capacity
 
-    def response(self, call: Call) -> float:
-        """Expected time of a call here [s]; waiting as if what is queued were like it."""
+    def steady(self, call: Call) -> float:
+        """Expected time of a call that meets a warm container [s]; waiting as if what is queued were like it."""
         wait = 0.0 if self.free >= 1 or self.warm >= 1 else (self.queued + 1) / self.capacity * call.seconds
-        return self.latency + (0.0 if self.warm >= 1 else self.cold) + (wait + call.seconds) * self.slowness
+        return self.latency + (wait + call.seconds) * self.slowness
+
+    def response(self, call: Call) -> float:
+        """Expected time of a call here [s], a cold start included where it needs one."""
+        return self.steady(call) + (0.0 if self.warm >= 1 else self.cold)
 
 
 @runtime_checkable

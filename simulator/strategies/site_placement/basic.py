@@ -10,7 +10,7 @@ from simulator.strategies.site_protocols import Call, SiteView
 __all__ = ["BinPack", "Cheapest", "FastestSite", "FirstFitSite", "Greenest", "LeastLoaded", "Locality"]
 
 SLACK = 2.0
-"""Expected response that cost and carbon may go up to, over the fastest site's."""
+"""Expected response of warm sites that cost and carbon may go up to, over the fastest one's."""
 
 CNC = "CNC brain: Policies"
 CITES = ("Hong et al. 2023, CNC brain, arXiv 2308.03450",)
@@ -95,8 +95,11 @@ class FastestSite:
 
 
 def _among_quick(call: Call, sites: Sequence[SiteView], slack: float) -> list[bool]:
-    """Sites whose expected response is at most ``slack`` times the shortest."""
-    expected = [site.response(call) for site in sites]
+    """Sites whose expected response, once warm, is at most ``slack`` times the shortest.
+
+    A cold start does not count: it would keep a policy from a better site for good, because nobody else warms it.
+    """
+    expected = [site.steady(call) for site in sites]
     return [e <= slack * min(expected) * (1 + 1e-12) for e in expected]
 
 
@@ -105,7 +108,7 @@ def _among_quick(call: Call, sites: Sequence[SiteView], slack: float) -> list[bo
     catalogue=(CNC, "latency and cost"), validated_by="mechanism",
 )  # fmt: skip
 class Cheapest:
-    """The cheapest site for the call among those at most twice as slow as the fastest."""
+    """The cheapest site for the call among those at most twice as slow as the fastest, once warm."""
 
     name: str
 
@@ -124,7 +127,7 @@ class Cheapest:
     catalogue=(CNC, "energy / sustainability"), validated_by="mechanism",
 )  # fmt: skip
 class Greenest:
-    """The site with the least carbon for the call at this hour among those at most twice as slow as the fastest."""
+    """The site with the least carbon for the call at this hour among those at most twice as slow as the fastest, once warm."""
 
     name: str
 
