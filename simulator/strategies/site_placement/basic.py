@@ -108,7 +108,7 @@ def _among_quick(call: Call, sites: Sequence[SiteView], slack: float) -> list[bo
     catalogue=(CNC, "latency and cost"), validated_by="mechanism",
 )  # fmt: skip
 class Cheapest:
-    """The cheapest site for the call among those at most twice as slow as the fastest, once warm."""
+    """The cheapest site for the call among those at most twice as slow as the fastest when warm."""
 
     name: str
 
@@ -127,7 +127,7 @@ class Cheapest:
     catalogue=(CNC, "energy / sustainability"), validated_by="mechanism",
 )  # fmt: skip
 class Greenest:
-    """The site with the least carbon for the call at this hour among those at most twice as slow as the fastest, once warm."""
+    """The site with the least carbon at this hour among those at most twice as slow as the fastest when warm."""
 
     name: str
 
