@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from simulator.cluster.training_tenant import step_shares
 from simulator.hardware.power import accelerator_power, node_power, utilisation
 from simulator.hardware.types import Accelerator
 from simulator.serving.iteration import ReplicaCost
@@ -26,8 +27,7 @@ def run_training_power(subject: Subject) -> tuple[Prediction, str]:
         return {}, "; ".join(reasons)
     estimate = estimate_step(job, cluster, "step")
     node = cluster.groups[0].node
-    memory = estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / node.accelerator.memory_bandwidth
-    used = utilisation(estimate.metrics.get("hfu", 0.0), memory)
+    used = utilisation(*step_shares(estimate, cluster))
     return {"node": node_power(node, used), "baseline.node": node.power_peak}, ""
 
 

@@ -42,7 +42,7 @@ def test_other_records_are_told_why_not(change: dict[str, Any], why: str) -> Non
         power_case(record, "f")
 
 
-def test_nodes_in_training_are_answered_within_40_percent(shared: Path) -> None:
+def test_nodes_in_training_are_answered_within_20_percent(shared: Path) -> None:
     data = yaml.load((shared / "reference" / "published_training.yaml").read_text(), Loader=yaml.CSafeLoader)
     reading = read_training_file({"runs": [], "power": data["power"]}, "f")
     power = [s for s in reading.skipped if s.section == "power"]
@@ -51,8 +51,7 @@ def test_nodes_in_training_are_answered_within_40_percent(shared: Path) -> None:
     for case in reading.cases:
         found, reason = answer_case(case)
         assert not reason
-        # Too high: the meters also saw evaluation and start-up, and the 8-node system is cooled by water.
-        assert 1.0 < found["node"] / case.measured[0].value < 1.4
+        assert 0.8 < found["node"] / case.measured[0].value < 1.2
 
 
 def test_static_batches_of_splitwise_are_answered_with_a_known_bias(shared: Path) -> None:
