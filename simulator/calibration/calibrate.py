@@ -13,10 +13,12 @@ from simulator.calibration.host import HostFigures, host_figures
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo, write_node
 from simulator.calibration.ranks import calibrate_ranks
 from simulator.calibration.runner import Outcome, run_cases
+from simulator.calibration.sequence import SequenceFit, fit_sequence
 from simulator.calibration.timing import the_clock
 from simulator.calibration.torch_setup import DeviceInfo, device_info, keep_pages
 from simulator.data import data_root
 from simulator.errors import ConfigError
+from simulator.hardware.profiles import load_node
 from simulator.hardware.types import Accelerator
 
 __all__ = ["Calibration", "calibrate", "reference_to"]
@@ -24,6 +26,9 @@ __all__ = ["Calibration", "calibrate", "reference_to"]
 RANKS = 2
 RANK_SHARE = 0.3
 """Share of the budget for the processes that split a CPU."""
+
+SEQUENCE_SHARE = 0.15
+"""Share of what is left of the budget for the time between kernels of a CPU."""
 
 FULL_BUDGET = 90.0
 """Seconds of kernels that measure every case of a CPU in full; with less, the grid is thinned."""
@@ -41,6 +46,8 @@ class Calibration:
         Curves by profile and section.
     host
         Copies, disk, power.
+    sequence
+        Time between the kernels of models, on a CPU.
     outcome
         Measured kernels, and what is missing.
     left_out
@@ -54,6 +61,7 @@ class Calibration:
     info: DeviceInfo
     outcome: Outcome
     host: HostFigures
+    sequence: SequenceFit | None = None
     fits: dict[str, Mapping[str, CurveFit]] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
@@ -107,7 +115,9 @@ def calibrate(
     partial = folder / f".{name}.partial.csv"
     host = host_figures(device, folder, seconds=min(5.0, own / 10))
     density = max(0.25, min(1.0, own / FULL_BUDGET))
-    outcome = run_cases(all_cases(device, density), device, own * 0.9, partial, resume, progress, timer)
+    outcome = run_cases(
+        all_cases(device, density), device, own * (0.9 - SEQUENCE_SHARE), partial, resume, progress, timer
+    )
     result = Calibration(name, folder, info, outcome, host, left_out=[*outcome.report(), *host.left_out])
     if outcome.interrupted:
         result.left_out.append(f"interrupted: {len(outcome.rows)} kernels are in {partial}, go on with --resume")
@@ -121,6 +131,9 @@ def calibrate(
     if info.kind == "cpu":
         peak = peaks_of(outcome.rows).flops.get("fp32", 0.0)
         write_node(folder, name, reference_to(folder, name), 1, info, provenance, host, peak)
+        node = load_node(str(folder / "nodes" / f"{name}.yaml"))
+        result.sequence = fit_sequence(node, device, own * SEQUENCE_SHARE, clock, progress)
+        write_accelerator(folder, name, outcome.rows, info, provenance, host, sequence=result.sequence)
         result.files.append(folder / "nodes" / f"{name}.yaml")
     if together:
         _ranks(result, ranks, budget * RANK_SHARE, density, provenance)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from simulator.calibration.fitting import CurveFit, Peaks, fit_curves, peaks_of
 from simulator.calibration.host import HostFigures
+from simulator.calibration.sequence import SequenceFit
 from simulator.calibration.torch_setup import DeviceInfo
 from simulator.cost.kernel_table import Row, write_rows
 from simulator.hardware.types import Accelerator
@@ -61,6 +62,7 @@ def write_accelerator(
     host: HostFigures,
     base: Accelerator | None = None,
     ranks: int = 1,
+    sequence: SequenceFit | None = None,
 ) -> dict[str, CurveFit]:
     """Fit ``rows`` and write ``accelerators/NAME.yaml`` and its table; the fits are returned.
 
@@ -71,6 +73,8 @@ def write_accelerator(
         the highest rates measured.
     ranks
         How many such devices the machine is cut into.
+    sequence
+        Time between the kernels of models, where the device is its own host.
     """
     peaks = peaks_of(rows) if base is None else Peaks(dict(base.peak_flops), base.memory_bandwidth)
     fits = fit_curves(rows, peaks)
@@ -80,6 +84,12 @@ def write_accelerator(
     write_rows(target / table, rows)
     lines = _processor_lines(name, info, peaks, host, ranks) if base is None else _based_lines(name, base)
     lines += [f"kernel_table: {table}", *efficiency_lines(fits, str(provenance))]
+    if sequence is not None:
+        lines += [
+            "  sequence:", f"    {{between: {sequence.between * 1e6:.4g} us, "
+            f"between_recorded: {sequence.between_recorded * 1e6:.4g} us, sigma: {max(0.01, sequence.spread):.3f}, "
+            f'trust: fitted,\n     source: "{provenance}; {len(sequence.probes)} small models, beyond their kernels"}}',
+        ]  # fmt: skip
     lines += ["sources:", f'  - "{provenance}"']
     if base is None:
         lines += _processor_notes(ranks)

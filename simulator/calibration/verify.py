@@ -18,12 +18,22 @@ from simulator.calibration.timing import CLOCKS, Timing, measure
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch, synchronize
 from simulator.hardware.types import Cluster, Fabric, Node, NodeGroup
+from simulator.results.estimate import Estimate
 from simulator.training.step import estimate_step
 from simulator.workload.jobs import Batch, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["Comparison", "TrainingCase", "compare_training", "one_node", "summarise", "training_cases"]
+__all__ = [
+    "Comparison",
+    "TrainingCase",
+    "compare_training",
+    "one_node",
+    "predict_training",
+    "summarise",
+    "time_training",
+    "training_cases",
+]
 
 
 @dataclass(frozen=True)
@@ -156,13 +166,12 @@ def twice(call: Callable[[], object], device: str, budget: float, clock: str = "
     return first, measure(call, wait, budget / 2, repeats=21, least=3, clock=CLOCKS[clock])
 
 
-def compare_training(
-    case: TrainingCase, node: Node, device: str, budget: float = 3.0, clock: str = "wall"
-) -> Comparison:
-    """Run and predict one training step."""
+def time_training(
+    case: TrainingCase, device: str, budget: float = 3.0, clock: str = "wall"
+) -> tuple[Timing, Timing, Callable[[], None], list[Any]]:
+    """Run a training step: two measurements, the step itself, and the tensors that stay."""
     torch = require_torch()
-    dtype = "fp32" if device == "cpu" else "bf16"
-    model = build_model(case.model, dtype, device, case.recompute)
+    model = build_model(case.model, _dtype(device), device, case.recompute)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = torch.randint(0, case.model.vocab_size, (case.batch, case.sequence), device=device)
 
@@ -170,13 +179,27 @@ def compare_training(
         training_step(model, optimizer, ids)
 
     step()
-    memory = peak_bytes(step, device, resident_tensors(model, optimizer))
-    first, second = twice(step, device, budget, clock)
-    plan = Plan(precision=dtype, recompute="full" if case.recompute else "none")
-    job = TrainingJob(
-        case.name, case.model, eager_framework(device), Batch(case.batch, case.batch, case.sequence), plan
-    )
-    estimate = estimate_step(job, one_node(node))
+    return *twice(step, device, budget, clock), step, resident_tensors(model, optimizer)
+
+
+def predict_training(case: TrainingCase, node: Node, device: str) -> Estimate:
+    """The step of a training case on a machine."""
+    plan = Plan(precision=_dtype(device), recompute="full" if case.recompute else "none")
+    batch = Batch(case.batch, case.batch, case.sequence)
+    return estimate_step(TrainingJob(case.name, case.model, eager_framework(device), batch, plan), one_node(node))
+
+
+def _dtype(device: str) -> str:
+    return "fp32" if device == "cpu" else "bf16"
+
+
+def compare_training(
+    case: TrainingCase, node: Node, device: str, budget: float = 3.0, clock: str = "wall"
+) -> Comparison:
+    """Run and predict one training step."""
+    first, second, step, resident = time_training(case, device, budget, clock)
+    memory = peak_bytes(step, device, resident)
+    estimate = predict_training(case, node, device)
     interval = estimate.interval
     low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)
     return Comparison(

@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
+from simulator.calibration.timing import Timing
 from simulator.calibration.torch_models import KVCache, build_model
 from simulator.calibration.torch_setup import require_torch
 from simulator.calibration.verify import Comparison, one_node, twice
@@ -17,7 +18,7 @@ from simulator.strategies.protocols import BatchShape
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["ServingCase", "compare_serving", "loop_shapes", "serving_cases"]
+__all__ = ["ServingCase", "compare_serving", "loop_shapes", "predict_serving", "serving_cases", "time_serving"]
 
 DTYPE = "bf16"
 
@@ -66,8 +67,8 @@ def _model(model: ModelSpec, device: str) -> Any:
     return build_model(model, DTYPE, device).eval()
 
 
-def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 1.5, clock: str = "wall") -> Comparison:
-    """Run and predict one serving case."""
+def time_serving(case: ServingCase, device: str, budget: float = 1.5, clock: str = "wall") -> tuple[Timing, Timing]:
+    """Run a serving case: two measurements."""
     torch = require_torch()
     model = _model(case.model, device)
     call = _loop(case, model, device) if case.prompts else _iteration(case, model, device)
@@ -76,8 +77,18 @@ def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 
         with torch.inference_mode():
             call()
 
-    first, second = twice(run, device, budget, clock)
-    predicted = sum(_cost(case.model, node, device).iteration(shape) for shape in shapes_of(case))
+    return twice(run, device, budget, clock)
+
+
+def predict_serving(case: ServingCase, node: Node, device: str) -> float:
+    """Seconds of the iterations of a serving case on a machine."""
+    return sum(_cost(case.model, node, device).iteration(shape) for shape in shapes_of(case))
+
+
+def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 1.5, clock: str = "wall") -> Comparison:
+    """Run and predict one serving case."""
+    first, second = time_serving(case, device, budget, clock)
+    predicted = predict_serving(case, node, device)
     return Comparison(case.kind, case.name, first.seconds, second.seconds, predicted, predicted, predicted)
 
 

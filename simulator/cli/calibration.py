@@ -62,6 +62,11 @@ def calibrate(
             f"(p90 {row['p90_error']:.0%})",
             markup=False,
         )
+    if done.sequence is not None:
+        plain, recorded = (1e6 * s for s in (done.sequence.between, done.sequence.between_recorded))
+        out_.print(f"  between two kernels of a model: {plain:.0f} us, {recorded:.0f} us under autograd", markup=False)
+        for probe in done.sequence.probes:
+            out_.print(f"    {probe}", markup=False)
     for line in done.left_out:
         out_.print(f"  {line}", style="yellow", markup=False)
     for file in done.files:

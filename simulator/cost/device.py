@@ -9,6 +9,9 @@ attention
     See :mod:`simulator.cost.attention`.
 elementwise, copy
     t = t0 + bytes / (e·BW).
+
+A kernel of a model on a processor that is its own host also waits for Python: the constant ``sequence.between`` of
+its profile (``between_recorded`` where autograd records), measured on models, is added to each.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ from simulator.workload.ops import OpKind, Work
 
 __all__ = ["DeviceCost"]
 
+BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
+"""Time between kernels of a model on a processor that is its own host, without and with autograd."""
+
 _tables: dict[tuple[str, int, str], KernelTable] = {}
 """Measured kernels by file, its age and the framework whose launches are in the curve."""
 
@@ -47,6 +53,8 @@ class DeviceCost:
         Factors on constants by id (for intervals and what-if questions); 1 where absent.
     relatives
         Devices to borrow constants from; by default the shipped ones with measured curves.
+    recorded
+        Kernels of a training step, which autograd records.
 
     Notes
     -----
@@ -60,9 +68,11 @@ class DeviceCost:
         framework: Framework | None = None,
         scale: Mapping[str, float] | None = None,
         relatives: Sequence[Accelerator] | Callable[[], Sequence[Accelerator]] = fitted_accelerators,
+        recorded: bool = False,
     ) -> None:
         self.accelerator = accelerator
         self.framework = framework
+        self._gap = BETWEEN_RECORDED if recorded else BETWEEN
         self._relatives = relatives
         self._resolver = Resolver(accelerator, relatives)
         self._resolver.constants.scale.update(scale or {})
@@ -82,7 +92,7 @@ class DeviceCost:
         """The same device with the constants in ``scale`` multiplied; what was resolved is shared."""
         other = object.__new__(DeviceCost)
         other.accelerator, other.framework, other._resolver = self.accelerator, self.framework, self._resolver
-        other._relatives = self._relatives
+        other._relatives, other._gap = self._relatives, self._gap
         other._start()
         other._values = self._values.moved(scale)
         return other
@@ -97,8 +107,12 @@ class DeviceCost:
         """
         known = self._memo.get(work)
         if known is None:
-            known = self._memo[work] = self._corrected(work, self._price(work))
+            known = self._memo[work] = self._in_sequence(self.alone(work))
         return known
+
+    def alone(self, work: Work) -> Priced:
+        """Time of ``work`` as a benchmark of one kernel measures it."""
+        return self._corrected(work, self._price(work))
 
     def curve(self, work: Work) -> float:
         """Seconds by the fitted curve alone, without the kernels measured on the device [s]."""
@@ -110,7 +124,8 @@ class DeviceCost:
         ``work_template`` is the decode attention of any batch and context; its sizes per sequence and per token of
         context are what counts.
         """
-        return self._attention.decode_coefficients(work_template)
+        found = self._attention.decode_coefficients(work_template)
+        return found._replace(constant=found.constant + self._between([]))
 
     def decode_attention(self, batch: int, total_context: float, work_template: Work) -> float:
         """Seconds of decode attention for ``batch`` sequences with ``total_context`` tokens together (affine in it)."""
@@ -177,6 +192,17 @@ class DeviceCost:
         beyond = Constant(f"{name}.beyond", 1.0, "", BEYOND_SIGMA, Trust.FITTED, source)
         factor = self.shared(beyond, used)
         return self.priced(work, factor * found.factor * fitted.seconds, fitted.bound, used)
+
+    def _between(self, used: list[str]) -> float:
+        """Seconds from one kernel of a model to the next; 0 for devices that a host launches ahead."""
+        return self.value(self._gap, used) if self._gap in self.accelerator.efficiency else 0.0
+
+    def _in_sequence(self, priced: Priced) -> Priced:
+        used = list[str]()
+        gap = self._between(used)
+        if not gap or priced is FREE:
+            return priced
+        return replace(priced, seconds=priced.seconds + gap, constants=(*priced.constants, *used))
 
     @cached_property
     def _table(self) -> KernelTable | None:

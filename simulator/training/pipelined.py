@@ -148,7 +148,7 @@ class PipelinedJob:
         """One pricer per node type."""
         made = {}
         for node in {n.name: n for n in self.node_of_rank}.values():
-            device = DeviceCost(node.accelerator, self.framework, self.scale)
+            device = DeviceCost(node.accelerator, self.framework, self.scale, recorded=True)
             network = NetworkCost(node, self.cluster.fabric, self.framework, self.scale)
             made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.scale)
         return made

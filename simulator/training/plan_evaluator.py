@@ -79,7 +79,7 @@ class PlanEvaluator:
         self.model, self.framework, self.cluster, self.batch = model, framework, cluster, batch
         self.node = cluster.groups[0].node
         self.uniform = len({g.node.name for g in cluster.groups}) == 1
-        self._device = DeviceCost(self.node.accelerator, framework)
+        self._device = DeviceCost(self.node.accelerator, framework, recorded=True)
         self._network = NetworkCost(self.node, cluster.fabric, framework)
         self._work = lru_cache(MEMORY)(self._price_work)
         self._states = lru_cache(MEMORY)(self._price_states)
