@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.hardware.network_power import link_family
 from simulator.hardware.parts import Part, PartsList, load_parts
 from simulator.hardware.types import Cluster, Link
 from simulator.network.links import KINDS
@@ -157,7 +158,7 @@ def _nodes(cluster: Cluster, spares: int) -> list[BomRow]:
 def network_rows(cluster: Cluster, parts: PartsList, spares: int) -> list[BomRow]:
     """Switches, adapters, transceivers and cables."""
     counts, link = network_counts(cluster), cluster.fabric.link
-    switch = parts.switch(_family(link), link.bandwidth)
+    switch = parts.switch(link_family(link), link.bandwidth)
     rows = []
     for level, count in counts.switches.items():
         rows.append(_row(level, switch, count, spares, parts, f"switch with ports of {_speed(link)}"))
@@ -192,10 +193,6 @@ def _row(item: str, part: Part | None, count: int, spares: int, parts: PartsList
 
 def _few(count: int, spares: int) -> int:
     return max(spares, math.ceil(count / 100)) if spares else 0
-
-
-def _family(link: Link) -> str:
-    return "infiniband" if re.match(r"(s|f|e|h|n|x)dr\d", link.name) else "ethernet"
 
 
 def _speed(link: Link) -> str:

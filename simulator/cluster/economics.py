@@ -35,7 +35,7 @@ class Draw:
 
 
 def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float) -> Draw:
-    """Draw of the nodes that hold ``accelerators`` of the cluster.
+    """Draw of the nodes that hold ``accelerators`` of the cluster, and of their share of the network.
 
     Parameters
     ----------
@@ -49,8 +49,9 @@ def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float
         # The same FLOP/s are a larger share of what a lower clock, or a device with other burdens, can do.
         device = group.node.accelerator
         share = utilisation(compute / (device.clock * device.pace), memory)
-        busy += group.count * node_power(group.node, share)
-        idle += group.count * node_power(group.node, 0.0, active=0)
+        network = group.node.nics * cluster.port_power
+        busy += group.count * (node_power(group.node, share) + network)
+        idle += group.count * (node_power(group.node, 0.0, active=0) + network)
     return Draw(part * cluster.site.pue * busy, part * cluster.site.pue * idle)
 
 

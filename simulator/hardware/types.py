@@ -404,7 +404,13 @@ class NodeGroup:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site."""
+    """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site.
+
+    Attributes
+    ----------
+    port_power
+        Draw of switches and optics per network port of a node [W]; 0: the network is not counted.
+    """
 
     name: str
     groups: tuple[NodeGroup, ...]
@@ -416,6 +422,7 @@ class Cluster:
     estimated: Mapping[str, str] = field(default_factory=dict)
     rack: Rack = Rack()
     terms: Terms = Terms()
+    port_power: float = 0.0
 
     @property
     def node_count(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from simulator.hardware.network_power import power_per_port
 from simulator.hardware.types import Cluster, Fabric, Link, NodeGroup, Rack, Site, Storage, Terms
 from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, SiteSpec, TrainingSpec
 from simulator.scenario.spec_money import PriceSpec
@@ -58,6 +59,7 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         rack=Rack(spec.rack.nodes or 0, spec.rack.power, spec.rack.cooling) if spec.rack else Rack(),
         terms=terms_of(spec.price),
     )
+    cluster = replace(cluster, port_power=power_per_port(cluster))
     if cluster.terms.mode == "purchase" and cluster.terms.network is None:
         from simulator.cluster.bom import network_price
 

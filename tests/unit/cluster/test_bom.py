@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from simulator.cluster.bom import bill_of_materials, network_counts, network_rows, rack_plan
+from simulator.hardware.network_power import ports_and_cables, power_per_port
 from simulator.hardware.parts import load_parts
 from simulator.hardware.profiles import load_link, load_node
 from simulator.hardware.types import Cluster, Fabric, NodeGroup, Rack, Storage, Terms
@@ -94,3 +95,22 @@ def test_a_price_that_nobody_knows_is_said_not_guessed() -> None:
     assert math.isfinite(found.price[0])
     quoted = bill_of_materials(replace(cluster(8), terms=Terms(node_price=(1.0, 2.0), source="quote")), 0)
     assert quoted.rows[0].price == (8.0, 16.0)
+
+
+THREE_LEVELS = {"radix": 64, "levels": 3, "nodes_per_leaf": 4, "leaves_per_pod": 32}
+
+
+@pytest.mark.parametrize(("nodes", "options"), [(256, {"radix": 64}), (8192, THREE_LEVELS)])
+def test_power_per_port_counts_the_ports_and_cables_of_the_bill(nodes: int, options: dict[str, object]) -> None:
+    whole = cluster(nodes, "fat-tree", **options)
+    counts, (ports, cables) = network_counts(whole), ports_and_cables(whole)
+    assert ports * counts.endpoints == sum(counts.switches.values()) * 64
+    assert cables * counts.endpoints == counts.between + counts.endpoints
+
+
+def test_the_power_of_a_small_network_is_that_of_its_switch() -> None:
+    # One switch of 64 ports over eight nodes of eight: typical 747 W (Dell's eight MLPerf nodes read 691 W for theirs).
+    whole = cluster(8, "single-switch")
+    optics = sum(load_parts().of_speed(load_parts().transceivers, 50e9).power) / 2  # type: ignore[union-attr]
+    assert 64 * power_per_port(whole) == pytest.approx(747 + 64 * optics)
+    assert power_per_port(cluster(1)) == 0.0
