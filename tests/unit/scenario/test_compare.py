@@ -125,7 +125,8 @@ def test_draws_of_everything_are_those_of_the_seeds_times_those_of_constants_and
 
 
 def test_failures_spread_the_time_of_a_training() -> None:
-    job = {"workloads.0.steps": 100_000, "workloads.0.checkpoint": {"every": "30 min"}, "failures": "llama3-2024"}
+    failures = {"mtbf": {"process": "200 h"}, "detection": "1 min", "restart": "10 min"}
+    job = {"workloads.0.steps": 2_000, "workloads.0.checkpoint": {"every": "10 min"}, "failures": failures}
     fixed = [f"{path}={json.dumps(value)}" for path, value in job.items()]
     found = compare([STEP], [*fixed, f"{RECOMPUTE}=selective,full"], traffic_draws=3, jobs=1)
     ratios = [r for r in found.spread if r["metric"] == "effective_time_ratio"]
