@@ -34,7 +34,9 @@ def list_(
     area: Annotated[str | None, typer.Option("--area", help="Strategies of training, serving or cluster only.")] = None,
     missing: Annotated[
         Path | None,
-        typer.Option("--missing", metavar="FILE", help="Rows that no strategy serves yet, of this catalogue: Markdown tables with the systems in column 1."),
+        typer.Option(
+            "--missing", metavar="FILE", help="Rows of this catalogue (Markdown tables) that no strategy serves."
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Strategies as the page docs/strategies.md.")] = False,
     as_json: AsJson = False,
@@ -99,9 +101,7 @@ def _table(rows: list[dict[str, Any]]) -> None:
 def show(
     name: Annotated[
         str,
-        typer.Argument(
-            help="Name or file of a profile, model, framework or strategy.", autocompletion=complete_name
-        ),
+        typer.Argument(help="Name or file of a profile, model, framework or strategy.", autocompletion=complete_name),
     ],
     as_json: AsJson = False,
 ) -> int:

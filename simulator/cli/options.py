@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = [
-    "AsJson", "Override", "RunFolder", "SavedFolder", "ScenarioName", "SkipBadRows", "complete_name", "complete_scenario",
-    "console", "print_json",
+    "AsJson", "Override", "RunFolder", "SavedFolder", "ScenarioName", "SkipBadRows", "complete_name",
+    "complete_scenario", "console", "print_json",
 ]  # fmt: skip
 
 

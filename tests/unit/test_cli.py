@@ -272,7 +272,7 @@ def test_every_kind_of_new_scenario_passes_check(capsys: pytest.CaptureFixture[s
 
 def test_an_option_without_its_value_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "strategies", "--missing"]) == 2
-    assert "--missing FILE: Rows that no strategy serves yet" in capsys.readouterr().err
+    assert "--missing FILE: Rows of this catalogue" in capsys.readouterr().err
 
 
 def test_the_shell_completes_names() -> None:
