@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from simulator.cli.errors import OK
-from simulator.cli.options import AsJson, console, print_json
+from simulator.cli.options import AsJson, complete_name, console, print_json
 
 __all__ = ["list_", "show"]
 
@@ -34,7 +34,9 @@ def list_(
     area: Annotated[str | None, typer.Option("--area", help="Strategies of training, serving or cluster only.")] = None,
     missing: Annotated[
         Path | None,
-        typer.Option("--missing", metavar="FILE", help="Rows of this catalogue that no strategy serves yet."),
+        typer.Option(
+            "--missing", metavar="FILE", help="Rows of this catalogue (Markdown tables) that no strategy serves."
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Strategies as the page docs/strategies.md.")] = False,
     as_json: AsJson = False,
@@ -97,7 +99,10 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name or file of a profile, model, framework or strategy.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name or file of a profile, model, framework or strategy.", autocompletion=complete_name),
+    ],
     as_json: AsJson = False,
 ) -> int:
     """Show every figure of a profile, model, framework or strategy with its source."""

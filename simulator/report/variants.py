@@ -125,7 +125,12 @@ def print_comparison(found: Comparison, console: Console) -> None:
         for r in found.spread
     ]  # fmt: skip
     draws = found.spread[0]["draws"] if found.spread else 0
-    _grid(f"over {draws} draws of the traffic", ["", "", "p10", "p50", "p90", ""], lines, console)
+    _grid(
+        f"over {draws} draws of requests, failures, constants and prices",
+        ["", "", "p10", "p50", "p90", ""],
+        lines,
+        console,
+    )
     for note in found.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -146,6 +146,8 @@ class Recommendation:
         Variants in the space, and those that were simulated; bounds exclude the others.
     notes
         What the search assumed.
+    scenario
+        The scenario of the best, as a document.
     """
 
     kind: str
@@ -160,6 +162,7 @@ class Recommendation:
     considered: int = 0
     simulated: int = 0
     notes: tuple[str, ...] = field(default=())
+    scenario: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def best(self) -> Candidate | None:
@@ -179,7 +182,8 @@ class Recommendation:
 
         return {
             "kind": self.kind, "objective": self.objective, "metric": self.metric,
-            "limits": {limit.metric: limit.value for limit in self.limits}, "best": plain(self.best),
+            "limits": {limit.metric: limit.value for limit in self.limits},
+            "best": None if self.best is None else {**(plain(self.best) or {}), "scenario": self.scenario},
             "runners_up": [plain(c) for c in self.ranked[1:]], "binding": list(self.binding),
             "one_less": plain(self.fewer), "one_more": plain(self.more), "dropped": list(self.dropped),
             "considered": self.considered, "simulated": self.simulated, "notes": list(self.notes),
@@ -246,6 +250,8 @@ def recommend(
     ConfigError
         If the scenario, the alternatives or the limits cannot be read, or there is not exactly one workload.
     """
+    from simulator.scenario.axes import point_texts
+    from simulator.scenario.load import load_scenario
     from simulator.scenario.recommend_serving import recommend_serving
     from simulator.scenario.recommend_training import recommend_training
     from simulator.scenario.sweep import plan_sweep
@@ -265,4 +271,8 @@ def recommend(
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
     search = recommend_training if kind == "training" else recommend_serving
-    return search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
+    found = search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
+    if found.best is None:
+        return found
+    changes = [*recipe.changes, *point_texts(dict(found.best.point)), "what_if={}"]
+    return replace(found, scenario=load_scenario(recipe.source, changes).document)
