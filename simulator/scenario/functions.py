@@ -16,16 +16,48 @@ from simulator.cluster.functions_tenant import FunctionWorkload
 from simulator.errors import ConfigError
 from simulator.hardware.types import Cluster, Node, NodeGroup
 from simulator.scenario.cluster import site_of, terms_of
-from simulator.scenario.spec import SiteSpec
+from simulator.scenario.security import link_share, secured
+from simulator.scenario.spec import ScenarioSpec, SiteSpec
 from simulator.scenario.spec_functions import CallsSpec, FunctionsSpec, PlaceSpec
 from simulator.workload.functions.table import FunctionTable
 
-__all__ = ["build_functions", "place_clusters", "read_calls_of"]
+__all__ = ["all_functions", "build_functions", "place_clusters", "read_calls_of"]
 
 UTILIZATION = 0.5
 """Of a container at work, for its power, where neither the scenario nor a model says: assumed."""
 
 Load = Callable[[tuple[str | int, ...], str, str, Any], Any]
+
+
+def all_functions(
+    scenario: ScenarioSpec, cluster: Cluster, spare: int, load: Load, base: Path | None
+) -> tuple[list[FunctionWorkload], list[tuple[int, str]]]:
+    """Every function workload, and problems as (number of the workload, message).
+
+    Parameters
+    ----------
+    spare
+        Accelerators of the cluster that other workloads leave; several function workloads share them evenly.
+    """
+    specs = [(i, w) for i, w in enumerate(scenario.workloads) if isinstance(w, FunctionsSpec)]
+    clusters, security = [cluster, *place_clusters(scenario.sites, cluster, load)], scenario.security
+    if security is not None:
+        clusters[1:] = [secured(place, security)[0] for place in clusters[1:]]
+    found, problems = list[FunctionWorkload](), list[tuple[int, str]]()
+    for index, spec in specs:
+        if security is not None and security.isolation and spec.isolation == "none":
+            spec = spec.model_copy(update={"isolation": "owner"})
+        try:
+            work = build_functions(spec, clusters, scenario.sites, spare // len(specs), scenario.seed + index, base)
+        except ConfigError as error:
+            problems += [(index, issue.message if not issue.file else str(issue)) for issue in error.issues]
+            continue
+        if security is not None:
+            share = link_share(security)
+            sites = tuple(replace(site, bandwidth=site.bandwidth * share) for site in work.sites)
+            work = replace(work, sites=sites)
+        found.append(work)
+    return found, problems
 
 
 def place_clusters(specs: Sequence[PlaceSpec], home: Cluster, load: Load) -> list[Cluster]:

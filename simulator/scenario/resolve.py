@@ -90,7 +90,7 @@ class Resolver:
                 )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
-        if cluster is not None and placements:
+        if cluster is not None and (placements or self._has_functions):
             cluster = self._power(cluster, placements)
         if cluster is not None:
             cluster = self._secured(cluster)
@@ -266,7 +266,7 @@ class Resolver:
             self._error(("workloads",), answer)
             return ()
         idle = cluster.accelerator_count - sum(d.total for d in demands)
-        if idle and not any(isinstance(w, FunctionsSpec) for w in self.spec.workloads):
+        if idle and not self._has_functions:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
 
@@ -280,23 +280,18 @@ class Resolver:
 
     def _functions(self, cluster: Cluster | None, taken: int) -> tuple[FunctionWorkload, ...]:
         """Functions on what others leave of the cluster, and on the other sites."""
-        specs = [(i, w) for i, w in enumerate(self.spec.workloads) if isinstance(w, FunctionsSpec)]
-        if not specs or cluster is None or self._tainted(("sites",)):
+        if cluster is None or self._tainted(("sites",)) or not self._has_functions:
             return ()
-        from simulator.scenario.functions import build_functions, place_clusters
+        from simulator.scenario.functions import all_functions
 
-        clusters = [cluster, *place_clusters(self.spec.sites, cluster, self._load)]
-        spare, found = cluster.accelerator_count - taken, []
-        for index, spec in specs:
-            try:
-                share = spare // len(specs)
-                if self.spec.security is not None and self.spec.security.isolation and spec.isolation == "none":
-                    spec = spec.model_copy(update={"isolation": "owner"})
-                found.append(build_functions(spec, clusters, self.spec.sites, share, self.spec.seed + index, self.base))
-            except ConfigError as error:
-                for issue in error.issues:
-                    self._error(("workloads", index), issue.message if not issue.file else str(issue))
+        found, problems = all_functions(self.spec, cluster, cluster.accelerator_count - taken, self._load, self.base)
+        for index, message in problems:
+            self._error(("workloads", index), message)
         return tuple(found)
+
+    @property
+    def _has_functions(self) -> bool:
+        return any(isinstance(workload, FunctionsSpec) for workload in self.spec.workloads)
 
     def _power(self, cluster: Cluster, placements: tuple[Placement, ...]) -> Cluster:
         """The cluster with the clocks that power limits leave."""
@@ -304,7 +299,8 @@ class Resolver:
             return cluster
         from simulator.scenario.power import under_limits
 
-        cluster, notes, problems = under_limits(cluster, self.spec.cluster.power, placements)
+        everywhere = cluster.node_count if self._has_functions else 0
+        cluster, notes, problems = under_limits(cluster, self.spec.cluster.power, placements, everywhere)
         self.warnings += notes
         for path, message in problems:
             self._error(("cluster", "power", *path), message)

@@ -24,7 +24,7 @@ from dataclasses import replace
 from simulator.hardware.types import Accelerator, Cluster, Link, Node
 from simulator.scenario.spec_security import SecuritySpec
 
-__all__ = ["paced", "private_pace", "secured"]
+__all__ = ["link_share", "paced", "private_pace", "secured"]
 
 Changed = Callable[[Accelerator], Accelerator]
 
@@ -33,7 +33,7 @@ def secured(cluster: Cluster, spec: SecuritySpec) -> tuple[Cluster, list[str]]:
     """The cluster as fast as its protection lets it be, and what to tell the user."""
     notes = list[str]()
     if spec.encrypted_links is not None:
-        share = spec.encrypted_links.frame / (spec.encrypted_links.frame + spec.encrypted_links.overhead)
+        share = link_share(spec)
         groups = tuple(replace(g, node=replace(g.node, nic=_narrowed(g.node.nic, share))) for g in cluster.groups)
         cluster = replace(
             cluster, groups=groups, fabric=replace(cluster.fabric, link=_narrowed(cluster.fabric.link, share))
@@ -53,6 +53,12 @@ def secured(cluster: Cluster, spec: SecuritySpec) -> tuple[Cluster, list[str]]:
             f"({spec.dp_sgd.backward_passes} backward passes); its memory is not modelled"
         )
     return cluster, notes
+
+
+def link_share(spec: SecuritySpec) -> float:
+    """Share of a link that is left when every frame carries encryption."""
+    links = spec.encrypted_links
+    return links.frame / (links.frame + links.overhead) if links is not None else 1.0
 
 
 def private_pace(spec: SecuritySpec) -> float:

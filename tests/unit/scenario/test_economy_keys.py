@@ -166,6 +166,31 @@ def test_encrypted_links_lose_the_bytes_of_the_frames() -> None:
     assert cluster.groups[0].node.nic.achievable == pytest.approx(0.75 * plain.groups[0].node.nic.achievable)
 
 
+def test_security_reaches_the_other_sites_and_their_links() -> None:
+    plain = load_scenario(CALLS).functions[0].sites
+    links = {"encrypted_links": {"overhead": "32 B", "frame": "96 B"}, "confidential": {"slow_down": "10 %"}}
+    safe = load_scenario(changed(CALLS, security=links)).functions[0]
+    assert safe.sites[1].bandwidth == pytest.approx(0.75 * plain[1].bandwidth)
+    assert safe.sites[1].slowness == pytest.approx(plain[1].slowness, rel=0.02), "all sites are slower alike"
+    assert safe.calls.duration[0] > 1.05 * load_scenario(CALLS).functions[0].calls.duration[0]
+    shared = changed(CALLS, workloads__0__isolation="none")
+    assert load_scenario(shared).functions[0].settings.isolation == "none"
+    assert load_scenario(changed(shared, security={"isolation": True})).functions[0].settings.isolation == "owner"
+
+
+def test_a_power_limit_slows_functions_too() -> None:
+    capped = load_scenario(changed(CALLS, cluster__power={"cap": "6 kW"}))
+    assert capped.cluster.groups[0].node.accelerator.clock < 1
+    assert capped.functions[0].calls.duration[0] >= load_scenario(CALLS).functions[0].calls.duration[0]
+
+
+def test_nothing_is_recommended_for_functions() -> None:
+    from simulator.scenario.recommend import recommend
+
+    with pytest.raises(ConfigError, match="fmsim sweep"):
+        recommend(CALLS, ["cluster.nodes.count=1,2"], objective="cost")
+
+
 @pytest.mark.parametrize(
     ("base", "path", "value", "told"),
     [
