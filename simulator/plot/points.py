@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.results.tables import Result, schema
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +87,8 @@ class Points:
         names, parts = self.names, []
         for axis in self.axes if axes is None else axes:
             if (value := row.get(axis)) is not None:
-                bare = isinstance(value, str) and not isinstance(value, bool)
-                parts.append(str(value) if bare else f"{names[axis]} {_value(value)}")
+                bare = isinstance(value, str | Mapping)
+                parts.append(value_text(value) if bare else f"{names[axis]} {value_text(value)}")
         return ", ".join(parts)
 
     def of_document(self, key: str) -> Mapping[str, Any]:
@@ -136,7 +136,3 @@ def _rows(source: Source) -> Sequence[Mapping[str, Any]]:
     if isinstance(source, Result):
         return source.rows("summary")
     return [{str(k): v for k, v in row.items()} for row in source.to_dict("records")]
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

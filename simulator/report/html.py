@@ -18,7 +18,7 @@ from simulator.report.html_svg import bars, scatter
 from simulator.report.variants import FIGURES_OF_MERIT, figure_text
 from simulator.results.tables import Result, schema
 from simulator.scenario.compare_draws import better_when_higher
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 from simulator.units import format_quantity
 
 __all__ = ["result_page", "sweep_page", "write_page"]
@@ -252,7 +252,7 @@ def _memory_bars(result: Result) -> str:
 
 def _named(sweep: Sweep, row: Mapping[str, Any]) -> str:
     names = short_names(sweep.axes)
-    values = ", ".join(f"{names[a]} {row[a]}" for a in sweep.axes if row.get(a) is not None)
+    values = ", ".join(f"{names[a]} {value_text(row[a])}" for a in sweep.axes if row.get(a) is not None)
     return f"#{row['point']} {values}"
 
 
@@ -277,7 +277,7 @@ def _sweep_table(sweep: Sweep) -> Table:
 
 def _axis(value: Any) -> Cell:
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return Cell("" if value is None else str(value), number)
+    return Cell("" if value is None else value_text(value), number)
 
 
 def _good(sweep: Sweep, *columns: str) -> Iterable[Mapping[str, Any]]:

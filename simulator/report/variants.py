@@ -13,7 +13,7 @@ from simulator.results.tables import schema
 from simulator.scenario.compare import Comparison
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 from simulator.units import format_quantity
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
 
 
 def _line(row: Mapping[str, Any], axes: Sequence[str], shown: Sequence[str], several: bool) -> list[Text]:
-    values = [str(row["point"]), *("" if row.get(a) is None else str(row[a]) for a in axes)]
+    values = [str(row["point"]), *("" if row.get(a) is None else value_text(row[a]) for a in axes)]
     values += [str(row["workload"])] if several else []
     values += [figure_text(column, row.get(column)) for column in shown]
     return [Text(v) for v in (*values, "" if row["status"] == "ok" else str(row["status"]))]
