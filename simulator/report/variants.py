@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from simulator.results.tables import schema
+from simulator.results.markup import figure_text
 from simulator.scenario.compare import Comparison
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
@@ -30,22 +29,6 @@ FIGURES_OF_MERIT = (
 
 _DIMENSION = {"s": "time", "B": "data", "W": "power", "J": "energy", "FLOP/s": "flop_rate"}
 _MOST_ROWS = 60
-
-
-def figure_text(column: str, value: Any) -> str:
-    """A figure with its unit, short enough for a table."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, int | float):
-        return str(value)
-    unit = schema()["summary", column].unit if ("summary", column) in schema() else ""
-    if unit in ("s", "B"):
-        return format_quantity(float(value), _DIMENSION[unit])
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" + (f" {unit}" if unit else "")
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
