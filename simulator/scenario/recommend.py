@@ -192,7 +192,7 @@ class Recommendation:
         if self.best is None:
             return html_table("nothing keeps the limits", ["", "why"], [[d.get("reason", "")] for d in self.dropped])
         shown = dict.fromkeys([self.metric, *(x.metric for x in self.limits), "accelerators", "usd_per_million_tokens"])
-        rows = [[f"{path.rpartition('.')[2]}", *(c.point.get(path, "") for c in self.ranked)] for path in self.best.point]
+        rows = [[p.rpartition(".")[2], *(c.point.get(p, "") for c in self.ranked)] for p in self.best.point]
         rows += [[name, *(figure_text(name, metric_of(c.row, name)) for c in self.ranked)] for name in shown]
         heads = ["", *("best" if not i else f"#{i + 1}" for i in range(len(self.ranked)))]
         bound = [
