@@ -14,20 +14,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#2
 _TEXT = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" fill="#222"'
 
 
-def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]], unit_note: str = "") -> str:
+def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]], str]]) -> str:
     """Horizontal stacked bars.
 
     Parameters
     ----------
     rows
-        (label, pieces), a piece being (name, value, text on hover).
+        (label, pieces, text at the end), a piece being (name, value, text on hover).
     """
-    names = list(dict.fromkeys(name for _, pieces in rows for name, value, _ in pieces if value > 0))
-    largest = max((sum(v for _, v, _ in pieces) for _, pieces in rows), default=0.0) or 1.0
-    left, width, height = 130.0, 620.0, 22.0
+    names = list(dict.fromkeys(name for _, pieces, _ in rows for name, value, _ in pieces if value > 0))
+    largest = max((sum(v for _, v, _ in pieces) for _, pieces, _ in rows), default=0.0) or 1.0
+    stacked = any(len(pieces) > 1 for _, pieces, _ in rows)
+    left, width, height = 110.0, 360.0, 20.0
     top = 26.0
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
-    for i, (label, pieces) in enumerate(rows):
+    for i, (label, pieces, end) in enumerate(rows):
         y, x = top + i * (height + 6), left
         parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end" {_TEXT}>{escape(label)}</text>')
         for name, value, text in pieces:
@@ -40,21 +41,16 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]
                 f'fill="{colour}"><title>{escape(f"{label}: {name} {text}")}</title></rect>'
             )
             x += length
-        total = unit_note and f" {unit_note}"
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(_total(pieces))}{escape(total)}</text>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(end)}</text>')
     y, x = top + len(rows) * (height + 6) + 14, left
-    for i, name in enumerate(names):
+    for i, name in enumerate(names if stacked else ()):  # a bar of one piece has its name beside it
         wide = 26 + 7.2 * len(name)
-        if x + wide > left + width + 80:
+        if x + wide > left + width + 120:
             x, y = left, y + 20
         parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<text x="{x + 17}" y="{y}" {_TEXT}>{escape(name)}</text>')
         x += wide
-    return _svg(left + width + 110, y + 12, title, parts)
-
-
-def _total(pieces: Sequence[tuple[str, float, str]]) -> str:
-    return pieces[0][2] if len(pieces) == 1 else ""
+    return _svg(left + width + 140, y + 12 if stacked else y - 8, title, parts)
 
 
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:

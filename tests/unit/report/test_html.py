@@ -97,7 +97,7 @@ def test_what_users_write_is_text_and_not_markup() -> None:
 
 def test_marks_are_as_long_as_their_values_and_say_them() -> None:
     drawn = ElementTree.fromstring(
-        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")]), ("b", [("x", 2.0, "two")])])
+        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")], "4"), ("b", [("x", 2.0, "two")], "2")])
     )
     marks = [m for m in drawn.iter("{http://www.w3.org/2000/svg}rect") if m.get("class") == "mark"]
     lengths = [float(m.get("width", 0)) for m in marks]
