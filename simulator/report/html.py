@@ -73,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is below it; ``folded`` until it is opened or printed."""
+    """A heading with what is below it; ``folded`` until it is opened, and not printed."""
 
     title: str
     tables: Sequence[Table] = ()
@@ -209,7 +209,7 @@ def _head(table: str, column: str) -> Cell:
 
 
 def _cell(table: str, column: str, value: Any) -> Cell:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "nan" or (isinstance(value, float) and math.isnan(value)):
         return Cell("")
     if column in _YES_NO and value in (0, 1):
         return Cell("yes" if value else "no", float(value))

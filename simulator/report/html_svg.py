@@ -55,7 +55,7 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
 
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
     """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
-    left, top, width, height = 70.0, 30.0, 560.0, 320.0
+    left, top, width, height = 62.0, 30.0, 340.0, 270.0
     x_most, y_most = _round_up(max(p[0] for p in points)), _round_up(max(p[1] for p in points))
     groups = list(dict.fromkeys(p[2] for p in points))
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
@@ -81,7 +81,7 @@ def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float
         y = top + 8 + 20 * i
         parts.append(f'<circle cx="{left + width + 24}" cy="{y}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<text x="{left + width + 34}" y="{y + 4}" {_TEXT}>{escape(group)}</text>')
-    return _svg(left + width + 230, top + height + 50, title, parts)
+    return _svg(left + width + 150, top + height + 50, title, parts)
 
 
 def _round_up(value: float) -> float:
