@@ -112,6 +112,22 @@ class Scenario:
             return paced(part, self.training_pace)
         return part
 
+    def _repr_html_(self) -> str:
+        """What is run on what, for notebooks."""
+        from simulator.results.markup import html_list, html_table
+
+        cluster = self.cluster
+        nodes = ", ".join(f"{g.count} × {g.node.name}" for g in cluster.groups)
+        rows = [["cluster", f"{nodes}: {cluster.accelerator_count:,} accelerators", cluster.fabric.topology]]
+        rows += [
+            [job.name, f"training of {job.model.name}, {job.steps:,} steps", str(job.plan)] for job in self.training
+        ]
+        rows += [
+            [d.name, f"serving of {d.model.name}, {len(d.requests):,} requests", f"{d.replicas} × {d.plan}"]
+            for d in self.deployments
+        ]
+        return html_table(self.name, [], rows, f"seed {self.seed}") + html_list(self.warnings)
+
 
 def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
     """Consecutive nodes of a cluster as a cluster of their own on the same fabric."""

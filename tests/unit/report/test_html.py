@@ -69,6 +69,16 @@ def test_a_run_says_its_verdict_figures_assumptions_and_sources() -> None:
     assert 'title="Roofline bound' in page
 
 
+def test_shares_are_read_in_per_cent_and_switches_as_words() -> None:
+    result = simulator.run("llama3-70b-chat", ["workloads.chat.requests.count=80"])
+    page = result_page(result)
+    row = result.of("chat")
+    assert f">{100 * row['slo_attainment']:.3g} %</td>" in page
+    assert re.search(r">unstable</td><td[^>]*>no</td>", page)
+    assert f">{row['output_tokens']:,} token</td>" in page
+    assert "nan" not in re.sub(r"<[^>]*>", " ", page).split()
+
+
 def test_an_infeasible_run_says_why() -> None:
     result = simulator.estimate("llama3-70b-chat", [f"{TP}=1"])
     page = result_page(result)
@@ -97,7 +107,7 @@ def test_what_users_write_is_text_and_not_markup() -> None:
 
 def test_marks_are_as_long_as_their_values_and_say_them() -> None:
     drawn = ElementTree.fromstring(
-        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")]), ("b", [("x", 2.0, "two")])])
+        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")], "4"), ("b", [("x", 2.0, "two")], "2")])
     )
     marks = [m for m in drawn.iter("{http://www.w3.org/2000/svg}rect") if m.get("class") == "mark"]
     lengths = [float(m.get("width", 0)) for m in marks]
@@ -136,6 +146,13 @@ def test_a_browser_draws_the_page_and_runs_its_script_without_errors(tmp_path: P
     assert 'aria-sort="descending"' in dom
     body = dom[dom.index('class="sortable"') :]
     assert re.findall(r"<tr[^>]*><td[^>]*>(\d)</td>", body)[:3] == ["2", "1", "0"]
+
+    printed = tmp_path / "p.pdf"
+    subprocess.run(
+        [browser, *flags, "--no-pdf-header-footer", f"--print-to-pdf={printed}", file.as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert printed.read_bytes().startswith(b"%PDF")
 
     from matplotlib.image import imread
 
