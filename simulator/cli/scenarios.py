@@ -72,6 +72,11 @@ def check(
          "requests": len(d.requests)}
         for d in loaded.deployments
     ]  # fmt: skip
+    jobs += [
+        {"name": f.name, "kind": "functions", "plan": f.placement, "accelerators": sum(s.accelerators for s in f.sites),
+         "calls": len(f.calls)}
+        for f in loaded.functions
+    ]  # fmt: skip
     if as_json:
         size = loaded.cluster.accelerator_count
         notes = list(loaded.warnings)
@@ -80,7 +85,7 @@ def check(
     out = console()
     out.print(f"{loaded.name}: ok, {loaded.cluster.node_count} nodes, {loaded.cluster.accelerator_count} accelerators")
     for job in jobs:
-        more = f", {job['requests']:,} requests" if "requests" in job else ""
+        more = "".join(f", {job[what]:,} {what}" for what in ("requests", "calls") if what in job)
         out.print(
             f"  {job['kind']} {job['name']}: {job['plan']} on {job['accelerators']} accelerators{more}", markup=False
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.cluster.functions_tenant import FunctionsTenant
 from simulator.cluster.serving_tenants import serving_tenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
@@ -51,6 +52,7 @@ def _tenants(scenario: ClusterScenario) -> list[Tenant]:
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
+        *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
     ]
 
 

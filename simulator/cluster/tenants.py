@@ -41,6 +41,10 @@ class ClusterScenario(Protocol):
         """Deployments in document order."""
 
     @property
+    def functions(self) -> tuple[Any, ...]:
+        """Function workloads in document order."""
+
+    @property
     def failures(self) -> FailureModel | None:
         """What fails, or ``None``."""
 

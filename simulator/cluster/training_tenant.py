@@ -23,7 +23,7 @@ from simulator.workload.jobs import TrainingJob
 if TYPE_CHECKING:
     import simpy
 
-__all__ = ["TrainingTenant", "training_bill"]
+__all__ = ["TrainingTenant", "step_shares", "training_bill"]
 
 
 class TrainingTenant:
@@ -72,11 +72,12 @@ class TrainingTenant:
         if self.process is None:
             return tables, {job.name: answer}
         run = self.process.close()
-        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start)
+        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start, run.start)
         row = {key: values[0] for key, values in tables["summary"].items()}
         row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
         row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
+        row |= {"clock": self.cluster.groups[0].node.accelerator.clock}
         row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
         row |= self._to_goal(row)
         tables["summary"] = {key: [value] for key, value in row.items()}
@@ -113,11 +114,19 @@ def _events(name: str, run: TrainingRun) -> Columns:
     }
 
 
-def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float) -> Bill:
-    """Energy and money of ``seconds`` of training steps."""
+def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0) -> Bill:
+    """Energy and money of ``seconds`` of training steps from ``begin`` on [s]."""
     accelerators = job.plan.accelerators
+    draw = mean_draw(cluster, accelerators, *step_shares(estimate, cluster))
+    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))
+
+
+def step_shares(estimate: Estimate, cluster: Cluster) -> tuple[float, float]:
+    """Shares of the peak FLOP/s and of the memory bandwidth that a step uses.
+
+    The roofline bound over the step time says how much of each operation's own peak is used, whatever its type: HFU
+    would not, it is quoted against the 16-bit peak and counts weight gradients that adapters do not have.
+    """
     device = cluster.groups[0].node.accelerator
-    compute = estimate.metrics.get("hfu", 0.0)
-    memory = estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth
-    draw = mean_draw(cluster, accelerators, compute, memory)
-    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0))
+    compute = estimate.floor / estimate.seconds * device.clock * device.pace
+    return compute, estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth

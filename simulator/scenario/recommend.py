@@ -286,6 +286,8 @@ def recommend(
     workloads = document.get("workloads") or []
     if len(workloads) != 1:
         raise ConfigError(f"a recommendation is for a scenario with one workload, this one has {len(workloads)}")
+    if "functions" in workloads[0]:
+        raise ConfigError("a recommendation is for a job or a deployment; try functions out with 'fmsim sweep'")
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
     search = recommend_training if kind == "training" else recommend_serving

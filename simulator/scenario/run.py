@@ -66,6 +66,9 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         )
         details[deployment.name] = answer
         warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
+    warnings += [
+        f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
+    ]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     return Result(
         tables=merge_tables(parts),

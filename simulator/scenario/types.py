@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
+
+if TYPE_CHECKING:
+    from simulator.cluster.functions_tenant import FunctionWorkload
 
 __all__ = ["Placement", "Scenario", "part_of"]
 
@@ -45,10 +48,12 @@ class Scenario:
         As written.
     cluster
         Hardware.
-    training, deployments
-        Jobs in document order.
+    training, deployments, functions
+        Workloads in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
+    training_pace
+        Share of their speed that training jobs keep under what protects their data.
     until
         End of the run [s], or ``None``: until all work is done.
     record
@@ -73,6 +78,8 @@ class Scenario:
     training: tuple[TrainingJob, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     placements: tuple[Placement, ...] = ()
+    functions: tuple[FunctionWorkload, ...] = ()
+    training_pace: float = 1.0
     until: float | None = None
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
@@ -98,7 +105,12 @@ class Scenario:
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on: only its nodes, same fabric, storage and site."""
         place = self.placement(workload, replica)
-        return part_of(self.cluster, place.first_node, place.nodes)
+        part = part_of(self.cluster, place.first_node, place.nodes)
+        if self.training_pace < 1.0 and any(job.name == workload for job in self.training):
+            from simulator.scenario.security import paced
+
+            return paced(part, self.training_pace)
+        return part
 
     def _repr_html_(self) -> str:
         """What is run on what, for notebooks."""
@@ -126,4 +138,4 @@ def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
         if high > low:
             groups.append(NodeGroup(group.node, high - low))
         start += group.count
-    return Cluster(cluster.name, tuple(groups), cluster.fabric, cluster.storage, cluster.site)
+    return replace(cluster, groups=tuple(groups), sources=(), notes="", estimated={})
