@@ -15,10 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.clock import Clock
+from simulator.network.books import FlowBooks
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
 from simulator.network.links import KINDS
 from simulator.network.maxmin import max_min_allocation
+from simulator.network.periodic import Periodic, slow_down
+from simulator.network.sharing import Party, share_links
 
 if TYPE_CHECKING:
     import simpy
@@ -30,6 +33,7 @@ __all__ = ["Fabric"]
 
 _SAME_TIME = 1e-12
 """Completions closer together than this, relative to the time, count as simultaneous."""
+_NOBODY: Mapping[int, tuple[str, ...]] = {}
 
 
 class Fabric:
@@ -43,7 +47,8 @@ class Fabric:
     Attributes
     ----------
     solves, rounds, solved_flows
-        How often rates were recomputed, the filling rounds and the flows that took part, as a measure of work.
+        How often rates were recomputed, the filling rounds (joint states, where something periodic takes part) and
+        the flows that took part, as a measure of work.
     """
 
     def __init__(self, clock: Clock, topology: Topology) -> None:
@@ -52,11 +57,12 @@ class Fabric:
         self.solves = self.rounds = self.solved_flows = 0
         count = len(self.capacity)
         self._bytes = np.zeros(count)
-        self._limits: dict[str, dict[int, float]] = {}
+        self._loads: dict[Periodic, list[Flow]] = {}
         self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
         self._began = clock.now
         self._by_event: dict[simpy.Event, Flow] = {}
         self._index = FlowIndex(topology.links, self.capacity)
+        self._books = FlowBooks(topology.links, self._index.flows)
         self._next_number = 0
         self._finishing: list[tuple[float, int, int]] = []
         self._wake: Scheduled | None = None
@@ -116,7 +122,6 @@ class Fabric:
             number, tag, way, way, frozenset(), size * multiplicity, weight * multiplicity, cap * multiplicity,
             self.clock.now, event,
         )  # fmt: skip
-        flow.left = flow.size
         self._by_event[event] = flow
         if delay > 0:
             flow.pending = self.clock.after(delay, lambda: self._begin(flow))
@@ -134,6 +139,33 @@ class Fabric:
             flow.pending = None
         self._end(flow, completed=False)
         return True
+
+    def enter(self, load: Periodic) -> None:
+        """Put a periodic load on the network until :meth:`leave`; one that is there already is judged anew.
+
+        It is told its slow-down (:meth:`Periodic.settled`) at the end of this instant, and again whenever it changes.
+        """
+        if load not in self._loads:
+            flows = self._loads[load] = []
+            for phase in load.phases:
+                number, self._next_number = self._next_number, self._next_number + 1
+                flow = Flow(
+                    number, load.tag, phase.way, phase.way, frozenset(), math.inf, phase.weight, phase.peak,
+                    self.clock.now, None, since=self.clock.now, load=load,
+                )  # fmt: skip
+                flows.append(flow)
+                self._touch_all(self._index.add(flow))
+        for flow in self._loads[load]:
+            self._touch(flow.solved.links)
+
+    def leave(self, load: Periodic) -> None:
+        """Take a periodic load off the network; nothing happens when it is not on it."""
+        for flow in self._loads.pop(load, ()):
+            self._index.remove(flow)
+            flow.advance(self.clock.now)
+            self._touch(flow.solved.links)
+            self._bytes[flow.way.links] += flow.sent * flow.way.shares
+            self._books.close(flow)
 
     def set_capacity(self, link: int, value: float) -> None:
         """Change the bandwidth of a link [B/s]; 0 stops its flows until it comes back.
@@ -155,8 +187,8 @@ class Fabric:
 
     @property
     def active(self) -> int:
-        """Number of flows in transit."""
-        return len(self._index.flows)
+        """Number of transfers under way."""
+        return sum(flow.load is None for flow in self._index.flows.values())
 
     def rate(self, event: simpy.Event) -> float:
         """Current rate of a transfer [B/s]; 0 before its first byte and after its last."""
@@ -167,7 +199,7 @@ class Fabric:
         """Bytes that crossed each link so far [links]."""
         total = self._bytes.copy()
         for flow in self._index.flows.values():
-            total[flow.way.links] += (flow.size - flow.left_at(self.clock.now)) * flow.way.shares
+            total[flow.way.links] += flow.sent_at(self.clock.now) * flow.way.shares
         return total
 
     def bytes_on(self, link: int) -> float:
@@ -190,14 +222,11 @@ class Fabric:
 
         Keys are names of links, or ``own cap`` while neither a link nor another flow was in the way.
         """
-        total = dict(self._limits.get(tag, {}))
-        for flow in self._index.flows.values():
-            if flow.tag == tag:
-                for link, seconds in flow.limited.items():
-                    total[link] = total.get(link, 0.0) + seconds
-                total[flow.bottleneck] = total.get(flow.bottleneck, 0.0) + self.clock.now - flow.since
-        ranked = sorted(((s, i) for i, s in total.items() if s > 0), key=lambda x: (-x[0], x[1]))
-        return {self.topology.links.name(i) if i >= 0 else "own cap": s for s, i in ranked}
+        return self._books.limits(tag, self.clock.now)
+
+    def met(self, tag: str) -> dict[str, dict[str, float]]:
+        """Link that limited ``tag`` → whom it met there → for how long [s]; counted where something periodic shares."""
+        return self._books.met(tag, self.clock.now)
 
     # -- machinery -------------------------------------------------------------------------------------------------
 
@@ -231,17 +260,16 @@ class Fabric:
 
     def _end(self, flow: Flow, completed: bool) -> None:
         now = self.clock.now
+        assert flow.event is not None
         del self._by_event[flow.event]
         delivered = flow.size if completed else 0.0
         if self._index.remove(flow):
             flow.advance(now)
-            delivered = flow.size if completed else flow.size - flow.left
+            delivered = flow.size if completed else flow.sent
             self._touch(flow.solved.links)
         self._bytes[flow.way.links] += delivered * flow.way.shares
         flow.rate, flow.version = 0.0, flow.version + 1
-        booked = self._limits.setdefault(flow.tag, {})
-        for link, seconds in flow.limited.items():
-            booked[link] = booked.get(link, 0.0) + seconds
+        self._books.close(flow)
         flow.event.succeed(TransferResult(flow.tag, flow.size, delivered, flow.start, now, completed))
 
     def _touch_all(self, flows: list[Flow]) -> None:
@@ -266,6 +294,9 @@ class Fabric:
     def _solve(self, flows: list[Flow]) -> None:
         self.solves += 1
         self.solved_flows += len(flows)
+        if any(flow.load is not None for flow in flows):
+            self._solve_steady(flows)
+            return
         if len(flows) == 1:
             flow = flows[0]
             links = flow.solved.links
@@ -298,18 +329,43 @@ class Fabric:
         for flow, rate, limit in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
             self._set_rate(flow, rate, int(used[limit]) if limit >= 0 else -1)
 
-    def _set_rate(self, flow: Flow, rate: float, bottleneck: int) -> None:
+    def _solve_steady(self, flows: list[Flow]) -> None:
+        """Rates where something periodic takes part: means over who is under way together."""
+        place = {flow.number: i for i, flow in enumerate(flows)}
+        loads = dict.fromkeys(flow.load for flow in flows if flow.load is not None)
+        parties: list[Party] = [(load, [place[f.number] for f in self._loads[load]]) for load in loads]
+        answer, problem = share_links(flows, parties, self.capacity, self._index.tightest)
+        self.rounds += answer.states
+        users: dict[int, dict[str, None]] = {}
+        for flow, links in zip(flows, problem.links, strict=True):
+            for link in links.tolist():
+                users.setdefault(link, {})[flow.tag] = None
+        for i, flow in enumerate(flows):
+            limits = answer.limits[i]
+            beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
+            self._set_rate(flow, float(answer.rates[i] * answer.shares[i]), limits, beside)
+        for load, phases in parties:
+            load.settled([slow_down(flows[i].cap, float(answer.rates[i])) for i in phases])
+
+    def _set_rate(
+        self,
+        flow: Flow,
+        rate: float,
+        bottleneck: int | Mapping[int, float],
+        beside: Mapping[int, tuple[str, ...]] = _NOBODY,
+    ) -> None:
         now = self.clock.now
+        limits = {bottleneck: 1.0} if isinstance(bottleneck, int) else bottleneck
         same = math.isclose(rate, flow.rate, rel_tol=_SAME_TIME) and flow.version > 0
-        if same and bottleneck == flow.bottleneck:
+        if same and limits == flow.limits and beside == flow.beside:
             return
         if flow.version:
             flow.advance(now)
-        flow.bottleneck = bottleneck
+        flow.limits, flow.beside = limits, beside
         if same:
             return
         flow.rate, flow.version = rate, flow.version + 1
-        flow.finish = now + flow.left / rate if rate > 0 else math.inf
+        flow.finish = now + (flow.size - flow.sent) / rate if rate > 0 else math.inf
         if flow.finish < math.inf:
             heapq.heappush(self._finishing, (flow.finish, flow.number, flow.version))
 
