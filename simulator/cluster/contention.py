@@ -28,8 +28,9 @@ from simulator.workload.plan import base_axis
 if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
     from simulator.network.topology import Topology
+    from simulator.results.tables import Columns
 
-__all__ = ["SharedSteps", "job_phases", "step_stretch"]
+__all__ = ["SharedSteps", "contention_table", "job_phases", "step_stretch"]
 
 Ids = NDArray[np.int64]
 
@@ -159,16 +160,29 @@ class SharedSteps:
             self._pace = None
             self.fabric.leave(self)
 
-    def shares(self, slow: Sequence[float]) -> Sequence[float]:
+    def idle(self, slow: Sequence[float]) -> float:
         """See :class:`~simulator.network.periodic.Periodic`; messages that overlap in the step count in turn."""
         stretch = self._stretch(slow)
         if math.isinf(stretch):
-            stuck = [math.isinf(s) for s in slow]
-            return [s / sum(stuck) for s in stuck]
-        step = self._seconds * stretch * (self._pace or 1.0)
-        shares = [phase.seconds * s / step for phase, s in zip(self.phases, slow, strict=True)]
-        return [share / max(1.0, sum(shares)) for share in shares]
+            return 0.0
+        busy = sum(phase.seconds * s for phase, s in zip(self.phases, slow, strict=True))
+        return max(0.0, self._seconds * stretch * (self._pace or 1.0) - busy)
 
     def settled(self, slow: Sequence[float]) -> None:
         """See :class:`~simulator.network.periodic.Periodic`."""
         self._told(self._stretch(slow))
+
+
+def contention_table(fabric: Fabric, tag: str) -> Columns:
+    """Links that held up the messages of a job, longest first, and who else used them; empty when none did."""
+    links, met = fabric.topology.links, fabric.met(tag)
+    held = {name: seconds for name, seconds in fabric.explain(tag).items() if name != "own cap"}
+    ids = [links.number(name) for name in held]
+    return {
+        "workload": [tag] * len(held),
+        "link": list(held),
+        "parallel": [links.parallel(i) for i in ids],
+        "bandwidth": [float(fabric.capacity[i]) for i in ids],
+        "seconds": list(held.values()),
+        "shared_with": [", ".join(sorted(met.get(name, {}))) for name in held],
+    }

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from simulator.cluster.contention import SharedSteps
+from simulator.cluster.contention import SharedSteps, contention_table
 from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.hardware.types import Cluster
@@ -91,6 +91,8 @@ class TrainingTenant:
         row |= self._to_goal(row)
         tables["summary"] = {key: [value] for key, value in row.items()}
         tables["costs"] = item_rows(charge.items)
+        if self.shared is not None and run.lost["network"] > 0:
+            tables["contention"] = contention_table(self.shared.fabric, job.name)
         if run.checkpoints or run.events:
             tables["events"] = _events(job.name, run)
         return tables, {job.name: answer, f"{job.name}.run": run}

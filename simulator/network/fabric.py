@@ -341,7 +341,7 @@ class Fabric:
             for link in links.tolist():
                 users.setdefault(link, {})[flow.tag] = None
         for i, flow in enumerate(flows):
-            limits = answer.limits[i]
+            limits = {link: share * float(answer.shares[i]) for link, share in answer.limits[i].items()}
             beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
             self._set_rate(flow, float(answer.rates[i] * answer.shares[i]), limits, beside)
         for load, phases in parties:

@@ -97,6 +97,10 @@ class Links:
         """Class of a link, one of :data:`KINDS`."""
         return KINDS[int(self.kind[link])]
 
+    def parallel(self, link: int) -> int:
+        """Number of links that are bundled with this one, itself included."""
+        return int((self.bundle == self.bundle[link]).sum())
+
     def number(self, name: str) -> int:
         """The link called ``name``.
 

@@ -2,14 +2,16 @@
 
 A job that repeats one step sends in bursts: an all-reduce now, nothing for a while, an activation later. Between two
 changes of the network such a period returns many times, and bursts of different jobs meet at every offset. So each
-job is taken to be in one of its phases (or in none) with the share of time it spends there, independently of the
-others. In every joint state the links are divided max-min fairly among what is under way; a phase's rate is the mean
-over the states of the others, and its time is its bytes over that rate. Longer phases mean other shares of time, and
-these other rates: the answer is the fixed point. Nothing is simulated burst by burst, so equal steps are still jumped
-over.
+job is taken as a chain of states: its phases one after another, then nothing. In every joint state of all jobs the
+links are divided max-min fairly among what is under way; a phase ends at a rate of what it gets over its bytes. The
+stationary distribution of that chain is what a long run sees. On one link it is a closed network with a
+processor-sharing server, where the mean times do not depend on how the single times are distributed (Baskett, Chandy,
+Muntz, Palacios, JACM 1975). Longer phases may leave less time with nothing under way (what is hidden behind
+computation), which changes the chain: the answer is the fixed point. Nothing is simulated burst by burst, so equal
+steps are still jumped over.
 
-Where the independence does not matter the answer is exact: a phase that meets nobody runs as if it were alone, and
-jobs that do nothing but communicate divide their links max-min fairly.
+Exact, whatever the offsets: a phase that meets nobody runs as if it were alone, and jobs that do nothing but
+communicate divide their links max-min fairly.
 """
 
 from __future__ import annotations
@@ -30,8 +32,9 @@ __all__ = ["DRAWS", "MOST_STATES", "Periodic", "Phase", "Steady", "slow_down", "
 
 Floats = NDArray[np.float64]
 
-MOST_STATES: Final = 2048
-"""Joint states up to which all are counted; beyond, every phase is judged by :data:`DRAWS` states of the others."""
+MOST_STATES: Final = 512
+"""Joint states up to which the chain is solved. Beyond, every phase is judged by :data:`DRAWS` states of the others,
+each drawn by its share of time and independent of the phase."""
 DRAWS: Final = 64
 _CLOSE: Final = 1e-10
 _MOST_ROUNDS: Final = 200
@@ -80,8 +83,8 @@ class Periodic(Protocol):
     def phases(self) -> Sequence[Phase]:
         """What it sends; constant while it is on the network."""
 
-    def shares(self, slow: Sequence[float]) -> Sequence[float]:
-        """Share of the time each phase is under way when it takes ``slow`` times as long as undisturbed; sum ≤ 1."""
+    def idle(self, slow: Sequence[float]) -> float:
+        """Seconds of a period with nothing under way when the phases take ``slow`` times as long as undisturbed."""
 
     def settled(self, slow: Sequence[float]) -> None:
         """Told whenever the slow-down of a phase has changed."""
@@ -145,29 +148,30 @@ class _States:
         self, parties: Sequence[tuple[Periodic, Sequence[int]]], peaks: Floats, standing: Sequence[int], ask: Allocate
     ) -> None:
         self.parties, self.peaks, self.standing, self.ask = parties, peaks, tuple(standing), ask
-        self.options = [len(flows) + 1 for _, flows in parties]  # the last one: in no phase
-        self.exact = math.prod(self.options) <= MOST_STATES
+        self.sizes = [np.array([phase.size for phase in load.phases]) for load, _ in parties]
+        self.seconds = [np.array([phase.seconds for phase in load.phases]) for load, _ in parties]
+        self.exact = math.prod(len(flows) + 1 for _, flows in parties) <= MOST_STATES
         self.known: dict[tuple[int, ...], Allocation] = {}
-        if self.exact:
-            self.every = np.array(list(product(*map(range, self.options))), np.int64).reshape(-1, len(parties))
-        else:
-            self.draws = np.random.default_rng(0).random((DRAWS, len(parties)))
 
     def solve(self) -> Steady:
-        slow = [[1.0] * len(flows) for _, flows in self.parties]
-        shares = [np.array(load.shares(s), np.float64) for (load, _), s in zip(self.parties, slow, strict=True)]
+        """Rates and shares at the fixed point."""
+        slow = [np.ones(len(flows)) for _, flows in self.parties]
+        mean = self._by_chain if self.exact else self._by_draws
         for _ in range(_MOST_ROUNDS if self.exact else _MOST_ROUNDS // 20):
-            rates, limits = self._means(shares)
-            slow = [[slow_down(float(self.peaks[f]), float(rates[f])) for f in flows] for _, flows in self.parties]
-            after = [np.array(load.shares(s), np.float64) for (load, _), s in zip(self.parties, slow, strict=True)]
-            moved = max((float(np.abs(a - b).max()) for a, b in zip(after, shares, strict=True) if len(a)), default=0.0)
-            shares = after
+            idle = [float(load.idle(s.tolist())) for (load, _), s in zip(self.parties, slow, strict=True)]
+            rates, limits = mean(idle, slow)
+            after = [self._slow(flows, rates) for _, flows in self.parties]
+            moved = max((float(np.abs(1 / a - 1 / b).max()) for a, b in zip(after, slow, strict=True)), default=0.0)
+            slow = after
             if moved <= _CLOSE:
                 break
         active = np.ones(len(self.peaks))
-        for (_, flows), share in zip(self.parties, shares, strict=True):
-            active[list(flows)] = share
+        for (load, flows), s, taken in zip(self.parties, slow, self.seconds, strict=True):
+            active[list(flows)] = _shares(taken * s, float(load.idle(s.tolist())))[:-1]
         return Steady(rates, active, limits, len(self.known))
+
+    def _slow(self, flows: Sequence[int], rates: Floats) -> Floats:
+        return np.array([slow_down(float(self.peaks[f]), float(rates[f])) for f in flows])
 
     def _allocation(self, state: tuple[int, ...]) -> Allocation:
         """What everybody gets in a joint state; flows that are not under way get nothing."""
@@ -180,39 +184,104 @@ class _States:
             self.known[state] = Allocation(rates, limit, part.rounds)
         return self.known[state]
 
-    def _means(self, shares: list[Floats]) -> tuple[Floats, tuple[dict[int, float], ...]]:
-        """Mean rate of every flow over the states of all others, and what limits it for which share of its time."""
-        chances = [np.append(share, max(0.0, 1.0 - share.sum())) for share in shares]
-        rates = np.zeros(len(self.peaks))
-        limits: list[dict[int, float]] = [{} for _ in range(len(self.peaks))]
-        for party, (_, flows) in enumerate(self.parties):
-            for option, flow in enumerate(flows):
-                self._mean(flow, self._others(chances, party, option), rates, limits)
-        for flow in self.standing:
-            self._mean(flow, self._others(chances, None, 0), rates, limits)
+    def _by_chain(self, idle: list[float], slow: list[Floats]) -> tuple[Floats, tuple[dict[int, float], ...]]:
+        """Mean rates under the stationary distribution of the joint chain."""
+        options = [self._options(i, idle[i], slow[i]) for i in range(len(self.parties))]
+        states = list(product(*options))
+        found = [self._allocation(state) for state in states]
+        chance = self._stationary(states, options, found, idle)
+        rates, limits = np.zeros(len(self.peaks)), [dict[int, float]() for _ in self.peaks]
+        under_way = [(party, o, f) for party, (_, flows) in enumerate(self.parties) for o, f in enumerate(flows)]
+        for party, option, flow in [*under_way, *((-1, 0, f) for f in self.standing)]:
+            mine = [i for i, state in enumerate(states) if party < 0 or state[party] == option]
+            whole = sum(chance[i] for i in mine)
+            for i in mine:
+                share = chance[i] / whole if whole > 0 else 1.0 / len(mine)
+                rates[flow] += share * found[i].rates[flow]
+                link = int(found[i].bottleneck[flow])
+                limits[flow][link] = limits[flow].get(link, 0.0) + share
         return rates, tuple(limits)
 
-    def _mean(
-        self, flow: int, states: list[tuple[tuple[int, ...], float]], rates: Floats, limits: list[dict[int, float]]
-    ) -> None:
-        for state, chance in states:
-            known = self._allocation(state)
-            rates[flow] += chance * known.rates[flow]
-            link = int(known.bottleneck[flow])
-            limits[flow][link] = limits[flow].get(link, 0.0) + chance
+    def _options(self, party: int, idle: float, slow: Floats) -> list[int]:
+        """States one party can be in: its phases and none; only the one it is stuck in where a phase gets nothing."""
+        stuck = np.flatnonzero(np.isinf(slow)).tolist()
+        phases = list(range(len(slow)))
+        return stuck[:1] or ([*phases, len(slow)] if idle > _CLOSE * float(self.seconds[party].sum()) else phases)
 
-    def _others(self, chances: list[Floats], party: int | None, option: int) -> list[tuple[tuple[int, ...], float]]:
-        """States with ``party`` at ``option`` and the chance of what the others do; impossible ones are left out."""
-        if self.exact:
-            rows = self.every if party is None else self.every[self.every[:, party] == option]
-            weight = np.ones(len(rows))
-            for other, chance in enumerate(chances):
-                if other != party:
-                    weight *= chance[rows[:, other]]
-            keep = np.flatnonzero(weight > 0)
-            return [(tuple(rows[i].tolist()), float(weight[i])) for i in keep]
-        ends = [np.cumsum(chance) for chance in chances]
-        rows = np.stack([np.searchsorted(e, d * e[-1]) for e, d in zip(ends, self.draws.T, strict=True)], axis=1)
-        if party is not None:
-            rows[:, party] = option
-        return [(tuple(row), 1.0 / DRAWS) for row in rows.tolist()]
+    def _stationary(
+        self, states: list[tuple[int, ...]], options: list[list[int]], found: list[Allocation], idle: list[float]
+    ) -> Floats:
+        """Share of time in every joint state: each party leaves its state for its next one at a rate of its own."""
+        place = {state: i for i, state in enumerate(states)}
+        flow_out = np.zeros((len(states), len(states)))
+        for i, state in enumerate(states):
+            for party, (_, flows) in enumerate(self.parties):
+                at, mine = state[party], options[party]
+                to = mine[(mine.index(at) + 1) % len(mine)]
+                if to == at:
+                    continue
+                speed = found[i].rates[flows[at]] / self.sizes[party][at] if at < len(flows) else 1.0 / idle[party]
+                flow_out[i, place[(*state[:party], to, *state[party + 1 :])]] += speed
+        return _balance(flow_out)
+
+    def _by_draws(self, idle: list[float], slow: list[Floats]) -> tuple[Floats, tuple[dict[int, float], ...]]:
+        """Rates over independent states of the others; the same uniform numbers for every phase and round.
+
+        What begins sees the others as if it were not there (arrival theorem of closed networks), so the times of a
+        phase are averaged, not its rates; that the others would be elsewhere without it is left out (P. Schweitzer's
+        approximation of mean value analysis, whose times are a few per cent too long).
+        """
+        rng = np.random.default_rng(0)  # stratified: in one party's column every share of DRAWS occurs once
+        columns = [(rng.permutation(DRAWS) + rng.random(DRAWS)) / DRAWS for _ in self.parties]
+        draws = np.stack(columns, axis=1)
+        shares = [_shares(t * s, i) for t, s, i in zip(self.seconds, slow, idle, strict=True)]
+        ends = [np.minimum(np.cumsum(share), 1.0) for share in shares]
+        drawn = np.stack([np.searchsorted(e[:-1], d, "right") for e, d in zip(ends, draws.T, strict=True)], axis=1)
+        rates, limits = np.zeros(len(self.peaks)), [dict[int, float]() for _ in self.peaks]
+
+        def found(flow: int, rows: NDArray[np.int64]) -> Floats:
+            every = [self._allocation(tuple(row)) for row in rows.tolist()]
+            for link in (int(known.bottleneck[flow]) for known in every):
+                limits[flow][link] = limits[flow].get(link, 0.0) + 1.0 / DRAWS
+            return np.array([known.rates[flow] for known in every])
+
+        for party, (_, flows) in enumerate(self.parties):
+            for option, flow in enumerate(flows):
+                rows = drawn.copy()
+                rows[:, party] = option
+                got = found(flow, rows)
+                rates[flow] = 1.0 / (1.0 / got).mean() if (got > 0).all() else 0.0
+        for flow in self.standing:
+            rates[flow] = found(flow, drawn).mean()
+        return rates, tuple(limits)
+
+
+def _shares(seconds: Floats, idle: float) -> Floats:
+    """Share of a period in each phase and in none [phases + 1]; all of it in one that never ends."""
+    stuck = np.isinf(seconds)
+    if stuck.any():
+        return np.append(stuck / stuck.sum(), 0.0)
+    every = np.append(seconds, max(0.0, idle))
+    return every / every.sum()
+
+
+def _balance(speed: Floats) -> Floats:
+    """Stationary distribution of a chain with these transition rates: Grassmann, Taksar, Heyman, Oper. Res. 1985.
+
+    Nothing is subtracted, so rates that differ by many orders of magnitude do no harm.
+    """
+    chain = speed.copy()
+    for n in range(len(chain) - 1, 0, -1):
+        out = chain[n, :n].sum()
+        if out > 0:
+            chain[:n, n] /= out
+            chain[:n, :n] += np.outer(chain[:n, n], chain[n, :n])
+        else:  # never left: all time is spent here
+            chance = np.zeros(len(chain))
+            chance[n] = 1.0
+            return chance
+    chance = np.ones(len(chain))
+    for n in range(1, len(chain)):
+        chance[n] = chance[:n] @ chain[:n, n]
+    found: Floats = chance / chance.sum()
+    return found
