@@ -160,13 +160,18 @@ class SharedSteps:
             self._pace = None
             self.fabric.leave(self)
 
+    @property
+    def key(self) -> float:
+        """See :class:`~simulator.network.periodic.Periodic`: the pace of what is computed."""
+        return self._pace or 1.0
+
     def idle(self, slow: Sequence[float]) -> float:
         """See :class:`~simulator.network.periodic.Periodic`; messages that overlap in the step count in turn."""
         stretch = self._stretch(slow)
         if math.isinf(stretch):
             return 0.0
         busy = sum(phase.seconds * s for phase, s in zip(self.phases, slow, strict=True))
-        return max(0.0, self._seconds * stretch * (self._pace or 1.0) - busy)
+        return max(0.0, self._seconds * stretch * self.key - busy)
 
     def settled(self, slow: Sequence[float]) -> None:
         """See :class:`~simulator.network.periodic.Periodic`."""
@@ -175,14 +180,12 @@ class SharedSteps:
 
 def contention_table(fabric: Fabric, tag: str) -> Columns:
     """Links that held up the messages of a job, longest first, and who else used them; empty when none did."""
-    links, met = fabric.topology.links, fabric.met(tag)
-    held = {name: seconds for name, seconds in fabric.explain(tag).items() if name != "own cap"}
-    ids = [links.number(name) for name in held]
+    links, held = fabric.topology.links, fabric.held_up(tag)
     return {
         "workload": [tag] * len(held),
-        "link": list(held),
-        "parallel": [links.parallel(i) for i in ids],
-        "bandwidth": [float(fabric.capacity[i]) for i in ids],
-        "seconds": list(held.values()),
-        "shared_with": [", ".join(sorted(met.get(name, {}))) for name in held],
+        "link": [links.name(link) for link, _, _ in held],
+        "parallel": [links.parallel(link) for link, _, _ in held],
+        "bandwidth": [float(fabric.capacity[link]) for link, _, _ in held],
+        "seconds": [seconds for _, seconds, _ in held],
+        "shared_with": [", ".join(sorted(met)) for _, _, met in held],
     }

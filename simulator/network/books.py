@@ -1,13 +1,18 @@
-"""What limited the flows of each tag, for how long, and whom they met there."""
+"""What crossed each link; what limited the flows of each tag, for how long, and whom they met there."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-from simulator.network.flows import Flow
-from simulator.network.links import Links
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["FlowBooks"]
+from simulator.network.flows import Flow, Way
+
+__all__ = ["FlowBooks", "LinkBytes"]
+
+_WIDE = 512
+"""Ways of more links than this are added up before they are spread over the links."""
 
 
 class FlowBooks:
@@ -15,14 +20,12 @@ class FlowBooks:
 
     Parameters
     ----------
-    links
-        For their names.
     live
         The flows under way, by number.
     """
 
-    def __init__(self, links: Links, live: dict[int, Flow]) -> None:
-        self._links, self._live = links, live
+    def __init__(self, live: dict[int, Flow]) -> None:
+        self._live = live
         self._limits: dict[str, dict[int, float]] = {}
         self._met: dict[str, dict[tuple[int, str], float]] = {}
 
@@ -35,17 +38,17 @@ class FlowBooks:
         for key, seconds in flow.met.items():
             met[key] = met.get(key, 0.0) + seconds
 
-    def limits(self, tag: str, now: float) -> dict[str, float]:
-        """Link → seconds in which it limited ``tag``, longest first; ``own cap`` while nothing was in the way."""
+    def limits(self, tag: str, now: float) -> dict[int, float]:
+        """Link → seconds in which it limited ``tag``, longest first; −1 while nothing was in the way."""
         total = dict(self._limits.get(tag, {}))
         for flow in self._of(tag):
             for booked in (flow.limited, flow.waited(now)):
                 for link, seconds in booked.items():
                     total[link] = total.get(link, 0.0) + seconds
         ranked = sorted(((s, i) for i, s in total.items() if s > 0), key=lambda x: (-x[0], x[1]))
-        return {self._links.name(i) if i >= 0 else "own cap": s for s, i in ranked}
+        return {i: s for s, i in ranked}
 
-    def met(self, tag: str, now: float) -> dict[str, dict[str, float]]:
+    def met(self, tag: str, now: float) -> dict[int, dict[str, float]]:
         """Link → other tag → seconds in which the link limited ``tag`` while the other used it too."""
         total = dict(self._met.get(tag, {}))
         for flow in self._of(tag):
@@ -54,10 +57,32 @@ class FlowBooks:
             for booked in (flow.met, fresh):
                 for key, seconds in booked.items():
                     total[key] = total.get(key, 0.0) + seconds
-        found: dict[str, dict[str, float]] = {}
+        found: dict[int, dict[str, float]] = {}
         for (link, other), seconds in sorted(total.items(), key=lambda item: (-item[1], item[0])):
-            found.setdefault(self._links.name(link), {})[other] = seconds
+            found.setdefault(link, {})[other] = seconds
         return found
 
     def _of(self, tag: str) -> Collection[Flow]:
         return [flow for flow in self._live.values() if flow.tag == tag]
+
+
+class LinkBytes:
+    """Bytes that crossed each of ``count`` links."""
+
+    def __init__(self, count: int) -> None:
+        self._links = np.zeros(count)
+        self._wide: dict[Way, float] = {}
+
+    def add(self, way: Way, size: float) -> None:
+        """Book ``size`` bytes over a way."""
+        if len(way.links) > _WIDE:
+            self._wide[way] = self._wide.get(way, 0.0) + size
+        else:
+            self._links[way.links] += size * way.shares
+
+    def total(self) -> NDArray[np.float64]:
+        """Bytes by link [links]."""
+        total = self._links.copy()
+        for way, size in self._wide.items():
+            total[way.links] += size * way.shares
+        return total

@@ -15,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.clock import Clock
-from simulator.network.books import FlowBooks
+from simulator.network.books import FlowBooks, LinkBytes
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
 from simulator.network.links import KINDS
 from simulator.network.maxmin import max_min_allocation
 from simulator.network.periodic import Periodic, slow_down
+from simulator.network.recall import Recall
 from simulator.network.sharing import Party, share_links
 
 if TYPE_CHECKING:
@@ -55,14 +56,15 @@ class Fabric:
         self.clock, self.topology = clock, topology
         self.capacity: NDArray[np.float64] = topology.links.capacity.copy()
         self.solves = self.rounds = self.solved_flows = 0
-        count = len(self.capacity)
-        self._bytes = np.zeros(count)
+        self._bytes = LinkBytes(len(self.capacity))
         self._loads: dict[Periodic, list[Flow]] = {}
+        self._slow: dict[Periodic, tuple[float, ...]] = {}
+        self._recall = Recall()
         self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
         self._began = clock.now
         self._by_event: dict[simpy.Event, Flow] = {}
         self._index = FlowIndex(topology.links, self.capacity)
-        self._books = FlowBooks(topology.links, self._index.flows)
+        self._books = FlowBooks(self._index.flows)
         self._next_number = 0
         self._finishing: list[tuple[float, int, int]] = []
         self._wake: Scheduled | None = None
@@ -145,6 +147,7 @@ class Fabric:
 
         It is told its slow-down (:meth:`Periodic.settled`) at the end of this instant, and again whenever it changes.
         """
+        self._recall.useful = True
         if load not in self._loads:
             flows = self._loads[load] = []
             for phase in load.phases:
@@ -154,17 +157,18 @@ class Fabric:
                     self.clock.now, None, since=self.clock.now, load=load,
                 )  # fmt: skip
                 flows.append(flow)
-                self._touch_all(self._index.add(flow))
+                self._index.add(flow)
         for flow in self._loads[load]:
             self._touch(flow.solved.links)
 
     def leave(self, load: Periodic) -> None:
         """Take a periodic load off the network; nothing happens when it is not on it."""
+        self._slow.pop(load, None)
         for flow in self._loads.pop(load, ()):
             self._index.remove(flow)
             flow.advance(self.clock.now)
             self._touch(flow.solved.links)
-            self._bytes[flow.way.links] += flow.sent * flow.way.shares
+            self._bytes.add(flow.way, flow.sent)
             self._books.close(flow)
 
     def set_capacity(self, link: int, value: float) -> None:
@@ -180,6 +184,7 @@ class Fabric:
         now = self.clock.now
         self._offered[link] = (self._offered_until(link, now), now)
         self.capacity[link] = value
+        self._recall.clear()
         self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
         self._touch(np.array([link], np.int64))
 
@@ -197,7 +202,7 @@ class Fabric:
 
     def bytes_by_link(self) -> NDArray[np.float64]:
         """Bytes that crossed each link so far [links]."""
-        total = self._bytes.copy()
+        total = self._bytes.total()
         for flow in self._index.flows.values():
             total[flow.way.links] += flow.sent_at(self.clock.now) * flow.way.shares
         return total
@@ -222,11 +227,17 @@ class Fabric:
 
         Keys are names of links, or ``own cap`` while neither a link nor another flow was in the way.
         """
-        return self._books.limits(tag, self.clock.now)
+        limits, name = self._books.limits(tag, self.clock.now), self.topology.links.name
+        return {name(link) if link >= 0 else "own cap": seconds for link, seconds in limits.items()}
 
-    def met(self, tag: str) -> dict[str, dict[str, float]]:
-        """Link that limited ``tag`` → whom it met there → for how long [s]; counted where something periodic shares."""
-        return self._books.met(tag, self.clock.now)
+    def held_up(self, tag: str) -> list[tuple[int, float, dict[str, float]]]:
+        """Links that limited ``tag`` beside its own cap: number, seconds, and whom it met there for how long [s].
+
+        Longest first. Whom it met is counted where something periodic shares the links.
+        """
+        met = self._books.met(tag, self.clock.now)
+        limits = self._books.limits(tag, self.clock.now)
+        return [(link, seconds, met.get(link, {})) for link, seconds in limits.items() if link >= 0]
 
     # -- machinery -------------------------------------------------------------------------------------------------
 
@@ -251,7 +262,7 @@ class Fabric:
         if flow.size == 0 or (not len(flow.way.links) and flow.cap == math.inf):
             self._end(flow, completed=True)
             return
-        self._touch_all(self._index.add(flow))
+        self._index.add(flow)
         if not len(flow.way.links):
             self._set_rate(flow, flow.cap, -1)
             self._arm()
@@ -267,7 +278,7 @@ class Fabric:
             flow.advance(now)
             delivered = flow.size if completed else flow.sent
             self._touch(flow.solved.links)
-        self._bytes[flow.way.links] += delivered * flow.way.shares
+        self._bytes.add(flow.way, delivered)
         flow.rate, flow.version = 0.0, flow.version + 1
         self._books.close(flow)
         flow.event.succeed(TransferResult(flow.tag, flow.size, delivered, flow.start, now, completed))
@@ -286,9 +297,17 @@ class Fabric:
         """Answer everything that happened at this instant: new rates for the touched component."""
         self._settling = False
         touched, self._touched = self._touched, []
-        flows = self._index.component(touched)
-        if flows:
-            self._solve(flows)
+        found = self._recall.find(self._index.flows.values()) if self._recall.useful else None
+        if found is not None and found[2] is not None:
+            for flow, got in zip(found[1], found[2].flows, strict=True):
+                self._set_rate(flow, *got)
+            self._tell(found[2].slow)
+        else:
+            flows = self._index.component(touched)
+            if flows:
+                self._solve(flows)
+            if found is not None:
+                self._recall.keep(found[0], found[1], self._slow)
         self._arm()
 
     def _solve(self, flows: list[Flow]) -> None:
@@ -344,8 +363,16 @@ class Fabric:
             limits = {link: share * float(answer.shares[i]) for link, share in answer.limits[i].items()}
             beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
             self._set_rate(flow, float(answer.rates[i] * answer.shares[i]), limits, beside)
-        for load, phases in parties:
-            load.settled([slow_down(flows[i].cap, float(answer.rates[i])) for i in phases])
+        self._tell(
+            {load: tuple(slow_down(flows[i].cap, float(answer.rates[i])) for i in phases) for load, phases in parties}
+        )
+
+    def _tell(self, slow: Mapping[Periodic, tuple[float, ...]]) -> None:
+        """Tell periodic loads how slow they are, where that is new."""
+        for load, mine in slow.items():
+            if self._slow.get(load) != mine:
+                self._slow[load] = mine
+                load.settled(mine)
 
     def _set_rate(
         self,

@@ -80,6 +80,10 @@ class Periodic(Protocol):
         """Whom the traffic is booked to."""
 
     @property
+    def key(self) -> float:
+        """What, beside its phases, decides its idle time: as long as it is the same, so are the answers."""
+
+    @property
     def phases(self) -> Sequence[Phase]:
         """What it sends; constant while it is on the network."""
 
@@ -283,5 +287,5 @@ def _balance(speed: Floats) -> Floats:
     chance = np.ones(len(chain))
     for n in range(1, len(chain)):
         chance[n] = chance[:n] @ chain[:n, n]
-    found: Floats = chance / chance.sum()
+    found: Floats = chance / float(chance.sum())
     return found

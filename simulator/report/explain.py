@@ -270,9 +270,7 @@ def _contention(result: Result, workload: str) -> Iterator[Row]:
     whole = float(result.of(workload).get("training_seconds", math.nan))
     section = "links that held up the steps, share of the job's time"
     for r in rows[:_MOST_LINKS]:
-        others = (
-            f"shared with {r['shared_with']}" if r["shared_with"] else "nobody else: narrower than what it serves"
-        )
+        others = f"shared with {r['shared_with']}" if r["shared_with"] else "nobody else: narrower than what it serves"
         many = f", one of {r['parallel']:.0f} used alike" if r["parallel"] > 1 else ""
         note = f"{others}; {format_quantity(float(r['bandwidth']), 'bandwidth')}{many}"
         yield Row(workload, "traffic", section, str(r["link"]), float(r["seconds"]), "s", r["seconds"] / whole, note)

@@ -23,7 +23,7 @@ class Bursts:
     def __init__(self, tag: str, way: Way, compute: float, *sends: float) -> None:
         self.tag, self.compute = tag, compute
         self.phases = [Phase(f"send{i}", way, seconds * PORT, seconds) for i, seconds in enumerate(sends)]
-        self.slow = [math.nan] * len(sends)
+        self.slow, self.key = [math.nan] * len(sends), 1.0
 
     def idle(self, slow: list[float]) -> float:
         return self.compute
@@ -96,7 +96,7 @@ def test_jobs_that_only_communicate_divide_their_links_max_min_fairly() -> None:
         fabric.enter(load)
     fabric.clock.run(1.0)
     assert [load.slow for load in loads] == [[2.0], [2.0], [1.0]]
-    assert fabric.met("0") == {"node0/nic0:out": {"1": pytest.approx(1.0)}}
+    assert fabric.held_up("0") == [(t.path(0, 4)[1], pytest.approx(1.0), {"1": pytest.approx(1.0)})]
     fabric.leave(loads[1])
     fabric.clock.run(2.0)
     assert loads[0].slow == [1.0]
