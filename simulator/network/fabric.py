@@ -19,10 +19,9 @@ from simulator.network.books import FlowBooks, LinkBytes
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
 from simulator.network.links import KINDS
-from simulator.network.maxmin import max_min_allocation
 from simulator.network.periodic import Periodic, slow_down
 from simulator.network.recall import Recall
-from simulator.network.sharing import Party, share_links
+from simulator.network.sharing import Party, divide, share_links
 
 if TYPE_CHECKING:
     import simpy
@@ -316,37 +315,10 @@ class Fabric:
         if any(flow.load is not None for flow in flows):
             self._solve_steady(flows)
             return
-        if len(flows) == 1:
-            flow = flows[0]
-            links = flow.solved.links
-            levels = self.capacity[links] / flow.solved.shares
-            level = float(levels.min())
-            tied = np.flatnonzero(levels <= level * (1 + _SAME_TIME))
-            tightest = tied[self.capacity[links[tied]].argmin()]
-            self.rounds += 1
-            self._set_rate(flow, min(level, flow.cap), int(links[tightest]) if level < flow.cap else -1)
-            return
-        every = np.concatenate([f.solved.links for f in flows])
-        shares = np.concatenate([f.solved.shares for f in flows])
-        owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
-        used = self._index.tightest(every)
-        place = np.full(len(self.capacity), -1, np.int64)
-        place[used] = np.arange(len(used))
-        local = place[every]
-        kept = local >= 0
-        local, shares = local[kept], shares[kept]
-        indptr = np.r_[0, np.cumsum(np.bincount(owner[kept], minlength=len(flows)))]
-        answer = max_min_allocation(
-            self.capacity[used],
-            indptr,
-            local,
-            np.array([f.weight for f in flows]),
-            np.array([f.cap for f in flows]),
-            shares,
-        )
+        answer = divide(flows, self.capacity, self._index.tightest)
         self.rounds += answer.rounds
-        for flow, rate, limit in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
-            self._set_rate(flow, rate, int(used[limit]) if limit >= 0 else -1)
+        for flow, rate, link in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
+            self._set_rate(flow, rate, link)
 
     def _solve_steady(self, flows: list[Flow]) -> None:
         """Rates where something periodic takes part: means over who is under way together."""

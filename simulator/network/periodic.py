@@ -265,8 +265,8 @@ def _shares(seconds: Floats, idle: float) -> Floats:
     stuck = np.isinf(seconds)
     if stuck.any():
         return np.append(stuck / stuck.sum(), 0.0)
-    every = np.append(seconds, max(0.0, idle))
-    return every / every.sum()
+    every: Floats = np.append(seconds, max(0.0, idle))
+    return every / float(every.sum())
 
 
 def _balance(speed: Floats) -> Floats:

@@ -13,7 +13,7 @@ from simulator.network.flows import Flow
 from simulator.network.maxmin import Allocation, max_min_allocation
 from simulator.network.periodic import Periodic, Steady, steady_state
 
-__all__ = ["Party", "Problem", "share_links"]
+__all__ = ["Party", "Problem", "divide", "share_links"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -21,6 +21,8 @@ Party = tuple[Periodic, list[int]]
 
 _FULL = 1e-9
 """Relative distance from its capacity from which on a link counts as one that can fill."""
+_SAME = 1e-12
+"""Relative difference up to which two links count as equally narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,32 @@ class Problem:
     caps: Floats
     weights: Floats
     part: Ids
+
+
+def divide(flows: Sequence[Flow], capacity: Floats, tightest: Callable[[Ids], Ids]) -> Allocation:
+    """Max-min fair rates of ``flows`` that are all under way; ``bottleneck`` holds numbers of the network's links.
+
+    Parameters as for :func:`share_links`.
+    """
+    if len(flows) == 1:
+        links, shares = flows[0].solved.links, flows[0].solved.shares
+        levels = capacity[links] / shares
+        level, cap = float(levels.min()), flows[0].cap
+        tied = np.flatnonzero(levels <= level * (1 + _SAME))
+        narrowest = int(links[tied[capacity[links[tied]].argmin()]])
+        return Allocation(np.array([min(level, cap)]), np.array([narrowest if level < cap else -1]), 1)
+    every = np.concatenate([f.solved.links for f in flows])
+    shares = np.concatenate([f.solved.shares for f in flows])
+    owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
+    used = tightest(every)
+    place = np.full(len(capacity), -1, np.int64)
+    place[used] = np.arange(len(used))
+    local = place[every]
+    kept = local >= 0
+    indptr = np.r_[0, np.cumsum(np.bincount(owner[kept], minlength=len(flows)))]
+    weights, caps = np.array([f.weight for f in flows]), np.array([f.cap for f in flows])
+    found = max_min_allocation(capacity[used], indptr, local[kept], weights, caps, shares[kept])
+    return Allocation(found.rates, np.where(found.bottleneck >= 0, used[found.bottleneck], -1), found.rounds)
 
 
 def share_links(
