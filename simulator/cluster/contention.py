@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.network.collectives import add_group_loads
+from simulator.network.detours import NoWayError
 from simulator.network.flows import Way
 from simulator.network.links import KINDS
 from simulator.network.periodic import Phase
@@ -38,7 +39,12 @@ _SLOWER: Final = tuple((1 + quarter / 4) * 2.0**octave for octave in range(11) f
 """Slow-downs at which a step is executed; between them its time, convex and piecewise linear, is interpolated."""
 
 
-def job_phases(pipeline: PipelinedJob, topology: Topology, accelerators: Sequence[int]) -> list[tuple[str, Phase]]:
+def job_phases(
+    pipeline: PipelinedJob,
+    topology: Topology,
+    accelerators: Sequence[int],
+    capacity: NDArray[np.float64] | None = None,
+) -> list[tuple[str, Phase]]:
     """What the steps of a job send outside scale-up domains, by mesh axis.
 
     Parameters
@@ -47,12 +53,19 @@ def job_phases(pipeline: PipelinedJob, topology: Topology, accelerators: Sequenc
         The job and its step.
     accelerators
         Those it runs on, in the order of its ranks.
+    capacity
+        [links], [B/s], where links are degraded or lost.
 
     Returns
     -------
     list
         Mesh axis and phase: all groups and stages of the axis at once, and the time of the slowest stage. Links that
         lie inside a scale-up domain belong to the job alone and are left out.
+
+    Raises
+    ------
+    NoWayError
+        If links that are lost cannot be gone round.
     """
     ranks = np.asarray(accelerators, np.int64)[: pipeline.plan.accelerators]
     by_axis: dict[str, list[ScaleOut]] = {}
@@ -65,8 +78,10 @@ def job_phases(pipeline: PipelinedJob, topology: Topology, accelerators: Sequenc
         loads, seconds = np.zeros(len(topology.links)), dict[int, float]()
         for message in messages:
             seconds[message.stage] = seconds.get(message.stage, 0.0) + message.seconds
-            _add(loads, message, pipeline, topology, ranks)
+            _add(loads, message, pipeline, topology, ranks, capacity)
         links = np.flatnonzero(loads * outside)
+        if capacity is not None and len(dead := links[capacity[links] <= 0]):
+            raise NoWayError(f"{topology.links.name(int(dead[0]))} is lost, and nothing leads round it")
         if len(links):
             busiest, through_ports = float(loads[links].max()), float(loads[links[port[links]]].max(initial=0.0))
             # Connections compete, and every port has as many: what counts for fairness is the rate through a port.
@@ -76,17 +91,24 @@ def job_phases(pipeline: PipelinedJob, topology: Topology, accelerators: Sequenc
     return found
 
 
-def _add(loads: NDArray[np.float64], message: ScaleOut, pipeline: PipelinedJob, topology: Topology, ranks: Ids) -> None:
+def _add(
+    loads: NDArray[np.float64],
+    message: ScaleOut,
+    pipeline: PipelinedJob,
+    topology: Topology,
+    ranks: Ids,
+    capacity: NDArray[np.float64] | None,
+) -> None:
     """Bytes of one kind of message of one stage on every link."""
     stages = ranks.reshape(pipeline.ranks, -1)
     mine = stages[message.stage]
     if message.to >= 0:
-        topology.add_loads(loads, mine, stages[message.to], np.full(len(mine), message.size))
+        topology.add_loads(loads, mine, stages[message.to], np.full(len(mine), message.size), capacity)
         return
     layout = pipeline.pricer(message.stage).layout
     size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]
     groups = mine.reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)
-    add_group_loads(topology, loads, message.collective, message.size, groups)
+    add_group_loads(topology, loads, message.collective, message.size, groups, capacity)
 
 
 def step_stretch(pipeline: PipelinedJob, axes: Sequence[str]) -> Callable[[Sequence[float]], float]:
@@ -131,6 +153,11 @@ class SharedSteps:
         Those it runs on, in the order of its ranks.
     told
         Called with how many times longer a step takes, whenever that changes.
+
+    Attributes
+    ----------
+    reason
+        Why there is no way between its ranks; empty when there is.
     """
 
     def __init__(
@@ -142,20 +169,41 @@ class SharedSteps:
         told: Callable[[float], None],
     ) -> None:
         self.tag, self.fabric, self._told = tag, fabric, told
-        found = job_phases(pipeline, fabric.topology, accelerators)
-        self.phases: Sequence[Phase] = [phase for _, phase in found]
-        self._stretch = step_stretch(pipeline, [axis for axis, _ in found])
+        self._pipeline, self._accelerators = pipeline, accelerators
         self._seconds = pipeline.run().seconds
         self._pace: float | None = None
+        self.reason = ""
+        self.phases: Sequence[Phase] = ()
+        self._find_ways()
+        self._stretch = step_stretch(pipeline, [phase.name for phase in self.phases])
+
+    def _find_ways(self) -> None:
+        fabric, capacity = self.fabric, self.fabric.capacity if self.fabric.changes else None
+        try:
+            found = job_phases(self._pipeline, fabric.topology, self._accelerators, capacity)
+            self.phases, self.reason = [phase for _, phase in found], ""
+        except NoWayError as error:
+            self.phases, self.reason = (), str(error)
+
+    def reroute(self) -> None:
+        """Links have changed: the ways are found again. Where there is none, the steps stand still."""
+        pace = self._pace
+        self.leave()
+        self._find_ways()
+        if pace is not None:
+            self.enter(pace)
 
     def enter(self, pace: float) -> None:
-        """See :class:`~simulator.training.process.Links`."""
-        if self.phases and pace != self._pace:
+        """See :class:`~simulator.training.survival.Links`."""
+        if pace != self._pace:
             self._pace = pace
-            self.fabric.enter(self)
+            if self.phases:
+                self.fabric.enter(self)
+            elif self.reason:
+                self._told(math.inf)
 
     def leave(self) -> None:
-        """See :class:`~simulator.training.process.Links`."""
+        """See :class:`~simulator.training.survival.Links`."""
         if self._pace is not None:
             self._pace = None
             self.fabric.leave(self)

@@ -76,11 +76,16 @@ class Commons:
 
     @cached_property
     def fabric(self) -> Fabric:
-        """The shared network, built when the first tenant moves bytes over it."""
+        """The shared network with what happens to its links, built when the first tenant moves bytes over it."""
+        from simulator.cluster.link_faults import LinkFaults
         from simulator.network.fabric import Fabric
         from simulator.network.topology import build
 
-        return Fabric(self.clock, build(self.scenario.cluster))
+        spec = self.scenario.cluster
+        fabric = Fabric(self.clock, build(spec))
+        if spec.fabric.faults:
+            LinkFaults(fabric, spec.fabric.faults)
+        return fabric
 
     def _failures(self) -> FailureProcess | None:
         """The process that fails nodes; deployments keep theirs."""

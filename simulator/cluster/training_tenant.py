@@ -58,6 +58,11 @@ class TrainingTenant:
             ranks = range(place.first, place.first + place.accelerators)
             self.shared = SharedSteps(self.job.name, pipeline, commons.fabric, ranks, self.process.stretch)
             self.process.links = self.shared
+            if self.shared.reason:
+                self.estimate = replace(self.estimate, feasible=False, reason=self.shared.reason)
+                self.process = None
+                return None
+            commons.fabric.watchers.append(self.shared.reroute)
         if commons.failing is not None:
             commons.failing.watch(self.process, nodes)
         return self.process.start()

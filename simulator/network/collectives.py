@@ -170,7 +170,13 @@ def collective_flow(
 
 
 def add_group_loads(
-    topology: Topology, found: NDArray[np.float64], op: str, size: float, groups: Ids, per_call: int = 2**21
+    topology: Topology,
+    found: NDArray[np.float64],
+    op: str,
+    size: float,
+    groups: Ids,
+    capacity: NDArray[np.float64] | None = None,
+    per_call: int = 2**21,
 ) -> None:
     """Add to ``found`` [links] the bytes of one collective in each of many groups of accelerators at once.
 
@@ -182,13 +188,16 @@ def add_group_loads(
         Of one group [B].
     groups
         [groups, ranks], in the order of the communicators.
+    capacity
+        [links], [B/s], where links are degraded or lost: see :meth:`Topology.add_loads`.
 
     Notes
     -----
     Equal scale-up domains use the hierarchical algorithm where there is one, uneven ones a ring.
     """
     if op == "send_recv":
-        topology.add_loads(found, groups.ravel(), np.roll(groups, -1, axis=1).ravel(), np.full(groups.size, size))
+        following = np.roll(groups, -1, axis=1)
+        topology.add_loads(found, groups.ravel(), following.ravel(), np.full(groups.size, size), capacity)
         return
     home = topology.nodes.domain_of[groups]
     patterns, which = np.unique(home[:, 1:] != home[:, :-1], axis=0, return_inverse=True)
@@ -202,7 +211,7 @@ def add_group_loads(
             for first in range(0, len(rows), step):
                 part = rows[first : first + step]
                 ends = part[:, source].ravel(), part[:, target].ravel()
-                topology.add_loads(found, *ends, np.tile(volume, len(part)))
+                topology.add_loads(found, *ends, np.tile(volume, len(part)), capacity)
 
 
 def _checked(op: str, algorithm: str | None, layout: Sequence[int]) -> str:

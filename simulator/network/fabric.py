@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,10 @@ class Fabric:
 
     Attributes
     ----------
+    changes
+        How often a link was changed: ways that were found before hold as long as it is the same.
+    watchers
+        Called by whoever changes links, after the change: who has found ways finds them again.
     solves, rounds, solved_flows
         How often rates were recomputed, the filling rounds (joint states, where something periodic takes part) and
         the flows that took part, as a measure of work.
@@ -54,11 +58,12 @@ class Fabric:
     def __init__(self, clock: Clock, topology: Topology) -> None:
         self.clock, self.topology = clock, topology
         self.capacity: NDArray[np.float64] = topology.links.capacity.copy()
-        self.solves = self.rounds = self.solved_flows = 0
+        self.solves = self.rounds = self.solved_flows = self.changes = 0
         self._bytes = LinkBytes(len(self.capacity))
         self._loads: dict[Periodic, list[Flow]] = {}
         self._slow: dict[Periodic, tuple[float, ...]] = {}
         self._recall = Recall()
+        self.watchers: list[Callable[[], None]] = []
         self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
         self._began = clock.now
         self._by_event: dict[simpy.Event, Flow] = {}
@@ -183,9 +188,15 @@ class Fabric:
         now = self.clock.now
         self._offered[link] = (self._offered_until(link, now), now)
         self.capacity[link] = value
+        self.changes += 1
         self._recall.clear()
         self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
         self._touch(np.array([link], np.int64))
+
+    @property
+    def down(self) -> frozenset[int]:
+        """Links without bandwidth."""
+        return frozenset(np.flatnonzero(self.capacity <= 0).tolist()) if self.changes else frozenset()
 
     # -- what is going on ------------------------------------------------------------------------------------------
 

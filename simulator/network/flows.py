@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.network.routes import ecmp_hash
+from simulator.network.hashing import ecmp_hash
 
 if TYPE_CHECKING:
     import simpy

@@ -38,6 +38,7 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
+from simulator.scenario.spec_fabric import LinkFaultSpec, RoutingSpec
 from simulator.scenario.spec_goal import GoalSpec
 
 __all__ = [
@@ -68,6 +69,8 @@ class FabricSpec(Strict):
     bandwidth: Bandwidth | None = None
     latency: Duration | None = None
     oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
+    routing: RoutingSpec = Field(default_factory=RoutingSpec)
+    faults: Annotated[list[LinkFaultSpec], OneOrMany()] = Field(default_factory=list)
     options: Options = Field(default_factory=dict)
 
 

@@ -58,6 +58,7 @@ class CheckpointStore:
     ) -> None:
         self.clock, self.name, self.size, self.target = clock, name, size, target
         self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
+        self._ways: dict[tuple[str, int], Way] = {}
 
     @property
     def is_local(self) -> bool:
@@ -70,7 +71,7 @@ class CheckpointStore:
             drives = [g.node.nvme for g in self.cluster.groups for _ in range(g.count) if g.node.nvme is not None]
             slowest = min((getattr(d, direction) for d in drives), default=math.inf)
             return float(self.size / len(self.nodes) / slowest)
-        way = self._out if direction == "write" else self._back
+        way = self._way(direction)
         capacity = self.fabric.topology.links.capacity[way.links]
         return float(self.size * (way.shares / capacity).max()) if len(way.links) else 0.0
 
@@ -80,8 +81,11 @@ class CheckpointStore:
             event = self.clock.event()
             self.clock.after(self.seconds(direction), event.succeed)
             return event
-        way = self._out if direction == "write" else self._back
-        return self.fabric.transfer(way, self.size, latency=self._latency, tag=f"{self.name} checkpoint")
+        # Every node's connection competes for itself.
+        return self.fabric.transfer(
+            self._way(direction), self.size, weight=len(self.nodes), latency=self._latency,
+            tag=f"{self.name} checkpoint",
+        )  # fmt: skip
 
     def from_peers(self, positions: Sequence[int], size: float) -> simpy.Event | None:
         """``size`` bytes into each node at ``positions`` from the next node of the job; None without a fabric."""
@@ -103,27 +107,24 @@ class CheckpointStore:
             self.fabric.cancel(event)
 
     @cached_property
-    def _out(self) -> Way:
-        return self._way(write=True)
-
-    @cached_property
-    def _back(self) -> Way:
-        return self._way(write=False)
-
-    @cached_property
     def _latency(self) -> float:
         assert self.fabric is not None
         top = self.fabric.topology
         return top.path_latency(top.path(top.host(self.nodes[0]), top.storage(self.target), 0))
 
-    def _way(self, write: bool) -> Way:
+    def _way(self, direction: str) -> Way:
+        """Links of all nodes' connections, found again when a link of the network has changed."""
         from simulator.network.flows import Way
 
         assert self.fabric is not None
-        top = self.fabric.topology
-        store, shares = top.storage(self.target), dict[int, float]()
-        for number, node in enumerate(self.nodes):
-            ends = (top.host(node), store) if write else (store, top.host(node))
-            for link in top.path(*ends, number):
-                shares[link] = shares.get(link, 0.0) + 1 / len(self.nodes)
-        return Way.of(shares)
+        key = (direction, self.fabric.changes)
+        if key not in self._ways:
+            top, down = self.fabric.topology, self.fabric.down
+            store, shares = top.storage(self.target), dict[int, float]()
+            for number, node in enumerate(self.nodes):
+                ends = (top.host(node), store) if direction == "write" else (store, top.host(node))
+                path = top.path_avoiding(*ends, down, number) if down else None
+                for link in path or top.path(*ends, number):  # without a way round, it waits for the repair
+                    shares[link] = shares.get(link, 0.0) + 1 / len(self.nodes)
+            self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]} | {key: Way.of(shares)}
+        return self._ways[key]
