@@ -156,8 +156,8 @@ class SharedSteps:
 
     Attributes
     ----------
-    reason
-        Why there is no way between its ranks; empty when there is.
+    reason, since
+        Why there is no way between its ranks, and since when [s]; empty when there is.
     """
 
     def __init__(
@@ -172,8 +172,8 @@ class SharedSteps:
         self._pipeline, self._accelerators = pipeline, accelerators
         self._seconds = pipeline.run().seconds
         self._pace: float | None = None
-        self.reason = ""
-        self.phases: Sequence[Phase] = ()
+        self.reason, self.since = "", math.nan
+        self.phases: list[Phase] = []
         self._find_ways()
         self._stretch = step_stretch(pipeline, [phase.name for phase in self.phases])
 
@@ -183,7 +183,7 @@ class SharedSteps:
             found = job_phases(self._pipeline, fabric.topology, self._accelerators, capacity)
             self.phases, self.reason = [phase for _, phase in found], ""
         except NoWayError as error:
-            self.phases, self.reason = (), str(error)
+            self.phases, self.reason, self.since = [], str(error), fabric.clock.now
 
     def reroute(self) -> None:
         """Links have changed: the ways are found again. Where there is none, the steps stand still."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
@@ -54,6 +55,13 @@ class ClusterScenario(Protocol):
 
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on."""
+
+    @property
+    def background(self) -> tuple[BackgroundTraffic, ...]:
+        """Traffic beside the workloads."""
+
+    def nodes_of(self, workload: str) -> list[int]:
+        """All nodes of a workload, over its replicas."""
 
     def placement(self, workload: str, replica: int = 0) -> Any:
         """Where a workload runs: ``first_node`` and ``nodes``."""

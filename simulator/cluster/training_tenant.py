@@ -41,8 +41,11 @@ class TrainingTenant:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the step's estimate."""
-        return tuple(f"{self.job.name}: {warning}" for warning in self.estimate.warnings)
+        """Of the step's estimate; and that it stands still for good."""
+        found = list(self.estimate.warnings)
+        if self.process is not None and not self.process.run.done and self.shared is not None and self.shared.reason:
+            found.append(f"stands still since {self.shared.since:g} s: {self.shared.reason}")
+        return tuple(f"{self.job.name}: {warning}" for warning in found)
 
     def start(self, commons: Commons) -> simpy.Event | None:
         """Begin its steps, and have its nodes watched by what fails."""

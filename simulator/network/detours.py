@@ -1,4 +1,4 @@
-"""Which of the equal-cost ways between two ports carry how much: spraying, hashing, adapting, and going round faults."""
+"""Which equal-cost ways between two ports carry how much: spraying, hashing, adapting, and going round faults."""
 
 from __future__ import annotations
 
@@ -59,9 +59,7 @@ def add_ways(
         t.wiring.add_loads(found, *ports, volume)
 
 
-def _around(
-    t: Topology, found: Floats, ports: tuple[Ids, Ids], pairs: Ids, volume: Floats, capacity: Floats
-) -> None:
+def _around(t: Topology, found: Floats, ports: tuple[Ids, Ids], pairs: Ids, volume: Floats, capacity: Floats) -> None:
     """Way by way, for each pair of switches; links without capacity are avoided."""
     policy, connections = t.cluster.fabric.routing.policy, t.cluster.fabric.routing.connections
     switch = t.wiring.switch

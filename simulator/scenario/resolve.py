@@ -17,10 +17,12 @@ from simulator.scenario.deployments import build_deployment, deployment_problems
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_fabric import background_of, fabric_problems
 from simulator.scenario.resolve_goal import goal_of
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.strategies.options import unknown_options
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
@@ -87,12 +89,14 @@ class Resolver:
                 )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        background = self._network(cluster) if cluster is not None else ()
         self._not_modelled()
         if self.issues or cluster is None:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            placements=placements, until=spec.until, record=spec.record, failures=failures,
+            background=background, what_if=spec.what_if,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -260,6 +264,17 @@ class Resolver:
         if idle:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
+
+    def _network(self, cluster: Cluster) -> tuple[BackgroundTraffic, ...]:
+        """Background traffic; what is wrong with the fabric is reported."""
+        if not self._tainted(("cluster",)):
+            for loc, message in fabric_problems(self.spec, cluster):
+                self._error(loc, message)
+        found = list(background_of(self.spec, cluster))
+        for wrong in found:
+            if isinstance(wrong, tuple):
+                self._error(*wrong)
+        return tuple(traffic for traffic in found if not isinstance(traffic, tuple))
 
     def _failures(self, deployments: list[Deployment]) -> FailureModel | None:
         """What fails, with what had to be assumed."""

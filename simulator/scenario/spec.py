@@ -38,7 +38,7 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
-from simulator.scenario.spec_fabric import LinkFaultSpec, RoutingSpec
+from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
 from simulator.scenario.spec_goal import GoalSpec
 
 __all__ = [
@@ -226,6 +226,7 @@ class ScenarioSpec(Strict):
     seed: Annotated[Count, Field(ge=0)] = 0
     cluster: ClusterSpec
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
+    background: Annotated[list[BackgroundSpec], OneOrMany()] = Field(default_factory=list)
     failures: TextOrMapping = None
     until: Annotated[Duration, Field(gt=0)] | None = None
     record: Literal["full", "summary"] = "full"

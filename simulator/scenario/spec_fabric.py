@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from simulator.hardware.types import LinkFault, Routing
 from simulator.scenario.fields import Bandwidth, Count, Duration, Ratio
+from simulator.scenario.spec_base import Strict
 
 __all__ = ["BackgroundSpec", "LinkFaultSpec", "RoutingSpec"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class RoutingSpec(_Strict):
+class RoutingSpec(Strict):
     """How equal-cost ways are used: ``routing: ecmp`` is short for ``routing: {policy: ecmp}``."""
 
     policy: Literal["spray", "ecmp", "adaptive"] = "spray"
@@ -33,7 +30,7 @@ class RoutingSpec(_Strict):
         return Routing(self.policy, self.connections, self.rail_aware)
 
 
-class LinkFaultSpec(_Strict):
+class LinkFaultSpec(Strict):
     """A link, switch or port that keeps ``capacity`` of its bandwidth (0: lost) from ``start`` to ``until``."""
 
     of: str
@@ -52,7 +49,7 @@ class LinkFaultSpec(_Strict):
         return LinkFault(self.of, self.capacity, self.start, self.until)
 
 
-class BackgroundSpec(_Strict):
+class BackgroundSpec(Strict):
     """Traffic beside the workloads: ``rate`` from ``source`` to every node of ``to``, for as long as it runs.
 
     ``source`` is a shared storage tier and ``to`` a workload (its dataset reads), or both are nodes by number.

@@ -91,15 +91,12 @@ class CheckpointStore:
         """``size`` bytes into each node at ``positions`` from the next node of the job; None without a fabric."""
         if self.fabric is None or not positions or not size:
             return None
-        from simulator.network.flows import Way
+        from simulator.network.connections import way_of_all
 
         top, count = self.fabric.topology, len(self.nodes)
         pairs = [(top.host(self.nodes[(p + 1) % count]), top.host(self.nodes[p])) for p in positions]
-        shares: dict[int, float] = {}
-        for number, (source, sink) in enumerate(pairs):
-            for link in top.path(source, sink, number):
-                shares[link] = shares.get(link, 0.0) + 1 / len(pairs)
-        return self.fabric.transfer(Way.of(shares), size * len(pairs), tag=f"{self.name} recovery")
+        way = way_of_all(self.fabric, pairs)
+        return self.fabric.transfer(way, size * len(pairs), weight=len(pairs), tag=f"{self.name} recovery")
 
     def cancel(self, event: simpy.Event) -> None:
         """Stop a transfer that is under way."""
@@ -114,17 +111,14 @@ class CheckpointStore:
 
     def _way(self, direction: str) -> Way:
         """Links of all nodes' connections, found again when a link of the network has changed."""
-        from simulator.network.flows import Way
+        from simulator.network.connections import way_of_all
 
         assert self.fabric is not None
         key = (direction, self.fabric.changes)
         if key not in self._ways:
-            top, down = self.fabric.topology, self.fabric.down
-            store, shares = top.storage(self.target), dict[int, float]()
-            for number, node in enumerate(self.nodes):
-                ends = (top.host(node), store) if direction == "write" else (store, top.host(node))
-                path = top.path_avoiding(*ends, down, number) if down else None
-                for link in path or top.path(*ends, number):  # without a way round, it waits for the repair
-                    shares[link] = shares.get(link, 0.0) + 1 / len(self.nodes)
-            self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]} | {key: Way.of(shares)}
+            top = self.fabric.topology
+            store = top.storage(self.target)
+            pairs = [(top.host(n), store) if direction == "write" else (store, top.host(n)) for n in self.nodes]
+            self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]}
+            self._ways[key] = way_of_all(self.fabric, pairs)
         return self._ways[key]

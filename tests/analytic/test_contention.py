@@ -203,3 +203,79 @@ def test_slower_links_never_make_a_job_faster_and_its_time_is_accounted_for() ->
     lost = {ratio: run(ratio).of("job0")["lost_network"] for ratio in (32.0, 64.0)}
     busy = run(1.0).of("job0")["seconds"] * 50
     assert (lost[64.0] + busy) / (lost[32.0] + busy) == pytest.approx(2.0, rel=0.25)
+
+
+def faulty(jobs: int = 1, **keys: object) -> Result:
+    """As :func:`run` without oversubscription, with other keys of the fabric or of the scenario."""
+    work = [
+        {"training": f"job{j}", "model": "llama-3.1-8b", "framework": "megatron-core-0.8", "steps": 50, "nodes": 4,
+         "batch": {"global_batch_size": 32, "micro_batch_size": 1, "sequence_length": 2048},
+         "plan": {"tensor_parallel": 4, "sequence_parallel": True, "data_parallel": 8, "zero_stage": 1}}
+        for j in range(jobs)
+    ]  # fmt: skip
+    fabric: dict[str, object] = {"topology": "fat-tree", "link": "ndr400", "options": {"nodes_per_leaf": 2}}
+    fabric |= {key: keys.pop(key) for key in ("routing", "faults") if key in keys}
+    storage = {"name": "store", "read": "100 GB/s", "write": "100 GB/s"}
+    cluster = {"nodes": {"profile": "dgx-h100", "count": 4 * jobs}, "fabric": fabric, "storage": storage}
+    return simulator.run({"cluster": cluster, "workloads": work, **keys})
+
+
+def test_a_lost_port_stops_the_job_until_it_is_repaired() -> None:
+    row = faulty(faults={"of": "node0/nic3:*", "start": "2 s", "until": "7 s"}).of("job0")
+    assert row["lost_network"] == pytest.approx(5.0)
+    assert row["training_seconds"] == pytest.approx(50 * row["seconds"] + 5.0)
+
+
+def test_a_job_whose_port_is_lost_from_the_start_is_refused_with_the_reason() -> None:
+    row = faulty(faults={"of": "node0/nic3:*"}).of("job0")
+    assert not row["feasible"]
+    assert "node0/nic3:out is lost" in row["reason"]
+
+
+def test_a_job_that_is_cut_off_for_good_says_so() -> None:
+    result = faulty(faults={"of": "node0/nic3:*", "start": "2 s"})
+    assert any("stands still since 2 s: node0/nic3:out is lost" in warning for warning in result.warnings)
+    assert result.of("job0")["steps"] == math.floor(2.0 / result.of("job0")["seconds"])
+
+
+def test_spraying_over_a_degraded_uplink_is_slower_than_adapting_to_it() -> None:
+    lame = {"of": "leaf0>spine0", "capacity": 0.1}
+    assert slow_down(faulty(faults=lame)) > 1.1
+    assert slow_down(faulty(faults=lame, routing="adaptive")) == 1.0
+    assert slow_down(faulty(faults={"of": "spine0"})) == 1.0  # a lost one is gone round, the others have room
+
+
+def test_hashed_connections_collide_and_more_of_them_less() -> None:
+    one, four = (slow_down(faulty(2, routing={"policy": "ecmp", "connections": n})) for n in (1, 4))
+    assert one > four > 1.0
+
+
+def test_background_traffic_slows_a_job_and_is_told_what_it_does_not_get() -> None:
+    backup = {"background": "backup", "source": 0, "to": 3, "rate": "45 GB/s"}
+    result = faulty(background=backup)
+    assert slow_down(result) > 1.0
+    assert {row["shared_with"] for row in result.rows("contention")} == {"job0", "backup"}
+    assert any(warning.startswith("backup: at times") for warning in result.warnings)
+    idle = faulty(background={**backup, "start": "1 h"})
+    assert slow_down(idle) == 1.0
+
+
+def test_wrong_keys_of_the_network_are_named_before_anything_runs() -> None:
+    from simulator.errors import ConfigError
+
+    with pytest.raises(ConfigError) as wrong:
+        faulty(
+            faults=[{"of": "spin0"}, {"of": "spine0", "start": "2 s", "until": "1 s"}],
+            routing="magic",
+            background={"background": "b", "source": "stor", "to": 99, "rate": "1 GB/s"},
+        )
+    text = str(wrong.value)
+    assert "routing" in text
+    assert "until 1 s is not after start 2 s" in text
+    with pytest.raises(ConfigError) as wrong:
+        faulty(faults={"of": "spin0"}, background={"background": "b", "source": "stor", "to": 99, "rate": "1 GB/s"})
+    text = str(wrong.value)
+    assert "faults" in text
+    assert "did you mean 'spine0'" in text
+    assert "there is no node 99" in text
+    assert "did you mean 'store'" in text
