@@ -18,13 +18,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import ConfigError, IssueCollector, unknown_name
 
-__all__ = ["KINDS", "Ids", "Links", "Names", "NetworkBuilder"]
+__all__ = ["KINDS", "Ids", "Links", "Names", "NetworkBuilder", "class_of"]
 
 Ids = NDArray[np.int64]
 
 KINDS: Final = ("scale_up", "host", "nic", "leaf_spine", "spine_core", "wan", "storage")
 """Classes of links: inside a scale-up domain, accelerator to host, network port, leaf to spine (or between the
 routers of a group or torus), spine to core (or between groups), between sites, and into a storage tier."""
+
+
+def class_of(name: str) -> str:
+    """A name without its numbers: ``pod3/spine1`` → ``pod/spine``."""
+    return re.sub(r"[0-9]+(\.[0-9]+)*", "", name).replace("@", "")
 
 
 @dataclass
