@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from simulator.network.flows import Flow, Way
 
-__all__ = ["FlowBooks", "LinkBytes"]
+__all__ = ["FlowBooks", "LinkBytes", "Offered"]
 
 _WIDE = 512
 """Ways of more links than this are added up before they are spread over the links."""
@@ -86,3 +86,20 @@ class LinkBytes:
         for way, size in self._wide.items():
             total[way.links] += size * way.shares
         return total
+
+
+class Offered:
+    """What links could have carried since ``began`` [s], over changes of their bandwidth."""
+
+    def __init__(self, began: float) -> None:
+        self._began = began
+        self._until: dict[int, tuple[float, float]] = {}  # changed links: bytes up to a time, that time
+
+    def change(self, link: int, capacity: float, now: float) -> None:
+        """The bandwidth of a link, ``capacity`` [B/s] so far, changes now."""
+        self._until[link] = (self.until(link, capacity, now), now)
+
+    def until(self, link: int, capacity: float, now: float) -> float:
+        """Bytes that a link of ``capacity`` [B/s] since its last change could have carried."""
+        before, since = self._until.get(link, (0.0, self._began))
+        return before + capacity * (now - since) if now > since else before

@@ -1,16 +1,17 @@
-"""Many equal connections as one flow: a checkpoint of all nodes of a job, a dataset read by them."""
+"""The way of a transfer from what its sender names; and many equal connections as one flow."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from simulator.network.flows import Way
 
 if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
+    from simulator.network.topology import Topology
 
-__all__ = ["way_of_all"]
+__all__ = ["way_of", "way_of_all"]
 
 
 def way_of_all(fabric: Fabric, pairs: Sequence[tuple[int, int]]) -> Way:
@@ -26,3 +27,26 @@ def way_of_all(fabric: Fabric, pairs: Sequence[tuple[int, int]]) -> Way:
         for link in path or fabric.topology.path(source, target, number):
             shares[link] = shares.get(link, 0.0) + 1 / len(pairs)
     return Way.of(shares)
+
+
+def way_of(
+    topology: Topology, route: Sequence[int] | Mapping[int, float] | Way, endpoints: bool, spray: bool, number: int
+) -> tuple[Way, float]:
+    """Way and latency [s] of a transfer; see :meth:`Fabric.transfer` for what a route may be.
+
+    Raises
+    ------
+    ValueError
+        If a link does not exist.
+    """
+    if endpoints:
+        ends: Any = route
+        source, target = ends
+        path = topology.path(source, target, number)
+        way = Way.of(topology.spread(source, target, number) if spray else path)
+        return way, topology.path_latency(path)
+    way = route if isinstance(route, Way) else Way.of(route)
+    count = len(topology.links)
+    if len(way.links) and not 0 <= way.links.min() <= way.links.max() < count:
+        raise ValueError(f"link numbers must lie in [0, {count})")
+    return way, 0.0

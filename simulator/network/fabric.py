@@ -9,19 +9,21 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.clock import Clock
-from simulator.network.books import FlowBooks, LinkBytes
+from simulator.network.books import FlowBooks, LinkBytes, Offered
+from simulator.network.connections import way_of
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
 from simulator.network.links import KINDS
-from simulator.network.periodic import Periodic, slow_down
+from simulator.network.periodic import Periodic
 from simulator.network.recall import Recall
-from simulator.network.sharing import Party, divide, share_links
+from simulator.network.sharing import Party, mean_changes
+from simulator.network.shrinking import LastSolved, lone_rate
 
 if TYPE_CHECKING:
     import simpy
@@ -63,9 +65,9 @@ class Fabric:
         self._loads: dict[Periodic, list[Flow]] = {}
         self._slow: dict[Periodic, tuple[float, ...]] = {}
         self._recall = Recall()
+        self._last = LastSolved()
         self.watchers: list[Callable[[], None]] = []
-        self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
-        self._began = clock.now
+        self._offered = Offered(clock.now)
         self._by_event: dict[simpy.Event, Flow] = {}
         self._index = FlowIndex(topology.links, self.capacity)
         self._books = FlowBooks(self._index.flows)
@@ -119,7 +121,7 @@ class Fabric:
             raise ValueError(f"wrong transfer: size {size}, weight {weight}, cap {cap}, multiplicity {multiplicity}")
         number = self._next_number
         self._next_number += 1
-        way, delay = self._way(route, endpoints, spray, number)
+        way, delay = way_of(self.topology, route, endpoints, spray, number)
         delay = delay if latency is None else latency
         if not 0 <= delay < math.inf:
             raise ValueError(f"a latency must be at least 0 s, not {delay}")
@@ -152,6 +154,7 @@ class Fabric:
         It is told its slow-down (:meth:`Periodic.settled`) at the end of this instant, and again whenever it changes.
         """
         self._recall.useful = True
+        self._last.forget()
         if load not in self._loads:
             flows = self._loads[load] = []
             for phase in load.phases:
@@ -168,6 +171,7 @@ class Fabric:
     def leave(self, load: Periodic) -> None:
         """Take a periodic load off the network; nothing happens when it is not on it."""
         self._slow.pop(load, None)
+        self._last.forget()
         for flow in self._loads.pop(load, ()):
             self._index.remove(flow)
             flow.advance(self.clock.now)
@@ -185,11 +189,11 @@ class Fabric:
         """
         if not value >= 0:
             raise ValueError(f"link '{self.topology.links.name(link)}' cannot have {value} B/s")
-        now = self.clock.now
-        self._offered[link] = (self._offered_until(link, now), now)
+        self._offered.change(link, float(self.capacity[link]), self.clock.now)
         self.capacity[link] = value
         self.changes += 1
         self._recall.clear()
+        self._last.forget()
         self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
         self._touch(np.array([link], np.int64))
 
@@ -229,7 +233,7 @@ class Fabric:
 
     def utilisation(self, link: int) -> float:
         """Bytes that crossed ``link`` over what it could have carried since the start; 0 at the start."""
-        offered = self._offered_until(link, self.clock.now)
+        offered = self._offered.until(link, float(self.capacity[link]), self.clock.now)
         return self.bytes_on(link) / offered if offered > 0 else 0.0
 
     def explain(self, tag: str) -> dict[str, float]:
@@ -251,24 +255,10 @@ class Fabric:
 
     # -- machinery -------------------------------------------------------------------------------------------------
 
-    def _offered_until(self, link: int, now: float) -> float:
-        before, since = self._offered.get(link, (0.0, self._began))
-        return before + float(self.capacity[link]) * (now - since) if now > since else before
-
-    def _way(self, route: Any, endpoints: bool, spray: bool, number: int) -> tuple[Way, float]:
-        if endpoints:
-            source, target = route
-            path = self.topology.path(source, target, number)
-            way = Way.of(self.topology.spread(source, target, number) if spray else path)
-            return way, self.topology.path_latency(path)
-        way = route if isinstance(route, Way) else Way.of(route)
-        if len(way.links) and not 0 <= way.links.min() <= way.links.max() < len(self.capacity):
-            raise ValueError(f"link numbers must lie in [0, {len(self.capacity)})")
-        return way, 0.0
-
     def _begin(self, flow: Flow) -> None:
         flow.pending = None
         flow.since = self.clock.now
+        self._last.forget()
         if flow.size == 0 or (not len(flow.way.links) and flow.cap == math.inf):
             self._end(flow, completed=True)
             return
@@ -285,6 +275,7 @@ class Fabric:
         del self._by_event[flow.event]
         delivered = flow.size if completed else 0.0
         if self._index.remove(flow):
+            self._last.end(flow)
             flow.advance(now)
             delivered = flow.size if completed else flow.sent
             self._touch(flow.solved.links)
@@ -307,6 +298,12 @@ class Fabric:
         """Answer everything that happened at this instant: new rates for the touched component."""
         self._settling = False
         touched, self._touched = self._touched, []
+        if (shrunk := self._last.answer()) is not None:
+            self.solves += bool(shrunk)
+            self.solved_flows += len(shrunk)
+            self._grant(shrunk)
+            self._arm()
+            return
         found = self._recall.find(self._index.flows.values()) if self._recall.useful else None
         if found is not None and found[2] is not None:
             for flow, got in zip(found[1], found[2].flows, strict=True):
@@ -326,9 +323,15 @@ class Fabric:
         if any(flow.load is not None for flow in flows):
             self._solve_steady(flows)
             return
-        answer = divide(flows, self.capacity, self._index.tightest)
-        self.rounds += answer.rounds
-        for flow, rate, link in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
+        if len(flows) == 1:
+            self.rounds += 1
+            self._set_rate(flows[0], *lone_rate(flows[0], self.capacity))
+        else:
+            self._grant(self._last.solve(flows, self.capacity, self._index.tightest))
+
+    def _grant(self, changes: Sequence[tuple[Flow, float, int]]) -> None:
+        self.rounds += self._last.rounds
+        for flow, rate, link in changes:
             self._set_rate(flow, rate, link)
 
     def _solve_steady(self, flows: list[Flow]) -> None:
@@ -336,19 +339,11 @@ class Fabric:
         place = {flow.number: i for i, flow in enumerate(flows)}
         loads = dict.fromkeys(flow.load for flow in flows if flow.load is not None)
         parties: list[Party] = [(load, [place[f.number] for f in self._loads[load]]) for load in loads]
-        answer, problem = share_links(flows, parties, self.capacity, self._index.tightest)
-        self.rounds += answer.states
-        users: dict[int, dict[str, None]] = {}
-        for flow, links in zip(flows, problem.links, strict=True):
-            for link in links.tolist():
-                users.setdefault(link, {})[flow.tag] = None
-        for i, flow in enumerate(flows):
-            limits = {link: share * float(answer.shares[i]) for link, share in answer.limits[i].items()}
-            beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
-            self._set_rate(flow, float(answer.rates[i] * answer.shares[i]), limits, beside)
-        self._tell(
-            {load: tuple(slow_down(flows[i].cap, float(answer.rates[i])) for i in phases) for load, phases in parties}
-        )
+        changes, slow, states = mean_changes(flows, parties, self.capacity, self._index.tightest)
+        self.rounds += states
+        for change in changes:
+            self._set_rate(change.flow, change.rate, change.limits, change.beside)
+        self._tell(slow)
 
     def _tell(self, slow: Mapping[Periodic, tuple[float, ...]]) -> None:
         """Tell periodic loads how slow they are, where that is new."""

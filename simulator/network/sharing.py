@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from simulator.network.flows import Flow
 from simulator.network.maxmin import Allocation, max_min_allocation
-from simulator.network.periodic import Periodic, Steady, steady_state
+from simulator.network.periodic import Periodic, Steady, slow_down, steady_state
 
-__all__ = ["Party", "Problem", "divide", "share_links"]
+__all__ = ["Change", "Party", "Problem", "mean_changes", "share_links"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -21,8 +21,6 @@ Party = tuple[Periodic, list[int]]
 
 _FULL = 1e-9
 """Relative distance from its capacity from which on a link counts as one that can fill."""
-_SAME = 1e-12
-"""Relative difference up to which two links count as equally narrow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,32 +42,6 @@ class Problem:
     caps: Floats
     weights: Floats
     part: Ids
-
-
-def divide(flows: Sequence[Flow], capacity: Floats, tightest: Callable[[Ids], Ids]) -> Allocation:
-    """Max-min fair rates of ``flows`` that are all under way; ``bottleneck`` holds numbers of the network's links.
-
-    Parameters as for :func:`share_links`.
-    """
-    if len(flows) == 1:
-        links, shares = flows[0].solved.links, flows[0].solved.shares
-        levels = capacity[links] / shares
-        level, cap = float(levels.min()), flows[0].cap
-        tied = np.flatnonzero(levels <= level * (1 + _SAME))
-        narrowest = int(links[tied[capacity[links[tied]].argmin()]])
-        return Allocation(np.array([min(level, cap)]), np.array([narrowest if level < cap else -1]), 1)
-    every = np.concatenate([f.solved.links for f in flows])
-    shares = np.concatenate([f.solved.shares for f in flows])
-    owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
-    used = tightest(every)
-    place = np.full(len(capacity), -1, np.int64)
-    place[used] = np.arange(len(used))
-    local = place[every]
-    kept = local >= 0
-    indptr = np.r_[0, np.cumsum(np.bincount(owner[kept], minlength=len(flows)))]
-    weights, caps = np.array([f.weight for f in flows]), np.array([f.cap for f in flows])
-    found = max_min_allocation(capacity[used], indptr, local[kept], weights, caps, shares[kept])
-    return Allocation(found.rates, np.where(found.bottleneck >= 0, used[found.bottleneck], -1), found.rounds)
 
 
 def share_links(
@@ -106,6 +78,35 @@ def share_links(
             limits[f] = limit
         states += answer.states
     return Steady(rates, active, tuple(limits), states), problem
+
+
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What one flow gets: mean rate [B/s], what limits it for which share of the time, whom it meets there."""
+
+    flow: Flow
+    rate: float
+    limits: dict[int, float]
+    beside: dict[int, tuple[str, ...]]
+
+
+def mean_changes(
+    flows: Sequence[Flow], parties: Sequence[Party], capacity: Floats, tightest: Callable[[Ids], Ids]
+) -> tuple[list[Change], dict[Periodic, tuple[float, ...]], int]:
+    """:func:`share_links` flow by flow; the slow-downs of the periodic loads; the number of joint states."""
+    answer, problem = share_links(flows, parties, capacity, tightest)
+    users: dict[int, dict[str, None]] = {}
+    for flow, links in zip(flows, problem.links, strict=True):
+        for link in links.tolist():
+            users.setdefault(link, {})[flow.tag] = None
+    changes = []
+    for i, flow in enumerate(flows):
+        active = float(answer.shares[i])
+        limits = {link: share * active for link, share in answer.limits[i].items()}
+        beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
+        changes.append(Change(flow, float(answer.rates[i]) * active, limits, beside))
+    slow = {load: tuple(slow_down(flows[i].cap, float(answer.rates[i])) for i in phases) for load, phases in parties}
+    return changes, slow, answer.states
 
 
 def _allocator(problem: Problem, mine: list[int], capacity: Floats) -> Callable[[tuple[int, ...]], Allocation]:
