@@ -66,7 +66,7 @@ class Shrinking:
         self._owner, self._link, self._share = owner[kept], place[every[kept]], share[kept]
         self._room = capacity[self._used]
         self._weights, self._caps = np.array([f.weight for f in flows]), np.array([f.cap for f in flows])
-        self._rates = np.zeros(len(flows))
+        self._rates, self._limits = np.zeros(len(flows)), np.full(len(flows), -2, np.int64)
         self._alive = np.ones(len(flows), bool)
 
     def __contains__(self, flow: Flow) -> bool:
@@ -77,7 +77,7 @@ class Shrinking:
         return self._divide(np.ones(len(self.flows), bool))
 
     def without(self, ended: Collection[Flow]) -> Iterator[Change]:
-        """Take flows out; those whose rates may have changed, as :meth:`all` gives them."""
+        """Take flows out; those for which something has changed, as :meth:`all` gives them."""
         gone = np.array([self._place[flow.number] for flow in ended], np.int64)
         level = self._rates / self._weights
         lowest = float(level[gone].min())
@@ -94,7 +94,8 @@ class Shrinking:
         self.flows = [flow for flow, alive in zip(self.flows, self._alive.tolist(), strict=True) if alive]
         self._place = {flow.number: i for i, flow in enumerate(self.flows)}
         self._weights, self._caps = self._weights[self._alive], self._caps[self._alive]
-        self._rates, again = self._rates[self._alive], again[self._alive]
+        self._rates, self._limits = self._rates[self._alive], self._limits[self._alive]
+        again = again[self._alive]
         self._alive = np.ones(len(self.flows), bool)
         return again
 
@@ -108,15 +109,21 @@ class Shrinking:
         room = np.maximum(self._room - np.bincount(self._link[fixed], load, minlength=len(self._room)), 0.0)
         mine = again[self._owner]
         counts = np.bincount(self._owner[mine], minlength=len(self.flows))[chosen]
+        link = self._link[mine]
+        crossed = np.zeros(len(room), bool)
+        crossed[link] = True
+        used = np.flatnonzero(crossed)
         found = max_min_allocation(
-            room, np.r_[0, np.cumsum(counts)], self._link[mine], self._weights[chosen], self._caps[chosen],
-            self._share[mine],
+            room[used], np.r_[0, np.cumsum(counts)], (np.cumsum(crossed) - 1)[link], self._weights[chosen],
+            self._caps[chosen], self._share[mine],
         )  # fmt: skip
         self.rounds += found.rounds
-        self._rates[chosen] = found.rates
-        limits = np.where(found.bottleneck >= 0, self._used[found.bottleneck], -1)
-        for i, rate, link in zip(chosen.tolist(), found.rates.tolist(), limits.tolist(), strict=True):
-            yield self.flows[i], rate, link
+        limits = np.where(found.bottleneck >= 0, self._used[used][found.bottleneck], -1)
+        moved = (found.rates != self._rates[chosen]) | (limits != self._limits[chosen])
+        self._rates[chosen], self._limits[chosen] = found.rates, limits
+        changed = chosen[moved].tolist()
+        for i, rate, limit in zip(changed, found.rates[moved].tolist(), limits[moved].tolist(), strict=True):
+            yield self.flows[i], rate, limit
 
 
 class LastSolved:
