@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.cluster.background_tenant import BackgroundTenant
 from simulator.cluster.functions_tenant import FunctionsTenant
 from simulator.cluster.serving_tenants import serving_tenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
@@ -32,7 +33,7 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     if waits:
         everything = clock.all_of(waits)
         end = everything if scenario.until is None else clock.any_of([everything, clock.timeout(scenario.until)])
-        clock.run(end)
+        clock.run_until(end)
     parts = [tenant.tables() for tenant in tenants]
     names = dict.fromkeys(name for tables, _ in parts for name in tables)
     details: dict[str, Any] = {}
@@ -48,11 +49,12 @@ def run_cluster(scenario: ClusterScenario) -> Result:
 
 
 def _tenants(scenario: ClusterScenario) -> list[Tenant]:
-    """Every workload, in the order in which result rows appear: jobs, then deployments."""
+    """Every workload, in the order in which result rows appear: jobs, deployments, then other traffic."""
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
         *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
+        *(BackgroundTenant(traffic, scenario) for traffic in scenario.background),
     ]
 
 

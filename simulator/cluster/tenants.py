@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
@@ -59,6 +60,13 @@ class ClusterScenario(Protocol):
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on."""
 
+    @property
+    def background(self) -> tuple[BackgroundTraffic, ...]:
+        """Traffic beside the workloads."""
+
+    def nodes_of(self, workload: str) -> list[int]:
+        """All nodes of a workload, over its replicas."""
+
     def placement(self, workload: str, replica: int = 0) -> Any:
         """Where a workload runs: ``first_node`` and ``nodes``."""
 
@@ -80,11 +88,16 @@ class Commons:
 
     @cached_property
     def fabric(self) -> Fabric:
-        """The shared network, built when the first tenant moves bytes over it."""
+        """The shared network with what happens to its links, built when the first tenant moves bytes over it."""
+        from simulator.cluster.link_faults import LinkFaults
         from simulator.network.fabric import Fabric
         from simulator.network.topology import build
 
-        return Fabric(self.clock, build(self.scenario.cluster))
+        spec = self.scenario.cluster
+        fabric = Fabric(self.clock, build(spec))
+        if spec.fabric.faults:
+            LinkFaults(fabric, spec.fabric.faults)
+        return fabric
 
     def _failures(self) -> FailureProcess | None:
         """The process that fails nodes; deployments keep theirs."""
