@@ -15,7 +15,6 @@ from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.chosen import chosen_kv_policy, make
@@ -92,25 +91,13 @@ class DeploymentProcess:
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        requests: RequestTable,
-        cost: IterationCost | list[IterationCost],
-        limits: EngineLimits,
-        *,
-        replicas: int = 1,
-        batching: str | BatchPolicy = "chunked-prefill",
-        router: str | Router = "round-robin",
-        kv_cache: str | KVCachePolicy | None = None,
-        admission: str | AdmissionPolicy = "always",
-        stride: int | None = None,
-        seed: int = 0,
-        on_finish: Callable[[RequestState, float], object] | None = None,
-        record: Literal["full", "summary"] = "full",
-        slo: ServiceLevel | None = None,
-        progress: Callable[[int, float], object] | None = None,
-        loop: Loop = "auto",
-    ) -> None:
+        self, clock: Clock, requests: RequestTable, cost: IterationCost | list[IterationCost], limits: EngineLimits, *,
+        replicas: int = 1, batching: str | BatchPolicy = "chunked-prefill", router: str | Router = "round-robin",
+        kv_cache: str | KVCachePolicy | None = None, admission: str | AdmissionPolicy = "always",
+        stride: int | None = None, seed: int = 0, on_finish: Callable[[RequestState, float], object] | None = None,
+        record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
+        progress: Callable[[int, float], object] | None = None, loop: Loop = "auto",
+    ) -> None:  # fmt: skip
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
@@ -166,8 +153,8 @@ class DeploymentProcess:
         self._origin = self.clock.now
         self.done = self.clock.event()
         self._fast = compiled_loop(
-            self, self._loop, on_ended=self._rows.finish_many, on_gaps=self._note_gaps, on_stock=self._take_stock,
-            on_sample=self._rows.sample if isinstance(self._rows, SummaryRows) else None,
+            self, self._loop, gaps=[replica.gaps for replica in self._replicas], on_ended=self._rows.finish_many,
+            on_stock=self._take_stock, on_sample=self._rows.sample if isinstance(self._rows, SummaryRows) else None,
         )  # fmt: skip
         self._entry = self.clock.at(self._origin, self._pump, late=True)
         return self.done
@@ -188,10 +175,6 @@ class DeploymentProcess:
     def open(self) -> list[Replica]:
         """Replicas that take requests."""
         return self._open if self.replicas else []
-
-    def _note_gaps(self, gaps: list[NDArray[np.float64]]) -> None:
-        for replica, values in zip(self._replicas, gaps, strict=True):
-            replica.gaps.frombytes(values.tobytes())
 
     def changed(self) -> None:
         """Costs or conditions are different from now on: running jumps end at their next iteration boundary."""

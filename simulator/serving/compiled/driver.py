@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Iterator
 from itertools import chain, islice, pairwise
 from typing import TYPE_CHECKING, Any
@@ -54,8 +55,8 @@ class CompiledLoop:
         ``layout.ROUND_ROBIN`` …, and the random numbers of those that draw.
     on_ended
         Called with rows of :data:`~simulator.serving.compiled.layout.ENDED_FIELDS` columns, in order of finishing.
-    on_gaps
-        Called with the gaps between tokens since the last call, one array [n, 4] per replica.
+    gaps
+        Where gaps between tokens go, a flat column per replica.
     on_stock
         Called with (row, time [s]) at every 8,192nd arrival, before it.
     on_sample
@@ -66,11 +67,11 @@ class CompiledLoop:
     def __init__(
         self, table: RequestTable, rejected: bytes, cost: SeparableCost, limits: EngineLimits, replicas: int,
         policy: int, router: int, draws: Iterator[float], *, count_padding: bool = False,
-        on_ended: Callable[[Floats], None], on_gaps: Callable[[list[Floats]], None],
+        on_ended: Callable[[Floats], None], gaps: list[array[float]],
         on_stock: Callable[[int, float], None], on_sample: Callable[[int, float, int, int], int] | None = None,
     ) -> None:  # fmt: skip
         self.cost, self._draws = cost, draws
-        self._on_ended, self._on_gaps, self._on_stock, self._on_sample = on_ended, on_gaps, on_stock, on_sample
+        self._on_ended, self._gaps, self._on_stock, self._on_sample = on_ended, gaps, on_stock, on_sample
         self._ended = self._refused = self._counted = 0
         self._chunks = 0
         self.entries = 0
@@ -200,7 +201,8 @@ class CompiledLoop:
         order = np.argsort(gaps[:, 0], kind="stable")
         bounds = np.searchsorted(gaps[order, 0], np.arange(len(s.replica) + 1))
         values = gaps[order, 1:]
-        self._on_gaps([values[a:b] for a, b in pairwise(bounds)])
+        for column, (first, last) in zip(self._gaps, pairwise(bounds), strict=True):
+            column.frombytes(values[first:last].tobytes())
 
     @property
     def arrivals(self) -> int:
