@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -195,3 +196,27 @@ def test_what_is_not_covered_stays_with_objects(more: dict[str, object]) -> None
         DeploymentProcess(Clock(), table, cost_of(rng, False), EngineLimits(9), loop="compiled", **more).start()  # type: ignore[arg-type]
     plain = DeploymentProcess(Clock(), table, cost_of(rng, False), EngineLimits(9))
     assert plain_case(plain) is not None
+
+
+def test_without_numba_objects_serve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("simulator.serving.compiled.choose.find_spec", lambda name: None)
+    monkeypatch.setattr("simulator.serving.compiled.choose._served", 10**9)
+    table = RequestTable(np.zeros(1), np.ones(1), np.ones(1), "one", TraceProvenance("test", "generated", 1, 1))
+    cost = cost_of(np.random.default_rng(0), False)
+    assert simulate_deployment(table, cost, kv_blocks=9).completed.all()
+    with pytest.raises(ValueError, match="numba"):
+        simulate_deployment(table, cost, kv_blocks=9, loop="compiled")
+
+
+def test_small_lists_do_not_load_the_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    from simulator.serving.compiled import choose
+
+    monkeypatch.delitem(sys.modules, "simulator.serving.compiled.loop", raising=False)
+    monkeypatch.setattr(choose, "_served", 0)
+    monkeypatch.setattr(choose, "is_compiled", lambda: True)
+    assert not choose._worthwhile(choose.LOADING - 1)
+    assert choose._worthwhile(1)  # together as much as loading takes
+    monkeypatch.setattr(choose, "_served", 0)
+    monkeypatch.setattr(choose, "is_compiled", lambda: False)
+    assert not choose._worthwhile(choose.COMPILING - 1)
+    assert choose._worthwhile(1)
