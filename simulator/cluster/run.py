@@ -8,7 +8,7 @@ from typing import Any
 from simulator.cluster.background_tenant import BackgroundTenant
 from simulator.cluster.functions_tenant import FunctionsTenant
 from simulator.cluster.serving_tenants import serving_tenant
-from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
+from simulator.cluster.tenants import ClusterScenario, Commons, Progress, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
 from simulator.engine.clock import Clock
 from simulator.results.sketch import QuantileSketch
@@ -18,14 +18,14 @@ from simulator.serving.summary import ServingSummary
 __all__ = ["run_cluster"]
 
 
-def run_cluster(scenario: ClusterScenario) -> Result:
+def run_cluster(scenario: ClusterScenario, progress: Progress | None = None) -> Result:
     """Run all workloads until they are done, or until the scenario's end.
 
     A workload that does not fit or cannot be scheduled is refused before anything is simulated and reported with its
     reason; the others run.
     """
     tenants = _tenants(scenario)
-    commons = Commons(Clock(), scenario)
+    commons = Commons(Clock(), scenario, progress)
     clock = commons.clock
     waits = [done for tenant in tenants if (done := tenant.start(commons)) is not None]
     if commons.failing is not None:

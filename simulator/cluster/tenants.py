@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from simulator.cluster.failures import FailureProcess
     from simulator.network.fabric import Fabric
 
-__all__ = ["ClusterScenario", "Commons", "Tenant"]
+__all__ = ["ClusterScenario", "Commons", "Progress", "Tenant"]
+
+Progress = Callable[[int, int], object]
+"""Called with what is done and all there is."""
 
 
 class ClusterScenario(Protocol):
@@ -80,10 +83,13 @@ class Commons:
         The one clock; hardware, placements, failures and seed.
     failing
         The process that fails nodes; ``None``: nothing fails.
+    progress
+        Called now and then with the requests that have come and those that are to come.
     """
 
-    def __init__(self, clock: Clock, scenario: ClusterScenario) -> None:
+    def __init__(self, clock: Clock, scenario: ClusterScenario, progress: Progress | None = None) -> None:
         self.clock, self.scenario = clock, scenario
+        self._progress, self._come, self._expected = progress, dict[int, int](), 0
         self.failing: FailureProcess | None = self._failures()
 
     @cached_property
@@ -98,6 +104,20 @@ class Commons:
         if spec.fabric.faults:
             LinkFaults(fabric, spec.fabric.faults)
         return fabric
+
+    def progress_of(self, requests: int) -> Callable[[int, float], None] | None:
+        """Where a tenant that expects so many requests says (how many have come, the time [s])."""
+        if self._progress is None:
+            return None
+        told, number = self._progress, len(self._come)
+        self._come[number] = 0
+        self._expected += requests
+
+        def tell(come: int, now: float) -> None:
+            self._come[number] = come
+            told(sum(self._come.values()), self._expected)
+
+        return tell
 
     def _failures(self) -> FailureProcess | None:
         """The process that fails nodes; deployments keep theirs."""
