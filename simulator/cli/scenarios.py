@@ -37,10 +37,13 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Simulate a scenario on one clock: does it fit, how fast is it, what does it cost."""
+    from simulator.cli.whatif import progress_bar
     from simulator.scenario.run import run_scenario
 
     loaded = _load(scenario, set_, skip_bad_rows)
-    return _answer(run_scenario(loaded, _command("run", scenario, set_)), output, parquet, as_json)
+    with progress_bar(as_json, "requests") as progress:
+        answer = run_scenario(loaded, _command("run", scenario, set_), progress)
+    return _answer(answer, output, parquet, as_json)
 
 
 def estimate(

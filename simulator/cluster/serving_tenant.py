@@ -76,7 +76,7 @@ class ServingTenant:
         self.cost: ReplicaCost | SpeculativeCost = replica_cost(d, self.cluster)
         self.process = DeploymentProcess(
             commons.clock, d.requests, self.cost, limits, replicas=d.replicas, seed=self.seed, slo=d.slo,
-            record=commons.scenario.record, **policies(d, self.seed),
+            record=commons.scenario.record, progress=commons.progress_of(len(d.requests)), **policies(d, self.seed),
         )  # fmt: skip
         self.attach(commons, self.process)
         return self.process.start()

@@ -6,6 +6,7 @@ Plain frozen values in SI units. ``hardware_profiles/*.yaml`` is read into them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -18,12 +19,14 @@ __all__ = [
     "Curve",
     "Fabric",
     "Link",
+    "LinkFault",
     "NetworkProfile",
     "Node",
     "NodeGroup",
     "PowerProfile",
     "Price",
     "Rack",
+    "Routing",
     "ScaleUp",
     "Site",
     "Storage",
@@ -319,6 +322,48 @@ class NetworkProfile:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How traffic between nodes uses equal-cost ways.
+
+    Attributes
+    ----------
+    policy
+        ``spray``: evenly over all of them (packet spraying). ``ecmp``: one by the hash of the connection, so that
+        connections may collide. ``adaptive``: over all of them in proportion to the bandwidth each way has now.
+    connections
+        Of one pair of ranks, each hashed on its own; ``ecmp`` only.
+    rail_aware
+        On rail-optimised fabrics, traffic between rails first crosses the sender's scale-up network to the accelerator
+        on the rail of its destination (NCCL's PXN).
+    """
+
+    policy: Literal["spray", "ecmp", "adaptive"] = "spray"
+    connections: int = 1
+    rail_aware: bool = True
+
+
+@dataclass(frozen=True)
+class LinkFault:
+    """A link, switch or port that is degraded or lost for a while.
+
+    Attributes
+    ----------
+    of
+        Pattern of names of links or of switches and nodes, whose links are all meant: ``leaf0>spine1``, ``spine1``,
+        ``node3/nic0:*``.
+    share
+        Of its bandwidth that is left; 0 = lost.
+    begin, end
+        [s]
+    """
+
+    of: str
+    share: float = 0.0
+    begin: float = 0.0
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
 class Fabric:
     """How the nodes are joined.
 
@@ -332,12 +377,16 @@ class Fabric:
         Downlink over uplink bandwidth at the leaf level, 1 = non-blocking.
     options
         Further keys of the topology, e.g. ``nodes_per_leaf``.
+    routing, faults
+        How equal-cost ways are used; what is degraded or lost, and when.
     """
 
     topology: str
     link: Link
     oversubscription: float = 1.0
     options: tuple[tuple[str, object], ...] = ()
+    routing: Routing = Routing()
+    faults: tuple[LinkFault, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,14 @@ def _seconds(value: float | None) -> str:
     return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
 
 
+def _slow_down(row: Row) -> str:
+    """How much longer the steps took for their links; nothing to say where they did not."""
+    factor, lost = _number(row, "contention_slow_down"), _number(row, "lost_network")
+    if factor is None or not lost:
+        return ""
+    return f"{factor:.3g} times, {format_quantity(lost, 'time')} lost (fmsim explain RUN traffic)"
+
+
 def _training_figures(row: Row) -> list[tuple[str, str]]:
     def text(name: str, dimension: str) -> str:
         value = _number(row, name)
@@ -168,6 +176,7 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
+        ("contention slow-down", _slow_down(row)),
         *_money(row),
         *_goal(row),
         ("rests on constants", ", ".join(trust)),

@@ -120,6 +120,8 @@ def _fabric(
         link=_link(fabric, port, load),
         oversubscription=fabric.oversubscription,
         options=tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in fabric.options.items())),
+        routing=fabric.routing.resolved(),
+        faults=tuple(fault.resolved() for fault in fabric.faults),
     )
 
 

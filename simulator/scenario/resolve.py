@@ -17,12 +17,14 @@ from simulator.scenario.deployments import build_deployment, deployment_problems
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_fabric import background_of, fabric_problems
 from simulator.scenario.resolve_goal import goal_of
 from simulator.scenario.security import private_pace, secured
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.strategies.options import unknown_options
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
@@ -95,6 +97,7 @@ class Resolver:
         if cluster is not None:
             cluster = self._secured(cluster)
         functions = self._functions(cluster, sum(d.total for d in demands))
+        background = self._network(cluster) if cluster is not None else ()
         self._not_modelled()
         if self.issues or cluster is None:
             return None
@@ -102,6 +105,7 @@ class Resolver:
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
             placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
             functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
+            background=background,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -305,6 +309,17 @@ class Resolver:
         for path, message in problems:
             self._error(("cluster", "power", *path), message)
         return cluster
+
+    def _network(self, cluster: Cluster) -> tuple[BackgroundTraffic, ...]:
+        """Background traffic; what is wrong with the fabric is reported."""
+        if not self._tainted(("cluster",)):
+            for loc, message in fabric_problems(self.spec, cluster):
+                self._error(loc, message)
+        found = list(background_of(self.spec, cluster))
+        for wrong in found:
+            if isinstance(wrong, tuple):
+                self._error(*wrong)
+        return tuple(traffic for traffic in found if not isinstance(traffic, tuple))
 
     def _failures(self, deployments: list[Deployment]) -> FailureModel | None:
         """What fails, with what had to be assumed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -79,11 +79,14 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     )
 
 
-def run_scenario(scenario: Scenario, command: str = "") -> Result:
-    """Everything on one clock until the work is done or ``until``."""
+def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int, int], object] | None = None) -> Result:
+    """Everything on one clock until the work is done or ``until``.
+
+    ``progress`` is called now and then with the requests that have come and those that are to come.
+    """
     from simulator.cluster.run import run_cluster
 
-    answer: Result = run_cluster(scenario)
+    answer: Result = run_cluster(scenario, progress)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
         tables = {name: columns for name, columns in tables.items() if name not in _LONG}

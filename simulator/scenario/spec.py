@@ -38,6 +38,7 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
+from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
 from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
 from simulator.scenario.spec_money import PriceSpec
@@ -72,6 +73,8 @@ class FabricSpec(Strict):
     bandwidth: Bandwidth | None = None
     latency: Duration | None = None
     oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
+    routing: RoutingSpec = Field(default_factory=RoutingSpec)
+    faults: Annotated[list[LinkFaultSpec], OneOrMany()] = Field(default_factory=list)
     options: Options = Field(default_factory=dict)
 
 
@@ -234,6 +237,7 @@ class ScenarioSpec(Strict):
     cluster: ClusterSpec
     sites: list[PlaceSpec] = Field(default_factory=list)
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
+    background: Annotated[list[BackgroundSpec], OneOrMany()] = Field(default_factory=list)
     failures: TextOrMapping = None
     security: SecuritySpec | None = None
     until: Annotated[Duration, Field(gt=0)] | None = None

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
@@ -58,6 +59,8 @@ class Scenario:
         End of the run [s], or ``None``: until all work is done.
     record
         ``full`` tables or mergeable ``summary`` sketches.
+    background
+        Traffic beside the workloads.
     failures
         What fails, or ``None``: nothing does.
     what_if
@@ -83,6 +86,7 @@ class Scenario:
     until: float | None = None
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
+    background: tuple[BackgroundTraffic, ...] = ()
     what_if: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -101,6 +105,11 @@ class Scenario:
             if (place.workload, place.replica) == (workload, replica):
                 return place
         raise KeyError(f"no placement of {workload!r} replica {replica}")
+
+    def nodes_of(self, workload: str) -> list[int]:
+        """All nodes of a workload, over its replicas."""
+        places = [place for place in self.placements if place.workload == workload]
+        return sorted({node for p in places for node in range(p.first_node, p.first_node + p.nodes)})
 
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on: only its nodes, same fabric, storage and site."""

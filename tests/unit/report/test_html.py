@@ -160,3 +160,20 @@ def test_a_browser_draws_the_page_and_runs_its_script_without_errors(tmp_path: P
     assert pixels.shape[:2] == (1600, 1200)
     blue = abs(pixels[..., :3] - [0, 0x72 / 255, 0xB2 / 255]).max(axis=2) < 0.01
     assert blue.sum() > 50  # the first colour of our palette
+
+
+def test_figures_of_a_sweep_are_drawn_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = [
+        "llama3-70b-chat",
+        "-s",
+        "workloads.chat.requests.count=60",
+        "-s",
+        "workloads.chat.requests.rate=2/s,4/s",
+    ]
+    assert main(["sweep", *scenario, "-j", "1", "-o", str(tmp_path), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path)]) == 0
+    drawn = {Path(line).stem for line in capsys.readouterr().out.split()}
+    assert drawn == {"pareto", "goodput_against_rate", "cost_bars"}
+    assert main(["plot", str(tmp_path), "memory_bars"]) == 2
+    assert "no figure of a sweep" in capsys.readouterr().err
