@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
+from simulator.cluster.rollout import estimate_job
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
@@ -15,7 +16,6 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.results.tables import Columns
 from simulator.training.ledger import CAUSES, TrainingEvent, TrainingRun
 from simulator.training.process import Survival, TrainingProcess
-from simulator.training.step import estimate_step
 from simulator.training.tables import timeline_tables
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import TrainingJob
@@ -32,7 +32,7 @@ class TrainingTenant:
     def __init__(self, job: TrainingJob, scenario: ClusterScenario) -> None:
         self.job = job
         self.cluster = scenario.cluster_of(job.name)
-        self.estimate = estimate_step(job, self.cluster, "step")
+        self.estimate = estimate_job(job, self.cluster)
         self.process: TrainingProcess | None = None
 
     @property
@@ -65,7 +65,7 @@ class TrainingTenant:
         job, answer = self.job, self._estimate_with_timeline()
         tables = dict(
             estimate_tables(
-                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                job.name, answer, plan=str(job.plan), accelerators=job.accelerators, steps=job.steps,
                 tokens=job.batch.tokens, samples=job.batch.global_batch_size,
             )
         )  # fmt: skip
@@ -116,7 +116,7 @@ def _events(name: str, run: TrainingRun) -> Columns:
 
 def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0) -> Bill:
     """Energy and money of ``seconds`` of training steps from ``begin`` on [s]."""
-    accelerators = job.plan.accelerators
+    accelerators = job.accelerators
     draw = mean_draw(cluster, accelerators, *step_shares(estimate, cluster))
     return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))
 
