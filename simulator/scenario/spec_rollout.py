@@ -11,6 +11,7 @@ from simulator.scenario.spec_base import AcceleratorCount, FrameworkName, Strict
 
 __all__ = ["RolloutPlanSpec", "RolloutSpec"]
 
+
 class RolloutPlanSpec(Strict):
     """How one replica of the generating engine is spread."""
 
