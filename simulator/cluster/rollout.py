@@ -23,6 +23,7 @@ from simulator.serving.estimate import check_deployment, replica_cost
 from simulator.serving.memory import cache_size
 from simulator.serving.setup import engine_limits, policies
 from simulator.strategies.rollout.methods import RolloutMethod
+from simulator.training.nearest import nearest_fit
 from simulator.training.step import estimate_step
 from simulator.workload.counting import parameters
 from simulator.workload.dims import DTYPE_BYTES
@@ -40,10 +41,11 @@ STATES = (TensorClass.PARAM, TensorClass.GRAD, TensorClass.OPTIM)
 
 def estimate_job(job: TrainingJob, cluster: Cluster, depth: Literal["estimate", "step"] = "step") -> Estimate:
     """Time, memory and traffic of one step of any training job, generation included where it has one."""
-    if job.rollout is None:
-        return estimate_step(job, cluster, depth)
-    update = estimate_step(job, cluster, "step")
+    update = estimate_step(job, cluster, depth if job.rollout is None else "step")
     if not update.feasible:
+        fits = nearest_fit(job, cluster) if update.reason.startswith("out of memory") else ""
+        return replace(update, reason=f"{update.reason}; the nearest plan that fits: {fits}") if fits else update
+    if job.rollout is None:
         return update
     answer = _Iteration(job, job.rollout, cluster, update).estimate()
     return replace(answer, depth=depth) if answer.feasible else answer

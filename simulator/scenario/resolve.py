@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -182,11 +183,14 @@ class Resolver:
             given, where = given - apart, f"{where}, {apart} of them generate"
         plan = _training_plan(spec.plan, framework, given)
         if plan is None:
-            rest = spec.plan.tensor_parallel * spec.plan.context_parallel * spec.plan.pipeline_parallel
+            axes = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+            sizes = {axis: int(getattr(spec.plan, axis)) for axis in axes}
+            rest = math.prod(sizes.values())
             if not unsure:
                 self._error(
                     (*loc, "plan"),
-                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
+                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}"
+                    f"{checks.nearest_degrees(sizes, given)}",
                 )
             return None
         for name, message in unknown_options(plan):
