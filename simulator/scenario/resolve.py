@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve_fabric import background_of, fabric_problems
 from simulator.scenario.resolve_goal import goal_of
+from simulator.scenario.resolve_rollout import generating_accelerators, rollout_of
 from simulator.scenario.security import private_pace, secured
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
@@ -29,6 +31,7 @@ from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
+from simulator.workload.rollout import Rollout
 from simulator.yaml_marks import MarkedNode
 
 if TYPE_CHECKING:
@@ -83,7 +86,7 @@ class Resolver:
             if isinstance(workload, TrainingSpec):
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
-                demands += [Demand(job.name, job.plan.accelerators)] if job else []
+                demands += [Demand(job.name, job.accelerators)] if job else []
             elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
@@ -178,13 +181,20 @@ class Resolver:
             elif alone:
                 groups = " + ".join(f"{g.count} nodes × {g.node.accelerators}" for g in cluster.groups)
                 where = f"the cluster has {groups} = {given}"
+        per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
+        apart = generating_accelerators(spec.rollout, cluster.groups[-1].node.accelerators if cluster else 1)
+        if apart:
+            given, where = given - apart, f"{where}, {apart} of them generate"
         plan = _training_plan(spec.plan, framework, given)
         if plan is None:
-            rest = spec.plan.tensor_parallel * spec.plan.context_parallel * spec.plan.pipeline_parallel
+            axes = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+            sizes = {axis: int(getattr(spec.plan, axis)) for axis in axes}
+            rest = math.prod(sizes.values())
             if not unsure:
                 self._error(
                     (*loc, "plan"),
-                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
+                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}"
+                    f"{checks.nearest_degrees(sizes, given)}",
                 )
             return None
         for name, message in unknown_options(plan):
@@ -205,9 +215,33 @@ class Resolver:
         if not unsure and self.spec.failures is not None and (reason := recovery.check(plan)):
             self._error((*loc, "recovery"), reason)
         goal = goal_of(spec.goal, lambda path, message: self._error((*loc, "goal", *path), message))
+        rollout = self._rollout(spec, loc, model, batch, plan.accelerators, per_node)
         return TrainingJob(
-            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery, goal
+            spec.training,
+            model,
+            framework,
+            batch,
+            plan,
+            spec.steps,
+            spec.start,
+            checkpoint,
+            spec.recovery,
+            goal,
+            rollout,
         )
+
+    def _rollout(
+        self, spec: TrainingSpec, loc: Loc, model: ModelSpec, batch: Batch, training: int, per_node: int
+    ) -> Rollout | None:
+        if spec.rollout is None or self._tainted((*loc, "rollout"), (*loc, "batch")):
+            return None
+        from simulator.workload.framework_files import load_framework
+
+        engine: Framework = self._load(loc, "workloads/frameworks", spec.rollout.framework, load_framework)
+        return rollout_of(
+            spec.rollout, model, engine, batch, training, per_node, self.spec.seed,
+            lambda path, message: self._error((*loc, "rollout", *path), message),
+        )  # fmt: skip
 
     def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
         if spec.checkpoint is None:

@@ -39,20 +39,20 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     depth
         ``estimate``: bounds without an executor; ``step``: operations executed on streams.
     """
+    from simulator.cluster.rollout import estimate_job
     from simulator.serving.estimate import estimate_deployment
-    from simulator.training.step import estimate_step
     from simulator.training.tables import timeline_tables
 
     parts: list[Mapping[str, Columns]] = []
     warnings, details = list(scenario.warnings), {}
     for job in scenario.training:
-        answer = estimate_step(job, scenario.cluster_of(job.name), depth)
+        answer = estimate_job(job, scenario.cluster_of(job.name), depth)
         if answer.feasible and scenario.record == "full" and "run" in answer.details:
             tables = timeline_tables(answer.details["pipeline"], answer.details["run"])
             answer = replace(answer, details={**answer.details, **tables})
         parts.append(
             estimate_tables(
-                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                job.name, answer, plan=str(job.plan), accelerators=job.accelerators, steps=job.steps,
                 tokens=job.batch.tokens, samples=job.batch.global_batch_size,
             )
         )  # fmt: skip

@@ -43,6 +43,7 @@ from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
+from simulator.scenario.spec_rollout import RolloutSpec
 from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
@@ -169,6 +170,7 @@ class TrainingSpec(Strict):
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
     goal: GoalSpec | None = None
+    rollout: RolloutSpec | None = None
 
 
 class RequestsSpec(Strict):

@@ -10,6 +10,7 @@ from simulator.workload.framework import Framework
 from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
+from simulator.workload.rollout import Rollout
 
 if TYPE_CHECKING:
     from simulator.workload.requests import RequestTable
@@ -46,7 +47,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run: model, software, batch, plan, number of steps, the strategy after failures, and its goal."""
+    """A training run: model, software, batch, plan, number of steps, strategy after failures, goal, generation."""
 
     name: str
     model: ModelSpec
@@ -58,6 +59,12 @@ class TrainingJob:
     checkpoint: Checkpoint | None = None
     recovery: str = "checkpoint-restart"
     goal: Goal | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def accelerators(self) -> int:
+        """All that the job occupies: those of its plan, and those that only generate."""
+        return self.plan.accelerators + (self.rollout.extra_accelerators if self.rollout else 0)
 
 
 @dataclass(frozen=True)

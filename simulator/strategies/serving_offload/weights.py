@@ -12,7 +12,7 @@ from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStrea
 from simulator.strategies.settings import Settings
 from simulator.workload.plan import Plan
 
-__all__ = ["WeightOffload", "ZeroInference", "host_bandwidth"]
+__all__ = ["EdgeMoE", "WeightOffload", "ZeroInference", "host_bandwidth"]
 
 
 def host_bandwidth(node: Node, ranks: int) -> float:
@@ -101,3 +101,47 @@ class ZeroInference(WeightOffload):
             tuple(bytes_ * slowest for bytes_ in moved), prefetch, traffic, resident,
             tuple((2 if prefetch else 1) * one for one in layer),
         )  # fmt: skip
+
+
+@register(
+    "edgemoe",
+    kind="policy",
+    area="serving",
+    family="serving_offload",
+    cites=("Yi et al. 2023 (EdgeMoE), arXiv 2308.14352",),
+    catalogue=("Brainstorm, EdgeMoE, dynamic expert swapping on edge",),
+    validated_by="closed_form",
+)
+class EdgeMoE(WeightOffload):
+    """Experts live in ``tier``, a cache of them on the device: what a batch needs and the cache misses is fetched.
+
+    ``expert_share``: experts' part of a layer's weights; ``active_share``: part of the experts that an iteration needs
+    (experts per token over experts for one token); ``hit_ratio``: part of those found in the cache, from a routing
+    trace; ``resident``: part of the experts that the cache holds; ``compression``: bytes of a fetched expert over those
+    deployed. A fetch waits for the router, so it hides behind nothing unless ``prefetch`` says that the next layer's
+    experts are predicted.
+    """
+
+    keys = ("tier", "expert_share", "active_share", "hit_ratio", "resident", "compression", "prefetch", "bandwidth")
+    quality = "exact with compression 1; fewer bits per expert change answers"
+
+    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+        """Misses of an iteration."""
+        s = self.settings
+        experts, active = s.number("expert_share", high=1.0), s.number("active_share", high=1.0)
+        held = s.number("resident", 0.0, high=1.0)
+        missed = active * (1.0 - s.number("hit_ratio", held, high=1.0)) * s.number("compression", 1.0, high=1.0)
+        prefetch = s.flag("prefetch", False)
+        ranks = min(plan.accelerators, node.accelerators)
+        per_byte = [1.0 / s.number("bandwidth", host_bandwidth(node, ranks))]
+        if self.tier == "nvme":
+            if node.nvme is None:
+                raise ConfigError(f"{s.where}.tier: {node.name} has no NVMe, use tier: host")
+            per_byte.append(ranks / node.nvme.read)
+        moved = [bytes_ * experts * missed for bytes_ in weights]
+        traffic = {"host": sum(moved)} | ({"nvme": sum(moved)} if self.tier == "nvme" else {})
+        seconds = max(per_byte) if prefetch else sum(per_byte)
+        buffered = tuple(bytes_ * experts * active / max(1, n) for bytes_, n in zip(weights, layers, strict=True))
+        return WeightStream(
+            tuple(bytes_ * seconds for bytes_ in moved), prefetch, traffic, 1.0 - experts * (1.0 - held), buffered
+        )
