@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -36,17 +37,17 @@ class LinkFaultSpec(Strict):
     of: str
     capacity: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     start: Annotated[Duration, Field(ge=0)] = 0.0
-    until: Annotated[Duration, Field(gt=0)] = float("inf")
+    until: Annotated[Duration, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> LinkFaultSpec:
-        if self.until <= self.start:
+        if self.until is not None and self.until <= self.start:
             raise ValueError(f"until {self.until:g} s is not after start {self.start:g} s")
         return self
 
     def resolved(self) -> LinkFault:
         """As the network takes it."""
-        return LinkFault(self.of, self.capacity, self.start, self.until)
+        return LinkFault(self.of, self.capacity, self.start, math.inf if self.until is None else self.until)
 
 
 class BackgroundSpec(Strict):
