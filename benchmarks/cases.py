@@ -104,7 +104,7 @@ PHILLY = Path(__file__).resolve().parents[2] / "shared/traces/philly_2017/philly
 
 def philly(queue: str, nodes: int, last: int = 0) -> Work:
     """The 82,247 jobs of Philly on nodes of 8, and one more of ``last`` accelerators; reading included."""
-    from simulator.cluster.queue import run_queue
+    from simulator.cluster.queue_run import run_queue
     from simulator.registry import lookup
     from simulator.workload.job_traces import read_jobs
 

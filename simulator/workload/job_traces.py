@@ -41,6 +41,8 @@ class JobTable:
         ``pretrain``, ``eval`` ...; ``""`` where the source does not say.
     read, dropped
         Rows of the source, and how many were left out by reason.
+    deadline
+        When a job should have ended [s], infinite for none; empty: no job has one.
     """
 
     submit: Floats
@@ -52,6 +54,7 @@ class JobTable:
     kind: Sequence[str] = ()
     read: int = 0
     dropped: tuple[tuple[str, int], ...] = ()
+    deadline: Floats = field(default_factory=lambda: np.zeros(0))
 
     def __len__(self) -> int:
         return len(self.submit)
@@ -61,7 +64,7 @@ class JobTable:
         c = slice(count)
         return JobTable(
             self.submit[c], self.run[c], self.gpus[c], self.tenant[c], self.tenants, self.priority[c], self.kind[c],
-            self.read, self.dropped,
+            self.read, self.dropped, self.deadline[c],
         )  # fmt: skip
 
     def load(self, accelerators: int) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from simulator.cluster.queue import QueueResult, run_queue
+from simulator.cluster.queue_run import QueueResult, run_queue
 from simulator.errors import ConfigError
 from simulator.registry import lookup, strategies
 from simulator.strategies.cluster_protocols import JobQueue, NodePlacement
