@@ -15,7 +15,8 @@ from simulator.cluster.queue_run import QueueResult, run_queue
 from simulator.errors import ConfigError
 from simulator.registry import lookup, strategies
 from simulator.strategies.cluster_protocols import JobQueue, NodePlacement
-from simulator.workload.job_traces import JobTable, llm_mix, read_jobs
+from simulator.workload.job_mixes import llm_mix
+from simulator.workload.job_traces import JobTable, read_jobs
 
 QUEUES = [r.name for r in strategies(family="job_queue")]
 PLACEMENTS = [r.name for r in strategies(family="placement")]
