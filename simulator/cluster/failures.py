@@ -6,12 +6,12 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from simulator.cluster.failure_draws import Failure, failures_of, repair_time
-from simulator.training.process import Hit, TrainingProcess
+from simulator.training.process import Hit
 from simulator.workload.failures.model import FailureModel
 
 if TYPE_CHECKING:
@@ -19,9 +19,28 @@ if TYPE_CHECKING:
 
     from simulator.engine.clock import Clock
 
-__all__ = ["FailureProcess"]
+__all__ = ["FailureProcess", "Hit", "Watched"]
 
-Place = tuple[TrainingProcess, int]
+
+class Watched(Protocol):
+    """What runs on nodes that fail: a training job, a queue of jobs, the replicas of a deployment."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether a failure would hit anything."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its nodes are free for others."""
+
+    def fail(self, hit: Hit) -> None:
+        """A node failed, or what runs on it; if the hit has a replacement, the node is gone until that event."""
+
+    def degrade(self, position: int, speed: float) -> None:
+        """From now on a node has this share of its speed; 1 = healthy again."""
+
+
+Place = tuple[Watched, int]
 
 
 class FailureProcess:
@@ -34,7 +53,7 @@ class FailureProcess:
     sizes
         Accelerators of each node of the cluster.
     reserved
-        Nodes of other workloads: they are no spares. All nodes without work are.
+        Nodes of other workloads: they are no spares. All nodes without work are, or as many as the model says.
     seed
         Of the draws.
 
@@ -55,8 +74,8 @@ class FailureProcess:
         self._spares = sorted(set(range(len(sizes))) - set(reserved))
         self._waiting: deque[tuple[Place, simpy.Event]] = deque()
 
-    def watch(self, process: TrainingProcess, nodes: Iterable[int]) -> None:
-        """From now on these nodes belong to a job, in the order of its ranks."""
+    def watch(self, process: Watched, nodes: Iterable[int]) -> None:
+        """From now on these nodes belong to a workload, in the order of its own count of them."""
         owned = {node: (process, position) for position, node in enumerate(nodes)}
         self._owner |= owned
         self._spares = [n for n in self._spares if n not in owned]
@@ -67,7 +86,9 @@ class FailureProcess:
         return len(self._spares)
 
     def start(self) -> None:
-        """Begin to fail; there is no end to it."""
+        """Begin to fail; there is no end to it. Of the nodes without work only the spares step in."""
+        if self.model.spares is not None:
+            del self._spares[self.model.spares :]
         self.clock.process(self._fail())
 
     def _fail(self) -> Generator[Any, Any, None]:
@@ -110,7 +131,7 @@ class FailureProcess:
         self._down.discard(node)
         while self._waiting:
             place, event = self._waiting.popleft()
-            if not place[0].run.done:
+            if not place[0].done:
                 self._owner[node] = place
                 event.succeed()
                 return
@@ -130,7 +151,7 @@ class FailureProcess:
 
     def _release_finished(self) -> None:
         """Nodes of jobs that have ended are free."""
-        free = [node for node, (process, _) in self._owner.items() if process.run.done]
+        free = [node for node, (process, _) in self._owner.items() if process.done]
         for node in free:
             del self._owner[node]
             heapq.heappush(self._spares, node)

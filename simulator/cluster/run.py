@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.cluster.queue_tenant import QueueTenant
 from simulator.cluster.serving_tenants import serving_tenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
@@ -47,10 +48,11 @@ def run_cluster(scenario: ClusterScenario) -> Result:
 
 
 def _tenants(scenario: ClusterScenario) -> list[Tenant]:
-    """Every workload, in the order in which result rows appear: jobs, then deployments."""
+    """Every workload, in the order in which result rows appear: jobs, then deployments, then queues of jobs."""
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
+        *(QueueTenant(stream, scenario) for stream in scenario.queues),
     ]
 
 

@@ -10,6 +10,7 @@ from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
 from simulator.workload.failures.model import FailureModel
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
@@ -39,6 +40,10 @@ class ClusterScenario(Protocol):
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         """Deployments in document order."""
+
+    @property
+    def queues(self) -> tuple[JobStream, ...]:
+        """Queues of jobs in document order."""
 
     @property
     def failures(self) -> FailureModel | None:

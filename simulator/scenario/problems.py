@@ -10,13 +10,14 @@ from pydantic import BaseModel, ValidationError
 
 from simulator.errors import Issue, did_you_mean, unknown_name
 from simulator.scenario.document import dotted, place_of
-from simulator.scenario.spec import SERVING_TAG, TRAINING_TAG, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import JOBS_TAG, SERVING_TAG, TRAINING_TAG, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.workload.plan import SHORT_NAMES
 from simulator.yaml_marks import MarkedNode
 
 __all__ = ["issues_of", "prune"]
 
-_TAGS: dict[str, type[BaseModel]] = {TRAINING_TAG: TrainingSpec, SERVING_TAG: ServingSpec}
+_TAGS: dict[str, type[BaseModel]] = {TRAINING_TAG: TrainingSpec, SERVING_TAG: ServingSpec, JOBS_TAG: JobsSpec}
 _ALIASES = {
     "max_num_batched_tokens": "max_batched_tokens", "gpu_memory_utilization": "memory_utilization",
     "num_replicas": "replicas", "seq_length": "sequence_length", "gbs": "global_batch_size", "mbs": "micro_batch_size",
@@ -67,7 +68,7 @@ def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any]) -> st
         return str(context["error"])
     if kind == "workload_kind":
         keys = ", ".join(have) if isinstance(have, dict) else repr(have)
-        return f"a workload starts with 'training: NAME' or 'serving: NAME', have: {keys}"
+        return f"a workload starts with 'training: NAME', 'serving: NAME' or 'jobs: NAME', have: {keys}"
     if kind == "literal_error":
         allowed = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
         return unknown_name("value", str(have), allowed)

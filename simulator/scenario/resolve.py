@@ -18,10 +18,13 @@ from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve_goal import goal_of
+from simulator.scenario.resolve_jobs import resolve_jobs
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.strategies.options import unknown_options
 from simulator.workload.framework import Framework
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
@@ -68,6 +71,7 @@ class Resolver:
         alone = len(spec.workloads) == 1
         training: list[TrainingJob] = []
         deployments: list[Deployment] = []
+        queues: list[JobStream] = []
         demands: list[Demand] = []
         spare = 0
         if cluster is not None:
@@ -79,6 +83,11 @@ class Resolver:
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
                 demands += [Demand(job.name, job.plan.accelerators)] if job else []
+            elif isinstance(workload, JobsSpec):
+                stream = self._jobs(workload, loc, cluster, alone)
+                queues += [stream] if stream else []
+                per_node = cluster.groups[0].node.accelerators if cluster else 1
+                demands += [Demand(stream.name, stream.nodes * per_node)] if stream else []
             else:
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
@@ -87,12 +96,13 @@ class Resolver:
                 )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        self._check_spares(failures, cluster, placements)
         self._not_modelled()
         if self.issues or cluster is None:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -128,7 +138,7 @@ class Resolver:
     def _check_names(self) -> None:
         seen: dict[str, int] = {}
         for index, workload in enumerate(self.spec.workloads):
-            key = "training" if isinstance(workload, TrainingSpec) else "serving"
+            key = next(key for key in ("training", "serving", "jobs") if hasattr(workload, key))
             name = str(getattr(workload, key))
             if name in seen:
                 self._error(
@@ -244,6 +254,22 @@ class Resolver:
         self.warnings += [f"{spec.serving}: {note}" for note in notes]
         return table
 
+    def _jobs(self, spec: JobsSpec, loc: Loc, cluster: Cluster | None, alone: bool) -> JobStream | None:
+        """A queue of jobs, or ``None`` after reporting what is wrong with it."""
+        if cluster is None or self._tainted(loc):
+            return None
+        try:
+            stream, notes = resolve_jobs(spec, cluster, alone, self.spec.seed, self.base, self.skip_bad_rows)
+        except ConfigError as error:
+            for issue in error.issues:
+                if issue.file:
+                    self.issues.extend([issue])
+                else:
+                    self._error((*loc, *filter(None, issue.path.split("."))), issue.message)
+            return None
+        self.warnings += [f"{spec.jobs}: {note}" for note in notes]
+        return stream
+
     def _report(self, loc: Loc, problems: Iterator[checks.Problem] | list[checks.Problem]) -> None:
         for path, message in problems:
             self._error((*loc, *path), message)
@@ -278,6 +304,17 @@ class Resolver:
             names = ", ".join(d.name for d in deployments)
             self.warnings.append(f"failures stop training jobs only, the replicas of {names} run without them")
         return model
+
+    def _check_spares(
+        self, model: FailureModel | None, cluster: Cluster | None, placements: tuple[Placement, ...]
+    ) -> None:
+        """Spares are nodes without work, so there must be as many."""
+        if model is None or model.spares is None or cluster is None or self.issues:
+            return
+        taken = {node for place in placements for node in range(place.first_node, place.first_node + place.nodes)}
+        idle = sum(group.count for group in cluster.groups) - len(taken)
+        if model.spares > idle:
+            self._error(("failures", "spares"), f"{model.spares} spare nodes, but {idle} have no work: add nodes")
 
     def _not_modelled(self) -> None:
         """Say what this version reads but does not simulate: never silence."""

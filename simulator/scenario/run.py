@@ -13,7 +13,7 @@ from simulator.scenario.types import Scenario
 
 __all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
 
-_LONG = ("requests", "steps", "ops", "resources", "events")
+_LONG = ("requests", "jobs", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
 
 

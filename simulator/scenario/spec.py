@@ -39,6 +39,7 @@ from simulator.scenario.spec_base import (
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
 from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.spec_jobs import JobsSpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
@@ -49,7 +50,7 @@ RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
 
-TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
+TRAINING_TAG, SERVING_TAG, JOBS_TAG = "a training job", "a deployment", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
 
 
@@ -201,17 +202,20 @@ class ServingSpec(Strict):
 
 
 def _kind_of(value: Any) -> str | None:
-    """Which of the two a workload is, by the key it has; ``training`` wins when both are there."""
+    """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    return TRAINING_TAG if has("training") else SERVING_TAG if has("serving") else None
+    tags = {"training": TRAINING_TAG, "serving": SERVING_TAG, "jobs": JOBS_TAG}
+    return next((tag for key, tag in tags.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
-    Annotated[TrainingSpec, Tag(TRAINING_TAG)] | Annotated[ServingSpec, Tag(SERVING_TAG)],
+    Annotated[TrainingSpec, Tag(TRAINING_TAG)]
+    | Annotated[ServingSpec, Tag(SERVING_TAG)]
+    | Annotated[JobsSpec, Tag(JOBS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME' or 'serving: NAME'",
+        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'jobs: NAME'",
     ),
 ]
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
 from simulator.workload.failures.model import FailureModel
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Deployment, TrainingJob
 
 __all__ = ["Placement", "Scenario", "part_of"]
@@ -45,8 +46,8 @@ class Scenario:
         As written.
     cluster
         Hardware.
-    training, deployments
-        Jobs in document order.
+    training, deployments, queues
+        Jobs, served models and queues of jobs in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
     until
@@ -72,6 +73,7 @@ class Scenario:
     cluster: Cluster
     training: tuple[TrainingJob, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    queues: tuple[JobStream, ...] = ()
     placements: tuple[Placement, ...] = ()
     until: float | None = None
     record: Literal["full", "summary"] = "full"
