@@ -21,7 +21,8 @@ def best_sizes(values: Sequence[Mapping[int, float]], room: int) -> list[int]:
     values
         Per job, accelerators → value; none (0 accelerators) is worth 0 where it is not given.
     """
-    first = [max(options, key=lambda size: (options[size], -size), default=0) for options in values]
+    full = [{0: 0.0, **options} for options in values]
+    first = [max(options, key=lambda size, o=options: (o[size], -size)) for options in full]  # type: ignore[misc]
     if sum(first) <= room:
         return first  # everybody has what suits it best
     best = np.zeros(room + 1)
