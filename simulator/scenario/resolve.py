@@ -102,7 +102,8 @@ class Resolver:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            queues=tuple(queues), placements=placements,
+            until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 

@@ -1,9 +1,9 @@
 """Goodput of an elastic training job: throughput times statistical efficiency, for any number of accelerators.
 
 The model is Pollux's (Qiao et al., OSDI 2021; ``adaptdl/goodput.py`` of petuum/adaptdl at 084518b8), which Sia
-(Jayaram Subramanya et al., SOSP 2023) uses as well. It is written in units of the job as it was asked for: a gang of
-``accelerators`` that takes one step of the batch M0 in the time of one gradient. So a table of jobs that knows run times
-and gang sizes only becomes elastic with a handful of ratios.
+(Jayaram Subramanya et al., SOSP 2023) uses as well. It is written in units of the job as it was asked for: its gang,
+its batch M0, and the time of computing one gradient. So a table of jobs that knows run times and gang sizes only becomes
+elastic with a handful of ratios.
 """
 
 from __future__ import annotations

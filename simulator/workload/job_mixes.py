@@ -262,13 +262,14 @@ def _run_time(value: Any, path: str, report: Report) -> RunTime:
     if law == "quantiles":
         return _points(value["points"], path, report, longest)
     parts = [dict(value, weight=1)] if law == "lognormal" else list(value["components"])
-    places = [path if law == "lognormal" else f"{path}.components[{i}]" for i in range(len(parts))]
-    return RunTime(
-        tuple(_number(p.get("weight", 1), "ratio", f"{at}.weight", report) for p, at in zip(parts, places, strict=True)),
-        tuple(_time(p.get("median"), f"{at}.median", report) for p, at in zip(parts, places, strict=True)),
-        tuple(_number(p.get("sigma", 0), "ratio", f"{at}.sigma", report) for p, at in zip(parts, places, strict=True)),
-        longest=longest,
-    )
+    found = []
+    for number, part in enumerate(parts):
+        at = path if law == "lognormal" else f"{path}.components[{number}]"
+        weight = _number(part.get("weight", 1), "ratio", f"{at}.weight", report)
+        median = _time(part.get("median"), f"{at}.median", report)
+        found.append((weight, median, _number(part.get("sigma", 0), "ratio", f"{at}.sigma", report)))
+    weights, medians, sigmas = zip(*found, strict=True) if found else ((1.0,), (1.0,), (0.0,))
+    return RunTime(weights, medians, sigmas, longest=longest)
 
 
 def _points(points: Any, path: str, report: Report, longest: float) -> RunTime:

@@ -261,10 +261,10 @@ def test_elastic_jobs_share_a_cluster_that_fixed_gangs_queue_for() -> None:
 
 
 def test_goodput_follows_the_published_equations() -> None:
-    # Twice the accelerators, φ = 3 M0, exchange of half the gradient's time, no overlap, batches up to 2 M0:
-    # with M0: (1/2 + 1/2)⁻¹; with 2 M0: 2 · 4/5 / (1 + 1/2). The gang asked for: 1 / (1 + 1/2).
-    model = Goodput(3.0, 0.5, largest_batch=2.0)
+    # Twice the accelerators, φ = 3 M0, exchange of half the gradient's time, no overlap. Goodput of a batch of b · M0 is
+    # b · 4/(3 + b) / (b/2 + 1/2), largest at b = √3; the gang asked for takes 1 + 1/2 per M0.
+    model, b = Goodput(3.0, 0.5, largest_batch=4.0), math.sqrt(3)
     assert model.efficiency(2.0) == pytest.approx(4 / 5)
-    assert model.speed(32, 16, 8) == pytest.approx(max(1.0, 1.6 / 1.5) * 1.5, rel=2e-3)
+    assert model.speed(32, 16, 8) == pytest.approx(1.5 * 8 * b / ((b + 3) * (b + 1)), rel=1e-3)
     perfect = Goodput(3.0, 0.5, overlap=10.0)
     assert perfect.step(16, 16, 1.0, 2) == pytest.approx(1.0, rel=1e-3), "the shorter of the two hides"
