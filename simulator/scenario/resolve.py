@@ -102,9 +102,9 @@ class Resolver:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            queues=tuple(queues), placements=placements,
-            until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
-            warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
+            queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures,
+            what_if=spec.what_if, warnings=tuple(self.warnings), document=document, file=self.tree.file,
+            files=self.files,
         )  # fmt: skip
 
     # -- reporting ------------------------------------------------------------------------------------------------
@@ -301,9 +301,12 @@ class Resolver:
                 self._error(("failures", *filter(None, issue.path.split("."))), issue.message)
             return None
         self.warnings += [f"failures: {note}" for note in model.assumes]
-        if deployments:
-            names = ", ".join(d.name for d in deployments)
-            self.warnings.append(f"failures stop training jobs only, the replicas of {names} run without them")
+        slow = any(kind.slows_to for kind in model.kinds)
+        for deployment in deployments:
+            self.warnings.append(
+                f"failures: requests of a failed replica of {deployment.name} begin again elsewhere at once"
+                + (", degraded nodes do not slow it" if slow else "")
+            )
         return model
 
     def _check_spares(
