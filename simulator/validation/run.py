@@ -125,7 +125,7 @@ def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
-    from simulator.validation import serving_runs, step_runs, trace_runs, training_runs, vidur_runs
+    from simulator.validation import cluster_runs, serving_runs, step_runs, trace_runs, training_runs, vidur_runs
 
     return {
         "training": training_runs.run_training,
@@ -137,6 +137,10 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "capacity": serving_runs.run_capacity,
         "vidur": vidur_runs.run_vidur,
         "kernel": trace_runs.run_kernel,
+        "slow_down": step_runs.run_slow_down,
+        "failures": cluster_runs.run_failures,
+        "checkpoint": cluster_runs.run_checkpoint,
+        "power": cluster_runs.run_power,
     }
 
 
