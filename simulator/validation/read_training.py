@@ -17,9 +17,9 @@ from simulator.units import parse_quantity
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.labels import scale_label, strategy_label
-from simulator.validation.read_cluster import CLUSTER_SECTIONS
 from simulator.validation.models import IncompleteError, dims_in_words, model_of
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
+from simulator.validation.read_cluster import CLUSTER_SECTIONS
 from simulator.workload.jobs import Batch, TrainingJob
 
 __all__ = ["read_training_file", "training_case"]

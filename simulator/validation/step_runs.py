@@ -68,7 +68,8 @@ def _even_step(trace: str) -> _Step:
     Whatever waits for peers takes what the quickest takes, mean over the steps: behind a straggler all others wait.
     """
     columns = read_columns(trace)
-    waiting = {"forward-send", "forward-recv", "backward-send", "backward-recv", HEAD, *(k for k, peers in TAIL if peers)}
+    transfers = {f"{way}-{side}" for way in ("forward", "backward") for side in ("send", "recv")}
+    waiting = {HEAD, *transfers, *(kind for kind, peers in TAIL if peers)}
     even: dict[str, float] = {}
     for kind in np.unique(columns["optype"]):
         mine = columns["optype"] == kind

@@ -228,6 +228,8 @@ def _class(name: str, entry: Any, path: str, report: Report) -> JobClass:
     sizes = entry.get("sizes")
     if isinstance(sizes, int) and not isinstance(sizes, bool):
         sizes = {sizes: 1}
+    if isinstance(sizes, Mapping):  # keys of a scenario are texts
+        sizes = {int(k) if str(k).isdecimal() else k: v for k, v in sizes.items()}
     if not isinstance(sizes, Mapping) or not sizes or any(not isinstance(k, int) or k < 1 for k in sizes):
         report(f"{path}.sizes", "needs accelerators with relative numbers of jobs, {1: 75, 8: 25}, or one number")
         sizes = {1: 1}
@@ -274,7 +276,8 @@ def _run_time(value: Any, path: str, report: Report) -> RunTime:
 
 def _points(points: Any, path: str, report: Report, longest: float) -> RunTime:
     good = isinstance(points, Mapping) and len(points) > 1
-    times, shares = (list(points), list(points.values())) if good else ([], [])
+    times: list[Any] = [int(t) if str(t).isdecimal() else t for t in points] if good else []
+    shares = list(points.values()) if good else []
     numbers = all(isinstance(x, int | float) for x in (*times, *shares))
     if not (good and numbers and sorted(times) == times and sorted(shares) == shares and min(times) > 0):
         report(f"{path}.points", "needs {SECONDS: PERCENT of the jobs that are no longer}, both ascending")
