@@ -16,6 +16,9 @@ __all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
 _LONG = ("requests", "jobs", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
 
+_SHORT_ENOUGH = {"resources": 20_000, "events": 20_000}
+"""Rows up to which a summary keeps these tables all the same: what happened, and the state of queues as sampled."""
+
 
 def provenance(scenario: Scenario, depth: str, command: str = "") -> dict[str, Any]:
     """What a result rests on: no clock and no machine in it, so that equal runs have equal bytes."""
@@ -83,7 +86,7 @@ def run_scenario(scenario: Scenario, command: str = "") -> Result:
     answer: Result = run_cluster(scenario)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
-        tables = {name: columns for name, columns in tables.items() if name not in _LONG}
+        tables = {name: columns for name, columns in tables.items() if name not in _LONG or _is_short(name, columns)}
     return Result(
         tables=tables,
         document=scenario.document,
@@ -92,6 +95,10 @@ def run_scenario(scenario: Scenario, command: str = "") -> Result:
         sketches=sketches,
         details=answer.details,
     )
+
+
+def _is_short(name: str, columns: Columns) -> bool:
+    return len(next(iter(columns.values()), ())) <= _SHORT_ENOUGH.get(name, 0)
 
 
 def merge_tables(parts: list[Mapping[str, Columns]]) -> dict[str, Columns]:
