@@ -75,6 +75,7 @@ class FleetTenant(ServingTenant):
             service=1.0 / self.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
+        commons.fleets[d.name] = self.fleet
         if commons.failing is not None:
             failures = ReplicaFailures(commons, self.fleet, d.name, scaling.maximum, self.seed)
             commons.failing.watch(failures, failures.nodes)

@@ -25,6 +25,8 @@ class QueueFailures:
         Failure kind → jobs it stopped.
     events
         (time [s], what happened, more about it).
+    kept_away
+        Nodes that do not come back by being repaired: they have been given back to their owner.
     """
 
     def __init__(self, process: JobQueueProcess, seed: int) -> None:
@@ -32,6 +34,7 @@ class QueueFailures:
         self.random = np.random.Generator(np.random.PCG64([seed, 2]))
         self.interruptions: Counter[str] = Counter()
         self.events: list[tuple[float, str, str]] = []
+        self.kept_away: set[int] = set()
 
     @property
     def alive(self) -> bool:
@@ -47,6 +50,8 @@ class QueueFailures:
         """The node at a position fails, or what runs on one of its accelerators."""
         process, node = self.process, hit.position
         process.integrate()
+        if not process.pool.size[node]:
+            return  # it is not with the queue now
         victims = [job for job in process.running.values() if any(n == node for n, _ in job.nodes)]
         if hit.replacement is None and not hit.planned:
             victims = self._one_of(victims, node)
@@ -59,7 +64,8 @@ class QueueFailures:
         note = f"{hit.kind}; {len(victims)} jobs" if len(victims) != 1 else f"{hit.kind}; job {victims[0].number}"
         self.events.append((process.clock.now, "interrupted", f"node {node}, {note}"))
         if hit.replacement is not None:
-            process.pool.remove(node)
+            if process.pool.size[node]:
+                process.pool.remove(node)
             if hit.replacement.callbacks is not None:
                 hit.replacement.callbacks.append(lambda _: self._back(node))
             else:
@@ -76,6 +82,8 @@ class QueueFailures:
         return []
 
     def _back(self, node: int) -> None:
+        if node in self.kept_away:
+            return
         self.process.integrate()
         self.process.pool.bring(node)
         self.process.look()

@@ -35,6 +35,8 @@ class NodePool:
         Of each node, 1 = healthy.
     free_count, available
         Sums of the two.
+    largest
+        Accelerators that are there in the beginning: the queue's own.
     used
         Tenant → accelerators.
     """
@@ -46,15 +48,10 @@ class NodePool:
         self.size[list(away)] = 0
         self.free = self.size.copy()
         self.speed = np.ones(len(self.whole))
-        self.available = self.free_count = int(self.size.sum())
+        self.available = self.free_count = self.largest = int(self.size.sum())
         self.used: dict[int, int] = {}
         self.per_node = int(self.whole.max())
         self.slow: set[int] = set()
-
-    @property
-    def largest(self) -> int:
-        """Accelerators of all nodes, there or not."""
-        return int(self.whole.sum())
 
     def take(self, job: QueuedJob, place: Gang) -> None:
         """Give a job its nodes."""

@@ -91,7 +91,7 @@ def misfits(
     jobs: JobTable, pool: NodePool, queue: JobQueue, placement: NodePlacement, rules: QueueRules
 ) -> list[str]:
     """Why some jobs could never start, empty if all can: larger than the cluster, never placed, above a quota."""
-    size, problems = pool.whole, list[str]()
+    size, problems = pool.size, list[str]()
     capacity = pool.largest
     if not 0 < rules.spread <= 1 or min(rules.preemption, rules.migration, rules.restart) < 0:
         problems.append(

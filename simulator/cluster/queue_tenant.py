@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.cluster.economics import bill, item_rows, mean_draw, money_columns
 from simulator.cluster.queue import JobQueueProcess, QueueRules
 from simulator.cluster.queue_failures import QueueFailures
+from simulator.cluster.queue_loans import Loans
 from simulator.cluster.queue_nodes import NodePool
 from simulator.cluster.queue_run import misfits, queue_result, queued_jobs
 from simulator.cluster.queue_tables import queue_tables
@@ -30,8 +31,14 @@ class QueueTenant:
         self.stream, self.seed = stream, scenario.seed
         self.cluster = scenario.cluster_of(stream.name)
         sizes = [group.node.accelerators for group in self.cluster.groups for _ in range(group.count)]
-        leaf = stream.nodes_per_leaf or len(sizes)
-        self.pool = NodePool(sizes, [number // leaf for number in range(len(sizes))])
+        place = scenario.placement(stream.name)
+        self.nodes = list(range(place.first_node, place.first_node + place.nodes))
+        self.loans = Loans(stream.borrow, scenario, len(sizes)) if stream.borrow else None
+        if self.loans is not None:
+            self.nodes += self.loans.nodes
+            sizes += self.loans.sizes
+        leaf, own = stream.nodes_per_leaf or len(sizes), place.nodes
+        self.pool = NodePool(sizes, [number // leaf for number in range(len(sizes))], range(own, len(sizes)))
         options = dict(stream.queue_options)
         shares = dict(stream.shares)
         weighs = stream.queue == "drf"
@@ -63,9 +70,10 @@ class QueueTenant:
             return None
         self.process = JobQueueProcess(commons.clock, self.pool, self.queue, self.placement, self.rules)
         if commons.failing is not None:
-            place = commons.scenario.placement(self.stream.name)
             self.failures = QueueFailures(self.process, self.seed)
-            commons.failing.watch(self.failures, range(place.first_node, place.first_node + place.nodes))
+            commons.failing.watch(self.failures, self.nodes)
+        if self.loans is not None:
+            self.loans.begin(commons.fleets.get(self.stream.borrow), self.process, self.failures)
         self.process.submit(self.jobs)
         return self.process.done
 
@@ -82,9 +90,13 @@ class QueueTenant:
         result = queue_result(self.process, self.jobs)
         tables = queue_tables(stream, self.process, self.jobs, result, self.failures)
         busy, span = float(result.service.sum()), result.makespan
+        borrowed = self.loans.accelerator_seconds(self.process.clock.now) if self.loans is not None else 0.0
+        paid, busy = span + borrowed / capacity, busy / capacity
         draw = mean_draw(self.cluster, capacity, 1.0, 1.0)
-        charge = bill(stream.name, self.cluster, capacity, span, draw.energy(busy / capacity, span - busy / capacity))
+        charge = bill(stream.name, self.cluster, capacity, paid, draw.energy(busy, max(0.0, paid - busy)))
         row |= {key: values[0] for key, values in tables.pop("summary").items()}
+        if self.loans is not None:
+            row["borrowed_accelerator_hours"] = borrowed / 3600.0
         row |= {k: v for k, v in money_columns(charge, span, math.nan).items() if "token" not in k}
         return (
             {"summary": {key: [value] for key, value in row.items()}, **tables, "costs": item_rows(charge.items)},

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from simulator.cluster.failures import FailureProcess
     from simulator.network.fabric import Fabric
+    from simulator.serving.scaling import ReplicaFleet
 
 __all__ = ["ClusterScenario", "Commons", "Tenant"]
 
@@ -73,11 +74,14 @@ class Commons:
         The one clock; hardware, placements, failures and seed.
     failing
         The process that fails nodes; ``None``: nothing fails.
+    fleets
+        Replicas that come and go, by deployment: their machines may be lent while they are not there.
     """
 
     def __init__(self, clock: Clock, scenario: ClusterScenario) -> None:
         self.clock, self.scenario = clock, scenario
         self.failing: FailureProcess | None = self._failures()
+        self.fleets: dict[str, ReplicaFleet] = {}
 
     @cached_property
     def fabric(self) -> Fabric:

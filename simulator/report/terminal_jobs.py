@@ -36,6 +36,7 @@ def job_figures(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         return f"{value:,.0f}" if value is not None and (value or always) else ""
 
     hours, lost = _known(row, "accelerator_hours"), _known(row, "lost_accelerator_hours")
+    lent = _known(row, "borrowed_accelerator_hours")
     usd, energy = _known(row, "usd"), _known(row, "energy")
     return [
         ("jobs", f"{count('jobs_completed', True)} of {count('jobs', True)} completed"),
@@ -43,6 +44,7 @@ def job_figures(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("utilization", share("utilization")),
         ("fragmentation", share("fragmentation")),
         ("accelerator hours", "" if hours is None else f"{hours:,.0f}" + (f"  ({lost:,.0f} lost)" if lost else "")),
+        ("of them borrowed up to", "" if lent is None else f"{lent:,.0f}"),
         ("goodput", share("effective_time_ratio")),
         ("interruptions", count("interruptions")),
         ("preemptions", count("preemptions")),

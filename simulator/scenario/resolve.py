@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator import registry
 from simulator.data import find_file
-from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
+from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean, unknown_name
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
@@ -97,6 +97,7 @@ class Resolver:
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         self._check_spares(failures, cluster, placements)
+        self._check_borrowing(queues, deployments, cluster)
         self._not_modelled()
         if self.issues or cluster is None:
             return None
@@ -319,6 +320,22 @@ class Resolver:
         idle = sum(group.count for group in cluster.groups) - len(taken)
         if model.spares > idle:
             self._error(("failures", "spares"), f"{model.spares} spare nodes, but {idle} have no work: add nodes")
+
+    def _check_borrowing(
+        self, queues: list[JobStream], deployments: list[Deployment], cluster: Cluster | None
+    ) -> None:
+        """Nodes are borrowed of a fleet that scales, and whole."""
+        known = {d.name: d for d in deployments}
+        where = {w.jobs: index for index, w in enumerate(self.spec.workloads) if isinstance(w, JobsSpec)}
+        for stream in queues if cluster is not None else ():
+            loc: Loc = ("workloads", where[stream.name], "borrow")
+            lender = known.get(stream.borrow)
+            if stream.borrow and lender is None:
+                self._error(loc, unknown_name("deployment", stream.borrow, known))
+            elif lender is not None and lender.autoscaling is None:
+                self._error(loc, f"'{lender.name}' keeps its replicas: give it 'autoscaling', or borrow of another")
+            elif lender is not None and lender.plan.accelerators % cluster.groups[0].node.accelerators:
+                self._error(loc, f"replicas of '{lender.name}' do not fill whole nodes, so none is ever free")
 
     def _not_modelled(self) -> None:
         """Say what this version reads but does not simulate: never silence."""

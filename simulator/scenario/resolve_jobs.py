@@ -57,6 +57,7 @@ def resolve_jobs(
             spec.jobs, table, nodes, spec.queue, spec.placement, queue, placement, tuple(sorted(shares.items())),
             spec.preemption, spec.preemption if spec.migration is None else spec.migration, spec.restart,
             math.inf if spec.checkpoint is None else spec.checkpoint, spec.spread, spec.nodes_per_leaf or 0, scaling,
+            spec.borrow or "",
         ),
         notes,
     )  # fmt: skip

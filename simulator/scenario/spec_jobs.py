@@ -61,3 +61,4 @@ class JobsSpec(Strict):
     spread: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
     deadlines: DeadlinesSpec | None = None
     elastic: ElasticSpec | None = None
+    borrow: str | None = None

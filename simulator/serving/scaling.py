@@ -103,6 +103,8 @@ class ReplicaFleet:
         self.events: list[FleetEvent] = []
         self.restarts = 0
         """Requests that began again because their replica was taken away or failed."""
+        self.on_machine: Callable[[int, bool], object] | None = None
+        """Called with a replica's number when its machine has nothing to do (True), or is needed again (False)."""
         self.failures: dict[str, int] = {}
         """Failure kind → replicas it stopped."""
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -184,9 +186,7 @@ class ReplicaFleet:
         for life in draining[:count]:
             life.closed = math.nan
             self._note(life, "replica kept")
-        taken = {life.replica for life in self.lives if math.isnan(life.stopped)}
-        free = [index for index in range(self.maximum) if index not in taken and not self._without_node[index]]
-        for index in free[: count - len(draining[:count])]:
+        for index in self.idle()[: count - len(draining[:count])]:
             self._order(index)
         if draining:
             self._open()
@@ -207,6 +207,7 @@ class ReplicaFleet:
     def _order(self, index: int) -> None:
         life = Life(index, self._now)
         self.lives.append(life)
+        self._tell(index, False)
         self._note(life, "replica ordered")
         life.entry = self.clock.after(self.startup, lambda: self._load(life))
 
@@ -228,6 +229,7 @@ class ReplicaFleet:
             life.entry = None
         life.stopped = self._now if time is None else time
         self._note(life, "replica released", time=life.stopped)
+        self._tell(life.replica, True)
 
     def _release_idle(self) -> None:
         """Draining replicas that have nothing left to do have been free since their last request ended."""
@@ -319,3 +321,16 @@ class ReplicaFleet:
         self._without_node[replica] -= 1
         if not self._over:
             self._decide()
+            if replica in self.idle():
+                self._tell(replica, True)
+
+    # -- machines that have nothing to do ------------------------------------------------------------------------
+
+    def idle(self) -> list[int]:
+        """Replicas that do not exist now and whose machines work."""
+        taken = {life.replica for life in self.lives if math.isnan(life.stopped)}
+        return [index for index in range(self.maximum) if index not in taken and not self._without_node[index]]
+
+    def _tell(self, replica: int, free: bool) -> None:
+        if self.on_machine is not None:
+            self.on_machine(replica, free)

@@ -33,6 +33,8 @@ class JobStream:
         Speed of a gang on more nodes than it needs.
     nodes_per_leaf
         Nodes below one leaf switch; 0: all.
+    borrow
+        Deployment whose replicas' nodes the queue has while the replicas are not there; empty: none.
     scaling
         How elastic jobs go with other than the accelerators they ask for.
     """
@@ -52,3 +54,4 @@ class JobStream:
     spread: float = 1.0
     nodes_per_leaf: int = 0
     scaling: Goodput | None = None
+    borrow: str = ""
