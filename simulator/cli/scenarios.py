@@ -72,6 +72,12 @@ def check(
          "requests": len(d.requests)}
         for d in loaded.deployments
     ]  # fmt: skip
+    per_node = loaded.cluster.groups[0].node.accelerators
+    jobs += [
+        {"name": q.name, "kind": "jobs", "plan": f"{q.queue}, {q.placement}", "accelerators": q.nodes * per_node,
+         "jobs": len(q.jobs)}
+        for q in loaded.queues
+    ]  # fmt: skip
     if as_json:
         size = loaded.cluster.accelerator_count
         notes = list(loaded.warnings)
@@ -80,7 +86,7 @@ def check(
     out = console()
     out.print(f"{loaded.name}: ok, {loaded.cluster.node_count} nodes, {loaded.cluster.accelerator_count} accelerators")
     for job in jobs:
-        more = f", {job['requests']:,} requests" if "requests" in job else ""
+        more = next((f", {job[what]:,} {what}" for what in ("requests", "jobs") if what in job), "")
         out.print(
             f"  {job['kind']} {job['name']}: {job['plan']} on {job['accelerators']} accelerators{more}", markup=False
         )

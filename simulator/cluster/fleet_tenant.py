@@ -32,9 +32,7 @@ class FleetTenant(ServingTenant):
         fixed, model = deployment.replicas, scenario.failures
         restart = model.restart if model is not None else 0.0
         source = "host" if self.cluster.groups[0].node.nvme is None else "nvme"
-        self.scaling = deployment.autoscaling or Autoscaling(
-            "", fixed, fixed, fixed, startup=restart, load_from=source
-        )
+        self.scaling = deployment.autoscaling or Autoscaling("", fixed, fixed, fixed, startup=restart, load_from=source)
 
     @property
     def warnings(self) -> tuple[str, ...]:

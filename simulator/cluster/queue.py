@@ -168,9 +168,7 @@ class JobQueueProcess:
         self._blocked = any(job.gpus <= free for job in self.waiting) if free else False
         self._watch()
         busy = self.pool.available - free
-        self.books.sample(
-            self.clock.now, len(self.waiting), len(self.running), busy, self.pool.available, self._demand
-        )
+        self.books.sample(self.clock.now, len(self.waiting), len(self.running), busy, self.pool.available, self._demand)
 
     def start_waiting(self, view: QueueView | None = None) -> None:
         """Start jobs in order, as far as they fit and may pass those that do not."""

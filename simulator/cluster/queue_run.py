@@ -87,9 +87,7 @@ def queued_jobs(
     ]
 
 
-def misfits(
-    jobs: JobTable, pool: NodePool, queue: JobQueue, placement: NodePlacement, rules: QueueRules
-) -> list[str]:
+def misfits(jobs: JobTable, pool: NodePool, queue: JobQueue, placement: NodePlacement, rules: QueueRules) -> list[str]:
     """Why some jobs could never start, empty if all can: larger than the cluster, never placed, above a quota."""
     size, problems = pool.size, list[str]()
     capacity = pool.largest

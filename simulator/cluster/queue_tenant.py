@@ -49,9 +49,7 @@ class QueueTenant:
         if restart is None:
             restart = model.detection + model.restart if model is not None else 0.0
         limits = {} if weighs else {tenant: share * self.pool.largest for tenant, share in shares.items()}
-        self.rules = QueueRules(
-            stream.preemption, stream.migration, stream.spread, stream.checkpoint, restart, limits
-        )
+        self.rules = QueueRules(stream.preemption, stream.migration, stream.spread, stream.checkpoint, restart, limits)
         self.queue = lookup("job_queue", stream.queue)(**options)
         self.placement = lookup("placement", stream.placement)(**dict(stream.placement_options))
         self.reason = "; ".join(misfits(stream.jobs, self.pool, self.queue, self.placement, self.rules))

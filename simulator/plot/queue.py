@@ -40,9 +40,7 @@ def queue_occupancy(result: Result | pd.DataFrame, workload: str | None = None, 
     time = columns["time"].astype(float)
     scale = scale_of("resources", "time", float(time.max()))
     x = time * scale.factor
-    busy, there, asked = (
-        columns[f"accelerators_{what}"].astype(float) for what in ("busy", "available", "asked")
-    )
+    busy, there, asked = (columns[f"accelerators_{what}"].astype(float) for what in ("busy", "available", "asked"))
     with drawing(ax, 8.0, 4.6) as upper:
         lower = below(upper)
         running, waiting = colour_of("running"), colour_of("waiting")

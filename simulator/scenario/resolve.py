@@ -321,20 +321,19 @@ class Resolver:
         if model.spares > idle:
             self._error(("failures", "spares"), f"{model.spares} spare nodes, but {idle} have no work: add nodes")
 
-    def _check_borrowing(
-        self, queues: list[JobStream], deployments: list[Deployment], cluster: Cluster | None
-    ) -> None:
+    def _check_borrowing(self, queues: list[JobStream], deployments: list[Deployment], cluster: Cluster | None) -> None:
         """Nodes are borrowed of a fleet that scales, and whole."""
         known = {d.name: d for d in deployments}
+        per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
         where = {w.jobs: index for index, w in enumerate(self.spec.workloads) if isinstance(w, JobsSpec)}
-        for stream in queues if cluster is not None else ():
+        for stream in queues:
             loc: Loc = ("workloads", where[stream.name], "borrow")
             lender = known.get(stream.borrow)
             if stream.borrow and lender is None:
                 self._error(loc, unknown_name("deployment", stream.borrow, known))
             elif lender is not None and lender.autoscaling is None:
                 self._error(loc, f"'{lender.name}' keeps its replicas: give it 'autoscaling', or borrow of another")
-            elif lender is not None and lender.plan.accelerators % cluster.groups[0].node.accelerators:
+            elif lender is not None and lender.plan.accelerators % per_node:
                 self._error(loc, f"replicas of '{lender.name}' do not fill whole nodes, so none is ever free")
 
     def _not_modelled(self) -> None:

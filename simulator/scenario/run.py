@@ -69,6 +69,7 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         )
         details[deployment.name] = answer
         warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
+    warnings += [f"{queue.name}: a queue of jobs has no step; 'fmsim run' runs its jobs" for queue in scenario.queues]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     return Result(
         tables=merge_tables(parts),

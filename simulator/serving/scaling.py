@@ -298,11 +298,14 @@ class ReplicaFleet:
         self._without_node[replica] += 1
         if life is not None:
             self._lose(life, kind)
-        if node is None or node.processed:
+
+        def noticed(_: object = None) -> None:
             self.clock.after(after, lambda: self._usable(replica))
+
+        if node is None or node.callbacks is None:
+            noticed()
         else:
-            assert node.callbacks is not None  # it has not been processed
-            node.callbacks.append(lambda _: self.clock.after(after, lambda: self._usable(replica)))
+            node.callbacks.append(noticed)
 
     def _lose(self, life: Life, kind: str) -> None:
         if life.entry is not None:

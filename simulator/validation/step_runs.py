@@ -35,9 +35,7 @@ HEAD = "params-all-gather"
 class _Step:
     """One step of a trace as tables [replica, stage] or [replica, stage, micro-batch]; NaN where there is no op."""
 
-    def __init__(
-        self, columns: Mapping[str, NDArray[Any]], step: int, even: Mapping[str, float] | None = None
-    ) -> None:
+    def __init__(self, columns: Mapping[str, NDArray[Any]], step: int, even: Mapping[str, float] | None = None) -> None:
         self._even = even or {}
         chosen = columns["step"] == step
         self._columns = {name: values[chosen] for name, values in columns.items()}

@@ -2,8 +2,8 @@
 
 The model is Pollux's (Qiao et al., OSDI 2021; ``adaptdl/goodput.py`` of petuum/adaptdl at 084518b8), which Sia
 (Jayaram Subramanya et al., SOSP 2023) uses as well. It is written in units of the job as it was asked for: its gang,
-its batch M0, and the time of computing one gradient. So a table of jobs that knows run times and gang sizes only becomes
-elastic with a handful of ratios.
+its batch M0, and the time of computing one gradient. So a table of jobs that knows run times and gang sizes only
+becomes elastic with a handful of ratios.
 """
 
 from __future__ import annotations
@@ -106,4 +106,4 @@ class Goodput:
 def _best(model: Goodput, accelerators: int, asked: int, nodes: int) -> float:
     growth = model.largest_batch ** (1.0 / (_BATCHES - 1))
     batches = {growth**i for i in range(_BATCHES)}
-    return max(b * model.efficiency(b) / model.step(accelerators, asked, b, nodes) for b in batches)
+    return float(max(b * model.efficiency(b) / model.step(accelerators, asked, b, nodes) for b in batches))

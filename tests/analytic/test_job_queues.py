@@ -261,7 +261,7 @@ def test_elastic_jobs_share_a_cluster_that_fixed_gangs_queue_for() -> None:
 
 
 def test_goodput_follows_the_published_equations() -> None:
-    # Twice the accelerators, φ = 3 M0, exchange of half the gradient's time, no overlap. Goodput of a batch of b · M0 is
+    # Twice the accelerators, φ = 3 M0, exchange of half the gradient's time, no overlap. Goodput of a batch of b M0 is
     # b · 4/(3 + b) / (b/2 + 1/2), largest at b = √3; the gang asked for takes 1 + 1/2 per M0.
     model, b = Goodput(3.0, 0.5, largest_batch=4.0), math.sqrt(3)
     assert model.efficiency(2.0) == pytest.approx(4 / 5)

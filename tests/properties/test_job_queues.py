@@ -50,9 +50,7 @@ def test_every_queue_keeps_the_rules(queue: str, jobs: JobTable, placement: str,
 @pytest.mark.parametrize("queue", ["pollux", "sia"])
 @settings(max_examples=25, deadline=None)
 @given(jobs=tables(), noise=st.floats(0.0, 100.0), sync=st.floats(0.0, 2.0))
-def test_elastic_queues_keep_the_rules_with_elastic_jobs(
-    queue: str, jobs: JobTable, noise: float, sync: float
-) -> None:
+def test_elastic_queues_keep_the_rules_with_elastic_jobs(queue: str, jobs: JobTable, noise: float, sync: float) -> None:
     rules = QueueRules(limits={1: 16.0})
     model = Goodput(noise, sync, largest=4.0)
     check_job_queue(lookup("job_queue", queue), lookup("placement", "best-fit")(), jobs, [8] * 4, rules, model)

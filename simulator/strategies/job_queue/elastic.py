@@ -13,6 +13,7 @@ from simulator.strategies.job_queue.basic import SCHEDULERS, Fifo
 
 __all__ = ["Pollux", "Sia", "best_sizes"]
 
+
 def best_sizes(values: Sequence[Mapping[int, float]], room: int) -> list[int]:
     """One size per job, at most ``room`` in all, with the largest sum of values: exact, by dynamic programming.
 

@@ -97,7 +97,10 @@ def test_a_queue_has_the_nodes_of_replicas_that_are_not_there() -> None:
         "plan": {"tensor_parallel": 8},
         "autoscaling": {"policy": "hpa", "max_replicas": 3, "interval": "60 s", "options": {"target": 20}},
     }
-    chat, lab = {**CHAT, "deployment": fleet}, {**QUEUE, "nodes": 1, "rate": "20 /h", "largest": 8, "preemption": "1 min"}
+    chat, lab = (
+        {**CHAT, "deployment": fleet},
+        {**QUEUE, "nodes": 1, "rate": "20 /h", "largest": 8, "preemption": "1 min"},
+    )
     own = simulator.run(scenario(chat, lab, until="2 h")).of("lab")
     lent = simulator.run(scenario(chat, {**lab, "borrow": "chat"}, until="2 h"))
     row = lent.of("lab")
@@ -116,7 +119,7 @@ def test_what_cannot_be_is_named_with_its_place() -> None:
     text = str(caught.value)
     for words in ("quotas add up to 1.2", "unknown tenant 'b'", "unexpected keyword argument 'reech'", "9 nodes"):
         assert words in text
-    with pytest.raises(ConfigError, match="job .* asks for 16 accelerators, the queue has 8"):
+    with pytest.raises(ConfigError, match=r"job .* asks for 16 accelerators, the queue has 8"):
         simulator.load(scenario({**QUEUE, "nodes": 1}))
     with pytest.raises(ConfigError, match="needs one source of jobs"):
         simulator.load(scenario({k: v for k, v in QUEUE.items() if k != "mix"}))
@@ -124,7 +127,7 @@ def test_what_cannot_be_is_named_with_its_place() -> None:
         simulator.load(scenario({k: v for k, v in QUEUE.items() if k != "count"}))
     with pytest.raises(ConfigError, match="does not resize jobs"):
         simulator.load(scenario({**QUEUE, "elastic": {"noise_scale": 1, "synchronisation": 0.1}}))
-    with pytest.raises(ConfigError, match="above the quota of 0.3"):
+    with pytest.raises(ConfigError, match=r"above the quota of 0\.3"):
         simulator.load(scenario({**QUEUE, "tenants": {"a": 0.3}}))
 
 
