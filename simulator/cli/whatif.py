@@ -220,13 +220,15 @@ def drawings(source: Result | Sweep) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         for workload in workloads_of(source):
             for name in figures_of(source):
-                if name in ("memory_bars", "step_waterfall", "traffic_bars", "pareto"):
+                if name in ("memory_bars", "step_waterfall", "traffic_bars"):
                     continue  # the page has its own, which answer to the mouse
                 try:
                     path = save(source, name, Path(folder) / f"{name}.png", workload)
                 except ConfigError:  # there is no data for it
                     continue
                 caption = escape(f"{name.replace('_', ' ')} of {workload}", quote=True)
-                data = base64.b64encode(path.read_bytes()).decode()
-                found[caption] = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+                image = path.read_bytes()
+                width = int.from_bytes(image[16:20], "big") * 72 // 150  # of a PNG, at its size on paper
+                data = base64.b64encode(image).decode()
+                found[caption] = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
     return found

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from simulator.cluster.failure_draws import Failure, failures_of, repair_time
-from simulator.training.process import Hit
+from simulator.training.survival import Hit
 from simulator.workload.failures.model import FailureKind, FailureModel
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ class ServingTenant:
         self.cost: ReplicaCost | SpeculativeCost = replica_cost(d, self.cluster)
         self.process = DeploymentProcess(
             commons.clock, d.requests, self.cost, limits, replicas=d.replicas, seed=self.seed, slo=d.slo,
-            record=commons.scenario.record, **policies(d, self.seed),
+            record=commons.scenario.record, progress=commons.progress_of(len(d.requests)), **policies(d, self.seed),
         )  # fmt: skip
         self.attach(commons, self.process)
         return self.process.start()
@@ -124,6 +124,7 @@ class ServingTenant:
         charge = self.charge(run, end)
         summary |= {"kv_capacity_tokens": self.cache.tokens}
         summary |= _iteration_row(estimate)
+        summary |= {"clock": self.cluster.groups[0].node.accelerator.clock}
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
         rows: dict[str, Any] = {}
@@ -154,7 +155,7 @@ class ServingTenant:
         d, cluster = self.deployment, self.cluster
         busy, rented = sum(r.busy_time for r in run.replicas), self.rented(end)
         energy = self._draw(run, busy).energy(busy, max(0.0, rented - busy))
-        return bill(d.name, cluster, d.plan.accelerators, rented, energy, self.price_share)
+        return bill(d.name, cluster, d.plan.accelerators, rented, energy, self.price_share, (0.0, end))
 
     def _draw(self, run: Outcome, busy: float) -> Draw:
         d, cluster, cost = self.deployment, self.cluster, self.cost

@@ -79,6 +79,19 @@ class Comparison:
             "tornado": list(self.tornado), "spread": list(self.spread), "notes": list(self.notes),
         }  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        """Figures side by side and how sure the differences are, for notebooks."""
+        from simulator.results.markup import figure_text, html_list, html_table
+
+        rows = [[c["path"], *(c[n] for n in self.names)] for c in self.changes]
+        rows += [[r["part"], *(figure_text(r["part"], r[n]) for n in self.names)] for r in self.tables["metrics"]]
+        sure = [
+            f"{row['name']} beats {self.names[0]} in {row['share']:.0%} of draws by {row['metric']}, ratio "
+            f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+            for row in self.odds
+        ]
+        return html_table(" against ".join(self.names), ["", *self.names], rows) + html_list([*sure, *self.notes])
+
 
 def compare(
     sources: Sequence[Comparable],

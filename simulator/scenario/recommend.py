@@ -189,6 +189,24 @@ class Recommendation:
             "considered": self.considered, "simulated": self.simulated, "notes": list(self.notes),
         }  # fmt: skip
 
+    def _repr_html_(self) -> str:
+        """The best and the runners-up, for notebooks."""
+        from simulator.results.markup import figure_text, html_list, html_table
+
+        if self.best is None:
+            return html_table("nothing keeps the limits", ["", "why"], [[d.get("reason", "")] for d in self.dropped])
+        shown = dict.fromkeys([self.metric, *(x.metric for x in self.limits), "accelerators", "usd_per_million_tokens"])
+        rows = [[p.rpartition(".")[2], *(c.point.get(p, "") for c in self.ranked)] for p in self.best.point]
+        rows += [[name, *(figure_text(name, metric_of(c.row, name)) for c in self.ranked)] for name in shown]
+        heads = ["", *("best" if not i else f"#{i + 1}" for i in range(len(self.ranked)))]
+        bound = [
+            f"{b['metric']} {figure_text(b['metric'], b['value'])} of {figure_text(b['metric'], b['limit'])}: "
+            f"{b['slack']:.1%} left"
+            for b in self.binding
+        ]
+        verdict = f"{self.considered:,} variants considered, {self.simulated:,} simulated"
+        return html_table(f"best by {self.metric}", heads, rows, verdict) + html_list([*bound, *self.notes])
+
 
 def objective_metric(objective: str, kind: str) -> str:
     """The column that an objective minimises.
@@ -268,6 +286,8 @@ def recommend(
     workloads = document.get("workloads") or []
     if len(workloads) != 1:
         raise ConfigError(f"a recommendation is for a scenario with one workload, this one has {len(workloads)}")
+    if "functions" in workloads[0]:
+        raise ConfigError("a recommendation is for a job or a deployment; try functions out with 'fmsim sweep'")
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
     search = recommend_training if kind == "training" else recommend_serving

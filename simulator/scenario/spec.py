@@ -12,11 +12,11 @@ from pydantic import Discriminator, Field, Tag
 
 from simulator.scenario.fields import (
     Bandwidth,
-    CarbonIntensity,
     Count,
     Data,
     Duration,
-    EnergyPrice,
+    HourlyCarbon,
+    HourlyPrice,
     Interval,
     Named,
     OneOrMany,
@@ -38,8 +38,13 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
+from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
+from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
 from simulator.scenario.spec_jobs import JobsSpec
+from simulator.scenario.spec_money import PriceSpec
+from simulator.scenario.spec_power import PowerSpec, RackSpec
+from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
@@ -50,8 +55,10 @@ RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
 
-TRAINING_TAG, SERVING_TAG, JOBS_TAG = "a training job", "a deployment", "a queue of jobs"
+TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG, JOBS_TAG = "a training job", "a deployment", "functions", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
+WORKLOAD_KEYS = "'training: NAME', 'serving: NAME', 'functions: NAME' or 'jobs: NAME'"
+"""How a workload begins."""
 
 
 class NodesSpec(Strict):
@@ -69,6 +76,8 @@ class FabricSpec(Strict):
     bandwidth: Bandwidth | None = None
     latency: Duration | None = None
     oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
+    routing: RoutingSpec = Field(default_factory=RoutingSpec)
+    faults: Annotated[list[LinkFaultSpec], OneOrMany()] = Field(default_factory=list)
     options: Options = Field(default_factory=dict)
 
 
@@ -87,8 +96,8 @@ class SiteSpec(Strict):
     """Electricity of the place."""
 
     name: str = "site"
-    power_price: EnergyPrice = 0.0
-    carbon: CarbonIntensity = 0.0
+    power_price: HourlyPrice = (0.0,)
+    carbon: HourlyCarbon = (0.0,)
     pue: Annotated[Ratio, Field(ge=1)] = 1.0
 
 
@@ -100,6 +109,9 @@ class ClusterSpec(Strict):
     fabric: FabricSpec | None = None
     storage: Annotated[list[StorageSpec], OneOrMany()] = Field(default_factory=list)
     site: SiteSpec | None = None
+    power: PowerSpec | None = None
+    rack: RackSpec | None = None
+    price: PriceSpec | None = None
 
 
 class BatchSpec(Strict):
@@ -204,18 +216,19 @@ class ServingSpec(Strict):
 def _kind_of(value: Any) -> str | None:
     """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    tags = {"training": TRAINING_TAG, "serving": SERVING_TAG, "jobs": JOBS_TAG}
-    return next((tag for key, tag in tags.items() if has(key)), None)
+    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG, "jobs": JOBS_TAG}
+    return next((tag for key, tag in kinds.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
     Annotated[TrainingSpec, Tag(TRAINING_TAG)]
     | Annotated[ServingSpec, Tag(SERVING_TAG)]
+    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)]
     | Annotated[JobsSpec, Tag(JOBS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'jobs: NAME'",
+        custom_error_message=f"a workload starts with {WORKLOAD_KEYS}",
     ),
 ]
 
@@ -226,8 +239,11 @@ class ScenarioSpec(Strict):
     name: str = "scenario"
     seed: Annotated[Count, Field(ge=0)] = 0
     cluster: ClusterSpec
+    sites: list[PlaceSpec] = Field(default_factory=list)
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
+    background: Annotated[list[BackgroundSpec], OneOrMany()] = Field(default_factory=list)
     failures: TextOrMapping = None
+    security: SecuritySpec | None = None
     until: Annotated[Duration, Field(gt=0)] | None = None
     record: Literal["full", "summary"] = "full"
     what_if: Options = Field(default_factory=dict)

@@ -19,7 +19,8 @@ Kind = Literal[
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 """What a row compares: times in seconds, memory in bytes, throughput in tokens/s, ``fits`` as 1 or 0, a bubble as a
 share, ``request_replay`` as the largest difference of any request in seconds, ``straggler`` a slow-down, ``failures``
-their number or a time between two, ``bound`` 1 where a published bound holds, ``checkpoint`` bytes, ``power`` watts."""
+their number or a time between two, ``bound`` 1 where a published bound holds, ``checkpoint`` bytes, ``power`` watts
+or a share of the rated power."""
 
 
 @dataclass(frozen=True)

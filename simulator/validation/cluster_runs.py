@@ -1,15 +1,12 @@
-"""Predictions for published failures, checkpoints and power."""
+"""Predictions for published failures and checkpoints."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
-from simulator.hardware.power import node_power, utilisation
 from simulator.validation.cases import Subject
-from simulator.validation.training_runs import BASELINE_MFU
 
-__all__ = ["run_checkpoint", "run_failures", "run_power"]
+__all__ = ["run_checkpoint", "run_failures"]
 
 Prediction = dict[str, float]
 
@@ -86,12 +83,3 @@ def run_checkpoint(subject: Subject) -> tuple[Prediction, str]:
     job = TrainingJob("checkpoint", model, framework, Batch(1, 1, 2048), Plan(tensor_parallel=8))
     found = checkpoint_bytes(estimate_step(job, cluster, "estimate"), job)
     return {"bytes": found, "baseline.bytes": 2.0 * parameters(model)}, ""
-
-
-def run_power(subject: Subject) -> tuple[Prediction, str]:
-    """Draw of a node in training and the most it can draw [W]; the baseline is its rating."""
-    assert subject.cluster is not None
-    node = subject.cluster.groups[0].node
-    mean, highest = node_power(node, utilisation(BASELINE_MFU, 0.0)), node_power(node, 1.0)
-    rating = node.power_peak or math.nan
-    return {"mean": mean, "highest": highest, "baseline.mean": rating, "baseline.highest": rating}, ""

@@ -52,7 +52,7 @@ NAMES = {
     "straggler": "Slow-down by stragglers",
     "failures": "Failures of a cluster",
     "checkpoint": "Checkpoint size",
-    "power": "Node power",
+    "power": "Power",
 }
 
 

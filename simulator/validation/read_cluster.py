@@ -1,4 +1,4 @@
-"""Published failures, checkpoints and power: the sections of a measurements file that a whole cluster answers.
+"""Published failures and checkpoints: the sections of a measurements file that a whole cluster answers.
 
 Rates of failure are never predicted from the record itself: a site's figures are answered with the rates that another
 site published.
@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from simulator.validation.cases import Case, Labels, Measurement, Subject
-from simulator.validation.hardware import cluster_of
 from simulator.validation.models import IncompleteError
 
 __all__ = ["CLUSTER_SECTIONS"]
@@ -77,35 +76,16 @@ def _checkpoint_case(record: Mapping[str, Any], file: str) -> Case:
     return _case(record, file, "checkpoint", found, (("model", name),), ("bf16 weights and fp32 Adam states",))
 
 
-def _power_case(record: Mapping[str, Any], file: str) -> Case:
-    """Draw of a node at work, mean or highest."""
-    system = str(record.get("system", ""))
-    if not re.search("H100", system):
-        raise IncompleteError("states no draw of a node of known hardware")
-    found = []
-    if record.get("node_power_mean_w"):
-        found.append(Measurement("power", float(record["node_power_mean_w"]), "mean"))
-    if record.get("node_power_max_w"):
-        found.append(Measurement("power", float(record["node_power_max_w"]), "highest"))
-    if record.get("fraction_of_rated") and re.search("10.2 kW", str(record.get("notes", ""))):
-        found.append(Measurement("power", float(record["fraction_of_rated"]) * 10200.0, "mean"))
-    if not found:
-        raise IncompleteError("states no draw of a node")
-    cluster, assumed = cluster_of("H100-80GB", 8 * int(record.get("n_nodes") or 1), 8, "-")
-    words = (*assumed, "training at 40 % of the 16-bit peak while it runs")
-    return _case(record, file, "power", found, (), words, cluster)
-
-
 def _case(
     record: Mapping[str, Any], file: str, section: str, found: list[Measurement],
-    settings: tuple[tuple[str, object], ...], assumed: tuple[str, ...], cluster: Any = None,
+    settings: tuple[tuple[str, object], ...], assumed: tuple[str, ...],
 ) -> Case:  # fmt: skip
     return Case(
         str(record["id"]), file, str(record.get("split", "")), _labels(record, section),
-        Subject(section, cluster, settings=settings), tuple(found), assumed,
+        Subject(section, None, settings=settings), tuple(found), assumed,
     )  # fmt: skip
 
 
 CLUSTER_SECTIONS: tuple[tuple[str, Callable[[Mapping[str, Any], str], Case]], ...] = (
-    ("failures", _failure_case), ("checkpoints", _checkpoint_case), ("power", _power_case),
+    ("failures", _failure_case), ("checkpoints", _checkpoint_case),
 )  # fmt: skip

@@ -20,6 +20,7 @@ from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError, dims_in_words, model_of
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
 from simulator.validation.read_cluster import CLUSTER_SECTIONS
+from simulator.validation.read_power import power_case
 from simulator.workload.jobs import Batch, TrainingJob
 
 __all__ = ["read_training_file", "training_case"]
@@ -51,6 +52,7 @@ def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
         ("bubble_rates", _bubble_case),
         ("memory_points", _memory_case),
         *CLUSTER_SECTIONS,
+        ("power", power_case),
     )
     for section, make in sections:
         for record in data.get(section) or ():

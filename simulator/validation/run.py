@@ -125,7 +125,15 @@ def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
-    from simulator.validation import cluster_runs, serving_runs, step_runs, trace_runs, training_runs, vidur_runs
+    from simulator.validation import (
+        cluster_runs,
+        power_runs,
+        serving_runs,
+        step_runs,
+        trace_runs,
+        training_runs,
+        vidur_runs,
+    )
 
     return {
         "training": training_runs.run_training,
@@ -136,11 +144,11 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,
         "vidur": vidur_runs.run_vidur,
+        "training_power": power_runs.run_training_power,
         "kernel": trace_runs.run_kernel,
         "slow_down": step_runs.run_slow_down,
         "failures": cluster_runs.run_failures,
         "checkpoint": cluster_runs.run_checkpoint,
-        "power": cluster_runs.run_power,
     }
 
 

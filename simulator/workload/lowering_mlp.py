@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
@@ -42,7 +43,9 @@ def experts_touched(experts: int, per_token: int, tokens: int, exponent: float =
         return max(least, round(experts * most))
     ranks = [(i + 0.5) / experts for i in range(experts)]
     power = 1.0 - exponent
-    loads = [top**u if not power else (1.0 + (top**power - 1.0) * u) ** (1.0 / power) for u in ranks]
+    loads = [
+        math.pow(top, u) if not power else math.pow(1.0 + (math.pow(top, power) - 1.0) * u, 1.0 / power) for u in ranks
+    ]
     share = per_token / sum(loads)
     return max(least, round(sum(1.0 - (1.0 - min(1.0, share * load)) ** tokens for load in loads)))
 

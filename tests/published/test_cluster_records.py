@@ -1,4 +1,4 @@
-"""Published figures of whole clusters beside ours: failures of other sites, checkpoints, power, stragglers."""
+"""Published figures of whole clusters beside ours: failures of other sites, checkpoints, stragglers."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def answered(path: Path, *runners: str) -> list[RowRecord]:
 
 @pytest.fixture(scope="module")
 def rows(shared: Path) -> dict[tuple[str, str], RowRecord]:
-    found = answered(shared / "reference/published_training.yaml", "failures", "checkpoint", "power")
+    found = answered(shared / "reference/published_training.yaml", "failures", "checkpoint")
     for row in found:
         print(f"{row.id} {row.kind} {row.quantity}: {row.predicted:.4g} (published {row.published:.4g})")
     return {(row.id, row.quantity): row for row in found}
 
 
 def test_every_record_is_answered(rows: dict[tuple[str, str], RowRecord]) -> None:
-    assert len(rows) > 20
+    assert len(rows) > 10
     assert all(math.isfinite(row.predicted) for row in rows.values())
 
 
@@ -40,12 +40,9 @@ def test_rates_of_one_site_predict_those_of_another(rows: dict[tuple[str, str], 
     assert projected[0].predicted / projected[1].predicted == pytest.approx(8.0), "MTTF falls with the size"
 
 
-def test_checkpoints_and_nodes(rows: dict[tuple[str, str], RowRecord]) -> None:
+def test_checkpoints(rows: dict[tuple[str, str], RowRecord]) -> None:
     assert rows["narayanan_1t", "bytes"].error == pytest.approx(0.0, abs=0.05)
     assert rows["bloom", "bytes"].error == pytest.approx(0.0, abs=0.1)
-    draws = [row for row in rows.values() if row.kind == "power"]
-    assert all(abs(row.error) < 0.25 for row in draws)
-    assert sum(abs(row.error) < abs(row.baseline_error) for row in draws) > len(draws) / 2
 
 
 @pytest.mark.parametrize(("trace", "published"), [("AR", 1.97), ("SE", 1.54), ("ST", 1.18)])
