@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from simulator.cluster.replica_failures import ReplicaFailures
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.cluster.weight_loading import WeightFlows, nominal_rate
@@ -20,15 +21,18 @@ __all__ = ["FleetTenant"]
 
 
 class FleetTenant(ServingTenant):
-    """A deployment under an autoscaler or on machines that may be taken away."""
+    """A deployment under an autoscaler, or on machines that may be taken away or fail."""
 
     fleet: ReplicaFleet
 
     def __init__(self, deployment: Deployment, scenario: ClusterScenario, number: int) -> None:
         super().__init__(deployment, scenario, number)
+        self.fails = scenario.failures is not None
         # Without an autoscaler there are as many replicas as asked for, and one that is lost is replaced.
-        fixed = deployment.replicas
-        self.scaling = deployment.autoscaling or Autoscaling("", fixed, fixed, fixed)
+        fixed, model = deployment.replicas, scenario.failures
+        restart = model.restart if model is not None else 0.0
+        source = "host" if self.cluster.groups[0].node.nvme is None else "nvme"
+        self.scaling = deployment.autoscaling or Autoscaling("", fixed, fixed, fixed, startup=restart, load_from=source)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -69,6 +73,10 @@ class FleetTenant(ServingTenant):
             service=1.0 / self.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
+        commons.fleets[d.name] = self.fleet
+        if commons.failing is not None:
+            failures = ReplicaFailures(commons, self.fleet, d.name, scaling.maximum, self.seed)
+            commons.failing.watch(failures, failures.nodes)
 
     def rented(self, end: float) -> float:
         """From the order of every replica to its release."""
@@ -94,6 +102,7 @@ class FleetTenant(ServingTenant):
             "startup_time": sum(waits) / len(waits) if waits else float("nan"),
             "revocations": sum(e.event == "replica revoked" for e in fleet.events),
             "restarts": fleet.restarts,
+            **({"interruptions": sum(fleet.failures.values())} if self.fails else {}),
             "utilization": busy / rented if rented else float("nan"),
             "kv_occupancy_mean": held / (rented * self.cache.blocks) if rented else float("nan"),
             "waiting_mean": (waiting + fleet.process.held_time) / span,

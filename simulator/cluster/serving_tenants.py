@@ -12,6 +12,7 @@ __all__ = ["serving_tenant"]
 
 def serving_tenant(deployment: Deployment, scenario: ClusterScenario, number: int) -> Tenant:
     """The tenant of the ``number``-th deployment."""
-    if deployment.autoscaling is not None or deployment.spot is not None:
+    comes_and_goes = deployment.autoscaling is not None or deployment.spot is not None
+    if comes_and_goes or scenario.failures is not None:
         return FleetTenant(deployment, scenario, number)
     return ServingTenant(deployment, scenario, number)

@@ -15,7 +15,9 @@ from simulator.units import format_quantity
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_memory", "print_result", "print_serving", "print_time", "print_traffic", "print_training"]
+__all__ = [
+    "print_jobs", "print_memory", "print_result", "print_serving", "print_time", "print_traffic", "print_training",
+]  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -34,6 +36,8 @@ def print_result(result: Result, console: Console) -> None:
     for row in result.rows("summary"):
         if row["kind"] == "training":
             print_training(result, row, console)
+        elif row["kind"] == "jobs":
+            print_jobs(result, row, console)
         elif row["kind"] == "functions":
             print_functions(result, row, console)
         else:
@@ -96,6 +100,17 @@ def print_serving(result: Result, row: Row, console: Console) -> None:
         _latencies(row, console)
         _figures(_service_figures(row), console)
     print_memory(result, row["workload"], console)
+
+
+def print_jobs(result: Result, row: Row, console: Console) -> None:
+    """Jobs done, utilisation, waits, and the account of every tenant."""
+    from simulator.report.terminal_jobs import job_figures, print_tenants, print_waits
+
+    _title(row, console)
+    if row["feasible"]:
+        _figures(job_figures(row), console)
+        print_waits(row, console)
+        print_tenants(result, row["workload"], console)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------

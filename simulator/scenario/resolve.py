@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator import registry
 from simulator.data import find_file
-from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
+from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean, unknown_name
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
@@ -20,14 +20,17 @@ from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve_fabric import background_of, fabric_problems
 from simulator.scenario.resolve_goal import goal_of
+from simulator.scenario.resolve_jobs import resolve_jobs
 from simulator.scenario.resolve_rollout import generating_accelerators, rollout_of
 from simulator.scenario.security import private_pace, secured
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.strategies.options import unknown_options
 from simulator.workload.background import BackgroundTraffic
 from simulator.workload.framework import Framework
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
@@ -76,6 +79,7 @@ class Resolver:
         alone = len(spec.workloads) == 1
         training: list[TrainingJob] = []
         deployments: list[Deployment] = []
+        queues: list[JobStream] = []
         demands: list[Demand] = []
         spare = 0
         if cluster is not None:
@@ -87,6 +91,11 @@ class Resolver:
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
                 demands += [Demand(job.name, job.accelerators)] if job else []
+            elif isinstance(workload, JobsSpec):
+                stream = self._jobs(workload, loc, cluster, alone)
+                queues += [stream] if stream else []
+                per_node = cluster.groups[0].node.accelerators if cluster else 1
+                demands += [Demand(stream.name, stream.nodes * per_node)] if stream else []
             elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
@@ -95,6 +104,8 @@ class Resolver:
                 )
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        self._check_spares(failures, cluster, placements)
+        self._check_borrowing(queues, deployments, cluster)
         if cluster is not None and (placements or self._has_functions):
             cluster = self._power(cluster, placements)
         if cluster is not None:
@@ -106,7 +117,8 @@ class Resolver:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures,
+            what_if=spec.what_if,
             functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
             background=background,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
@@ -144,7 +156,7 @@ class Resolver:
     def _check_names(self) -> None:
         seen: dict[str, int] = {}
         for index, workload in enumerate(self.spec.workloads):
-            key = next(k for k in ("training", "serving", "functions") if hasattr(workload, k))
+            key = next(k for k in ("training", "serving", "functions", "jobs") if hasattr(workload, k))
             name = str(getattr(workload, key))
             if name in seen:
                 self._error(
@@ -291,6 +303,22 @@ class Resolver:
         self.warnings += [f"{spec.serving}: {note}" for note in notes]
         return table
 
+    def _jobs(self, spec: JobsSpec, loc: Loc, cluster: Cluster | None, alone: bool) -> JobStream | None:
+        """A queue of jobs, or ``None`` after reporting what is wrong with it."""
+        if cluster is None or self._tainted(loc):
+            return None
+        try:
+            stream, notes = resolve_jobs(spec, cluster, alone, self.spec.seed, self.base, self.skip_bad_rows)
+        except ConfigError as error:
+            for issue in error.issues:
+                if issue.file:
+                    self.issues.extend([issue])
+                else:
+                    self._error((*loc, *filter(None, issue.path.split("."))), issue.message)
+            return None
+        self.warnings += [f"{spec.jobs}: {note}" for note in notes]
+        return stream
+
     def _report(self, loc: Loc, problems: Iterator[checks.Problem] | list[checks.Problem]) -> None:
         for path, message in problems:
             self._error((*loc, *path), message)
@@ -368,10 +396,39 @@ class Resolver:
                 self._error(("failures", *filter(None, issue.path.split("."))), issue.message)
             return None
         self.warnings += [f"failures: {note}" for note in model.assumes]
-        if deployments:
-            names = ", ".join(d.name for d in deployments)
-            self.warnings.append(f"failures stop training jobs only, the replicas of {names} run without them")
+        slow = any(kind.slows_to for kind in model.kinds)
+        for deployment in deployments:
+            self.warnings.append(
+                f"failures: requests of a failed replica of {deployment.name} begin again elsewhere at once"
+                + (", degraded nodes do not slow it" if slow else "")
+            )
         return model
+
+    def _check_spares(
+        self, model: FailureModel | None, cluster: Cluster | None, placements: tuple[Placement, ...]
+    ) -> None:
+        """Spares are nodes without work, so there must be as many."""
+        if model is None or model.spares is None or cluster is None or self.issues:
+            return
+        taken = {node for place in placements for node in range(place.first_node, place.first_node + place.nodes)}
+        idle = sum(group.count for group in cluster.groups) - len(taken)
+        if model.spares > idle:
+            self._error(("failures", "spares"), f"{model.spares} spare nodes, but {idle} have no work: add nodes")
+
+    def _check_borrowing(self, queues: list[JobStream], deployments: list[Deployment], cluster: Cluster | None) -> None:
+        """Nodes are borrowed of a fleet that scales, and whole."""
+        known = {d.name: d for d in deployments}
+        per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
+        where = {w.jobs: index for index, w in enumerate(self.spec.workloads) if isinstance(w, JobsSpec)}
+        for stream in queues:
+            loc: Loc = ("workloads", where[stream.name], "borrow")
+            lender = known.get(stream.borrow)
+            if stream.borrow and lender is None:
+                self._error(loc, unknown_name("deployment", stream.borrow, known))
+            elif lender is not None and lender.autoscaling is None:
+                self._error(loc, f"'{lender.name}' keeps its replicas: give it 'autoscaling', or borrow of another")
+            elif lender is not None and lender.plan.accelerators % per_node:
+                self._error(loc, f"replicas of '{lender.name}' do not fill whole nodes, so none is ever free")
 
     def _not_modelled(self) -> None:
         """Say what this version reads but does not simulate: never silence."""

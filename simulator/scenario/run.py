@@ -13,8 +13,11 @@ from simulator.scenario.types import Scenario
 
 __all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
 
-_LONG = ("requests", "steps", "ops", "resources", "events")
+_LONG = ("requests", "jobs", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
+
+_SHORT_ENOUGH = {"resources": 20_000, "events": 20_000}
+"""Rows up to which a summary keeps these tables all the same: what happened, and the state of queues as sampled."""
 
 
 def provenance(scenario: Scenario, depth: str, command: str = "") -> dict[str, Any]:
@@ -69,6 +72,7 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     warnings += [
         f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
     ]
+    warnings += [f"{queue.name}: a queue of jobs has no step; 'fmsim run' runs its jobs" for queue in scenario.queues]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     return Result(
         tables=merge_tables(parts),
@@ -89,7 +93,7 @@ def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int,
     answer: Result = run_cluster(scenario, progress)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
-        tables = {name: columns for name, columns in tables.items() if name not in _LONG}
+        tables = {name: columns for name, columns in tables.items() if name not in _LONG or _is_short(name, columns)}
     return Result(
         tables=tables,
         document=scenario.document,
@@ -98,6 +102,10 @@ def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int,
         sketches=sketches,
         details=answer.details,
     )
+
+
+def _is_short(name: str, columns: Columns) -> bool:
+    return len(next(iter(columns.values()), ())) <= _SHORT_ENOUGH.get(name, 0)
 
 
 def merge_tables(parts: list[Mapping[str, Columns]]) -> dict[str, Columns]:

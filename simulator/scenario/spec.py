@@ -41,6 +41,7 @@ from simulator.scenario.spec_deployment import DeploymentSpec
 from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
 from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
 from simulator.scenario.spec_rollout import RolloutSpec
@@ -55,8 +56,10 @@ RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
 
-TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG = "a training job", "a deployment", "functions"
+TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG, JOBS_TAG = "a training job", "a deployment", "functions", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
+WORKLOAD_KEYS = "'training: NAME', 'serving: NAME', 'functions: NAME' or 'jobs: NAME'"
+"""How a workload begins."""
 
 
 class NodesSpec(Strict):
@@ -215,18 +218,19 @@ class ServingSpec(Strict):
 def _kind_of(value: Any) -> str | None:
     """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG}
+    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG, "jobs": JOBS_TAG}
     return next((tag for key, tag in kinds.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
     Annotated[TrainingSpec, Tag(TRAINING_TAG)]
     | Annotated[ServingSpec, Tag(SERVING_TAG)]
-    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)],
+    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)]
+    | Annotated[JobsSpec, Tag(JOBS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME'",
+        custom_error_message=f"a workload starts with {WORKLOAD_KEYS}",
     ),
 ]
 

@@ -178,9 +178,9 @@ def test_check_says_what_would_run(capsys: pytest.CaptureFixture[str]) -> None:
     checked = parsed(out)
     assert (code, checked["ok"], checked["accelerators"]) == (0, True, 1024)
     assert [(w["name"], w["accelerators"]) for w in checked["workloads"]] == [("pretrain", 512), ("chat", 64)]
-    assert any("failures stop training jobs only" in w for w in checked["warnings"])
+    assert any("requests of a failed replica of chat begin again" in w for w in checked["warnings"])
     code, out, _ = answer(capsys, "check", "design")
-    assert (code, "note: failures stop training jobs only" in out) == (0, True)
+    assert (code, "note: failures: requests of a failed replica of chat" in out) == (0, True)
 
 
 KINDS = ["strategies", "models", "accelerators", "nodes", "clusters", "networks", "frameworks", "scenarios", "requests",
