@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from simulator.cluster.serving_engine import Engine
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.cluster.weight_loading import WeightFlows, nominal_rate
@@ -37,7 +38,7 @@ class FleetTenant(ServingTenant):
         notes = []
         if not scaling.startup:
             notes.append(f"{name}: no start-up time is given: a replica is ready once its weights are there")
-        if self._needs_target and self.estimate.feasible:
+        if self._needs_target and not self.reason:
             notes.append(f"{name}: autoscaling aims at {self._batch:.0f} requests per replica, a full engine's batch")
         return (*super().warnings, *notes)
 
@@ -50,12 +51,14 @@ class FleetTenant(ServingTenant):
 
     @property
     def _batch(self) -> float:
-        return self.estimate.metrics["decode_batch"]
+        return self.main.estimate.metrics["decode_batch"]
 
-    def attach(self, commons: Commons, process: DeploymentProcess) -> None:
-        """Hand the replicas to the fleet."""
+    def open(self, commons: Commons) -> DeploymentProcess:
+        """The deployment, its replicas in the hands of the fleet."""
+        process = super().open(commons)
+        assert isinstance(process, DeploymentProcess)
         scaling, d = self.scaling, self.deployment
-        stages = [s for s in self.estimate.memory.stages if s.tier is Tier.HBM]
+        stages = [s for s in self.main.estimate.memory.stages if s.tier is Tier.HBM]
         sizes = [s.by_class.get(TensorClass.PARAM.value, 0.0) for s in stages]
         rate = nominal_rate(commons.scenario.cluster, scaling.load_from, d.plan.accelerators)
         policy = None
@@ -66,11 +69,12 @@ class FleetTenant(ServingTenant):
             commons.clock, process, policy, minimum=scaling.minimum, maximum=scaling.maximum, initial=scaling.initial,
             load=WeightFlows(commons, d.name, sizes, scaling.load_from), interval=scaling.interval,
             startup=scaling.startup, lead=scaling.startup + max(sizes) / rate,
-            service=1.0 / self.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
+            service=1.0 / self.main.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
+        return process
 
-    def rented(self, end: float) -> float:
+    def rented(self, engine: Engine, end: float) -> float:
         """From the order of every replica to its release."""
         return self.fleet.provisioned(end)
 
@@ -95,7 +99,7 @@ class FleetTenant(ServingTenant):
             "revocations": sum(e.event == "replica revoked" for e in fleet.events),
             "restarts": fleet.restarts,
             "utilization": busy / rented if rented else float("nan"),
-            "kv_occupancy_mean": held / (rented * self.cache.blocks) if rented else float("nan"),
+            "kv_occupancy_mean": held / (rented * self._blocks) if rented else float("nan"),
             "waiting_mean": (waiting + fleet.process.held_time) / span,
         }
 

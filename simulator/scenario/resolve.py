@@ -13,7 +13,7 @@ from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
-from simulator.scenario.deployments import build_deployment, deployment_problems, frozen, most_replicas, serving_plan
+from simulator.scenario.deployments import build_deployment, demands_of, deployment_problems, frozen, serving_plan
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
@@ -72,7 +72,9 @@ class Resolver:
         spare = 0
         if cluster is not None:
             serving = [w for w in spec.workloads if isinstance(w, ServingSpec)]
-            spare = cluster.accelerator_count - sum(self._serving_size(w) for w in serving)
+            spare = cluster.accelerator_count - sum(
+                d.total for w in serving for d in demands_of(w.serving, w.deployment)
+            )
         for index, workload in enumerate(spec.workloads):
             loc: Loc = ("workloads", index)
             if isinstance(workload, TrainingSpec):
@@ -82,9 +84,7 @@ class Resolver:
             else:
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands.append(
-                    Demand(workload.serving, self._replica_size(workload), most_replicas(workload.deployment))
-                )
+                demands += demands_of(workload.serving, workload.deployment)
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         self._not_modelled()
@@ -205,12 +205,6 @@ class Resolver:
             hint = did_you_mean(to, [*tiers, "nvme"]) or f"known: {', '.join([*tiers, 'nvme'])}"
             self._error((*loc, "checkpoint", "to"), f"the cluster has no storage '{to}', {hint}")
         return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
-
-    def _replica_size(self, spec: ServingSpec) -> int:
-        return serving_plan(spec.deployment.plan).accelerators
-
-    def _serving_size(self, spec: ServingSpec) -> int:
-        return self._replica_size(spec) * most_replicas(spec.deployment)
 
     def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")

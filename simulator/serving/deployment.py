@@ -19,6 +19,7 @@ import numpy as np
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.limits import mean_limits
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.replica import EngineLimits, Replica
 from simulator.serving.rows import RequestRows
@@ -58,7 +59,7 @@ class DeploymentProcess:
     cost
         Iteration times, one for all replicas or one each.
     limits
-        Sizes of every replica's engine.
+        Sizes of every replica's engine, one for all or one each; a request has to fit in the smallest.
     replicas
         How many.
     batching, router, kv_cache, admission
@@ -84,7 +85,7 @@ class DeploymentProcess:
         clock: Clock,
         requests: RequestTable,
         cost: IterationCost | list[IterationCost],
-        limits: EngineLimits,
+        limits: EngineLimits | list[EngineLimits],
         *,
         replicas: int = 1,
         batching: str | BatchPolicy = "chunked-prefill",
@@ -101,15 +102,18 @@ class DeploymentProcess:
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
-        self.limits = limits
+        self._limits = limits if isinstance(limits, list) else [limits] * replicas
+        self.limits = mean_limits(self._limits)
         self.policy: BatchPolicy = make("batching", batching)
         self.kv_policy: KVCachePolicy = _kv_policy(kv_cache, self.policy)
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
         costs = cost if isinstance(cost, list) else [cost] * replicas
-        if len(costs) != replicas:
-            raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
-        shared = {t.name: TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
+        if not len(costs) == len(self._limits) == replicas:
+            raise ValueError(
+                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or one each"
+            )
+        shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride
         self.replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
         self.open: list[Replica] = self.replicas
@@ -122,7 +126,7 @@ class DeploymentProcess:
         """Called with the time [s] when a request finds no replica open."""
         self.table = requests
         self._stream = ArrivalStream(requests)
-        block_size = limits.block_size if self.kv_policy.prefix_caching else 0
+        block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
         )
@@ -139,10 +143,10 @@ class DeploymentProcess:
         self.done: simpy.Event | None = None
 
     def _new_replica(self, index: int, cost: IterationCost) -> Replica:
-        stores, size = self._shared, self.limits.kv_bytes_per_token
-        tiers = tuple(stores.get(t.name) or TierStore(t, size) for t in self.kv_policy.tiers)
+        stores, limits = self._shared, self._limits[index]
+        tiers = tuple(stores.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers)
         policy = deepcopy(self.policy)
-        return Replica(index, self.limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
+        return Replica(index, limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
 
     def start(self) -> simpy.Event:
         """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
@@ -306,15 +310,15 @@ class DeploymentProcess:
 
     def _impossible(self) -> bytes:
         """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
-        table, replica, limit = self.table, self.replicas[0], self.limits.max_model_len
+        table, limit = self.table, self.limits.max_model_len
         inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
-        reason = np.where(inputs > self.policy.longest_prefill(replica), 3, 0)
+        reason = np.where(inputs > min(map(self.policy.longest_prefill, self.replicas)), 3, 0)
         held = total
         if not self.kv_policy.grows:
             pairs = zip(inputs.tolist(), table.output_tokens.tolist(), strict=True)
             reserved = (self.kv_policy.reserved_tokens(RequestState(0, 0.0, i, o), limit) for i, o in pairs)
             held = np.maximum(total, np.fromiter(reserved, dtype=np.int64, count=len(table)))
-        reason[held > replica.pool.most_tokens] = 2
+        reason[held > min(replica.pool.most_tokens for replica in self.replicas)] = 2
         if limit:
             reason[total > limit] = 1
         return reason.astype(np.uint8).tobytes()

@@ -38,7 +38,7 @@ def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
         reasons.append(
             f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers"
         )
-    return reasons or option_problems(deployment, cluster.groups[0].node)
+    return reasons or [message for _, message in option_problems(deployment, cluster.groups[0].node)]
 
 
 def replica_cost(

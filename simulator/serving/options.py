@@ -23,7 +23,7 @@ from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
 __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
 FAMILIES = {"speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload"}
-"""Keys of ``deployment.options`` that name a strategy, with its family."""
+"""Keys of a deployment that name a strategy, with its family; they come among the deployment's ``options``."""
 
 
 def _chosen(deployment: Deployment) -> dict[str, Any]:
@@ -32,22 +32,22 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
     found = {}
     for key, family in FAMILIES.items():
         if key in options:
-            settings = settings_of(f"deployment.options.{key}", options[key])
+            settings = settings_of(f"deployment.{key}", options[key])
             found[key] = lookup(family, settings.method)(settings)
     return found
 
 
-def option_problems(deployment: Deployment, node: Node | None = None) -> list[str]:
-    """Everything that is wrong with a deployment's options, on ``node`` where it is known; empty when nothing is."""
-    found: list[str] = []
+def option_problems(deployment: Deployment, node: Node | None = None) -> list[tuple[str, str]]:
+    """Everything that is wrong with a deployment's options, on ``node`` where it is known: (key, message)."""
+    found: list[tuple[str, str]] = []
     known = (*FAMILIES, *POLICY_OPTIONS)
     for key, value in deployment.options:
         if key in POLICY_OPTIONS:
-            found += policy_problems(replace(deployment, options=((key, value),)))
+            found += [(key, message) for message in policy_problems(replace(deployment, options=((key, value),)))]
             continue
         if key not in FAMILIES:
             hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
-            found.append(f"unknown key '{key}', {hint}")
+            found.append((key, f"unknown key '{key}', {hint}"))
             continue
         try:
             alone = replace(deployment, options=((key, value),))
@@ -59,7 +59,7 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[st
             if node is not None:
                 ServedModel.of(alone, node)
         except ConfigError as error:
-            found += [issue.message for issue in error.issues] or [str(error)]
+            found += [(key, issue.message) for issue in error.issues] or [(key, str(error))]
     return found
 
 

@@ -14,7 +14,7 @@ from simulator.workload.plan import Plan
 if TYPE_CHECKING:
     from simulator.workload.requests import RequestTable
 
-__all__ = ["Batch", "Checkpoint", "Deployment", "ServiceLevel", "TrainingJob"]
+__all__ = ["Batch", "Checkpoint", "Deployment", "Pools", "ServiceLevel", "TrainingJob"]
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,9 @@ class Deployment:
         ``recompute`` or ``swap``.
     autoscaling, spot
         How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
+    groups, pools
+        Replicas that are not alike, ``replicas`` being all of them: behind one router, or one group for prompts and
+        one for tokens.
     """
 
     name: str
@@ -114,3 +117,35 @@ class Deployment:
     options: tuple[tuple[str, object], ...] = field(default=())
     autoscaling: Autoscaling | None = None
     spot: SpotMarket | None = None
+    groups: tuple[Deployment, ...] = ()
+    pools: Pools | None = None
+
+    @property
+    def parts(self) -> tuple[Deployment, ...]:
+        """Equal replicas each: the pools or groups, numbered through in this order, or the deployment itself."""
+        if self.pools is not None:
+            return self.pools.prefill, self.pools.decode
+        return self.groups or (self,)
+
+    @property
+    def accelerators(self) -> int:
+        """Of all replicas."""
+        return sum(part.plan.accelerators * part.replicas for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Prompts and tokens on replicas of their own.
+
+    Attributes
+    ----------
+    policy, options
+        Registered name of family ``disaggregation``, and its parameters.
+    prefill, decode
+        The replicas of each, as deployments without requests of their own.
+    """
+
+    policy: str
+    prefill: Deployment
+    decode: Deployment
+    options: tuple[tuple[str, object], ...] = ()
