@@ -46,9 +46,9 @@ class PoolsTenant(ServingTenant):
             [end for _, end in endpoints_of(fabric.topology, scenario.placement(d.name, replica))]
             for replica in range(d.replicas)
         ]
-        options = {key: value for key, value in d.pools.options}
+        options: dict[str, Any] = dict(d.pools.options)
         return PooledDeployment(
-            commons.clock, d.requests, *(self._pool(engine) for engine in self.engines),
+            commons.clock, d.requests, self._pool(self.engines[0]), self._pool(self.engines[1]),
             FabricLink(commons.clock, fabric, places, f"{d.name} keys and values"),
             wire_bytes=lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype), layers=d.model.num_hidden_layers,
             policy=lookup("disaggregation", d.pools.policy)(**options),

@@ -85,5 +85,7 @@ def joint_bill(bills: Sequence[Bill]) -> Bill:
     """All bills of one deployment together, item by item."""
     if len(bills) == 1:
         return bills[0]
-    sums = (sum(getattr(b, key) for b in bills) for key in ("usd", "low", "high", "energy", "carbon"))
-    return Bill(*sums, items=tuple(item for b in bills for item in b.items))
+    usd, low, high, energy, carbon = (
+        sum(getattr(b, key) for b in bills) for key in ("usd", "low", "high", "energy", "carbon")
+    )
+    return Bill(usd, low, high, energy, carbon, tuple(item for b in bills for item in b.items))

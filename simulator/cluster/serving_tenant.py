@@ -133,6 +133,8 @@ class ServingTenant:
         summary = self._summary(run) | {"kv_capacity_tokens": self._blocks * d.block_size} | _iteration_row(estimate)
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
+        if not d.model.is_decoder:  # it keeps no keys and values between iterations
+            summary |= dict.fromkeys(("kv_capacity_tokens", "kv_occupancy_mean", "kv_occupancy_max"), math.nan)
         rows: dict[str, Any] = {}
         if isinstance(run, ServingRun):
             rows = {

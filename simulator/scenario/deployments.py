@@ -71,9 +71,9 @@ def build_deployment(
         **_sizes(asked, model, framework),
     )  # fmt: skip
     if asked.pools is not None:
-        sides = [_pool(whole, asked, side) for side in (asked.pools.prefill, asked.pools.decode)]
-        pools = Pools(asked.pools.policy, *sides, options=frozen(asked.pools.options))
-        return replace(whole, pools=pools, plan=sides[1].plan, replicas=sum(side.replicas for side in sides))
+        first, second = _pool(whole, asked, asked.pools.prefill), _pool(whole, asked, asked.pools.decode)
+        pools = Pools(asked.pools.policy, first, second, frozen(asked.pools.options))
+        return replace(whole, pools=pools, plan=second.plan, replicas=first.replicas + second.replicas)
     if asked.groups:
         groups = tuple(_group(whole, group) for group in asked.groups)
         return replace(whole, groups=groups, plan=groups[0].plan, replicas=sum(group.replicas for group in groups))

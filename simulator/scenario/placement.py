@@ -13,8 +13,10 @@ __all__ = ["Demand", "place"]
 
 @dataclass(frozen=True)
 class Demand:
-    """What one workload asks for: ``replicas`` groups of ``accelerators`` each, numbered from ``first``, on nodes of one
-    ``profile`` where it is given."""
+    """What one workload asks for: ``replicas`` groups of ``accelerators`` each.
+
+    They are numbered from ``first``, and on nodes of one ``profile`` where it is given.
+    """
 
     workload: str
     accelerators: int

@@ -12,6 +12,7 @@ from simulator.data import find_file
 from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
+from simulator.scenario.answers import Answers
 from simulator.scenario.cluster import build_cluster
 from simulator.scenario.deployments import build_deployment, demands_of, deployment_problems, frozen, serving_plan
 from simulator.scenario.document import dotted, place_of
@@ -209,16 +210,14 @@ class Resolver:
     def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
         plan = serving_plan(spec.deployment.plan)
-        if not model.is_decoder:
-            self._error(
-                (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
-            )
+        answers = Answers.of(model)
+        self._report(loc, answers.problems(spec))
         if not self._tainted((*loc, "deployment", "plan")):
             self._report((*loc, "deployment"), checks.check_model(plan, model))
-        requests = self._requests(spec, loc)
+        requests = self._requests(answers.adapted(spec), loc)
         if requests is None:
             return None
-        deployment = build_deployment(spec, model, framework, requests)
+        deployment = answers.fitted(build_deployment(spec, model, framework, answers.table(requests, spec)), spec)
         if not self._tainted((*loc, "deployment")):
             self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
         return deployment

@@ -165,7 +165,8 @@ class RequestsSpec(Strict):
     """Where requests come from: a ``trace`` (file or shipped name), a ``workload`` file, or laws written here.
 
     ``rate`` scales the time axis of a trace to this mean rate; beside laws of length alone it means Poisson arrivals.
-    ``concurrency`` keeps so many requests in flight instead (closed loop).
+    ``concurrency`` keeps so many requests in flight instead (closed loop). Every request of a multimodal model has
+    ``images``; one of a diffusion model is an image made in ``steps``.
     """
 
     trace: str | None = None
@@ -177,6 +178,8 @@ class RequestsSpec(Strict):
     concurrency: Annotated[Count, Field(ge=1)] | None = None
     input_tokens: TokenLaw = None
     output_tokens: TokenLaw = None
+    images: Annotated[Count, Field(ge=1)] | None = None
+    steps: TokenLaw = None
     skip_bad_rows: bool = False
 
 

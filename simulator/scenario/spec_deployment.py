@@ -10,7 +10,7 @@ from simulator.scenario.fields import Bandwidth, Count, Data, Duration, OneOrMan
 from simulator.scenario.spec_base import AcceleratorCount, NodeName, Options, Strict
 
 __all__ = [
-    "AutoscalingSpec", "DeploymentSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec", "ServingPlanSpec",
+    "AutoscalingSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec", "ServingPlanSpec",
     "SparsitySpec", "SpotSpec", "TierSpec",
 ]  # fmt: skip
 
@@ -114,6 +114,13 @@ class GroupSpec(Strict):
     profile: NodeName | None = None
 
 
+class DiffusionSpec(Strict):
+    """How a diffusion model makes an image: ``tokens`` of it (its model's own size by default), guided or not."""
+
+    tokens: Annotated[Count, Field(ge=1)] | None = None
+    guidance: bool = True
+
+
 class DeploymentSpec(EngineSpec):
     """Replicas of an engine behind a router: a number of equal ones, or ``groups`` or ``pools`` of different ones."""
 
@@ -130,4 +137,6 @@ class DeploymentSpec(EngineSpec):
     speculation: TextOrMapping = None
     sparse_attention: TextOrMapping = None
     offload: TextOrMapping = None
+    adapters: TextOrMapping = None
+    diffusion: DiffusionSpec | None = None
     options: Options = Field(default_factory=dict)

@@ -111,7 +111,7 @@ class DeploymentProcess:
         costs = cost if isinstance(cost, list) else [cost] * replicas
         if not len(costs) == len(self._limits) == replicas:
             raise ValueError(
-                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or one each"
+                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or each"
             )
         shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride

@@ -95,6 +95,11 @@ class ReplicaCost:
         self._fixed_memo: dict[tuple[int, int], float] = {}
         self.used = self.costs.used
 
+    @property
+    def priced(self) -> list[ReplicaCost]:
+        """Every model that is priced: this one."""
+        return [self]
+
     # -- shape -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -314,10 +319,12 @@ class ReplicaCost:
     def breakdown(self, batch: BatchShape) -> dict[str, float]:
         """Where the seconds of a decode iteration go: they add up to :meth:`iteration`."""
         mine = self.local(batch)
-        attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages))
+        attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages)) if mine.decodes else 0.0
+        attention += sum(self._prefill_attention(stage, mine.prefill) for stage in range(self.stages) if mine.prefill)
         gaps = sum(self.layer_gaps(stage) for stage in range(self.stages))
         tokens, rows = self.tokens(mine), self.rows(mine)
-        linear = sum(self.linear_seconds(stage, tokens, rows) for stage in range(self.stages)) - gaps
+        mixed = bool(mine.prefill)
+        linear = sum(self.linear_seconds(stage, tokens, rows, mixed) for stage in range(self.stages)) - gaps
         weights = sum(self.device_times(batch)) - attention - linear - gaps
         host = self.iteration(batch) - attention - linear - gaps - weights
         parts = {"attention": attention, "linear": linear, "host": host + gaps}

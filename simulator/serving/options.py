@@ -9,10 +9,12 @@ from simulator.errors import ConfigError, did_you_mean
 from simulator.hardware.types import Node
 from simulator.registry import lookup, record_of
 from simulator.results.estimate import StageMemory
+from simulator.serving.adapters import Tenants, tenants_of
 from simulator.serving.footprint import kv_bytes_per_token, part_memory, stage_weights
 from simulator.serving.iteration import layers_of_stage
 from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
+from simulator.strategies.adapters.methods import AdapterMethod
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.settings import settings_of
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
@@ -22,7 +24,10 @@ from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
 
 __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
-FAMILIES = {"speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload"}
+FAMILIES = {
+    "speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload",
+    "adapters": "adapters",
+}  # fmt: skip
 """Keys of a deployment that name a strategy, with its family; they come among the deployment's ``options``."""
 
 
@@ -33,7 +38,8 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
     for key, family in FAMILIES.items():
         if key in options:
             settings = settings_of(f"deployment.{key}", options[key])
-            found[key] = lookup(family, settings.method)(settings)
+            made = lookup(family, settings.method)
+            found[key] = Adapters(made(), tenants_of(settings)) if key == "adapters" else made(settings)
     return found
 
 
@@ -66,7 +72,8 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[tu
 def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     """Declared quality cost of every strategy that may change answers."""
     plan = deployment.plan
-    classes = [type(strategy) for strategy in _chosen(deployment).values()]
+    # Adapters are the tenants' own models: the backbone's answers are no measure of theirs.
+    classes = [type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters)]
     if plan.precision not in ("bf16", "fp16"):
         classes.append(lookup("quantization", plan.precision))
     if (sparsity := plan.option("sparsity")) is not None:
@@ -80,6 +87,14 @@ def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     if DTYPE_BYTES[deployment.kv_dtype] < 2:
         notes.append(f"kv_dtype {deployment.kv_dtype}: quality cost not declared in a source read")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Who brings low-rank adapters, and how they run beside the backbone."""
+
+    method: AdapterMethod
+    tenants: Tenants
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,8 @@ class ServedModel:
         Weights of the draft on one rank [B], and its cache per token [B].
     outside
         Memory of slower tiers.
+    adapters
+        Low-rank adapters beside the backbone, or ``None``.
     """
 
     speculation: Speculation | None = None
@@ -106,6 +123,7 @@ class ServedModel:
     draft_weights: float = 0.0
     draft_kv_bytes: float = 0.0
     outside: tuple[StageMemory, ...] = ()
+    adapters: Adapters | None = None
 
     @classmethod
     def of(cls, deployment: Deployment, node: Node) -> ServedModel:
@@ -121,7 +139,7 @@ class ServedModel:
         kept = chosen["sparse_attention"].kept if "sparse_attention" in chosen else ALL
         stream, outside = _stream(deployment, node, chosen.get("offload"))
         weights, per_token = _draft(deployment, speculation)
-        return cls(speculation, kept, stream, weights, per_token, outside)
+        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"))
 
 
 def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:

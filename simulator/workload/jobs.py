@@ -14,7 +14,7 @@ from simulator.workload.plan import Plan
 if TYPE_CHECKING:
     from simulator.workload.requests import RequestTable
 
-__all__ = ["Batch", "Checkpoint", "Deployment", "Pools", "ServiceLevel", "TrainingJob"]
+__all__ = ["Batch", "Checkpoint", "Denoising", "Deployment", "Pools", "ServiceLevel", "TrainingJob"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,14 @@ class ServiceLevel:
 
 
 @dataclass(frozen=True)
+class Denoising:
+    """A step of a diffusion model: ``passes`` over the ``tokens`` of every image."""
+
+    tokens: int
+    passes: int = 1
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A served model: replicas of one plan behind a router.
 
@@ -91,6 +99,10 @@ class Deployment:
         ``recompute`` or ``swap``.
     autoscaling, spot
         How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
+    items
+        Images (or other inputs that a tower encodes) in every request of a multimodal model.
+    denoising
+        How a diffusion model makes its images; its requests count steps as output tokens.
     groups, pools
         Replicas that are not alike, ``replicas`` being all of them: behind one router, or one group for prompts and
         one for tokens.
@@ -117,6 +129,8 @@ class Deployment:
     options: tuple[tuple[str, object], ...] = field(default=())
     autoscaling: Autoscaling | None = None
     spot: SpotMarket | None = None
+    items: int = 0
+    denoising: Denoising | None = None
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
 
