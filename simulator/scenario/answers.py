@@ -1,4 +1,4 @@
-"""How a model answers: token by token, in one pass over its input, or in the steps of a diffusion; with images or not."""
+"""How a model answers: token by token, in one pass over its input, or in the steps of a diffusion; with images too."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,12 +23,12 @@ from simulator.scenario.spec_deployment import (
 from simulator.serving.options import FAMILIES, option_problems
 from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
-from simulator.workload.jobs import Deployment, Pools, ServiceLevel
+from simulator.workload.jobs import Deployment, Member, Pools, ServiceLevel, Sharing
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["build_deployment", "demands_of", "deployment_problems", "frozen", "serving_plan"]
+__all__ = ["build_deployment", "demands_of", "deployment_problems", "frozen", "serving_plan", "shared"]
 
 Problem = tuple[tuple[str, ...], str]
 
@@ -78,6 +78,18 @@ def build_deployment(
         groups = tuple(_group(whole, group) for group in asked.groups)
         return replace(whole, groups=groups, plan=groups[0].plan, replicas=sum(group.replicas for group in groups))
     return whole
+
+
+def shared(whole: Deployment, spec: DeploymentSpec, others: Sequence[Deployment]) -> Deployment:
+    """The deployment with the models that share its replicas, itself the first; ``others`` in the order written."""
+    asked = spec.sharing
+    assert asked is not None
+    own = Member(whole, asked.urgent, asked.family, asked.accuracy, asked.cost, asked.wanted_accuracy)
+    rest = [
+        Member(other, m.urgent, m.family, m.accuracy, m.cost, m.wanted_accuracy)
+        for m, other in zip(asked.models, others, strict=True)
+    ]
+    return replace(whole, sharing=Sharing(asked.policy, (own, *rest), frozen(asked.options)))
 
 
 def demands_of(name: str, spec: DeploymentSpec) -> list[Demand]:
@@ -168,12 +180,12 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
                 yield (key,), message.removeprefix(f"deployment.{key}: ").removeprefix(f"deployment.{key}.")
             elif key not in OWN_KEYS:
                 yield ("options", key), message
-    kinds = [key for key in ("pools", "groups", "autoscaling") if getattr(spec, key)]
+    kinds = [key for key in ("pools", "groups", "sharing", "autoscaling") if getattr(spec, key)]
     if len(kinds) > 1:
         yield (kinds[1],), f"cannot be combined with '{kinds[0]}' in one deployment"
     if spec.spot is not None and kinds and kinds[0] != "autoscaling":
         yield ("spot",), f"cannot be combined with '{kinds[0]}' in one deployment"
-    if "replicas" in spec.model_fields_set and (said := [k for k in kinds if k != "autoscaling"]):
+    if "replicas" in spec.model_fields_set and (said := [k for k in kinds if k in ("pools", "groups")]):
         yield ("replicas",), f"'{said[0]}' says how many replicas there are, leave it out"
     if spec.pools is not None:
         try:

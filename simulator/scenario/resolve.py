@@ -14,7 +14,14 @@ from simulator.hardware.types import Cluster
 from simulator.scenario import checks
 from simulator.scenario.answers import Answers
 from simulator.scenario.cluster import build_cluster
-from simulator.scenario.deployments import build_deployment, demands_of, deployment_problems, frozen, serving_plan
+from simulator.scenario.deployments import (
+    build_deployment,
+    demands_of,
+    deployment_problems,
+    frozen,
+    serving_plan,
+    shared,
+)
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
@@ -220,7 +227,23 @@ class Resolver:
         deployment = answers.fitted(build_deployment(spec, model, framework, answers.table(requests, spec)), spec)
         if not self._tainted((*loc, "deployment")):
             self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
-        return deployment
+        return self._sharing(deployment, spec, loc, cluster) if spec.deployment.sharing else deployment
+
+    def _sharing(
+        self, deployment: Deployment, spec: ServingSpec, loc: Loc, cluster: Cluster | None
+    ) -> Deployment | None:  # fmt: skip
+        """The deployment with the other models on its replicas, each read like a deployment of its own."""
+        asked = spec.deployment
+        assert asked.sharing is not None
+        others = []
+        for number, member in enumerate(asked.sharing.models):
+            plain = asked.model_copy(update={"sharing": None})
+            slo = spec.slo.model_copy(update={"e2e": member.deadline or spec.slo.e2e})
+            changes = {"model": member.model, "requests": member.requests, "deployment": plain, "slo": slo}
+            place: Loc = (*loc, "deployment", "sharing", "models", number)
+            others.append(self._deployment(spec.model_copy(update=changes), place, cluster))
+        found = [other for other in others if other is not None]
+        return shared(deployment, asked, found) if len(found) == len(others) else None
 
     def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
         if self._tainted((*loc, "requests")):

@@ -18,13 +18,10 @@ from simulator.scenario.fields import (
     Duration,
     EnergyPrice,
     Interval,
-    Named,
     OneOrMany,
-    Rate,
     Ratio,
     StrategyName,
     TextOrMapping,
-    TokenLaw,
     TopologyName,
 )  # fmt: skip
 from simulator.scenario.spec_base import (
@@ -39,15 +36,12 @@ from simulator.scenario.spec_base import (
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
 from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
     "ScenarioSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec", "TrainingSpec",
 ]  # fmt: skip
-
-RequestsName: TypeAlias = Annotated[
-    str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
-]
 
 TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
@@ -159,28 +153,6 @@ class TrainingSpec(Strict):
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
     goal: GoalSpec | None = None
-
-
-class RequestsSpec(Strict):
-    """Where requests come from: a ``trace`` (file or shipped name), a ``workload`` file, or laws written here.
-
-    ``rate`` scales the time axis of a trace to this mean rate; beside laws of length alone it means Poisson arrivals.
-    ``concurrency`` keeps so many requests in flight instead (closed loop). Every request of a multimodal model has
-    ``images``; one of a diffusion model is an image made in ``steps``.
-    """
-
-    trace: str | None = None
-    workload: RequestsName | None = None
-    arrival: TextOrMapping = None
-    rate: Annotated[Rate, Field(gt=0)] | None = None
-    duration: Annotated[Duration, Field(gt=0)] | None = None
-    count: Annotated[Count, Field(ge=1)] | None = None
-    concurrency: Annotated[Count, Field(ge=1)] | None = None
-    input_tokens: TokenLaw = None
-    output_tokens: TokenLaw = None
-    images: Annotated[Count, Field(ge=1)] | None = None
-    steps: TokenLaw = None
-    skip_bad_rows: bool = False
 
 
 class SloSpec(Strict):

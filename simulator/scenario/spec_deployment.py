@@ -7,11 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from simulator.scenario.fields import Bandwidth, Count, Data, Duration, OneOrMany, Ratio, StrategyName, TextOrMapping
-from simulator.scenario.spec_base import AcceleratorCount, NodeName, Options, Strict
+from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, Options, Strict
+from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
-    "AutoscalingSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec", "ServingPlanSpec",
-    "SparsitySpec", "SpotSpec", "TierSpec",
+    "AutoscalingSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec",
+    "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
 ]  # fmt: skip
 
 
@@ -121,12 +122,39 @@ class DiffusionSpec(Strict):
     guidance: bool = True
 
 
+class MemberSpec(Strict):
+    """A model that shares the replicas; each of its queries is one answer, wanted within ``deadline``."""
+
+    model: ModelName
+    requests: RequestsSpec
+    deadline: Annotated[Duration, Field(gt=0)] | None = None
+    urgent: bool = False
+    family: str = ""
+    accuracy: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    wanted_accuracy: Annotated[Ratio, Field(ge=0, le=1)] = 0.0
+    cost: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SharingSpec(Strict):
+    """Models beside the deployment's own on the same replicas, and who runs when; ``options`` are the policy's own."""
+
+    policy: Annotated[str, StrategyName(("model_scheduling",))] = "clockwork"
+    urgent: bool = False
+    family: str = ""
+    accuracy: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    wanted_accuracy: Annotated[Ratio, Field(ge=0, le=1)] = 0.0
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    models: Annotated[list[MemberSpec], OneOrMany()] = Field(default_factory=list)
+    options: Options = Field(default_factory=dict)
+
+
 class DeploymentSpec(EngineSpec):
     """Replicas of an engine behind a router: a number of equal ones, or ``groups`` or ``pools`` of different ones."""
 
     replicas: AcceleratorCount = 1
     groups: Annotated[list[GroupSpec], OneOrMany()] = Field(default_factory=list)
     pools: PoolsSpec | None = None
+    sharing: SharingSpec | None = None
     autoscaling: AutoscalingSpec | None = None
     spot: SpotSpec | None = None
     router: Annotated[str, StrategyName(("router",))] = "round-robin"

@@ -14,7 +14,17 @@ from simulator.workload.plan import Plan
 if TYPE_CHECKING:
     from simulator.workload.requests import RequestTable
 
-__all__ = ["Batch", "Checkpoint", "Denoising", "Deployment", "Pools", "ServiceLevel", "TrainingJob"]
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Denoising",
+    "Deployment",
+    "Member",
+    "Pools",
+    "ServiceLevel",
+    "Sharing",
+    "TrainingJob",
+]
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,8 @@ class Deployment:
         Images (or other inputs that a tower encodes) in every request of a multimodal model.
     denoising
         How a diffusion model makes its images; its requests count steps as output tokens.
+    sharing
+        Other models on the same replicas, each a deployment with requests of its own; a query is one answer.
     groups, pools
         Replicas that are not alike, ``replicas`` being all of them: behind one router, or one group for prompts and
         one for tokens.
@@ -131,6 +143,7 @@ class Deployment:
     spot: SpotMarket | None = None
     items: int = 0
     denoising: Denoising | None = None
+    sharing: Sharing | None = None
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
 
@@ -162,4 +175,33 @@ class Pools:
     policy: str
     prefill: Deployment
     decode: Deployment
+    options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model among others: its deployment, and what its queries ask for.
+
+    Attributes
+    ----------
+    urgent
+        Real-time rather than best effort.
+    family, accuracy, cost
+        Variants of one family may answer each other's queries that take no more than their accuracy.
+    """
+
+    deployment: Deployment
+    urgent: bool = False
+    family: str = ""
+    accuracy: float = 1.0
+    cost: float = 0.0
+    wanted_accuracy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Models that share accelerators: registered name of family ``model_scheduling``, its parameters, and all members."""
+
+    policy: str
+    members: tuple[Member, ...]
     options: tuple[tuple[str, object], ...] = ()
