@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from simulator.cluster.cascade_tenant import CascadeTenant
 from simulator.cluster.fleet_tenant import FleetTenant
 from simulator.cluster.pools_tenant import PoolsTenant
 from simulator.cluster.serving_tenant import ServingTenant
@@ -16,6 +17,8 @@ def serving_tenant(deployment: Deployment, scenario: ClusterScenario, number: in
     """The tenant of the ``number``-th deployment."""
     if deployment.sharing is not None:
         return SharingTenant(deployment, scenario, number)
+    if deployment.cascade is not None:
+        return CascadeTenant(deployment, scenario, number)
     if deployment.pools is not None:
         return PoolsTenant(deployment, scenario, number)
     if deployment.autoscaling is not None or deployment.spot is not None:

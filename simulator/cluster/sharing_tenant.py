@@ -56,7 +56,7 @@ class SharingTenant:
         return tuple(dict.fromkeys(notes))
 
     def _profile(self, member: Member, weights: float) -> ModelProfile:
-        """A batch of b takes alpha·b + beta: a line through one mean input and 32 of them, or as many as the budget takes."""
+        """A batch of b takes alpha·b + beta: a line through one mean input and 32, or what the budget takes."""
         d = member.deployment
         cost = replica_cost(d, self.cluster)
         size = max(1, round(float(d.requests.input_tokens.mean())))

@@ -23,7 +23,7 @@ from simulator.scenario.spec_deployment import (
 from simulator.serving.options import FAMILIES, option_problems
 from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
-from simulator.workload.jobs import Deployment, Member, Pools, ServiceLevel, Sharing
+from simulator.workload.jobs import CascadeChoice, Deployment, Member, Pools, ServiceLevel, Sharing
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.workload.requests.table import RequestTable
@@ -74,6 +74,8 @@ def build_deployment(
         first, second = _pool(whole, asked, asked.pools.prefill), _pool(whole, asked, asked.pools.decode)
         pools = Pools(asked.pools.policy, first, second, frozen(asked.pools.options))
         return replace(whole, pools=pools, plan=second.plan, replicas=first.replicas + second.replicas)
+    if asked.cascade is not None:
+        return _cascade(whole, asked, framework)
     if asked.groups:
         groups = tuple(_group(whole, group) for group in asked.groups)
         return replace(whole, groups=groups, plan=groups[0].plan, replicas=sum(group.replicas for group in groups))
@@ -98,6 +100,9 @@ def demands_of(name: str, spec: DeploymentSpec) -> list[Demand]:
     if spec.pools is not None:
         sides = (spec.pools.prefill, spec.pools.decode)
         parts = [(s.plan if "plan" in s.model_fields_set else plan, s.replicas, s.profile) for s in sides]
+    elif spec.cascade is not None:
+        small = spec.cascade.small
+        parts = [(small.plan, small.replicas, small.profile), (plan, spec.replicas, None)]
     elif spec.groups:
         parts = [(group.plan or plan, group.count, group.profile) for group in spec.groups]
     else:
@@ -140,6 +145,21 @@ def _pool(whole: Deployment, deployment: DeploymentSpec, pool: PoolSpec) -> Depl
     )  # fmt: skip
 
 
+def _cascade(whole: Deployment, spec: DeploymentSpec, framework: Framework) -> Deployment:
+    """The deployment with the small model in front of it."""
+    from simulator.workload.model_files import load_model
+
+    asked = spec.cascade
+    assert asked is not None
+    model = load_model(asked.small.model)
+    small = replace(
+        whole, model=model, plan=serving_plan(asked.small.plan, asked.small.sparsity), replicas=asked.small.replicas,
+        options=(), **_sizes(asked.small, model, framework),
+    )  # fmt: skip
+    choice = CascadeChoice(asked.method, small, whole, asked.reroute, asked.pruned, asked.delay)
+    return replace(whole, cascade=choice, replicas=whole.replicas + small.replicas)
+
+
 def _group(whole: Deployment, group: GroupSpec) -> Deployment:
     """The replicas of one group."""
     sizes = {"max_num_batched_tokens": group.max_batched_tokens, "max_num_seqs": group.max_num_seqs}
@@ -180,7 +200,7 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
                 yield (key,), message.removeprefix(f"deployment.{key}: ").removeprefix(f"deployment.{key}.")
             elif key not in OWN_KEYS:
                 yield ("options", key), message
-    kinds = [key for key in ("pools", "groups", "sharing", "autoscaling") if getattr(spec, key)]
+    kinds = [key for key in ("pools", "groups", "sharing", "cascade", "autoscaling") if getattr(spec, key)]
     if len(kinds) > 1:
         yield (kinds[1],), f"cannot be combined with '{kinds[0]}' in one deployment"
     if spec.spot is not None and kinds and kinds[0] != "autoscaling":

@@ -83,6 +83,8 @@ def named_parts(deployment: Deployment) -> list[tuple[str, Deployment]]:
     ``chat 0`` ..."""
     if deployment.pools is not None:
         return [(f"{deployment.name} {side}", getattr(deployment.pools, side)) for side in ("prefill", "decode")]
+    if deployment.cascade is not None:
+        return [(f"{deployment.name} {side}", getattr(deployment.cascade, side)) for side in ("small", "large")]
     if len(deployment.parts) > 1:
         return [(f"{deployment.name} {number}", part) for number, part in enumerate(deployment.parts)]
     return [(deployment.name, deployment.parts[0])]

@@ -11,7 +11,7 @@ from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, 
 from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
-    "AutoscalingSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec",
+    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec",
     "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
 ]  # fmt: skip
 
@@ -122,6 +122,22 @@ class DiffusionSpec(Strict):
     guidance: bool = True
 
 
+class SmallSpec(PoolSpec):
+    """The small model of a cascade on replicas of its own."""
+
+    model: ModelName
+
+
+class CascadeSpec(Strict):
+    """A small model answers first; ``reroute`` of the requests ask the deployment's own model too."""
+
+    method: Literal["tabi", "edgefm"] = "tabi"
+    small: SmallSpec
+    reroute: Annotated[Ratio, Field(ge=0, le=1)]
+    pruned: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
+    delay: Annotated[Duration, Field(ge=0)] = 0.0
+
+
 class MemberSpec(Strict):
     """A model that shares the replicas; each of its queries is one answer, wanted within ``deadline``."""
 
@@ -155,6 +171,8 @@ class DeploymentSpec(EngineSpec):
     groups: Annotated[list[GroupSpec], OneOrMany()] = Field(default_factory=list)
     pools: PoolsSpec | None = None
     sharing: SharingSpec | None = None
+    cascade: CascadeSpec | None = None
+    early_exit: Annotated[list[float], Field(min_length=1)] | None = None
     autoscaling: AutoscalingSpec | None = None
     spot: SpotSpec | None = None
     router: Annotated[str, StrategyName(("router",))] = "round-robin"

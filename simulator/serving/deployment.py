@@ -78,6 +78,8 @@ class DeploymentProcess:
         Limits that ``summary`` counts requests against.
     progress
         Called with (requests arrived, time [s]) every 8,192 arrivals.
+    fed
+        Requests come when :meth:`release` says so, until :meth:`close`.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class DeploymentProcess:
         record: Literal["full", "summary"] = "full",
         slo: ServiceLevel | None = None,
         progress: Callable[[int, float], object] | None = None,
+        fed: bool = False,
     ) -> None:
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
@@ -125,7 +128,7 @@ class DeploymentProcess:
         self.on_held: Callable[[float], object] | None = None
         """Called with the time [s] when a request finds no replica open."""
         self.table = requests
-        self._stream = ArrivalStream(requests)
+        self._stream = ArrivalStream(requests, fed)
         block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
@@ -191,6 +194,16 @@ class DeploymentProcess:
         if self.done is not None:
             self._pump_soon()
 
+    def release(self, row: int, time: float) -> None:
+        """Request ``row`` comes at ``time`` [s on the clock]."""
+        self._stream.release(row, time - self._origin)
+        self._pump_soon()
+
+    def close(self) -> None:
+        """No more requests are released."""
+        self._stream.fed = False
+        self._pump_soon()
+
     def evacuate(self, index: int) -> int:
         """A replica is gone with all it held: an empty one takes its number, closed, and its requests begin again.
 
@@ -250,7 +263,7 @@ class DeploymentProcess:
         time = self._work(self.clock.now - self._origin)
         if time < math.inf:
             self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
-        elif self.done is not None and not self.done.triggered and not self.held:
+        elif self.done is not None and not self.done.triggered and not (self.held or self._stream.fed):
             last = max(r.usage.until for r in self.replicas)
             done, end = self.done, max(last + self._origin, self.clock.now)
             self._entry = self.clock.at(end, lambda: done.succeed(self.outcome()))

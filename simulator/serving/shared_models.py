@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -33,7 +34,8 @@ __all__ = ["Devices", "SharedModels"]
 _CUTS = {"mig": MIG_SHARES, "mps": MPS_SHARES}
 
 
-class Devices(NamedTuple):
+@dataclass(frozen=True)
+class Devices:
     """What the models share: number, room for weights in each [B], and weights into one from the host [B/s]."""
 
     count: int

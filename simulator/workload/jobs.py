@@ -113,6 +113,8 @@ class Deployment:
         Images (or other inputs that a tower encodes) in every request of a multimodal model.
     denoising
         How a diffusion model makes its images; its requests count steps as output tokens.
+    cascade
+        A small model that answers first.
     sharing
         Other models on the same replicas, each a deployment with requests of its own; a query is one answer.
     groups, pools
@@ -144,6 +146,7 @@ class Deployment:
     items: int = 0
     denoising: Denoising | None = None
     sharing: Sharing | None = None
+    cascade: CascadeChoice | None = None
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
 
@@ -152,6 +155,8 @@ class Deployment:
         """Equal replicas each: the pools or groups, numbered through in this order, or the deployment itself."""
         if self.pools is not None:
             return self.pools.prefill, self.pools.decode
+        if self.cascade is not None:
+            return self.cascade.small, self.cascade.large
         return self.groups or (self,)
 
     @property
@@ -200,8 +205,31 @@ class Member:
 
 @dataclass(frozen=True)
 class Sharing:
-    """Models that share accelerators: registered name of family ``model_scheduling``, its parameters, and all members."""
+    """Models that share accelerators: name of family ``model_scheduling``, its parameters, and all members."""
 
     policy: str
     members: tuple[Member, ...]
     options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class CascadeChoice:
+    """A small model in front of a large one.
+
+    Attributes
+    ----------
+    method
+        Registered name of family ``cascade``.
+    small, large
+        The replicas of each.
+    reroute, pruned, delay
+        Share of the requests that ask the large model too, share of their prompt that is dropped then, and time
+        between the two [s].
+    """
+
+    method: str
+    small: Deployment
+    large: Deployment
+    reroute: float
+    pruned: float = 0.0
+    delay: float = 0.0
