@@ -66,7 +66,7 @@ def build_deployment(
         requests=requests, replicas=asked.autoscaling.max_replicas if asked.autoscaling else asked.replicas,
         router=asked.router, preemption=asked.preemption, admission=asked.admission,
         slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
-        options=frozen(_options(asked)), autoscaling=_autoscaling(asked),
+        options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), autoscaling=_autoscaling(asked),
         spot=SpotMarket(asked.spot.mean_life, asked.spot.grace, asked.spot.price) if asked.spot else None,
         **_sizes(asked, model, framework),
     )  # fmt: skip
@@ -203,6 +203,8 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
     kinds = [key for key in ("pools", "groups", "sharing", "cascade", "autoscaling") if getattr(spec, key)]
     if len(kinds) > 1:
         yield (kinds[1],), f"cannot be combined with '{kinds[0]}' in one deployment"
+    if spec.early_exit:
+        yield from _exit_problems(deployment, spec.early_exit)
     if spec.spot is not None and kinds and kinds[0] != "autoscaling":
         yield ("spot",), f"cannot be combined with '{kinds[0]}' in one deployment"
     if "replicas" in spec.model_fields_set and (said := [k for k in kinds if k in ("pools", "groups")]):
@@ -219,6 +221,16 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
                 "autoscaling says how many replicas there are, leave it out or use min and max_replicas",
             )
         yield from _scaling_problems(spec.autoscaling, cluster)
+
+
+def _exit_problems(deployment: Deployment, exits: Sequence[float]) -> Iterator[Problem]:
+    layers = deployment.model.num_hidden_layers
+    if len(exits) > layers:
+        yield ("early_exit",), f"{len(exits)} probabilities for {layers} layers, give one per layer at most"
+    if any(p < 0.0 for p in exits) or sum(exits) > 1.0 + 1e-9:
+        yield ("early_exit",), "exits are probabilities that add up to at most 1"
+    if "speculation" in dict(deployment.options):
+        yield ("early_exit",), "cannot be combined with 'speculation': a verification runs through all layers"
 
 
 def _misplaced(spec: DeploymentSpec) -> Iterator[Problem]:

@@ -11,8 +11,8 @@ from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, 
 from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
-    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec", "PoolsSpec",
-    "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
+    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec",
+    "PoolsSpec", "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
 ]  # fmt: skip
 
 

@@ -63,7 +63,11 @@ class CascadedDeployment:
         assert first.callbacks is not None and second.callbacks is not None
         first.callbacks.append(lambda _: self.large.close())
         done = self.done
-        second.callbacks.append(lambda _: done.succeed(self.result()))
+
+        def ended(_: object) -> None:
+            done.succeed(self.result())
+
+        second.callbacks.append(ended)
         return self.done
 
     def _answered(self, request: RequestState, time: float) -> None:
@@ -71,7 +75,7 @@ class CascadedDeployment:
             self.large.release(request.index, time + self.cascade.delay)
 
     def result(self) -> ServingRun:
-        """What has happened so far: a rerouted request ends with the large model's answer, and starts to be read then."""
+        """What has happened so far; a rerouted request is answered by the large model."""
         small, large = cast(ServingRun, self.small.outcome()), cast(ServingRun, self.large.outcome())
         asked = self.rerouted & small.completed
         reasons = tuple(dict.fromkeys([*small.reasons, *large.reasons]))

@@ -15,7 +15,8 @@ from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
-from simulator.serving.wrapped_cost import DenoisingCost, ServingBase, TowerCost
+from simulator.serving.wrapped_cost import DenoisingCost, EarlyExitCost, ServingBase, TowerCost
+from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.compile import check_plan
 from simulator.strategies.protocols import BatchShape
 from simulator.workload.jobs import Deployment
@@ -51,7 +52,7 @@ def replica_cost(
     node = node or cluster.groups[0].node
     served = ServedModel.of(deployment, node)
     plain = (
-        deployment.model, deployment.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,
+        deployment.model, served.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,
         deployment.max_num_batched_tokens, scale,
     )  # fmt: skip
     cost: ServingCost
@@ -75,6 +76,8 @@ def _wrapped(
             miss_share=miss_share(a.tenants, batch.decodes, a.method),
             host_bandwidth=base.node.accelerator.host_link.achievable,
         )  # fmt: skip
+    if d.early_exit:
+        cost = EarlyExitCost(cost, EarlyExit(d.early_exit), d.model.num_hidden_layers)
     if d.denoising is not None:
         cost = DenoisingCost(cost, d.denoising.tokens, d.denoising.passes)
     if d.items:

@@ -84,7 +84,12 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
         per_token_most = max(per_token_most, per_token)
         taken = reserve.value if reserve else 0.0
         room = usable - weights - workspace - taken - states * per_rank
-        tokens.append(room / per_token if per_token else (UNBOUNDED if room > 0 else 0.0))
+        held_here = per_token * served.stream.cache
+        tokens.append(room / held_here if held_here else (UNBOUNDED if room > 0 else 0.0))
+        if served.stream.cache < 1.0:
+            away = sum(s.peak for s in served.outside if s.stage == stage and s.tier is Tier.HOST)
+            free = node.host_memory / min(plan.accelerators, node.accelerators) - away
+            tokens[-1] = min(tokens[-1], max(0.0, free) / (per_token * (1.0 - served.stream.cache)))
         held = {
             TensorClass.PARAM.value: weights,
             TensorClass.KV.value: (max(0.0, room) if per_token else 0.0) + states * per_rank,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simulator.errors import ConfigError, did_you_mean
@@ -19,8 +19,11 @@ from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStrea
 from simulator.strategies.settings import settings_of
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.strategies.speculation.base import Speculation
+from simulator.workload.counting import layer_parameters, mlp_parameters
 from simulator.workload.jobs import Deployment
+from simulator.workload.model import ModelSpec
 from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
+from simulator.workload.plan import Plan
 
 __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
@@ -78,6 +81,8 @@ def quality_notes(deployment: Deployment) -> tuple[str, ...]:
         classes.append(lookup("quantization", plan.precision))
     if (sparsity := plan.option("sparsity")) is not None:
         classes.append(lookup("sparsity", str(sparsity)))
+    if deployment.early_exit:
+        classes.append(lookup("cascade", "early-exit"))
     notes = []
     for cls in classes:
         name, declared = record_of(cls).name, getattr(cls, "quality", "")
@@ -115,6 +120,8 @@ class ServedModel:
         Memory of slower tiers.
     adapters
         Low-rank adapters beside the backbone, or ``None``.
+    plan
+        The deployment's, with the neurons that an offload strategy picks.
     """
 
     speculation: Speculation | None = None
@@ -124,6 +131,7 @@ class ServedModel:
     draft_kv_bytes: float = 0.0
     outside: tuple[StageMemory, ...] = ()
     adapters: Adapters | None = None
+    plan: Plan = field(default_factory=Plan)
 
     @classmethod
     def of(cls, deployment: Deployment, node: Node) -> ServedModel:
@@ -139,7 +147,14 @@ class ServedModel:
         kept = chosen["sparse_attention"].kept if "sparse_attention" in chosen else ALL
         stream, outside = _stream(deployment, node, chosen.get("offload"))
         weights, per_token = _draft(deployment, speculation)
-        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"))
+        plan = deployment.plan
+        density = chosen["offload"].density if "offload" in chosen else 1.0
+        if density < 1.0:
+            if plan.option("sparsity") is not None:
+                raise ConfigError("deployment.offload: it picks neurons itself, leave 'sparsity' out")
+            picked = {**dict(plan.options), "sparsity": "deja-vu", "sparsity_density": density}
+            plan = replace(plan, options=tuple(sorted(picked.items())))
+        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"), plan)
 
 
 def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:
@@ -148,7 +163,7 @@ def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStr
     plan = deployment.plan
     weights = stage_weights(deployment.model, plan, deployment.framework)
     layers = [len(mine) for mine in layers_of_stage(deployment.model, plan.pipeline_parallel)]
-    stream: WeightStream = offload.stream(weights, layers, plan, node)
+    stream: WeightStream = offload.stream(weights, layers, plan, node, _neurons(deployment.model))
     if stream is RESIDENT:
         return stream, ()
     tier = Tier.HOST if offload.tier == "host" else Tier.NVME
@@ -158,6 +173,13 @@ def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStr
     return stream, tuple(
         StageMemory(stage, tier, {TensorClass.PARAM.value: held}, capacity) for stage, held in enumerate(away)
     )
+
+
+def _neurons(model: ModelSpec) -> float:
+    """Share of the layers' weights that is MLPs."""
+    whole = sum(count * layer_parameters(layer, model.hidden_size) for layer, count in model.layers)
+    mlps = sum(count * mlp_parameters(layer.mlp, model.hidden_size) for layer, count in model.layers if layer.mlp)
+    return mlps / whole if whole else 0.0
 
 
 def _draft(deployment: Deployment, speculation: Speculation | None) -> tuple[float, float]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from simulator.hardware.types import Node
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.speculative import SpeculativeCost
+from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.framework import Framework
 
-__all__ = ["DenoisingCost", "TowerCost", "WrappedCost"]
+__all__ = ["DenoisingCost", "EarlyExitCost", "TowerCost", "WrappedCost"]
 
 FOREVER = 1 << 60
 
@@ -123,6 +124,56 @@ class DenoisingCost(WrappedCost):
     def decode_segment(self, batch: BatchShape) -> Segment:
         """Every step is like the last."""
         return Segment(self.iteration(batch), 0.0, FOREVER)
+
+
+class EarlyExitCost(WrappedCost):
+    """Decoding tokens leave the stack early: a batch runs as deep as its deepest token.
+
+    Prompts run through all layers, and the cache is filled to the top as if every token did (CALM copies the state of
+    the last layer reached into the layers above).
+
+    Parameters
+    ----------
+    exits
+        The strategy: expected layers for a batch of so many tokens.
+    layers
+        Of the model.
+    """
+
+    def __init__(self, base: ServingBase, exits: EarlyExit, layers: int) -> None:
+        super().__init__(base)
+        self.exits, self.layers = exits, layers
+
+    def _saved(self, decodes: int) -> float:
+        """Share of the layers that a batch of so many tokens leaves out."""
+        return 1.0 - self.exits.depth(decodes) / self.layers if decodes else 0.0
+
+    def _device(self, batch: BatchShape) -> float:
+        """Device seconds of the decodes of a batch in all layers."""
+        return sum(self.priced[0].device_times(batch._replace(prefill=())))
+
+    def stage_times(self, batch: BatchShape) -> list[float]:
+        """Every stage is shorter in proportion to its time."""
+        times = self.base.stage_times(batch)
+        whole = sum(times)
+        left = (whole - self._saved(batch.decodes) * self._device(batch)) / whole if batch.decodes else 1.0
+        return [time * left for time in times]
+
+    def decode_segment(self, batch: BatchShape) -> Segment:
+        """The base's, without the layers left out."""
+        base, slope, valid = self.base.decode_segment(batch)
+        saved = self._saved(batch.decodes)
+        return Segment(base - saved * self._device(batch), slope * (1.0 - saved), valid)
+
+    def floor(self, batch: BatchShape) -> float:
+        """Roofline bound of the layers that run."""
+        return self.base.floor(batch) * (1.0 - self._saved(batch.decodes))
+
+    def breakdown(self, batch: BatchShape) -> dict[str, float]:
+        """Where the seconds of an iteration go: they add up to :meth:`iteration`."""
+        parts = self.base.breakdown(batch)
+        share = self.iteration(batch) / sum(parts.values())
+        return {name: share * seconds for name, seconds in parts.items()}
 
 
 class TowerCost(WrappedCost):

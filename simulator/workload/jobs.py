@@ -113,6 +113,8 @@ class Deployment:
         Images (or other inputs that a tower encodes) in every request of a multimodal model.
     denoising
         How a diffusion model makes its images; its requests count steps as output tokens.
+    early_exit
+        Probability that a token leaves after each layer; what is missing to 1 runs through all.
     cascade
         A small model that answers first.
     sharing
@@ -145,6 +147,7 @@ class Deployment:
     spot: SpotMarket | None = None
     items: int = 0
     denoising: Denoising | None = None
+    early_exit: tuple[float, ...] = ()
     sharing: Sharing | None = None
     cascade: CascadeChoice | None = None
     groups: tuple[Deployment, ...] = ()
