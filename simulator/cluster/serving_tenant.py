@@ -15,6 +15,7 @@ from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns
 from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.metrics import summarize, usage_columns
+from simulator.serving.options import quality_notes
 from simulator.serving.run import ServingRun
 from simulator.serving.setup import policies
 from simulator.serving.summary import ServingSummary
@@ -133,6 +134,7 @@ class ServingTenant:
         summary = self._summary(run) | {"kv_capacity_tokens": self._blocks * d.block_size} | _iteration_row(estimate)
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
+        summary["quality"] = "; ".join(dict.fromkeys(n for e in self.engines for n in quality_notes(e.deployment)))
         if not d.model.is_decoder:  # it keeps no keys and values between iterations
             summary |= dict.fromkeys(("kv_capacity_tokens", "kv_occupancy_mean", "kv_occupancy_max"), math.nan)
         rows: dict[str, Any] = {}
