@@ -6,14 +6,26 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
-from simulator.scenario.fields import Count, Duration, Named, Rate, TextOrMapping, TokenLaw
+from simulator.scenario.fields import Count, Duration, Named, Rate, Ratio, TextOrMapping, TokenLaw
 from simulator.scenario.spec_base import Strict
 
-__all__ = ["RequestsSpec"]
+__all__ = ["RequestsSpec", "SessionsSpec"]
 
 RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
 ]
+
+
+class SessionsSpec(Strict):
+    """Turns of a conversation or of an agent; ``input_tokens`` are then what each turn adds to all that was said.
+
+    The next turn comes ``think_time`` after the answer: log-normal with this median and ``think_sigma``.
+    """
+
+    turns: TokenLaw = 1
+    think_time: Annotated[Duration, Field(ge=0)] = 0.0
+    think_sigma: Annotated[Ratio, Field(ge=0)] = 0.0
+    max_context: Annotated[Count, Field(ge=1)] = 131_072
 
 
 class RequestsSpec(Strict):
@@ -35,4 +47,5 @@ class RequestsSpec(Strict):
     output_tokens: TokenLaw = None
     images: Annotated[Count, Field(ge=1)] | None = None
     steps: TokenLaw = None
+    sessions: SessionsSpec | None = None
     skip_bad_rows: bool = False
