@@ -70,6 +70,52 @@ def fat_tree(accelerators: int) -> Work:
     return work
 
 
+def concurrent_collectives(count: int) -> Work:
+    """Rings of random groups of 16 of 4,096 accelerators on an oversubscribed fat-tree, all at once, to the last."""
+    import numpy as np
+
+    from simulator.engine.clock import Clock
+    from simulator.hardware.profiles import load_link, load_node
+    from simulator.hardware.types import Cluster, Fabric, NodeGroup
+    from simulator.network.collectives import collective_flow
+    from simulator.network.fabric import Fabric as SharedFabric
+    from simulator.network.topology import build
+
+    fabric = Fabric("fat-tree", load_link("ndr400"), 2.0, (("levels", 3),))
+    topology = build(Cluster("c", (NodeGroup(load_node("dgx-h100"), 512),), fabric))
+    rng = np.random.default_rng(0)
+    groups = [rng.choice(topology.accelerator_count, 16, replace=False) for _ in range(count)]
+    sizes = rng.uniform(1e8, 1e9, count).tolist()
+
+    def work() -> float:
+        clock = Clock()
+        shared = SharedFabric(clock, topology)
+        for group, size in zip(groups, sizes, strict=True):
+            flow = collective_flow(topology, "all_reduce", size, group)
+            shared.transfer(flow.way, flow.size)
+        clock.run()
+        return clock.now
+
+    return work
+
+
+def contending_jobs(jobs: int) -> Work:
+    """Fine-tunes of 4 nodes each on one oversubscribed fat-tree, asynchronous checkpoints, one day."""
+    import simulator
+    from simulator.cluster.run import run_cluster
+
+    work = [
+        {"training": f"job{j}", "model": "llama-3.1-8b", "framework": "megatron-core-0.8", "steps": 1_000_000,
+         "batch": {"global_batch_size": 32, "sequence_length": 2048}, "nodes": 4, "checkpoint": {"every": "30 min"},
+         "plan": {"tensor_parallel": 4, "sequence_parallel": True, "data_parallel": 8, "zero_stage": 1}}
+        for j in range(jobs)
+    ]  # fmt: skip
+    fabric = {"topology": "fat-tree", "oversubscription": 8.0, "options": {"nodes_per_leaf": 3}}
+    cluster = {"nodes": {"profile": "dgx-h100", "count": 4 * jobs}, "fabric": fabric}
+    scenario = simulator.load({"cluster": cluster, "workloads": work, "until": "1 d"})
+    return lambda: run_cluster(scenario)
+
+
 def failing_job() -> Work:
     """54 days of one job on 16,384 H100 with the failures of Llama 3, step estimate included."""
     import simulator
@@ -128,6 +174,8 @@ CASES: dict[str, Callable[[], Work]] = {
     "serving: 19,366 requests like Azure, 1 replica": lambda: serve(19366, 1),
     "serving: 19,366 requests like Azure, 8 replicas": lambda: serve(19366, 8),
     "network: all-reduce over 16,384 GPUs, fat-tree": lambda: fat_tree(16384),
+    "network: 1,000 concurrent collectives": lambda: concurrent_collectives(1000),
+    "cluster: 8 jobs share a spine for a day": lambda: contending_jobs(8),
     "cluster: 54 days of 16,384 GPUs with failures": failing_job,
     "process pool: sweep of 1,000 estimate points": lambda: sweep_of(
         "estimate", "workloads.chat.deployment.plan.tp=1,2,4,8", "workloads.chat.deployment.max_num_seqs=8:2000:8"

@@ -7,6 +7,7 @@ to be edited: the scenario schema, ``fmsim list strategies`` and ``docs/strategi
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -106,6 +107,15 @@ def load_all() -> None:
         importlib.import_module(module.name)
 
 
+@cache
+def _load_family(family: str) -> None:
+    """Import the modules of the folder that has the family's name, where there is one."""
+    folder = f"simulator.strategies.{family}"
+    if importlib.util.find_spec(folder) is not None:
+        for module in pkgutil.iter_modules(importlib.import_module(folder).__path__, f"{folder}."):
+            importlib.import_module(module.name)
+
+
 def strategies(area: str | None = None, family: str | None = None) -> list[StrategyRecord]:
     """All records, by area, family and name; optionally of one area or family."""
     load_all()
@@ -122,7 +132,11 @@ def lookup(family: str, name: str) -> type:
     ConfigError
         If there is none; the message names the near ones.
     """
-    load_all()
+    # A family is mostly a folder: a run that names four strategies need not import two hundred.
+    if (family, name) not in _RECORDS and family.isidentifier():
+        _load_family(family)
+    if (family, name) not in _RECORDS:
+        load_all()
     try:
         return _RECORDS[family, name][1]
     except KeyError:

@@ -65,6 +65,12 @@ def _over(numerator: dict[str, float], denominator: dict[str, float]) -> dict[st
 
 
 _BANDWIDTH = _over(_DATA, {"s": 1.0}) | {f"{p}{b}ps": f / 8 for p, f in _DECIMAL.items() for b in ("b", "bit")}
+_HOSTING = {
+    f"{money}/{watt}/{time}": amount / power / seconds
+    for money, amount in _MONEY.items()
+    for watt, power in _WATT.items()
+    for time, seconds in _PER_TIME.items()
+}
 _FLOPS = _over(_FLOP, {"s": 1.0}) | {f"{p}FLOPS": f for p, f in _DECIMAL.items()}
 
 DIMENSIONS: dict[str, Dimension] = {
@@ -79,6 +85,7 @@ DIMENSIONS: dict[str, Dimension] = {
         Dimension("energy", "J", _JOULE, "10 kWh"),
         Dimension("money", "USD", _MONEY, "30 kUSD"),
         Dimension("money_rate", "USD/s", _over(_MONEY, _PER_TIME), "2.5 USD/h"),
+        Dimension("hosting_price", "USD/(W·s)", _HOSTING, "150 USD/kW/month"),
         Dimension("energy_price", "USD/J", _over(_MONEY, _JOULE), "0.08 USD/kWh"),
         Dimension("carbon_intensity", "g/J", _over(_GRAM, _JOULE), "300 g/kWh"),
         Dimension("data_price", "USD/B", _over(_MONEY, _DATA), "0.02 USD/GB"),

@@ -25,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (Exception, KeyboardInterrupt) as error:
         from simulator.cli.errors import report
 
-        return report(error, as_json="--json" in given)
+        verb = next((word for word in given if not word.startswith("-")), "")
+        return report(error, as_json="--json" in given, verb=verb)
     if code == _INTERRUPTED:
         print("fmsim: interrupted", file=sys.stderr)
     return code if isinstance(code, int) else 0

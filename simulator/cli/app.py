@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from simulator.cli import calibration, catalogue, deploy, results, scenarios, validation, whatif
+from simulator.cli import buying, calibration, catalogue, deploy, results, scenarios, validation, whatif
 
 __all__ = ["app"]
 
@@ -46,6 +46,8 @@ app.command()(whatif.sweep)
 app.command()(whatif.compare)
 app.command()(whatif.recommend)
 app.command()(whatif.report)
+app.command()(buying.bom)
+app.command()(buying.buy)
 app.command()(deploy.export)
 app.command()(validation.validate)
 app.command()(results.explain)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from simulator.cli.errors import OK
-from simulator.cli.options import AsJson, console, print_json
+from simulator.cli.options import AsJson, Override, complete_name, console, print_json
 
 __all__ = ["list_", "show"]
 
@@ -34,7 +34,9 @@ def list_(
     area: Annotated[str | None, typer.Option("--area", help="Strategies of training, serving or cluster only.")] = None,
     missing: Annotated[
         Path | None,
-        typer.Option("--missing", metavar="FILE", help="Rows of this catalogue that no strategy serves yet."),
+        typer.Option(
+            "--missing", metavar="FILE", help="Rows of this catalogue (Markdown tables) that no strategy serves."
+        ),
     ] = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Strategies as the page docs/strategies.md.")] = False,
     as_json: AsJson = False,
@@ -97,10 +99,28 @@ def _table(rows: list[dict[str, Any]]) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name or file of a profile, model, framework or strategy.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Name or file of a profile, model, framework or strategy; or: topology SCENARIO.",
+            autocompletion=complete_name,
+        ),
+    ],
+    scenario: Annotated[str | None, typer.Argument(help="After 'topology': a scenario, by name or file.")] = None,
     as_json: AsJson = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Topology: a picture (png, svg, pdf) or all links (csv)."),
+    ] = None,
+    set_: Override = None,
 ) -> int:
-    """Show every figure of a profile, model, framework or strategy with its source."""
+    """Show every figure of a profile, model, framework or strategy with its source; or how a scenario is wired."""
+    if name == "topology":
+        return _show_topology(scenario, as_json, output, set_)
+    if scenario is not None or output is not None:
+        from simulator.errors import ConfigError
+
+        raise ConfigError("only 'show topology' takes a scenario and --output")
     from simulator.report.inventory import facts_of
 
     found = facts_of(name)
@@ -111,4 +131,47 @@ def show(
     for title, rows in found:
         out.print(title, style="bold", markup=False)
         _table(rows)
+    return OK
+
+
+def _show_topology(name: str | None, as_json: bool, output: Path | None, changes: list[str] | None) -> int:
+    """The wiring of a scenario's cluster: classes of links; all links, or a picture, as a file."""
+    from simulator.errors import ConfigError
+    from simulator.network.topology import build
+    from simulator.report.wiring import link_classes, link_table
+    from simulator.scenario.load import load_scenario
+    from simulator.units import format_quantity
+
+    if name is None:
+        raise ConfigError("say of which scenario: fmsim show topology SCENARIO")
+    topology = build(load_scenario(name, changes or ()).cluster)
+    if output is not None:
+        if output.suffix == ".csv":
+            import csv
+
+            table = link_table(topology)
+            with output.open("w", encoding="utf-8", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(table)
+                writer.writerows(zip(*table.values(), strict=True))
+        elif output.suffix in (".png", ".svg", ".pdf"):
+            import matplotlib
+
+            matplotlib.use("Agg")  # files only: there may be no display
+            from simulator.plot.wiring import topology_diagram
+
+            topology_diagram(topology).get_figure(root=True).savefig(output, dpi=150)  # type: ignore[union-attr]
+        else:
+            raise ConfigError(f"'{output.name}': give a picture (png, svg, pdf) or a table (csv)")
+        print(output)
+        return OK
+    rows = link_classes(topology)
+    if as_json:
+        print_json(rows)
+        return OK
+    for row in rows:
+        for key, dimension in (("bandwidth", "bandwidth"), ("least", "bandwidth"), ("total", "bandwidth")):
+            row[key] = format_quantity(row[key], dimension)
+        row["latency"] = format_quantity(row["latency"], "time")
+    _table(rows)
     return OK

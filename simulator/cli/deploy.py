@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from simulator.cli.errors import OK
-from simulator.cli.options import AsJson, Override, print_json
+from simulator.cli.options import AsJson, Override, complete_scenario, print_json
 
 __all__ = ["EngineName", "export"]
 
@@ -29,7 +29,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="A scenario, the folder of a run, a row of a sweep (DIR#3), or a saved answer of 'recommend --json'."
+            help="A scenario, the folder of a run, a row of a sweep (DIR#3), or a saved answer of 'recommend --json'.",
+            autocompletion=complete_scenario,
         ),
     ],
     set_: Override = None,

@@ -12,7 +12,7 @@ __all__ = ["BAD_INPUT", "INFEASIBLE", "INTERRUPTED", "OK", "report"]
 OK, INFEASIBLE, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 
-def report(error: BaseException, as_json: bool = False) -> int:
+def report(error: BaseException, as_json: bool = False, verb: str = "") -> int:
     """Print an error that ended a command and return the exit code; an error of the program itself is raised again."""
     import typer
     from typer.exceptions import TyperException
@@ -28,12 +28,30 @@ def report(error: BaseException, as_json: bool = False) -> int:
         show = getattr(error, "show", None)
         if show is not None:
             show()
+        if help_text := _help_of(error, verb):
+            print(help_text, file=sys.stderr)
         return BAD_INPUT
     if isinstance(error, BrokenPipeError):
         # The reader (head, less) went away; keep Python from complaining when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     raise error
+
+
+def _help_of(error: BaseException, verb: str) -> str:
+    """What the option of a verb is for that was given without its value."""
+    name = getattr(error, "option_name", None)
+    if not name:
+        return ""
+    import typer
+
+    from simulator.cli.app import app
+
+    command = getattr(typer.main.get_command(app), "commands", {}).get(verb)
+    for option in getattr(command, "params", ()):
+        if name in option.opts and getattr(option, "help", None):
+            return f"{name} {option.metavar or ''}: {option.help}"
+    return ""
 
 
 def _bad_input(error: ConfigError, as_json: bool) -> int:

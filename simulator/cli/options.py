@@ -10,9 +10,34 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["AsJson", "Override", "RunFolder", "SavedFolder", "ScenarioName", "SkipBadRows", "console", "print_json"]
+__all__ = [
+    "AsJson", "Override", "RunFolder", "SavedFolder", "ScenarioName", "SkipBadRows", "complete_name",
+    "complete_scenario", "console", "print_json",
+]  # fmt: skip
 
-ScenarioName: TypeAlias = Annotated[str, typer.Argument(help="A scenario file, or the name of a shipped one.")]
+
+def complete_scenario(incomplete: str) -> list[str]:
+    """Shipped scenarios and scenario files of the working folder that begin so, for the shell."""
+    from simulator.data import names
+
+    files = [str(path) for path in sorted(Path().glob("*.y*ml"))]
+    return [name for name in (*names("scenarios"), *files) if name.startswith(incomplete)]
+
+
+def complete_name(incomplete: str) -> list[str]:
+    """Shipped profiles, models, frameworks and request workloads that begin so, for the shell."""
+    from simulator.data import names
+
+    folders = ("accelerators", "nodes", "clusters", "networks")
+    places = [f"hardware_profiles/{folder}" for folder in folders]
+    places += [f"workloads/{folder}" for folder in ("models", "frameworks", "requests")]
+    return sorted({name for place in places for name in names(place) if name.startswith(incomplete)})
+
+
+ScenarioName: TypeAlias = Annotated[
+    str,
+    typer.Argument(help="A scenario file, or the name of a shipped one.", autocompletion=complete_scenario),
+]
 RunFolder: TypeAlias = Annotated[Path, typer.Argument(help="A folder that 'fmsim run -o' wrote.")]
 SavedFolder: TypeAlias = Annotated[
     Path, typer.Argument(metavar="RUN", help="A folder that 'fmsim run -o' or 'fmsim sweep -o' wrote.")

@@ -72,6 +72,7 @@ def plot(
     workload: Annotated[str | None, typer.Option("--workload", "-w", help="Only this workload.")] = None,
     output: Annotated[Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for the images.")] = None,
     image: Annotated[str, typer.Option("--format", help="png, svg or pdf.")] = "png",
+    as_json: AsJson = False,
 ) -> int:
     """Draw figures of a saved run or sweep."""
     from simulator.errors import ConfigError
@@ -97,6 +98,9 @@ def plot(
                 left_out[f"{name} of {each}"] = str(error)
     if not drawn:
         raise ConfigError("; ".join(dict.fromkeys(left_out.values())))
+    if as_json:
+        print_json({"figures": [str(path) for path in drawn], "left_out": left_out})
+        return OK
     for path in drawn:
         print(path)
     return OK
@@ -120,6 +124,7 @@ def trace(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="Default: RUN/trace.json.")
     ] = None,
+    as_json: AsJson = False,
 ) -> int:
     """Write the timeline of a saved run for chrome://tracing or ui.perfetto.dev."""
     from simulator.errors import ConfigError
@@ -131,5 +136,8 @@ def trace(
         path = write_trace(load_result(run), target)
     except OSError as error:
         raise ConfigError(f"'{target}' cannot be written: {error.strerror}") from None
-    print(f"wrote {path}; open it in https://ui.perfetto.dev")
+    if as_json:
+        print_json({"trace": str(path)})
+    else:
+        print(f"wrote {path}; open it in https://ui.perfetto.dev")
     return OK

@@ -37,10 +37,13 @@ def run(
     as_json: AsJson = False,
 ) -> int:
     """Simulate a scenario on one clock: does it fit, how fast is it, what does it cost."""
+    from simulator.cli.whatif import progress_bar
     from simulator.scenario.run import run_scenario
 
     loaded = _load(scenario, set_, skip_bad_rows)
-    return _answer(run_scenario(loaded, _command("run", scenario, set_)), output, parquet, as_json)
+    with progress_bar(as_json, "requests") as progress:
+        answer = run_scenario(loaded, _command("run", scenario, set_), progress)
+    return _answer(answer, output, parquet, as_json)
 
 
 def estimate(
@@ -72,6 +75,11 @@ def check(
          "requests": len(d.requests)}
         for d in loaded.deployments
     ]  # fmt: skip
+    jobs += [
+        {"name": f.name, "kind": "functions", "plan": f.placement, "accelerators": sum(s.accelerators for s in f.sites),
+         "calls": len(f.calls)}
+        for f in loaded.functions
+    ]  # fmt: skip
     if as_json:
         size = loaded.cluster.accelerator_count
         notes = list(loaded.warnings)
@@ -80,7 +88,7 @@ def check(
     out = console()
     out.print(f"{loaded.name}: ok, {loaded.cluster.node_count} nodes, {loaded.cluster.accelerator_count} accelerators")
     for job in jobs:
-        more = f", {job['requests']:,} requests" if "requests" in job else ""
+        more = "".join(f", {job[what]:,} {what}" for what in ("requests", "calls") if what in job)
         out.print(
             f"  {job['kind']} {job['name']}: {job['plan']} on {job['accelerators']} accelerators{more}", markup=False
         )

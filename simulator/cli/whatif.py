@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -141,6 +141,10 @@ def recommend(
     ] = None,
     max_gpus: Annotated[int, typer.Option(min=1, help="Largest variant.")] = 1024,
     keep: Annotated[int, typer.Option(min=1, help="The best and runners-up to show.")] = 5,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="FILE", help="Write the best as a scenario; 'fmsim export' takes it."),
+    ] = None,
     jobs: Jobs = None,
     as_json: AsJson = False,
 ) -> int:
@@ -152,6 +156,8 @@ def recommend(
             scenario, set_ or (), objective=objective.value, limits=limit or (), max_accelerators=max_gpus, keep=keep,
             jobs=jobs, progress=progress,
         )  # fmt: skip
+    if output is not None and found.scenario is not None:
+        write_scenario(found.scenario, output)
     if as_json:
         print_json(found.to_json())
     else:
@@ -159,6 +165,19 @@ def recommend(
 
         print_recommendation(found, console())
     return OK if found.best is not None else INFEASIBLE
+
+
+def write_scenario(document: Mapping[str, Any], path: Path) -> None:
+    """A scenario as YAML."""
+    import yaml
+
+    from simulator.errors import ConfigError
+
+    try:
+        path.write_text(yaml.safe_dump(dict(document), sort_keys=False, width=110), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be written: {error.strerror or error}") from None
+    print(f"wrote {path}", file=sys.stderr)
 
 
 def report(
@@ -201,13 +220,15 @@ def drawings(source: Result | Sweep) -> dict[str, str]:
     with tempfile.TemporaryDirectory() as folder:
         for workload in workloads_of(source):
             for name in figures_of(source):
-                if name in ("memory_bars", "step_waterfall", "traffic_bars", "pareto"):
+                if name in ("memory_bars", "step_waterfall", "traffic_bars"):
                     continue  # the page has its own, which answer to the mouse
                 try:
                     path = save(source, name, Path(folder) / f"{name}.png", workload)
                 except ConfigError:  # there is no data for it
                     continue
                 caption = escape(f"{name.replace('_', ' ')} of {workload}", quote=True)
-                data = base64.b64encode(path.read_bytes()).decode()
-                found[caption] = f'<img alt="{caption}" src="data:image/png;base64,{data}">'
+                image = path.read_bytes()
+                width = int.from_bytes(image[16:20], "big") * 72 // 150  # of a PNG, at its size on paper
+                data = base64.b64encode(image).decode()
+                found[caption] = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
     return found

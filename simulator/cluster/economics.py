@@ -7,13 +7,19 @@ from dataclasses import dataclass
 from typing import Any
 
 from simulator.hardware.power import node_power, utilisation
-from simulator.hardware.types import Cluster, Price
+from simulator.hardware.types import Cluster, Price, Terms
 
 __all__ = ["Bill", "Draw", "bill", "item_rows", "mean_draw", "money_columns"]
 
 YEAR = 31557600.0
 LIFETIME = 4 * YEAR
-"""Straight-line depreciation of purchased machines where no rental price is known (an assumption, and said so)."""
+"""Straight-line depreciation of purchased machines where the scenario names no other (an assumption, and said so)."""
+MONTH = YEAR / 12
+HORIZON = 36 * MONTH
+"""Of the total cost of ownership."""
+
+RENT_SHARE = {"on-demand": (1.0, 1.0), "reserved": (0.5, 0.75), "spot": (0.3, 0.6)}
+"""Rent over the on-demand rent where the scenario gives none for its mode: assumed, no list price stands behind it."""
 
 
 @dataclass(frozen=True)
@@ -29,23 +35,32 @@ class Draw:
 
 
 def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float) -> Draw:
-    """Draw of the nodes that hold ``accelerators`` of the cluster.
+    """Draw of the nodes that hold ``accelerators`` of the cluster, and of their share of the network.
 
     Parameters
     ----------
     compute, memory
         Shares of peak FLOP/s and of memory bandwidth in use while busy, 0..1.
     """
-    total, share = cluster.accelerator_count, utilisation(compute, memory)
+    total = cluster.accelerator_count
     part = accelerators / total if total else 0.0
-    busy = sum(g.count * node_power(g.node, share) for g in cluster.groups)
-    idle = sum(g.count * node_power(g.node, 0.0, active=0) for g in cluster.groups)
+    busy = idle = 0.0
+    for group in cluster.groups:
+        # The same FLOP/s are a larger share of what a lower clock, or a device with other burdens, can do.
+        device = group.node.accelerator
+        share = utilisation(compute / (device.clock * device.pace), memory)
+        network = group.node.nics * cluster.port_power
+        busy += group.count * (node_power(group.node, share) + network)
+        idle += group.count * (node_power(group.node, 0.0, active=0) + network)
     return Draw(part * cluster.site.pue * busy, part * cluster.site.pue * idle)
 
 
 @dataclass(frozen=True)
 class Bill:
-    """What a workload costs: the middle of the price range, its ends [USD], energy [J], carbon [g], and the items."""
+    """What a workload costs: the middle of the price range, its ends [USD], energy [J], carbon [g], and the items.
+
+    ``capital`` is what the machines cost when bought, the middle of its range; NaN where they are rented.
+    """
 
     usd: float
     low: float
@@ -53,79 +68,139 @@ class Bill:
     energy: float
     carbon: float
     items: tuple[dict[str, Any], ...]
+    capital: float = math.nan
 
 
-def bill(workload: str, cluster: Cluster, accelerators: int, seconds: float, energy: float, share: float = 1.0) -> Bill:
-    """Machines for ``seconds`` and ``energy`` [J]; ``share`` of the usual price is charged for the machines.
+def bill(
+    workload: str,
+    cluster: Cluster,
+    accelerators: int,
+    seconds: float,
+    energy: float,
+    share: float = 1.0,
+    hours: tuple[float, float] | None = None,
+) -> Bill:
+    """Machines for ``seconds`` and ``energy`` [J], paid for under the terms of the cluster.
 
-    Machines are charged at rental prices, which include power; where only purchase prices are known they are written
-    off over four years and electricity is charged at the site's price. NaN where no price is known.
+    Rents include power. Bought machines and their network are written off in a straight line, and electricity,
+    maintenance and hosting are charged. NaN where no price is known.
+
+    Parameters
+    ----------
+    share
+        Of the usual price that is charged for the machines.
+    hours
+        Begin and end of the work [s]: electricity and carbon are those of these hours, the energy spread evenly over
+        them. By default it begins at 0 and takes ``seconds``.
     """
-    node = cluster.groups[0].node
-    price = node.accelerator.price
-    low, high, source, rented = _rate(price, node.price, node.accelerators)
-    machine_low, machine_high = (share * rate * accelerators * seconds for rate in (low, high))
-    electricity = 0.0 if rented else energy * cluster.site.power_price
+    site, terms = cluster.site, cluster.terms
+    begin, end = hours or (0.0, seconds)
+    price = site.mean_price(begin, end)
+    rent = _rent(cluster) if terms.mode != "purchase" else None
+    unit, capital = share * accelerators * seconds, math.nan
+    if rent is not None:
+        low, high, source = rent
+        items = [
+            _item(workload, f"machines rented{_of_mode(terms)}", unit * low, unit * high, source),
+            _item(workload, "electricity (included in the rent)", 0.0, 0.0, _power_source(price)),
+        ]
+    else:
+        items, capital = _owned(workload, cluster, accelerators, share * seconds)
+        items.append(_item(workload, "electricity", energy * price, energy * price, _power_source(price)))
+    if share != 1.0:
+        items[0]["source"] = f"{100 * share:g} % of {items[0]['source']}"
+    months = MONTH / (end - begin) if end > begin else math.nan
     items = [
-        {
-            "workload": workload,
-            "item": "machines rented" if rented else "machines written off over 4 years",
-            "usd": (machine_low + machine_high) / 2,
-            "usd_low": machine_low,
-            "usd_high": machine_high,
-            "source": source if share == 1.0 else f"{100 * share:g} % of {source}",
-        },
-        {
-            "workload": workload,
-            "item": "electricity (included in the rent)" if rented else "electricity",
-            "usd": electricity,
-            "usd_low": electricity,
-            "usd_high": electricity,
-            "source": f"site: {cluster.site.power_price * 3.6e6:.3g} USD/kWh",
-        },
+        item | {"usd_per_month": item["usd"] * months, "usd_36_months": 36 * item["usd"] * months} for item in items
     ]
-    return Bill(
-        (machine_low + machine_high) / 2 + electricity,
-        machine_low + electricity,
-        machine_high + electricity,
-        energy,
-        energy * cluster.site.carbon,
-        tuple(items),
-    )
+    low, high = (sum(item[key] for item in items) for key in ("usd_low", "usd_high"))
+    carbon = energy * site.mean_carbon(begin, end)
+    return Bill((low + high) / 2, low, high, energy, carbon, tuple(items), capital)
 
 
-def _rate(device: Price, node: Price, per_node: int) -> tuple[float, float, str, bool]:
-    """(low, high) [USD/s] per accelerator, source, and whether it is a rent."""
-    if device.rental is not None:
-        return (*device.rental, f"{device.source} ({device.as_of})", True)
-    if node.rental is not None:
-        return (node.rental[0] / per_node, node.rental[1] / per_node, f"{node.source} ({node.as_of})", True)
-    if node.purchase is not None:
-        return (
-            node.purchase[0] / per_node / LIFETIME,
-            node.purchase[1] / per_node / LIFETIME,
-            f"{node.source} ({node.as_of})",
-            False,
-        )
-    if device.purchase is not None:
-        return (
-            device.purchase[0] / LIFETIME,
-            device.purchase[1] / LIFETIME,
-            f"{device.source} ({device.as_of})",
-            False,
-        )
-    return (float("nan"), float("nan"), "no price is known for this device", True)
+def _of_mode(terms: Terms) -> str:
+    return "" if terms.mode in ("auto", "on-demand") else f", {terms.mode}"
+
+
+def _power_source(price: float) -> str:
+    return f"site: {price * 3.6e6:.3g} USD/kWh"
+
+
+def _item(workload: str, item: str, low: float, high: float, source: str) -> dict[str, Any]:
+    money = {"usd": (low + high) / 2, "usd_low": low, "usd_high": high}
+    return {"workload": workload, "item": item, **money, "source": source}
+
+
+def _rent(cluster: Cluster) -> tuple[float, float, str] | None:
+    """(low, high) [USD/s] per accelerator and source; ``None`` where machines are bought."""
+    terms, node = cluster.terms, cluster.groups[0].node
+    if terms.rent is not None:
+        return (*terms.rent, terms.source or "scenario")
+    device, share = node.accelerator.price, RENT_SHARE.get(terms.mode, (1.0, 1.0))
+    assumed = "" if share == (1.0, 1.0) else f"; {share[0]:.0%} to {share[1]:.0%} of it assumed for {terms.mode}"
+    for price, count in ((device, 1), (node.price, node.accelerators)):
+        if price.rental is not None:
+            low, high = price.rental
+            return share[0] * low / count, share[1] * high / count, f"{_source(price)}{assumed}"
+    if terms.mode == "auto" and (node.price.purchase or device.purchase or terms.node_price):
+        return None
+    return math.nan, math.nan, "no price is known for this device"
+
+
+def _source(price: Price) -> str:
+    return f"{price.source} ({price.as_of})"
+
+
+def _owned(workload: str, cluster: Cluster, accelerators: int, seconds: float) -> tuple[list[dict[str, Any]], float]:
+    """Items of bought machines beside electricity, and what was paid for them [USD]."""
+    terms, node = cluster.terms, cluster.groups[0].node
+    years = terms.lifetime / YEAR
+    machine, source = _purchase(cluster)
+    share = (1.0 - terms.residual) * seconds / terms.lifetime
+    low, high = (accelerators * price for price in machine)
+    network = [accelerators * price for price in terms.network] if terms.network is not None else [0.0, 0.0]
+    written = f"machines written off over {years:.3g} years"
+    items = [_item(workload, written, low * share, high * share, source)]
+    if any(network):
+        at = terms.source if terms.source else "bill of materials (fmsim bom)"
+        name = f"network written off over {years:.3g} years"
+        items.append(_item(workload, name, network[0] * share, network[1] * share, at))
+    if any(terms.maintenance):
+        yearly = [m * (a + b) * seconds / YEAR for m, a, b in zip(terms.maintenance, (low, high), network, strict=True)]
+        items.append(_item(workload, "maintenance", yearly[0], yearly[1], terms.source or "scenario"))
+    if any(terms.hosting):
+        watts = accelerators / node.accelerators * node.power_peak
+        hosting = [h * watts * seconds for h in terms.hosting]
+        items.append(_item(workload, "hosting", hosting[0], hosting[1], terms.source or "scenario"))
+    return items, (low + high + sum(network)) / 2
+
+
+def _purchase(cluster: Cluster) -> tuple[tuple[float, float], str]:
+    """Low and high [USD] per accelerator of bought machines, and the source."""
+    terms, node = cluster.terms, cluster.groups[0].node
+    if terms.node_price is not None:
+        low, high = terms.node_price
+        return (low / node.accelerators, high / node.accelerators), terms.source or "scenario"
+    for price, count in ((node.price, node.accelerators), (node.accelerator.price, 1)):
+        if price.purchase is not None:
+            low, high = price.purchase
+            return (low / count, high / count), _source(price)
+    return (math.nan, math.nan), "no price is known for this device"
 
 
 def money_columns(charge: Bill, seconds: float, tokens: float) -> dict[str, float]:
     """Summary columns of energy and cost of a bill over ``seconds`` [s] and so many tokens."""
     per_token = 1.0 / tokens if tokens else math.nan
+    monthly = charge.usd * MONTH / seconds if seconds else math.nan
     return {
         "power_mean": charge.energy / seconds if seconds else math.nan,
         "energy": charge.energy,
         "energy_per_token": charge.energy * per_token,
         "carbon": charge.carbon,
         "usd": charge.usd,
+        "usd_per_month": monthly,
+        "tco_36_months": 36 * monthly,
+        "capital": charge.capital,
         "usd_per_million_tokens": charge.usd * per_token * 1e6,
         "usd_per_million_tokens_low": charge.low * per_token * 1e6,
         "usd_per_million_tokens_high": charge.high * per_token * 1e6,

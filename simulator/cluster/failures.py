@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.cluster.failure_draws import Failure, failures_of, repair_time
-from simulator.training.process import Hit, TrainingProcess
+from simulator.training.process import TrainingProcess
+from simulator.training.survival import Hit
 from simulator.workload.failures.model import FailureModel
 
 if TYPE_CHECKING:

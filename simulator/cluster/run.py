@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.cluster.background_tenant import BackgroundTenant
+from simulator.cluster.functions_tenant import FunctionsTenant
 from simulator.cluster.serving_tenants import serving_tenant
-from simulator.cluster.tenants import ClusterScenario, Commons, Tenant
+from simulator.cluster.tenants import ClusterScenario, Commons, Progress, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
 from simulator.engine.clock import Clock
 from simulator.results.sketch import QuantileSketch
@@ -16,14 +18,14 @@ from simulator.serving.summary import ServingSummary
 __all__ = ["run_cluster"]
 
 
-def run_cluster(scenario: ClusterScenario) -> Result:
+def run_cluster(scenario: ClusterScenario, progress: Progress | None = None) -> Result:
     """Run all workloads until they are done, or until the scenario's end.
 
     A workload that does not fit or cannot be scheduled is refused before anything is simulated and reported with its
     reason; the others run.
     """
     tenants = _tenants(scenario)
-    commons = Commons(Clock(), scenario)
+    commons = Commons(Clock(), scenario, progress)
     clock = commons.clock
     waits = [done for tenant in tenants if (done := tenant.start(commons)) is not None]
     if commons.failing is not None:
@@ -31,7 +33,7 @@ def run_cluster(scenario: ClusterScenario) -> Result:
     if waits:
         everything = clock.all_of(waits)
         end = everything if scenario.until is None else clock.any_of([everything, clock.timeout(scenario.until)])
-        clock.run(end)
+        clock.run_until(end)
     parts = [tenant.tables() for tenant in tenants]
     names = dict.fromkeys(name for tables, _ in parts for name in tables)
     details: dict[str, Any] = {}
@@ -47,10 +49,12 @@ def run_cluster(scenario: ClusterScenario) -> Result:
 
 
 def _tenants(scenario: ClusterScenario) -> list[Tenant]:
-    """Every workload, in the order in which result rows appear: jobs, then deployments."""
+    """Every workload, in the order in which result rows appear: jobs, deployments, then other traffic."""
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
+        *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
+        *(BackgroundTenant(traffic, scenario) for traffic in scenario.background),
     ]
 
 

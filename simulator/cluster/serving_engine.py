@@ -52,11 +52,11 @@ class Engine:
         assert self.cache is not None
         return engine_limits(self.deployment, self.cache, self.cluster.groups[0].node)
 
-    def bill(self, usage: Sequence[ReplicaUsage], rented: float, share: float = 1.0) -> Bill:
-        """Energy and money of these replicas over ``rented`` replica seconds, idle ones included."""
+    def bill(self, usage: Sequence[ReplicaUsage], rented: float, end: float, share: float = 1.0) -> Bill:
+        """Energy and money of these replicas over ``rented`` replica seconds up to ``end`` [s], idle ones included."""
         d, busy = self.deployment, sum(r.busy_time for r in usage)
         energy = self._draw(usage, busy).energy(busy, max(0.0, rented - busy))
-        return bill(d.name, self.cluster, d.plan.accelerators, rented, energy, share)
+        return bill(d.name, self.cluster, d.plan.accelerators, rented, energy, share, (0.0, end))
 
     def _draw(self, usage: Sequence[ReplicaUsage], busy: float) -> Draw:
         d, cost = self.deployment, self.cost

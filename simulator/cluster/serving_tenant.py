@@ -91,7 +91,8 @@ class ServingTenant:
         limits = [e.limits for e in engines for _ in e.replicas]
         return DeploymentProcess(
             commons.clock, d.requests, costs, limits if len(engines) > 1 else limits[0], replicas=d.replicas,
-            seed=self.seed, slo=d.slo, record=commons.scenario.record, **policies(d, self.seed),
+            seed=self.seed, slo=d.slo, record=commons.scenario.record,
+            progress=commons.progress_of(len(d.requests)), **policies(d, self.seed),
         )  # fmt: skip
 
     # -- what kinds of deployments differ in ---------------------------------------------------------------------
@@ -132,6 +133,7 @@ class ServingTenant:
         end = max((r.until for r in run.replicas), default=0.0)
         charge = self._bill(run, end)
         summary = self._summary(run) | {"kv_capacity_tokens": self._blocks * d.block_size} | _iteration_row(estimate)
+        summary |= {"clock": self.main.cluster.groups[0].node.accelerator.clock}
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
         summary["quality"] = "; ".join(dict.fromkeys(n for e in self.engines for n in quality_notes(e.deployment)))
@@ -181,7 +183,10 @@ class ServingTenant:
     def _bill(self, run: Outcome, end: float) -> Bill:
         """Energy and money of what was served up to ``end`` [s]."""
         return joint_bill(
-            [e.bill([run.replicas[i] for i in e.replicas], self.rented(e, end), self.price_share) for e in self.engines]
+            [
+                e.bill([run.replicas[i] for i in e.replicas], self.rented(e, end), end, self.price_share)
+                for e in self.engines
+            ]
         )
 
 

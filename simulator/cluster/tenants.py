@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from simulator.engine.clock import Clock
 from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
 
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from simulator.cluster.failures import FailureProcess
     from simulator.network.fabric import Fabric
 
-__all__ = ["ClusterScenario", "Commons", "Tenant"]
+__all__ = ["ClusterScenario", "Commons", "Progress", "Tenant"]
+
+Progress = Callable[[int, int], object]
+"""Called with what is done and all there is."""
 
 
 class ClusterScenario(Protocol):
@@ -41,6 +45,10 @@ class ClusterScenario(Protocol):
         """Deployments in document order."""
 
     @property
+    def functions(self) -> tuple[Any, ...]:
+        """Function workloads in document order."""
+
+    @property
     def failures(self) -> FailureModel | None:
         """What fails, or ``None``."""
 
@@ -55,6 +63,13 @@ class ClusterScenario(Protocol):
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on."""
 
+    @property
+    def background(self) -> tuple[BackgroundTraffic, ...]:
+        """Traffic beside the workloads."""
+
+    def nodes_of(self, workload: str) -> list[int]:
+        """All nodes of a workload, over its replicas."""
+
     def placement(self, workload: str, replica: int = 0) -> Any:
         """Where a workload runs: ``first_node`` and ``nodes``."""
 
@@ -68,19 +83,41 @@ class Commons:
         The one clock; hardware, placements, failures and seed.
     failing
         The process that fails nodes; ``None``: nothing fails.
+    progress
+        Called now and then with the requests that have come and those that are to come.
     """
 
-    def __init__(self, clock: Clock, scenario: ClusterScenario) -> None:
+    def __init__(self, clock: Clock, scenario: ClusterScenario, progress: Progress | None = None) -> None:
         self.clock, self.scenario = clock, scenario
+        self._progress, self._come, self._expected = progress, dict[int, int](), 0
         self.failing: FailureProcess | None = self._failures()
 
     @cached_property
     def fabric(self) -> Fabric:
-        """The shared network, built when the first tenant moves bytes over it."""
+        """The shared network with what happens to its links, built when the first tenant moves bytes over it."""
+        from simulator.cluster.link_faults import LinkFaults
         from simulator.network.fabric import Fabric
         from simulator.network.topology import build
 
-        return Fabric(self.clock, build(self.scenario.cluster))
+        spec = self.scenario.cluster
+        fabric = Fabric(self.clock, build(spec))
+        if spec.fabric.faults:
+            LinkFaults(fabric, spec.fabric.faults)
+        return fabric
+
+    def progress_of(self, requests: int) -> Callable[[int, float], None] | None:
+        """Where a tenant that expects so many requests says (how many have come, the time [s])."""
+        if self._progress is None:
+            return None
+        told, number = self._progress, len(self._come)
+        self._come[number] = 0
+        self._expected += requests
+
+        def tell(come: int, now: float) -> None:
+            self._come[number] = come
+            told(sum(self._come.values()), self._expected)
+
+        return tell
 
     def _failures(self) -> FailureProcess | None:
         """The process that fails nodes; deployments keep theirs."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from simulator.cluster.contention import SharedSteps, contention_table
 from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.hardware.types import Cluster
@@ -14,8 +15,10 @@ from simulator.results.estimate import Estimate
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.tables import Columns
 from simulator.training.ledger import CAUSES, TrainingEvent, TrainingRun
-from simulator.training.process import Survival, TrainingProcess
+from simulator.training.process import TrainingProcess
 from simulator.training.step import estimate_step
+from simulator.training.step_traffic import scale_out
+from simulator.training.survival import Survival
 from simulator.training.tables import timeline_tables
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import TrainingJob
@@ -23,7 +26,7 @@ from simulator.workload.jobs import TrainingJob
 if TYPE_CHECKING:
     import simpy
 
-__all__ = ["TrainingTenant", "training_bill"]
+__all__ = ["TrainingTenant", "step_shares", "training_bill"]
 
 
 class TrainingTenant:
@@ -34,11 +37,15 @@ class TrainingTenant:
         self.cluster = scenario.cluster_of(job.name)
         self.estimate = estimate_step(job, self.cluster, "step")
         self.process: TrainingProcess | None = None
+        self.shared: SharedSteps | None = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the step's estimate."""
-        return tuple(f"{self.job.name}: {warning}" for warning in self.estimate.warnings)
+        """Of the step's estimate; and that it stands still for good."""
+        found = list(self.estimate.warnings)
+        if self.process is not None and not self.process.run.done and self.shared is not None and self.shared.reason:
+            found.append(f"stands still since {self.shared.since:g} s: {self.shared.reason}")
+        return tuple(f"{self.job.name}: {warning}" for warning in found)
 
     def start(self, commons: Commons) -> simpy.Event | None:
         """Begin its steps, and have its nodes watched by what fails."""
@@ -49,6 +56,16 @@ class TrainingTenant:
         fabric = commons.fabric if self.job.checkpoint else None
         survival = self._survival(commons.scenario.failures)
         self.process = TrainingProcess(commons.clock, self.job, self.estimate, self.cluster, nodes, fabric, survival)
+        pipeline = self.estimate.details["pipeline"]
+        if scale_out(pipeline):
+            ranks = range(place.first, place.first + place.accelerators)
+            self.shared = SharedSteps(self.job.name, pipeline, commons.fabric, ranks, self.process.stretch)
+            self.process.links = self.shared
+            if self.shared.reason:
+                self.estimate = replace(self.estimate, feasible=False, reason=self.shared.reason)
+                self.process = None
+                return None
+            commons.fabric.watchers.append(self.shared.reroute)
         if commons.failing is not None:
             commons.failing.watch(self.process, nodes)
         return self.process.start()
@@ -72,15 +89,19 @@ class TrainingTenant:
         if self.process is None:
             return tables, {job.name: answer}
         run = self.process.close()
-        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start)
+        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start, run.start)
         row = {key: values[0] for key, values in tables["summary"].items()}
         row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
         row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
+        row |= {"clock": self.cluster.groups[0].node.accelerator.clock}
+        row["contention_slow_down"] = run.wall / (run.wall - run.lost["network"]) if run.wall > 0 else 1.0
         row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
         row |= self._to_goal(row)
         tables["summary"] = {key: [value] for key, value in row.items()}
         tables["costs"] = item_rows(charge.items)
+        if self.shared is not None and run.lost["network"] > 0:
+            tables["contention"] = contention_table(self.shared.fabric, job.name)
         if run.checkpoints or run.events:
             tables["events"] = _events(job.name, run)
         return tables, {job.name: answer, f"{job.name}.run": run}
@@ -113,11 +134,19 @@ def _events(name: str, run: TrainingRun) -> Columns:
     }
 
 
-def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float) -> Bill:
-    """Energy and money of ``seconds`` of training steps."""
+def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0) -> Bill:
+    """Energy and money of ``seconds`` of training steps from ``begin`` on [s]."""
     accelerators = job.plan.accelerators
+    draw = mean_draw(cluster, accelerators, *step_shares(estimate, cluster))
+    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))
+
+
+def step_shares(estimate: Estimate, cluster: Cluster) -> tuple[float, float]:
+    """Shares of the peak FLOP/s and of the memory bandwidth that a step uses.
+
+    The roofline bound over the step time says how much of each operation's own peak is used, whatever its type: HFU
+    would not, it is quoted against the 16-bit peak and counts weight gradients that adapters do not have.
+    """
     device = cluster.groups[0].node.accelerator
-    compute = estimate.metrics.get("hfu", 0.0)
-    memory = estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth
-    draw = mean_draw(cluster, accelerators, compute, memory)
-    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0))
+    compute = estimate.floor / estimate.seconds * device.clock * device.pace
+    return compute, estimate.traffic.by_link.get("hbm", 0.0) / estimate.seconds / device.memory_bandwidth

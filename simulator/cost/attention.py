@@ -86,7 +86,7 @@ class Attention:
         device, used = self._device, list[str]()
         accelerator = device.accelerator
         curve = f"attention_prefill.{curve_dtype(accelerator, work.dtype)}"
-        rate = device.share(f"{curve}.compute", used) * self._generation(used) * accelerator.peak(work.dtype)
+        rate = device.share(f"{curve}.compute", used) * self._generation(used) * accelerator.rate(work.dtype)
         if work.backward:
             rate *= min(1.0, device.shared(BACKWARD, used))
         loss = attention_waves(work, accelerator.sm_count)
@@ -140,7 +140,7 @@ class Attention:
             share *= min(1.0, device.shared(PAGED, used))
         context = max(1.0, work.batch * work.kv_len)
         memory = _kv_bytes(work) / (share * accelerator.memory_bandwidth) / context
-        rate = device.share(f"attention_prefill.{dtype}.compute", used) * accelerator.peak(work.dtype)
+        rate = device.share(f"attention_prefill.{dtype}.compute", used) * accelerator.rate(work.dtype)
         return memory, work.flops / rate / context
 
 

@@ -163,7 +163,7 @@ class DeviceCost:
 
     def floor(self, work: Work) -> float:
         """Roofline bound of ``work`` [s]."""
-        compute = work.flops / self.accelerator.peak(work.dtype) if work.flops else 0.0
+        compute = work.flops / self.accelerator.rate(work.dtype) if work.flops else 0.0
         return max(compute, work.bytes / self.accelerator.memory_bandwidth)
 
     def priced(self, work: Work, seconds: float, bound: Bound, used: Sequence[str]) -> Priced:
@@ -183,7 +183,10 @@ class DeviceCost:
         if found.inside:
             used = list[str]()
             factor = self.shared(Constant(name, 1.0, "", found.sigma, Trust.MEASURED, source), used)
-            return self.priced(work, factor * found.factor * table.base(work), fitted.bound, used)
+            # Measured at full speed; at a lower one the same residual holds on the slower curve.
+            slowed = self.accelerator.clock * self.accelerator.pace < 1.0
+            body = fitted.seconds if slowed else table.base(work)
+            return self.priced(work, factor * found.factor * body, fitted.bound, used)
         used = list(fitted.constants)
         source = f"sizes outside the measured ones, fitted curve: {Path(self.accelerator.kernel_table).name}"
         beyond = Constant(f"{name}.beyond", 1.0, "", BEYOND_SIGMA, Trust.FITTED, source)
@@ -210,7 +213,7 @@ class DeviceCost:
         key = (path, Path(path).stat().st_mtime_ns, self.framework.name if self.framework else "")
         known = _tables.get(key)
         if known is None:
-            plain = DeviceCost(self.accelerator, self.framework, None, self._relatives)
+            plain = DeviceCost(_at_full_speed(self.accelerator), self.framework, None, self._relatives)
             known = _tables[key] = KernelTable(load_rows(path), plain.curve)
         return known
 
@@ -233,7 +236,7 @@ class DeviceCost:
         device, used = self.accelerator, list[str]()
         curve = f"gemm.{curve_dtype(device, work.dtype)}"
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
-        compute = flops / (self.share(f"{curve}.compute", used) * device.peak(work.dtype))
+        compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
         launch = self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
@@ -243,7 +246,7 @@ class DeviceCost:
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
         memory = work.bytes / (self.share("elementwise.memory", used) * device.memory_bandwidth)
-        compute = work.flops / device.peak(work.dtype) if work.flops else 0.0
+        compute = work.flops / device.rate(work.dtype) if work.flops else 0.0
         launch = self.launch("elementwise.launch", used)
         body = max(memory, compute)
         bound: Bound = "launch" if launch > body else "memory" if memory >= compute else "compute"
@@ -254,3 +257,8 @@ class DeviceCost:
         link = self.accelerator.host_link
         floor = work.message / link.bandwidth
         return Priced(link.latency + work.message / link.achievable, floor, "network", (), weakest(()))
+
+
+def _at_full_speed(device: Accelerator) -> Accelerator:
+    """The device as it was measured."""
+    return replace(device, clock=1.0, pace=1.0, memory_bandwidth=device.memory_bandwidth / device.pace)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.book import PROTOCOL, Book
@@ -25,6 +25,7 @@ from simulator.cost.scale_up import P2P_LATENCY, SQRT, ScaleUpCost
 from simulator.hardware.types import Fabric, NetworkProfile, Node
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Collective, OpKind, Work
+from simulator.workload.plan import base_axis
 
 __all__ = ["CommGroup", "NetworkCost"]
 
@@ -74,6 +75,9 @@ class NetworkCost:
         Factors on constants by id.
     known, library
         Measured profiles to use and to borrow from, and the constants of NCCL's model; by default the shipped ones.
+    slow
+        How many times longer what leaves a domain takes, by mesh axis (sub-axes as their axis): links shared with
+        others. 1 where nothing is said.
     """
 
     def __init__(
@@ -84,12 +88,14 @@ class NetworkCost:
         scale: Mapping[str, float] | None = None,
         known: Callable[[], Sequence[Lender]] = lenders,
         library: Callable[[], NetworkProfile] = tuner,
+        slow: Mapping[str, float] | None = None,
     ) -> None:
+        self.slow = dict(slow or {})
         self.node, self.fabric, self.framework = node, fabric, framework
         self._book = Book(ConstantSet({}, dict(scale or {})), library)
         one_shot = framework is not None and framework.small_all_reduce == "custom"
         self._inside = ScaleUpCost(node.scale_up, node.accelerator, one_shot, known, self._book)
-        self._memo: dict[tuple[str, float, CommGroup], Priced] = {}
+        self._memo: dict[tuple[str, float, CommGroup, float], Priced] = {}
 
     @property
     def constants(self) -> ConstantSet:
@@ -99,7 +105,7 @@ class NetworkCost:
     def moved(self, scale: Mapping[str, float]) -> NetworkCost:
         """The same network with the constants in ``scale`` multiplied; what was resolved is shared."""
         other = object.__new__(NetworkCost)
-        other.node, other.fabric, other.framework = self.node, self.fabric, self.framework
+        other.node, other.fabric, other.framework, other.slow = self.node, self.fabric, self.framework, self.slow
         other._book = Book(self._book.values.moved(scale), self._book.library)
         other._inside = self._inside.with_book(other._book)
         other._memo = {}
@@ -118,7 +124,8 @@ class NetworkCost:
         if group.ranks <= 1 or work.message <= 0:
             return FREE
         operation = str(work.collective or Collective.SEND_RECV)
-        key = (operation, work.message, group)
+        slow = self.slow.get(base_axis(work.axis), 1.0) if self.slow else 1.0
+        key = (operation, work.message, group, slow)
         known = self._memo.get(key)
         if known is None:
             inside, domains = self._domains(group)
@@ -126,6 +133,7 @@ class NetworkCost:
                 known = self._inside.price(operation, inside, work.message)
             else:
                 known = self._between(operation, work.message, group, inside, domains)
+                known = known if slow == 1.0 else replace(known, seconds=slow * known.seconds)
             self._memo[key] = known
         return known
 

@@ -143,3 +143,16 @@ class Clock:
             if math.isinf(until):
                 until = None
         return self._env.run(until)
+
+    def run_until(self, event: simpy.Event) -> bool:
+        """Process events until ``event``, or until nothing can happen any more; whether it has happened.
+
+        For work that may stand still for good, e.g. behind a link that is never repaired.
+        """
+        try:
+            self._env.run(event)
+        except RuntimeError as error:
+            if "No scheduled events left" not in str(error):  # SimPy's words for an event that can no longer happen
+                raise
+            return False
+        return True

@@ -1,19 +1,34 @@
-"""Power draw of accelerators, nodes and clusters.
+"""Power draw of accelerators, nodes and clusters, and the clocks that a power limit leaves.
 
-P = P_idle + (P_peak − P_idle) · u^a: steep at first, because clocks and memory are up as soon as anything runs.
-With a between 0.6 and 0.8 it follows readings on A100 (fractions of 400 W): generation at 0.43 to 0.79, prefill
-at 1.0 to 1.06 (Splitwise simulator, data/perf_model.csv). For utilisation take the larger of the compute share and
-:data:`MEMORY_WEIGHT` times the memory-bandwidth share.
+P = P_idle + (P_peak − P_idle) · u^a · d(s): steep in the utilisation u at first, because clocks and memory are up as
+soon as anything runs. With a between 0.6 and 0.8 it follows readings on A100 (fractions of 400 W): generation at 0.43
+to 0.79, prefill at 1.0 to 1.06 (Splitwise simulator, data/perf_model.csv). For utilisation take the larger of the
+compute share and :data:`MEMORY_WEIGHT` times the memory-bandwidth share.
+
+A limit is kept by lowering the clock of the compute units to a share s. Dynamic power falls with frequency times
+voltage squared: d(s) = s³ while the voltage follows the frequency, and in proportion to s below
+:data:`VOLTAGE_FLOOR`, where the voltage falls no further. Memory has a clock of its own, so that work bound by memory
+keeps its speed.
 """
 
 from __future__ import annotations
 
 from simulator.hardware.types import Cluster, Node, PowerProfile
 
-__all__ = ["MEMORY_WEIGHT", "accelerator_power", "cluster_power", "node_power", "utilisation"]
+__all__ = [
+    "DEEPEST_MEASURED", "MEMORY_WEIGHT", "VOLTAGE_FLOOR", "accelerator_power", "clock_under", "cluster_power",
+    "dynamic_share", "node_power", "utilisation",
+]  # fmt: skip
 
 MEMORY_WEIGHT = 0.6
 """Share of peak power at full memory bandwidth and idle tensor cores, relative to full compute: 0.5 to 0.7."""
+
+VOLTAGE_FLOOR = 0.915
+"""Clock share below which voltage no longer falls: benchmarks/fits/power_cap.py, on prefill rates of an RTX 3090 under
+limits of 350 to 200 W (https://llmgarage.ai/power-limit-tokens-per-second-benchmark, February 2026). One source."""
+
+DEEPEST_MEASURED = 0.57
+"""Limit over peak power down to which the relation was compared with readings; deeper limits cost more than it says."""
 
 
 def utilisation(compute: float, memory: float) -> float:
@@ -21,10 +36,28 @@ def utilisation(compute: float, memory: float) -> float:
     return min(1.0, max(compute, MEMORY_WEIGHT * memory, 0.0))
 
 
-def accelerator_power(profile: PowerProfile, utilisation: float) -> float:
-    """Draw of one accelerator [W] at a utilisation of 0..1 (clipped)."""
+def dynamic_share(clock: float) -> float:
+    """Dynamic power at a clock share of 0..1 over that at the full clock."""
+    if clock >= VOLTAGE_FLOOR:
+        return clock**3
+    return VOLTAGE_FLOOR**2 * clock
+
+
+def clock_under(profile: PowerProfile, limit: float) -> float:
+    """Clock share at which compute-bound work draws no more than ``limit`` [W]; 0 when idling alone draws as much."""
+    dynamic = profile.peak - profile.idle
+    if limit >= profile.peak or dynamic <= 0:
+        return 1.0
+    share = max(0.0, (limit - profile.idle) / dynamic)
+    if share >= VOLTAGE_FLOOR**3:
+        return float(share ** (1 / 3))
+    return share / VOLTAGE_FLOOR**2
+
+
+def accelerator_power(profile: PowerProfile, utilisation: float, clock: float = 1.0) -> float:
+    """Draw of one accelerator [W] at a utilisation of 0..1 (clipped) of what it can do at this clock share."""
     used = min(1.0, max(0.0, utilisation))
-    return profile.idle + (profile.peak - profile.idle) * float(used**profile.exponent)
+    return profile.idle + (profile.peak - profile.idle) * float(used**profile.exponent) * dynamic_share(clock)
 
 
 def node_power(node: Node, utilisation: float, active: int | None = None) -> float:
@@ -43,7 +76,7 @@ def node_power(node: Node, utilisation: float, active: int | None = None) -> flo
     """
     busy = node.accelerators if active is None else min(active, node.accelerators)
     power = node.accelerator.power
-    total = node.power_overhead + busy * accelerator_power(power, utilisation)
+    total = node.power_overhead + busy * accelerator_power(power, utilisation, node.accelerator.clock)
     total += (node.accelerators - busy) * power.idle
     return min(total, node.power_peak) if node.power_peak else total
 

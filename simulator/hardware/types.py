@@ -6,6 +6,7 @@ Plain frozen values in SI units. ``hardware_profiles/*.yaml`` is read into them 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -18,15 +19,22 @@ __all__ = [
     "Curve",
     "Fabric",
     "Link",
+    "LinkFault",
     "NetworkProfile",
     "Node",
     "NodeGroup",
     "PowerProfile",
     "Price",
+    "Rack",
+    "Routing",
     "ScaleUp",
     "Site",
     "Storage",
+    "Terms",
+    "mean_of_hours",
 ]
+
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,41 @@ class Price:
     purchase: tuple[float, float] | None = None
     rental: tuple[float, float] | None = None
     as_of: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How machines are paid for.
+
+    Attributes
+    ----------
+    mode
+        ``auto``: rented where a rent is known, else bought; ``on-demand``, ``reserved`` and ``spot`` are rents.
+    rent
+        Low and high [USD/s] per accelerator, of this mode; ``None``: the profile's.
+    node_price
+        Low and high [USD] per node when bought; ``None``: the profile's.
+    lifetime
+        Straight-line depreciation [s], down to the share ``residual`` of the price.
+    maintenance
+        Share of the price of machines and network per year, low and high.
+    hosting
+        Space, cooling plant and staff, per rated power [USD/(W·s)], low and high.
+    network
+        Price of switches, cables and optics per accelerator, low and high [USD]; ``None``: from the bill of materials.
+    source
+        Where the figures were read, and when; empty where they are the profile's.
+    """
+
+    mode: Literal["auto", "on-demand", "reserved", "spot", "purchase"] = "auto"
+    rent: tuple[float, float] | None = None
+    node_price: tuple[float, float] | None = None
+    lifetime: float = 4 * 31557600.0
+    residual: float = 0.0
+    maintenance: tuple[float, float] = (0.0, 0.0)
+    hosting: tuple[float, float] = (0.0, 0.0)
+    network: tuple[float, float] | None = None
     source: str = ""
 
 
@@ -129,6 +172,10 @@ class Accelerator:
         Why each field (dotted name) that was not read in a source has the value it has.
     kernel_table
         File with kernels measured on this device (:mod:`simulator.cost.kernel_table`), or an empty string.
+    clock
+        Share of the compute clock that a power limit leaves; figures of the profile hold at 1.
+    pace
+        Share of its speed that other burdens leave (encryption, private training); ``memory_bandwidth`` has it already.
     """
 
     name: str
@@ -152,6 +199,8 @@ class Accelerator:
     memory_type: str = ""
     estimated: Mapping[str, str] = field(default_factory=dict)
     kernel_table: str = ""
+    clock: float = 1.0
+    pace: float = 1.0
 
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.
@@ -167,6 +216,10 @@ class Accelerator:
         if found not in self.peak_flops:  # matrix engines with 16-bit inputs only (TPU) also run the wider types
             found = "bf16"
         return self.peak_flops[found]
+
+    def rate(self, dtype: str) -> float:
+        """What is left of :meth:`peak` [FLOP/s] at the clock and pace it runs at."""
+        return self.peak(dtype) * self.clock * self.pace
 
 
 @dataclass(frozen=True)
@@ -269,6 +322,48 @@ class NetworkProfile:
 
 
 @dataclass(frozen=True)
+class Routing:
+    """How traffic between nodes uses equal-cost ways.
+
+    Attributes
+    ----------
+    policy
+        ``spray``: evenly over all of them (packet spraying). ``ecmp``: one by the hash of the connection, so that
+        connections may collide. ``adaptive``: over all of them in proportion to the bandwidth each way has now.
+    connections
+        Of one pair of ranks, each hashed on its own; ``ecmp`` only.
+    rail_aware
+        On rail-optimised fabrics, traffic between rails first crosses the sender's scale-up network to the accelerator
+        on the rail of its destination (NCCL's PXN).
+    """
+
+    policy: Literal["spray", "ecmp", "adaptive"] = "spray"
+    connections: int = 1
+    rail_aware: bool = True
+
+
+@dataclass(frozen=True)
+class LinkFault:
+    """A link, switch or port that is degraded or lost for a while.
+
+    Attributes
+    ----------
+    of
+        Pattern of names of links or of switches and nodes, whose links are all meant: ``leaf0>spine1``, ``spine1``,
+        ``node3/nic0:*``.
+    share
+        Of its bandwidth that is left; 0 = lost.
+    begin, end
+        [s]
+    """
+
+    of: str
+    share: float = 0.0
+    begin: float = 0.0
+    end: float = math.inf
+
+
+@dataclass(frozen=True)
 class Fabric:
     """How the nodes are joined.
 
@@ -282,22 +377,70 @@ class Fabric:
         Downlink over uplink bandwidth at the leaf level, 1 = non-blocking.
     options
         Further keys of the topology, e.g. ``nodes_per_leaf``.
+    routing, faults
+        How equal-cost ways are used; what is degraded or lost, and when.
     """
 
     topology: str
     link: Link
     oversubscription: float = 1.0
     options: tuple[tuple[str, object], ...] = ()
+    routing: Routing = Routing()
+    faults: tuple[LinkFault, ...] = ()
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place with its power: price [USD/J], carbon intensity [g/J], power usage effectiveness."""
+    """A place with its power: price [USD/J], carbon intensity [g/J], power usage effectiveness.
+
+    Attributes
+    ----------
+    power_price, carbon
+        Means.
+    prices, carbons
+        One value per hour from the begin of the run on, repeated; empty: always the mean.
+    """
 
     name: str = "site"
     power_price: float = 0.0
     carbon: float = 0.0
     pue: float = 1.0
+    prices: tuple[float, ...] = ()
+    carbons: tuple[float, ...] = ()
+
+    def mean_price(self, begin: float, end: float) -> float:
+        """Price of electricity over a time [USD/J]."""
+        return mean_of_hours(self.prices, begin, end) if self.prices else self.power_price
+
+    def mean_carbon(self, begin: float, end: float) -> float:
+        """Carbon intensity over a time [g/J]."""
+        return mean_of_hours(self.carbons, begin, end) if self.carbons else self.carbon
+
+
+def mean_of_hours(values: tuple[float, ...], begin: float, end: float) -> float:
+    """Mean over [begin, end] [s] of a curve that takes one value per hour and begins anew after the last.
+
+    At a single moment it is the value then.
+    """
+    if end <= begin:
+        return values[int(begin // HOUR) % len(values)]
+    return (_sum_of_hours(values, end) - _sum_of_hours(values, begin)) / (end - begin)
+
+
+def _sum_of_hours(values: tuple[float, ...], time: float) -> float:
+    """Integral of the curve from 0 to ``time`` [value·s]."""
+    hours, rest = divmod(time, HOUR)
+    rounds, left = divmod(int(hours), len(values))
+    return HOUR * (rounds * sum(values) + sum(values[:left])) + rest * values[left]
+
+
+@dataclass(frozen=True)
+class Rack:
+    """What a rack takes: nodes, and the power and heat it can feed and remove [W]; 0 where it is not known."""
+
+    nodes: int = 0
+    power: float = 0.0
+    cooling: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -310,7 +453,13 @@ class NodeGroup:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site."""
+    """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site.
+
+    Attributes
+    ----------
+    port_power
+        Draw of switches and optics per network port of a node [W]; 0: the network is not counted.
+    """
 
     name: str
     groups: tuple[NodeGroup, ...]
@@ -320,6 +469,9 @@ class Cluster:
     sources: tuple[str, ...] = ()
     notes: str = ""
     estimated: Mapping[str, str] = field(default_factory=dict)
+    rack: Rack = Rack()
+    terms: Terms = Terms()
+    port_power: float = 0.0
 
     @property
     def node_count(self) -> int:

@@ -24,6 +24,7 @@ __all__ = [
     "CollectiveTraffic",
     "MacroFlow",
     "Operation",
+    "add_group_loads",
     "collective_flow",
     "collective_traffic",
     "messages",
@@ -166,6 +167,51 @@ def collective_flow(
     links = np.flatnonzero(loads)
     busiest = float(loads.max(initial=0.0))
     return MacroFlow(Way.of(links, loads[links] / (busiest or 1.0)), busiest, links, loads[links])
+
+
+def add_group_loads(
+    topology: Topology,
+    found: NDArray[np.float64],
+    op: str,
+    size: float,
+    groups: Ids,
+    capacity: NDArray[np.float64] | None = None,
+    per_call: int = 2**21,
+) -> None:
+    """Add to ``found`` [links] the bytes of one collective in each of many groups of accelerators at once.
+
+    Parameters
+    ----------
+    op
+        See :data:`ALGORITHMS`; ``send_recv`` goes from every rank to the next one, round the group.
+    size
+        Of one group [B].
+    groups
+        [groups, ranks], in the order of the communicators.
+    capacity
+        [links], [B/s], where links are degraded or lost: see :meth:`Topology.add_loads`.
+
+    Notes
+    -----
+    Equal scale-up domains use the hierarchical algorithm where there is one, uneven ones a ring.
+    """
+    if op == "send_recv":
+        following = np.roll(groups, -1, axis=1)
+        topology.add_loads(found, groups.ravel(), following.ravel(), np.full(groups.size, size), capacity)
+        return
+    home = topology.nodes.domain_of[groups]
+    patterns, which = np.unique(home[:, 1:] != home[:, :-1], axis=0, return_inverse=True)
+    for number, pattern in enumerate(patterns):
+        rows = groups[which.ravel() == number]
+        layout = np.diff(np.flatnonzero(np.r_[True, pattern, True])).tolist()
+        even = len(set(layout)) == 1 < min(len(layout), layout[0])
+        algorithm = "hierarchical" if even and "hierarchical" in ALGORITHMS[op] else ALGORITHMS[op][0]
+        for source, target, volume in _messages(op, algorithm, size, layout):
+            step = max(1, per_call // len(source))
+            for first in range(0, len(rows), step):
+                part = rows[first : first + step]
+                ends = part[:, source].ravel(), part[:, target].ravel()
+                topology.add_loads(found, *ends, np.tile(volume, len(part)), capacity)
 
 
 def _checked(op: str, algorithm: str | None, layout: Sequence[int]) -> str:

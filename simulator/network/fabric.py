@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.engine.clock import Clock
+from simulator.network.books import FlowBooks, LinkBytes, Offered
+from simulator.network.connections import way_of
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
 from simulator.network.links import KINDS
-from simulator.network.maxmin import max_min_allocation
+from simulator.network.periodic import Periodic
+from simulator.network.recall import Recall
+from simulator.network.sharing import Party, mean_changes
+from simulator.network.shrinking import LastSolved, lone_rate
 
 if TYPE_CHECKING:
     import simpy
@@ -30,6 +35,7 @@ __all__ = ["Fabric"]
 
 _SAME_TIME = 1e-12
 """Completions closer together than this, relative to the time, count as simultaneous."""
+_NOBODY: Mapping[int, tuple[str, ...]] = {}
 
 
 class Fabric:
@@ -42,21 +48,29 @@ class Fabric:
 
     Attributes
     ----------
+    changes
+        How often a link was changed: ways that were found before hold as long as it is the same.
+    watchers
+        Called by whoever changes links, after the change: who has found ways finds them again.
     solves, rounds, solved_flows
-        How often rates were recomputed, the filling rounds and the flows that took part, as a measure of work.
+        How often rates were recomputed, the filling rounds (joint states, where something periodic takes part) and
+        the flows that took part, as a measure of work.
     """
 
     def __init__(self, clock: Clock, topology: Topology) -> None:
         self.clock, self.topology = clock, topology
         self.capacity: NDArray[np.float64] = topology.links.capacity.copy()
-        self.solves = self.rounds = self.solved_flows = 0
-        count = len(self.capacity)
-        self._bytes = np.zeros(count)
-        self._limits: dict[str, dict[int, float]] = {}
-        self._offered = dict[int, tuple[float, float]]()  # changed links: capacity·time up to then, then
-        self._began = clock.now
+        self.solves = self.rounds = self.solved_flows = self.changes = 0
+        self._bytes = LinkBytes(len(self.capacity))
+        self._loads: dict[Periodic, list[Flow]] = {}
+        self._slow: dict[Periodic, tuple[float, ...]] = {}
+        self._recall = Recall()
+        self._last = LastSolved()
+        self.watchers: list[Callable[[], None]] = []
+        self._offered = Offered(clock.now)
         self._by_event: dict[simpy.Event, Flow] = {}
         self._index = FlowIndex(topology.links, self.capacity)
+        self._books = FlowBooks(self._index.flows)
         self._next_number = 0
         self._finishing: list[tuple[float, int, int]] = []
         self._wake: Scheduled | None = None
@@ -107,7 +121,7 @@ class Fabric:
             raise ValueError(f"wrong transfer: size {size}, weight {weight}, cap {cap}, multiplicity {multiplicity}")
         number = self._next_number
         self._next_number += 1
-        way, delay = self._way(route, endpoints, spray, number)
+        way, delay = way_of(self.topology, route, endpoints, spray, number)
         delay = delay if latency is None else latency
         if not 0 <= delay < math.inf:
             raise ValueError(f"a latency must be at least 0 s, not {delay}")
@@ -116,7 +130,6 @@ class Fabric:
             number, tag, way, way, frozenset(), size * multiplicity, weight * multiplicity, cap * multiplicity,
             self.clock.now, event,
         )  # fmt: skip
-        flow.left = flow.size
         self._by_event[event] = flow
         if delay > 0:
             flow.pending = self.clock.after(delay, lambda: self._begin(flow))
@@ -135,6 +148,37 @@ class Fabric:
         self._end(flow, completed=False)
         return True
 
+    def enter(self, load: Periodic) -> None:
+        """Put a periodic load on the network until :meth:`leave`; one that is there already is judged anew.
+
+        It is told its slow-down (:meth:`Periodic.settled`) at the end of this instant, and again whenever it changes.
+        """
+        self._recall.useful = True
+        self._last.forget()
+        if load not in self._loads:
+            flows = self._loads[load] = []
+            for phase in load.phases:
+                number, self._next_number = self._next_number, self._next_number + 1
+                flow = Flow(
+                    number, load.tag, phase.way, phase.way, frozenset(), math.inf, phase.weight, phase.peak,
+                    self.clock.now, None, since=self.clock.now, load=load,
+                )  # fmt: skip
+                flows.append(flow)
+                self._index.add(flow)
+        for flow in self._loads[load]:
+            self._touch(flow.solved.links)
+
+    def leave(self, load: Periodic) -> None:
+        """Take a periodic load off the network; nothing happens when it is not on it."""
+        self._slow.pop(load, None)
+        self._last.forget()
+        for flow in self._loads.pop(load, ()):
+            self._index.remove(flow)
+            flow.advance(self.clock.now)
+            self._touch(flow.solved.links)
+            self._bytes.add(flow.way, flow.sent)
+            self._books.close(flow)
+
     def set_capacity(self, link: int, value: float) -> None:
         """Change the bandwidth of a link [B/s]; 0 stops its flows until it comes back.
 
@@ -145,18 +189,25 @@ class Fabric:
         """
         if not value >= 0:
             raise ValueError(f"link '{self.topology.links.name(link)}' cannot have {value} B/s")
-        now = self.clock.now
-        self._offered[link] = (self._offered_until(link, now), now)
+        self._offered.change(link, float(self.capacity[link]), self.clock.now)
         self.capacity[link] = value
+        self.changes += 1
+        self._recall.clear()
+        self._last.forget()
         self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
         self._touch(np.array([link], np.int64))
+
+    @property
+    def down(self) -> frozenset[int]:
+        """Links without bandwidth."""
+        return frozenset(np.flatnonzero(self.capacity <= 0).tolist()) if self.changes else frozenset()
 
     # -- what is going on ------------------------------------------------------------------------------------------
 
     @property
     def active(self) -> int:
-        """Number of flows in transit."""
-        return len(self._index.flows)
+        """Number of transfers under way."""
+        return sum(flow.load is None for flow in self._index.flows.values())
 
     def rate(self, event: simpy.Event) -> float:
         """Current rate of a transfer [B/s]; 0 before its first byte and after its last."""
@@ -165,9 +216,9 @@ class Fabric:
 
     def bytes_by_link(self) -> NDArray[np.float64]:
         """Bytes that crossed each link so far [links]."""
-        total = self._bytes.copy()
+        total = self._bytes.total()
         for flow in self._index.flows.values():
-            total[flow.way.links] += (flow.size - flow.left_at(self.clock.now)) * flow.way.shares
+            total[flow.way.links] += flow.sent_at(self.clock.now) * flow.way.shares
         return total
 
     def bytes_on(self, link: int) -> float:
@@ -182,7 +233,7 @@ class Fabric:
 
     def utilisation(self, link: int) -> float:
         """Bytes that crossed ``link`` over what it could have carried since the start; 0 at the start."""
-        offered = self._offered_until(link, self.clock.now)
+        offered = self._offered.until(link, float(self.capacity[link]), self.clock.now)
         return self.bytes_on(link) / offered if offered > 0 else 0.0
 
     def explain(self, tag: str) -> dict[str, float]:
@@ -190,39 +241,28 @@ class Fabric:
 
         Keys are names of links, or ``own cap`` while neither a link nor another flow was in the way.
         """
-        total = dict(self._limits.get(tag, {}))
-        for flow in self._index.flows.values():
-            if flow.tag == tag:
-                for link, seconds in flow.limited.items():
-                    total[link] = total.get(link, 0.0) + seconds
-                total[flow.bottleneck] = total.get(flow.bottleneck, 0.0) + self.clock.now - flow.since
-        ranked = sorted(((s, i) for i, s in total.items() if s > 0), key=lambda x: (-x[0], x[1]))
-        return {self.topology.links.name(i) if i >= 0 else "own cap": s for s, i in ranked}
+        limits, name = self._books.limits(tag, self.clock.now), self.topology.links.name
+        return {name(link) if link >= 0 else "own cap": seconds for link, seconds in limits.items()}
+
+    def held_up(self, tag: str) -> list[tuple[int, float, dict[str, float]]]:
+        """Links that limited ``tag`` beside its own cap: number, seconds, and whom it met there for how long [s].
+
+        Longest first. Whom it met is counted where something periodic shares the links.
+        """
+        met = self._books.met(tag, self.clock.now)
+        limits = self._books.limits(tag, self.clock.now)
+        return [(link, seconds, met.get(link, {})) for link, seconds in limits.items() if link >= 0]
 
     # -- machinery -------------------------------------------------------------------------------------------------
-
-    def _offered_until(self, link: int, now: float) -> float:
-        before, since = self._offered.get(link, (0.0, self._began))
-        return before + float(self.capacity[link]) * (now - since) if now > since else before
-
-    def _way(self, route: Any, endpoints: bool, spray: bool, number: int) -> tuple[Way, float]:
-        if endpoints:
-            source, target = route
-            path = self.topology.path(source, target, number)
-            way = Way.of(self.topology.spread(source, target, number) if spray else path)
-            return way, self.topology.path_latency(path)
-        way = route if isinstance(route, Way) else Way.of(route)
-        if len(way.links) and not 0 <= way.links.min() <= way.links.max() < len(self.capacity):
-            raise ValueError(f"link numbers must lie in [0, {len(self.capacity)})")
-        return way, 0.0
 
     def _begin(self, flow: Flow) -> None:
         flow.pending = None
         flow.since = self.clock.now
+        self._last.forget()
         if flow.size == 0 or (not len(flow.way.links) and flow.cap == math.inf):
             self._end(flow, completed=True)
             return
-        self._touch_all(self._index.add(flow))
+        self._index.add(flow)
         if not len(flow.way.links):
             self._set_rate(flow, flow.cap, -1)
             self._arm()
@@ -231,17 +271,17 @@ class Fabric:
 
     def _end(self, flow: Flow, completed: bool) -> None:
         now = self.clock.now
+        assert flow.event is not None
         del self._by_event[flow.event]
         delivered = flow.size if completed else 0.0
         if self._index.remove(flow):
+            self._last.end(flow)
             flow.advance(now)
-            delivered = flow.size if completed else flow.size - flow.left
+            delivered = flow.size if completed else flow.sent
             self._touch(flow.solved.links)
-        self._bytes[flow.way.links] += delivered * flow.way.shares
+        self._bytes.add(flow.way, delivered)
         flow.rate, flow.version = 0.0, flow.version + 1
-        booked = self._limits.setdefault(flow.tag, {})
-        for link, seconds in flow.limited.items():
-            booked[link] = booked.get(link, 0.0) + seconds
+        self._books.close(flow)
         flow.event.succeed(TransferResult(flow.tag, flow.size, delivered, flow.start, now, completed))
 
     def _touch_all(self, flows: list[Flow]) -> None:
@@ -258,58 +298,79 @@ class Fabric:
         """Answer everything that happened at this instant: new rates for the touched component."""
         self._settling = False
         touched, self._touched = self._touched, []
-        flows = self._index.component(touched)
-        if flows:
-            self._solve(flows)
+        if (shrunk := self._last.answer()) is not None:
+            self.solves += bool(shrunk)
+            self.solved_flows += len(shrunk)
+            self._grant(shrunk)
+            self._arm()
+            return
+        found = self._recall.find(self._index.flows.values()) if self._recall.useful else None
+        if found is not None and found[2] is not None:
+            for flow, got in zip(found[1], found[2].flows, strict=True):
+                self._set_rate(flow, *got)
+            self._tell(found[2].slow)
+        else:
+            flows = self._index.component(touched)
+            if flows:
+                self._solve(flows)
+            if found is not None:
+                self._recall.keep(found[0], found[1], self._slow)
         self._arm()
 
     def _solve(self, flows: list[Flow]) -> None:
         self.solves += 1
         self.solved_flows += len(flows)
-        if len(flows) == 1:
-            flow = flows[0]
-            links = flow.solved.links
-            levels = self.capacity[links] / flow.solved.shares
-            level = float(levels.min())
-            tied = np.flatnonzero(levels <= level * (1 + _SAME_TIME))
-            tightest = tied[self.capacity[links[tied]].argmin()]
-            self.rounds += 1
-            self._set_rate(flow, min(level, flow.cap), int(links[tightest]) if level < flow.cap else -1)
+        if any(flow.load is not None for flow in flows):
+            self._solve_steady(flows)
             return
-        every = np.concatenate([f.solved.links for f in flows])
-        shares = np.concatenate([f.solved.shares for f in flows])
-        owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
-        used = self._index.tightest(every)
-        place = np.full(len(self.capacity), -1, np.int64)
-        place[used] = np.arange(len(used))
-        local = place[every]
-        kept = local >= 0
-        local, shares = local[kept], shares[kept]
-        indptr = np.r_[0, np.cumsum(np.bincount(owner[kept], minlength=len(flows)))]
-        answer = max_min_allocation(
-            self.capacity[used],
-            indptr,
-            local,
-            np.array([f.weight for f in flows]),
-            np.array([f.cap for f in flows]),
-            shares,
-        )
-        self.rounds += answer.rounds
-        for flow, rate, limit in zip(flows, answer.rates.tolist(), answer.bottleneck.tolist(), strict=True):
-            self._set_rate(flow, rate, int(used[limit]) if limit >= 0 else -1)
+        if len(flows) == 1:
+            self.rounds += 1
+            self._set_rate(flows[0], *lone_rate(flows[0], self.capacity))
+        else:
+            self._grant(self._last.solve(flows, self.capacity, self._index.tightest))
 
-    def _set_rate(self, flow: Flow, rate: float, bottleneck: int) -> None:
+    def _grant(self, changes: Sequence[tuple[Flow, float, int]]) -> None:
+        self.rounds += self._last.rounds
+        for flow, rate, link in changes:
+            self._set_rate(flow, rate, link)
+
+    def _solve_steady(self, flows: list[Flow]) -> None:
+        """Rates where something periodic takes part: means over who is under way together."""
+        place = {flow.number: i for i, flow in enumerate(flows)}
+        loads = dict.fromkeys(flow.load for flow in flows if flow.load is not None)
+        parties: list[Party] = [(load, [place[f.number] for f in self._loads[load]]) for load in loads]
+        changes, slow, states = mean_changes(flows, parties, self.capacity, self._index.tightest)
+        self.rounds += states
+        for change in changes:
+            self._set_rate(change.flow, change.rate, change.limits, change.beside)
+        self._tell(slow)
+
+    def _tell(self, slow: Mapping[Periodic, tuple[float, ...]]) -> None:
+        """Tell periodic loads how slow they are, where that is new."""
+        for load, mine in slow.items():
+            if self._slow.get(load) != mine:
+                self._slow[load] = mine
+                load.settled(mine)
+
+    def _set_rate(
+        self,
+        flow: Flow,
+        rate: float,
+        bottleneck: int | Mapping[int, float],
+        beside: Mapping[int, tuple[str, ...]] = _NOBODY,
+    ) -> None:
         now = self.clock.now
+        limits = {bottleneck: 1.0} if isinstance(bottleneck, int) else bottleneck
         same = math.isclose(rate, flow.rate, rel_tol=_SAME_TIME) and flow.version > 0
-        if same and bottleneck == flow.bottleneck:
+        if same and limits == flow.limits and beside == flow.beside:
             return
         if flow.version:
             flow.advance(now)
-        flow.bottleneck = bottleneck
+        flow.limits, flow.beside = limits, beside
         if same:
             return
         flow.rate, flow.version = rate, flow.version + 1
-        flow.finish = now + flow.left / rate if rate > 0 else math.inf
+        flow.finish = now + (flow.size - flow.sent) / rate if rate > 0 else math.inf
         if flow.finish < math.inf:
             heapq.heappush(self._finishing, (flow.finish, flow.number, flow.version))
 

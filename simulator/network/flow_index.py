@@ -7,11 +7,13 @@ links that carry the same flows with the same shares (the ports of a node inside
 
 from __future__ import annotations
 
+from weakref import WeakKeyDictionary
+
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.network.flows import Flow, Way
-from simulator.network.links import Links
+from simulator.network.links import Ids, Links
 
 __all__ = ["FlowIndex"]
 
@@ -44,23 +46,25 @@ class FlowIndex:
         self._signature = np.zeros(len(capacity), np.uint64)
         self._bundle_size = np.bincount(links.bundle, minlength=len(capacity))
         self._split: set[int] = set()
+        self._bundled: WeakKeyDictionary[Way, tuple[Way, Ids]] = WeakKeyDictionary()
+        self._coming: dict[int, Flow] = {}
+        self._going: list[Flow] = []
 
-    def add(self, flow: Flow) -> list[Flow]:
-        """Enter a flow; returns other flows that must be solved anew because a bundle they used was split."""
-        moved = self._reduce(flow)
-        self.flows[flow.number] = flow
-        self._enter(flow)
-        return moved
+    def add(self, flow: Flow) -> None:
+        """Put a flow among those in transit; its links are looked at when a component is asked for."""
+        self.flows[flow.number] = self._coming[flow.number] = flow
 
     def remove(self, flow: Flow) -> bool:
         """Take a flow out; ``False`` when it is not in transit."""
         if self.flows.pop(flow.number, None) is None:
             return False
-        self._leave(flow)
+        if self._coming.pop(flow.number, None) is None:
+            self._going.append(flow)
         return True
 
     def component(self, touched: list[NDArray[np.int64]]) -> list[Flow]:
         """Flows joined to the touched links by shared links, in the order they were requested."""
+        touched = [*touched, *(flow.solved.links for flow in self._settle())]
         seen = np.zeros(len(self._capacity), bool)
         found: set[int] = set()
         wide = set(self._wide)
@@ -90,22 +94,38 @@ class FlowIndex:
         signature = self._signature[ranked]
         return ranked[np.r_[True, signature[1:] != signature[:-1]]]
 
+    def _settle(self) -> list[Flow]:
+        """Enter and take out what came and went; returns flows to be solved anew because a bundle was split."""
+        for flow in self._going:
+            self._leave(flow)
+        coming, moved = list(self._coming.values()), list[Flow]()
+        self._going, self._coming = [], {}
+        for flow in coming:
+            moved += self._reduce(flow)
+            self._enter(flow)
+        return moved
+
     def _reduce(self, flow: Flow) -> list[Flow]:
         """Keep one link of every bundle that the flow loads evenly; a bundle used unevenly is split for good."""
-        links, shares = flow.way.links, flow.way.shares
-        bundle = self._links.bundle[links]
-        if (self._bundle_size[bundle] == 1).all():
+        if (self._bundle_size[self._links.bundle[flow.way.links]] == 1).all():
             return []
-        first, which, used = np.unique(bundle, return_inverse=True, return_counts=True)
-        most, least = np.zeros(len(first)), np.full(len(first), np.inf)
-        np.maximum.at(most, which, shares)
-        np.minimum.at(least, which, shares)
-        even = (used == self._bundle_size[first]) & (most - least <= _EVEN * most)
-        moved = self.split({b for b in first[~even].tolist() if self._bundle_size[b] > 1})
-        bundles = frozenset(first[self._bundle_size[first] > 1].tolist())
+        if flow.way not in self._bundled:
+            self._bundled[flow.way] = self._one_of_each(flow.way)
+        reduced, uneven = self._bundled[flow.way]
+        moved = self.split({b for b in uneven.tolist() if self._bundle_size[b] > 1})
+        bundles = frozenset(reduced.links[self._bundle_size[reduced.links] > 1].tolist())
         if not bundles & self._split:
-            flow.solved, flow.bundles = Way(first, most), bundles
+            flow.solved, flow.bundles = reduced, bundles
         return moved
+
+    def _one_of_each(self, way: Way) -> tuple[Way, Ids]:
+        """The first link of every bundle with the most any of it carries, and the bundles that are not used evenly."""
+        first, which, used = np.unique(self._links.bundle[way.links], return_inverse=True, return_counts=True)
+        most, least = np.zeros(len(first)), np.full(len(first), np.inf)
+        np.maximum.at(most, which, way.shares)
+        np.minimum.at(least, which, way.shares)
+        even = (used == self._bundle_size[first]) & (most - least <= _EVEN * most)
+        return Way(first, most), first[~even]
 
     def split(self, bundles: set[int]) -> list[Flow]:
         """Look at every link of these bundles from now on; returns the flows under way for which that is new."""

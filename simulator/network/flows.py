@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.network.routes import ecmp_hash
+from simulator.network.hashing import ecmp_hash
 
 if TYPE_CHECKING:
     import simpy
 
     from simulator.engine._environment import Scheduled
+    from simulator.network.periodic import Periodic
 
 __all__ = ["Flow", "TransferResult", "Way"]
 
@@ -82,6 +83,8 @@ class Flow:
 
     ``way`` is all it crosses; ``solved`` what rates are computed from (one link of each evenly used bundle), and
     ``bundles`` those that were so reduced. ``signature`` [links of ``solved``] tells it from other flows.
+    ``limits`` says what limits it now: link → share of the time, −1 for its own cap; ``beside`` whom it meets there.
+    A phase of a periodic ``load`` has no end and no event, and its rate is the mean over the period.
     """
 
     number: int
@@ -93,15 +96,18 @@ class Flow:
     weight: float
     cap: float
     start: float
-    event: simpy.Event
-    left: float = 0.0
+    event: simpy.Event | None
+    sent: float = 0.0
     rate: float = 0.0
     since: float = 0.0
     finish: float = math.inf
     version: int = 0
-    bottleneck: int = -1
+    limits: Mapping[int, float] = field(default_factory=dict)
+    beside: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
     limited: dict[int, float] = field(default_factory=dict)
+    met: dict[tuple[int, str], float] = field(default_factory=dict)
     pending: Scheduled | None = None
+    load: Periodic | None = None
 
     def signature(self) -> NDArray[np.uint64]:
         """A number for each link of ``solved`` from the flow and its share; sums of them tell sets of flows apart."""
@@ -109,12 +115,18 @@ class Flow:
         mixed = (self.solved.shares.view(np.uint64) ^ key) * np.uint64(0xBF58476D1CE4E5B9)
         return (mixed ^ (mixed >> np.uint64(29))) * key
 
-    def left_at(self, now: float) -> float:
-        """Bytes still to go [B]."""
-        return max(0.0, self.left - self.rate * (now - self.since))
+    def sent_at(self, now: float) -> float:
+        """Bytes that have moved [B]."""
+        return min(self.size, self.sent + self.rate * (now - self.since))
+
+    def waited(self, now: float) -> Mapping[int, float]:
+        """Link → seconds since the last change in which it limited the flow."""
+        return {link: share * (now - self.since) for link, share in self.limits.items()} if now > self.since else {}
 
     def advance(self, now: float) -> None:
-        """Move the bytes and book the time to what limited the flow."""
-        if now > self.since:
-            self.limited[self.bottleneck] = self.limited.get(self.bottleneck, 0.0) + now - self.since
-        self.left, self.since = self.left_at(now), now
+        """Move the bytes and book the time to what limited the flow and to whom it met there."""
+        for link, seconds in self.waited(now).items():
+            self.limited[link] = self.limited.get(link, 0.0) + seconds
+            for other in self.beside.get(link, ()):
+                self.met[link, other] = self.met.get((link, other), 0.0) + seconds
+        self.sent, self.since = self.sent_at(now), now

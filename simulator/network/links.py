@@ -6,6 +6,8 @@ A block is a grid of equal things (all uplinks of all leaves). Its names are one
 
 from __future__ import annotations
 
+import fnmatch
+import re
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,13 +18,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from simulator.errors import ConfigError, IssueCollector, unknown_name
 
-__all__ = ["KINDS", "Ids", "Links", "Names", "NetworkBuilder"]
+__all__ = ["KINDS", "Ids", "Links", "Names", "NetworkBuilder", "class_of"]
 
 Ids = NDArray[np.int64]
 
 KINDS: Final = ("scale_up", "host", "nic", "leaf_spine", "spine_core", "wan", "storage")
 """Classes of links: inside a scale-up domain, accelerator to host, network port, leaf to spine (or between the
 routers of a group or torus), spine to core (or between groups), between sites, and into a storage tier."""
+
+
+def class_of(name: str) -> str:
+    """A name without its numbers: ``pod3/spine1`` → ``pod/spine``."""
+    return re.sub(r"[0-9]+(\.[0-9]+)*", "", name).replace("@", "")
 
 
 @dataclass
@@ -96,6 +103,28 @@ class Links:
     def kind_of(self, link: int) -> str:
         """Class of a link, one of :data:`KINDS`."""
         return KINDS[int(self.kind[link])]
+
+    def parallel(self, link: int) -> int:
+        """Number of links that are bundled with this one, itself included."""
+        return int((self.bundle == self.bundle[link]).sum())
+
+    def matching(self, pattern: str) -> Ids:
+        """Links whose name fits a pattern (``*``, ``?``, ``[…]``), or that begin or end at a vertex whose name does.
+
+        Raises
+        ------
+        ConfigError
+            If there is none; the message names near ones.
+        """
+        fits = re.compile(fnmatch.translate(pattern)).match
+        names = [self.names[i] for i in range(len(self))]
+        vertices = [self.vertex_names[i] for i in range(len(self.vertex_names))]
+        hit = np.array([fits(name) is not None for name in names], bool)
+        at = np.array([fits(name) is not None for name in vertices], bool)
+        found = np.flatnonzero(hit | at[self.source] | at[self.target])
+        if not len(found):
+            raise ConfigError(unknown_name("link or switch", pattern, [*vertices, *names]))
+        return found
 
     def number(self, name: str) -> int:
         """The link called ``name``.

@@ -14,26 +14,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.network.detours import add_ways
+from simulator.network.hashing import ecmp_hash
 from simulator.network.links import Ids
 
 if TYPE_CHECKING:
     from simulator.network.topology import Topology
 
-__all__ = ["add_loads", "ecmp_hash", "path", "path_avoiding", "spread"]
+__all__ = ["add_loads", "path", "path_avoiding", "spread"]
 
-_MASK = (1 << 64) - 1
 _MOST_TRIES = 256
-
-
-def ecmp_hash(*values: int) -> int:
-    """A 64-bit hash that is the same in every process (SplitMix64, Steele et al., OOPSLA 2014)."""
-    state = 0
-    for value in values:
-        state = (state ^ (value & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB & _MASK
-        state ^= state >> 31
-    return state
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ def _pieces(t: Topology, src: int, dst: int, flow_hash: int) -> list[_Piece]:
         return [(*_to_host(t, src), *_from_host(t, dst))]
     pieces: list[_Piece] = []
     port, into = _port(t, src, flow_hash), _port(t, dst, flow_hash)
-    if inside and t.wiring.rail_aligned and t.ports.rail[port] != t.ports.rail[into]:
+    if inside and t.uses_proxies and t.ports.rail[port] != t.ports.rail[into]:
         proxy = int(nodes.rail_rank[t.node_of(src), t.ports.rail[into]])
         if proxy >= 0 and nodes.domain_of[proxy] == nodes.domain_of[src]:
             pieces.append(_scale_up(t, src, proxy))
@@ -168,10 +158,18 @@ def _from_port(t: Topology, endpoint: int, port: int) -> tuple[int, ...]:
     return (*((link,) if link >= 0 else ()), *_from_host(t, endpoint))
 
 
-def add_loads(t: Topology, found: NDArray[np.float64], src: Ids, dst: Ids, volume: NDArray[np.float64]) -> None:
-    """Add to ``found`` [links] the bytes of accelerators ``src[i]`` sending ``volume[i]`` to ``dst[i]``, spread evenly.
+def add_loads(
+    t: Topology,
+    found: NDArray[np.float64],
+    src: Ids,
+    dst: Ids,
+    volume: NDArray[np.float64],
+    capacity: NDArray[np.float64] | None = None,
+) -> None:
+    """Add to ``found`` [links] the bytes of accelerators ``src[i]`` sending ``volume[i]`` to ``dst[i]``.
 
-    The same as adding up :func:`spread` over all messages, in a few array operations.
+    Between nodes they take the ways of the fabric's routing; where that sprays, this is the same as adding up
+    :func:`spread` over all messages. With ``capacity`` [links] they go round links that have none left.
     """
     nodes = t.nodes
 
@@ -197,7 +195,8 @@ def add_loads(t: Topology, found: NDArray[np.float64], src: Ids, dst: Ids, volum
     far = ~near & ~local
     src, dst, volume = src[far], dst[far], volume[far]
     port, into = nodes.port_of[src], nodes.port_of[dst]
-    if t.wiring.rail_aligned and len(src):
+    pairs = np.stack([src, dst])
+    if t.uses_proxies and len(src):
         proxy = nodes.rail_rank[nodes.node_of[src], t.ports.rail[into]]
         use = (t.ports.rail[port] != t.ports.rail[into]) & (proxy >= 0)
         use &= nodes.domain_of[proxy] == nodes.domain_of[src]
@@ -210,4 +209,4 @@ def add_loads(t: Topology, found: NDArray[np.float64], src: Ids, dst: Ids, volum
     add(nodes.uplink_in[dst[nodes.via_uplink[dst]]], volume[nodes.via_uplink[dst]])
     add(t.port_out[port], volume)
     add(t.port_in[into], volume)
-    t.wiring.add_loads(found, port, into, volume)
+    add_ways(t, found, (port, into), pairs, volume, capacity)

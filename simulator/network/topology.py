@@ -142,14 +142,32 @@ class Topology:
         return routes.spread(self, src, dst, flow_hash)
 
     def loads(self, src: Ids, dst: Ids, volume: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Bytes on every link [links] of many messages between accelerators, each sprayed over all equal ways."""
+        """Bytes on every link [links] of many messages between accelerators, over the ways of the fabric's routing."""
         found = np.zeros(len(self.links))
         self.add_loads(found, np.asarray(src), np.asarray(dst), np.asarray(volume, np.float64))
         return found
 
-    def add_loads(self, found: NDArray[np.float64], src: Ids, dst: Ids, volume: NDArray[np.float64]) -> None:
-        """As :meth:`loads`, added to ``found`` [links]."""
-        routes.add_loads(self, found, src, dst, volume)
+    def add_loads(
+        self,
+        found: NDArray[np.float64],
+        src: Ids,
+        dst: Ids,
+        volume: NDArray[np.float64],
+        capacity: NDArray[np.float64] | None = None,
+    ) -> None:
+        """As :meth:`loads`, added to ``found`` [links]; round links without ``capacity`` [links], where that is given.
+
+        Raises
+        ------
+        NoWayError
+            If all ways of a message are lost.
+        """
+        routes.add_loads(self, found, src, dst, volume, capacity)
+
+    @property
+    def uses_proxies(self) -> bool:
+        """Whether traffic between rails changes rail inside the sender's scale-up domain (PXN)."""
+        return self.wiring.rail_aligned and self.cluster.fabric.routing.rail_aware
 
     def path_latency(self, path: Collection[int]) -> float:
         """Latency [s] of a small message over ``path``.

@@ -159,6 +159,14 @@ class Wiring(ABC):
             for link, share in self.spread(source, target).items():
                 loads[link] += share * total
 
+    def add_hashed(
+        self, loads: NDArray[np.float64], a: Ids, b: Ids, volume: NDArray[np.float64], number: NDArray[np.uint64]
+    ) -> None:
+        """As :meth:`add_loads`, but each message takes the one way that its hash ``number`` picks."""
+        for source, target, size, picked in zip(a.tolist(), b.tolist(), volume.tolist(), number.tolist(), strict=True):
+            for link in self.path(source, target, picked % self.width(source, target)):
+                loads[link] += size
+
 
 W = TypeVar("W", bound=type[Wiring])
 _TOPOLOGIES: dict[str, type[Wiring]] = {}

@@ -41,7 +41,9 @@ def cost_bars(source: Source, workload: str | None = None, ax: Axes | None = Non
     shown = rows[:_MOST]
     parts = _items(source, points.workload) if isinstance(source, Result) else {}
     series = {id(r): (i, label) for i, (label, mine) in enumerate(points.series(shown)) for r in mine}
-    with drawing(ax, 7.5, 1.5 + 0.42 * max(2, len(shown))) as axes:
+    labels = [points.label(r) or points.workload for r in shown]
+    width = min(11.0, 6.5 + 0.06 * max(map(len, labels)))
+    with drawing(ax, width, 1.5 + 0.42 * max(2, len(shown))) as axes:
         most = max(max(number(r, f"usd_per_million_tokens{e}") for e in ("", "_high")) for r in shown)
         drawn: dict[str, Any] = {}
         for place, row in enumerate(shown):
@@ -64,7 +66,7 @@ def cost_bars(source: Source, workload: str | None = None, ax: Axes | None = Non
                 f"{value:.3g}", (end, place), (6, 0), textcoords="offset points", va="center", fontsize=8.5,
                 color=ink_of(axes),
             )  # fmt: skip
-        axes.set_yticks(range(len(shown)), [points.label(r) or points.workload for r in shown])
+        axes.set_yticks(range(len(shown)), labels)
         axes.set_ylim(max(len(shown), 2) - 0.4, -0.6)
         axes.set_xlim(0, 1.12 * most)
         axes.set_xlabel("USD per million tokens [USD]")

@@ -120,7 +120,7 @@ def _draw(ax: Axes, points: Points, rows: Sequence[Mapping[str, Any]], column: s
 
 def _annotate(ax: Axes, points: Points, rows: Sequence[Mapping[str, Any]], column: str) -> None:
     """What the legend does not say, beside each mark, as long as there are few."""
-    varied = [a for a in points.axes if len({str(r.get(a)) for r in rows}) > 1]
+    varied = points.varied(rows)
     legend_axis = min(varied, key=lambda a: len({str(r.get(a)) for r in rows}), default=None)
     rest = [a for a in varied if a != legend_axis]
     if not rest or len(rows) > _MOST_LABELS:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.results.tables import Result, schema
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,14 +67,17 @@ class Points:
             raise ConfigError(f"no variant of '{self.workload}' has {said}: is it of the right kind and depth?")
         return found
 
+    def varied(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Axes that have several values among these rows."""
+        return [a for a in self.axes if len({str(r.get(a)) for r in rows}) > 1]
+
     def series(self, rows: Sequence[Mapping[str, Any]], along: Sequence[str] = ()) -> Iterator[tuple[str, list[Any]]]:
         """Rows by the values of the axes that are not ``along`` the figure, with a label for the legend.
 
         A single axis that is left is the legend; several are joined. With no axis to go along, the axis with the
         fewest values makes the series.
         """
-        varied = [a for a in self.axes if len({str(r.get(a)) for r in rows}) > 1]
-        groups = [a for a in varied if a not in along]
+        groups = [a for a in self.varied(rows) if a not in along]
         if not along and groups:
             groups = [min(groups, key=lambda a: len({str(r.get(a)) for r in rows}))]
         found: dict[str, list[Any]] = {}
@@ -83,12 +86,12 @@ class Points:
         yield from found.items()
 
     def label(self, row: Mapping[str, Any], axes: Sequence[str] | None = None) -> str:
-        """A point by the values of some axes (all by default): values alone where they are words."""
+        """A point by the values of some axes (those that vary by default): values alone where they are words."""
         names, parts = self.names, []
-        for axis in self.axes if axes is None else axes:
+        for axis in self.varied(self.rows) if axes is None else axes:
             if (value := row.get(axis)) is not None:
-                bare = isinstance(value, str) and not isinstance(value, bool)
-                parts.append(str(value) if bare else f"{names[axis]} {_value(value)}")
+                bare = isinstance(value, str | Mapping)
+                parts.append(value_text(value) if bare else f"{names[axis]} {value_text(value)}")
         return ", ".join(parts)
 
     def of_document(self, key: str) -> Mapping[str, Any]:
@@ -136,7 +139,3 @@ def _rows(source: Source) -> Sequence[Mapping[str, Any]]:
     if isinstance(source, Result):
         return source.rows("summary")
     return [{str(k): v for k, v in row.items()} for row in source.to_dict("records")]
-
-
-def _value(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -124,5 +124,5 @@ def finish(ax: Axes, grid: str | None = "y") -> None:
     ink = ink_of(ax)
     ax.tick_params(which="both", color=ink, labelcolor=ink, labelsize=9)
     if grid is not None:
-        ax.grid(True, axis=grid, color=FAINT, linewidth=0.6, alpha=0.8)  # type: ignore[arg-type]
+        ax.grid(True, axis=grid, color=ink, linewidth=0.6, alpha=0.15)  # type: ignore[arg-type]
         ax.set_axisbelow(True)

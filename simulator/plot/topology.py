@@ -84,9 +84,7 @@ def link_heat_map(result: Result, workload: str | None = None, ax: Axes | None =
         axes.spines["bottom"].set_visible(False)
         axes.spines["left"].set_visible(False)
         axes.tick_params(left=False)
-        note = (
-            "bytes of one step over capacity and step time, mean of the step; a cell is the busiest link of its place"
-        )
+        note = "bytes of one step over capacity and step time; a cell is the busiest link of its node or switch"
         titles(axes, f"{name}: the network during a step ({fabric})", note)
         finish(axes, None)
         return axes

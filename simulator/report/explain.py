@@ -23,7 +23,7 @@ __all__ = ["TOPICS", "Row", "explain", "print_topic", "render", "to_json"]
 
 TOPICS = ("memory", "time", "traffic", "source")
 
-_MOST_OPS, _MOST_CONSTANTS = 12, 25
+_MOST_OPS, _MOST_CONSTANTS, _MOST_LINKS = 12, 25, 8
 
 _NETWORK = ("scale_up", "scale_out")
 
@@ -236,6 +236,7 @@ def _traffic(result: Result, workload: str) -> Iterator[Row]:
     total = sum(float(r["seconds"]) for r in _mine(result, "time", workload))
     if training and total:
         yield from _communication(result, workload, total)
+    yield from _contention(result, workload)
 
 
 def _communication(result: Result, workload: str, total: float) -> Iterator[Row]:
@@ -261,6 +262,20 @@ def _communication(result: Result, workload: str, total: float) -> Iterator[Row]
     for (axis, collective, link), (size, taken) in sorted(found.items(), key=lambda item: -item[1][0]):
         note = f"{format_quantity(taken, 'time')} on {link.replace('_', '-')}"
         yield Row(workload, "traffic", section, f"{axis} {collective}", size, "B", size / whole, note)
+
+
+def _contention(result: Result, workload: str) -> Iterator[Row]:
+    """Links between nodes that held up the steps of a job, and who else was on them."""
+    rows = _mine(result, "contention", workload)
+    whole = float(result.of(workload).get("training_seconds", math.nan))
+    section = "links that held up the steps, share of the job's time"
+    for r in rows[:_MOST_LINKS]:
+        others = f"shared with {r['shared_with']}" if r["shared_with"] else "nobody else: narrower than what it serves"
+        many = f", one of {r['parallel']:.0f} used alike" if r["parallel"] > 1 else ""
+        note = f"{others}; {format_quantity(float(r['bandwidth']), 'bandwidth')}{many}"
+        yield Row(workload, "traffic", section, str(r["link"]), float(r["seconds"]), "s", r["seconds"] / whole, note)
+    if rest := rows[_MOST_LINKS:]:
+        yield Row(workload, "traffic", section, f"{len(rest)} more", sum(float(r["seconds"]) for r in rest), "s")
 
 
 # -- source --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,29 @@ from simulator.report.html_svg import bars, scatter
 from simulator.report.variants import FIGURES_OF_MERIT, figure_text
 from simulator.results.tables import Result, schema
 from simulator.scenario.compare_draws import better_when_higher
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 from simulator.units import format_quantity
 
 __all__ = ["result_page", "sweep_page", "write_page"]
 
 _DIMENSION = {"s": "time", "B": "data"}
-_SOURCES = 60
+_SOURCES, _STAGES = 60, 16
+
+KEY_FIGURES = (
+    "accelerators", "plan", "seconds", "seconds_low", "seconds_high", "floor_seconds", "mfu", "hfu", "tokens_per_s",
+    "tokens_per_s_per_gpu", "bubble_over_total", "exposed_communication", "memory_peak", "memory_capacity",
+    "training_seconds", "effective_time_ratio", "requests", "rejected", "requests_per_s", "output_tokens_per_s",
+    "output_tokens_per_s_per_gpu", "ttft_median", "ttft_p90", "ttft_p99", "tpot_median", "tpot_p90", "tpot_p99",
+    "itl_p99", "e2e_p90", "kv_occupancy_max", "slo_attainment", "slo_goodput", "unstable", "energy_per_token", "usd",
+    "usd_per_million_tokens", "usd_per_million_tokens_low", "usd_per_million_tokens_high",
+)  # fmt: skip
+"""What people ask first, in this order; the whole summary is further down the page."""
+
+_SHARES = ("share", "sigma", "sensitivity", "mfu", "hfu", "bubble", "kv_occupancy", "slo_attainment", "utilization",
+           "effective_time_ratio")  # fmt: skip
+"""Beginnings of the names of columns that are read in per cent."""
+
+_YES_NO = ("feasible", "fits", "unstable", "slo_met")
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with what is below it."""
+    """A heading with what is below it; ``folded`` until it is opened, and not printed."""
 
     title: str
     tables: Sequence[Table] = ()
     figures: Sequence[str] = ()
     note: str = ""
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,9 +109,8 @@ def result_page(result: Result, figures: Mapping[str, str] | None = None) -> str
     verdict = (
         "Feasible: every workload fits and runs." if result.feasible else "Not feasible: " + "; ".join(result.reasons)
     )
-    sections = [Section("Figures of merit", [_summary(result)])]
-    drawn = [_time_bars(result), _memory_bars(result)]
-    shown = [*(d for d in drawn if d), *(figures or {}).values()]
+    sections = [Section("Figures of merit", [_summary(result, KEY_FIGURES)])]
+    shown = [*_time_bars(result), *_memory_bars(result), *(figures or {}).values()]
     if shown:
         sections.append(Section("Figures", figures=shown, note="Point at a coloured mark to read its figure."))
     for name, title in (
@@ -105,6 +121,7 @@ def result_page(result: Result, figures: Mapping[str, str] | None = None) -> str
     ):
         if rows := result.rows(name):
             sections.append(Section(title, [_plain_table(name, rows)]))
+    sections.append(Section("All figures", [_summary(result)], folded=True))
     if rows := result.rows("sources"):
         note = "Constants by falling influence: change of the time for one standard deviation, and its source."
         sections.append(Section("Sources and errors", [_plain_table("sources", rows[:_SOURCES])], note=note))
@@ -124,7 +141,9 @@ def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
         *(sweep.changes and ["with " + ", ".join(sweep.changes)]),
     ]
     best = [
-        f"{metric.replace('_', ' ')}: {_best(sweep, metric)}" for metric in FIGURES_OF_MERIT if _best(sweep, metric)
+        f"{metric.replace('_', ' ')}: {_best(sweep, metric)}"
+        for metric in FIGURES_OF_MERIT
+        if metric != "floor_seconds" and _best(sweep, metric)
     ]
     sections = [Section("All points", [_sweep_table(sweep)], note="Click a heading to sort.")]
     drawn = [d for d in (_pareto(sweep),) if d]
@@ -132,11 +151,12 @@ def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
         note = "Point at a mark to read its values." if drawn else ""
         sections.insert(0, Section("Trade-off", figures=[*drawn, *(figures or {}).values()], note=note))
     if best:
-        head = [Cell("figure"), Cell("best point", is_text=True)]
+        head = [Cell("figure", is_text=True), Cell("best point", is_text=True)]
         lines = [Row([Cell(a, is_text=True), Cell(b, is_text=True)]) for a, _, b in (t.partition(": ") for t in best)]
         sections.insert(0, Section("Best by each figure", [Table(head, lines, sortable=False)]))
     name = str(sweep.document.get("name") or "sweep")
-    return _render(Page(name, facts, said, counts["ok"] > 0, sections, (), _yaml(sweep.document)))
+    verdict = f"{len(sweep.points)} points: {said}."
+    return _render(Page(name, facts, verdict, counts["ok"] > 0, sections, (), _yaml(sweep.document)))
 
 
 def write_page(text: str, path: str | Path) -> Path:
@@ -189,62 +209,85 @@ def _head(table: str, column: str) -> Cell:
 
 
 def _cell(table: str, column: str, value: Any) -> Cell:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    if value is None or value == "nan" or (isinstance(value, float) and math.isnan(value)):
         return Cell("")
+    if column in _YES_NO and value in (0, 1):
+        return Cell("yes" if value else "no", float(value))
     if isinstance(value, bool) or not isinstance(value, int | float):
         return Cell(("yes" if value else "no") if isinstance(value, bool) else str(value), is_text=True)
     known = schema().get((table, column))
     unit = known.unit if known else ""
-    if unit in _DIMENSION and math.isfinite(value):
-        text = format_quantity(float(value), _DIMENSION[unit])
-    else:
-        text = (f"{value:,}" if isinstance(value, int) else f"{value:.4g}") + (f" {unit}" if unit else "")
-    return Cell(text, float(value), title=f"{value!r} {unit}".strip())
+    return Cell(_number(column, unit, value), float(value), title=f"{value!r} {unit}".strip())
 
 
-def _summary(result: Result) -> Table:
+def _number(column: str, unit: str, value: float) -> str:
+    """A number to read: times and bytes in a fitting unit, shares in per cent, thousands parted."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if unit in _DIMENSION:
+        return format_quantity(float(value), _DIMENSION[unit])
+    if not unit and column.startswith(_SHARES):
+        return f"{100 * value:.3g} %"
+    small = isinstance(value, int) or abs(value) < 1000
+    text = f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if small else f"{value:,.0f}"
+    if abs(value) >= 1e9:
+        text = f"{value:.4g}"
+    return text + (f" {unit}" if unit else "")
+
+
+def _summary(result: Result, wanted: Sequence[str] = ()) -> Table:
     """Columns of the summary as rows, workloads beside one another."""
     rows = result.rows("summary")
-    names = [n for n in (result.tables.get("summary") or {}) if any(_cell("summary", n, r[n]).text for r in rows)]
-    heads = [Cell("figure"), *(Cell(str(r["workload"])) for r in rows)]
+    known = list(result.tables.get("summary") or {})
+    heads = [Cell("figure", is_text=True), *(Cell(str(r["workload"])) for r in rows)]
     lines = []
-    for name in names:
-        if name == "workload":
-            continue
-        head = _head("summary", name)
-        lines.append(
-            Row([Cell(head.text, title=head.title, is_text=True), *(_cell("summary", name, r[name]) for r in rows)])
-        )
+    for name in [n for n in wanted if n in known] or known:
+        cells = [_cell("summary", name, row[name]) for row in rows]
+        if name != "workload" and any(cell.text for cell in cells):
+            head = _head("summary", name)
+            lines.append(Row([Cell(head.text, title=head.title, is_text=True), *cells]))
     return Table(heads, lines, sortable=False)
 
 
 def _plain_table(name: str, rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = list(rows[0])
     lines = [Row([_cell(name, c, row[c]) for c in columns]) for row in rows]
-    return Table([_head(name, c) for c in columns], lines)
+    texts = [any(line.cells[i].is_text for line in lines) for i in range(len(columns))]
+    heads = [replace(_head(name, c), is_text=text) for c, text in zip(columns, texts, strict=True)]
+    return Table(heads, lines)
 
 
-def _time_bars(result: Result) -> str:
+def _time_bars(result: Result) -> list[str]:
     groups: dict[str, list[tuple[str, float, str]]] = {}
     for row in result.rows("time"):
         text = f"{format_quantity(row['seconds'], 'time')} ({100 * row['share']:.1f} %)"
-        groups.setdefault(str(row["workload"]), []).append((str(row["part"]), float(row["seconds"]), text))
+        groups.setdefault(str(row["workload"]), []).append(
+            (str(row["part"]).replace("_", " "), float(row["seconds"]), text)
+        )
     drawn = []
     for name, pieces in groups.items():
-        rows = [(piece[0].replace("_", " "), [piece]) for piece in pieces if piece[1] > 0]
+        rows = [(piece[0], [piece], piece[2]) for piece in pieces if piece[1] > 0]
         drawn.append(bars(f"{name}: where the time of one step or iteration goes", rows))
-    return "".join(f"<p>{d}</p>" for d in drawn)
+    return drawn
 
 
-def _memory_bars(result: Result) -> str:
+def _memory_bars(result: Result) -> list[str]:
     stages: dict[str, dict[str, list[tuple[str, float, str]]]] = {}
+    ends: dict[tuple[str, str], str] = {}
     for row in result.rows("memory"):
         if row["tier"] == "hbm":
-            text = f"{format_quantity(row['bytes'], 'data')} of {format_quantity(row['capacity'], 'data')}"
-            pieces = stages.setdefault(str(row["workload"]), {}).setdefault(f"stage {row['stage']}", [])
+            capacity = format_quantity(row["capacity"], "data")
+            text = f"{format_quantity(row['bytes'], 'data')} of {capacity}"
+            name, stage = str(row["workload"]), f"stage {row['stage']}"
+            pieces = stages.setdefault(name, {}).setdefault(stage, [])
             pieces.append((str(row["class"]), float(row["bytes"]), text))
-    drawn = [bars(f"{name}: device memory at the peak", list(found.items())[:16]) for name, found in stages.items()]
-    return "".join(f"<p>{d}</p>" for d in drawn)
+            ends[name, stage] = f"{format_quantity(sum(p[1] for p in pieces), 'data')} of {capacity}"
+    drawn = []
+    for name, found in stages.items():
+        rows = [(stage, pieces, ends[name, stage]) for stage, pieces in list(found.items())[:_STAGES]]
+        rest = f", first {_STAGES} of {len(found)} stages" if len(found) > _STAGES else ""
+        drawn.append(bars(f"{name}: device memory at the peak{rest}", rows))
+    return drawn
 
 
 # -- a sweep ------------------------------------------------------------------------------------------------------
@@ -252,7 +295,7 @@ def _memory_bars(result: Result) -> str:
 
 def _named(sweep: Sweep, row: Mapping[str, Any]) -> str:
     names = short_names(sweep.axes)
-    values = ", ".join(f"{names[a]} {row[a]}" for a in sweep.axes if row.get(a) is not None)
+    values = ", ".join(f"{names[a]} {value_text(row[a])}" for a in sweep.axes if row.get(a) is not None)
     return f"#{row['point']} {values}"
 
 
@@ -277,7 +320,7 @@ def _sweep_table(sweep: Sweep) -> Table:
 
 def _axis(value: Any) -> Cell:
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-    return Cell("" if value is None else str(value), number)
+    return Cell("" if value is None else value_text(value), number)
 
 
 def _good(sweep: Sweep, *columns: str) -> Iterable[Mapping[str, Any]]:
@@ -296,6 +339,16 @@ def _best(sweep: Sweep, metric: str) -> str:
     return f"{figure_text(metric, row[metric])} at {_named(sweep, row)}"
 
 
+def _axis_of(column: str, values: Sequence[float]) -> tuple[str, float]:
+    """Label of an axis with its unit, and what values are multiplied by: short times in ms, bytes in GiB."""
+    known, most = schema()["summary", column], max(values)
+    name = column.replace("_", " ")
+    if known.unit == "s":
+        unit, factor = ("ms", 1e3) if most < 1 else ("s", 1.0) if most < 600 else ("h", 1 / 3600)
+        return f"{name} [{unit}]", factor
+    return (f"{name} [GiB]", 2.0**-30) if known.unit == "B" else (known.label(column), 1.0)
+
+
 _AXES = (
     ("tpot_p90", "output_tokens_per_s_per_gpu"), ("ttft_p90", "usd_per_million_tokens"),
     ("accelerators", "training_seconds"), ("accelerators", "seconds"), ("memory_peak", "seconds"),
@@ -307,11 +360,11 @@ def _pareto(sweep: Sweep) -> str:
     for x, y in _AXES:
         rows = list(_good(sweep, x, y))
         if len({r[x] for r in rows}) > 1 and len({r[y] for r in rows}) > 1:
-            x_label, y_label = (schema()["summary", c].label(c) for c in (x, y))
+            (x_label, x_factor), (y_label, y_factor) = (_axis_of(c, [float(r[c]) for r in rows]) for c in (x, y))
             varied = [a for a in sweep.axes if len({str(r.get(a)) for r in rows}) > 1]
             group = min(varied, key=lambda a: len({str(r.get(a)) for r in rows}), default="")
             points = [
-                (float(r[x]), float(r[y]), str(r.get(group, "")) if group else str(r["workload"]),
+                (float(r[x]) * x_factor, float(r[y]) * y_factor, str(r.get(group, "")) if group else str(r["workload"]),
                  f"{_named(sweep, r)}: {x} {figure_text(x, r[x])}, {y} {figure_text(y, r[y])}")
                 for r in rows
             ]  # fmt: skip

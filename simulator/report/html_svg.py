@@ -14,20 +14,21 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#2
 _TEXT = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" fill="#222"'
 
 
-def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]], unit_note: str = "") -> str:
+def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]], str]]) -> str:
     """Horizontal stacked bars.
 
     Parameters
     ----------
     rows
-        (label, pieces), a piece being (name, value, text on hover).
+        (label, pieces, text at the end), a piece being (name, value, text on hover).
     """
-    names = list(dict.fromkeys(name for _, pieces in rows for name, value, _ in pieces if value > 0))
-    largest = max((sum(v for _, v, _ in pieces) for _, pieces in rows), default=0.0) or 1.0
-    left, width, height = 130.0, 620.0, 22.0
+    names = list(dict.fromkeys(name for _, pieces, _ in rows for name, value, _ in pieces if value > 0))
+    largest = max((sum(v for _, v, _ in pieces) for _, pieces, _ in rows), default=0.0) or 1.0
+    stacked = any(len(pieces) > 1 for _, pieces, _ in rows)
+    left, width, height = 110.0, 360.0, 20.0
     top = 26.0
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
-    for i, (label, pieces) in enumerate(rows):
+    for i, (label, pieces, end) in enumerate(rows):
         y, x = top + i * (height + 6), left
         parts.append(f'<text x="{left - 8}" y="{y + 15}" text-anchor="end" {_TEXT}>{escape(label)}</text>')
         for name, value, text in pieces:
@@ -40,26 +41,21 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]]]
                 f'fill="{colour}"><title>{escape(f"{label}: {name} {text}")}</title></rect>'
             )
             x += length
-        total = unit_note and f" {unit_note}"
-        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(_total(pieces))}{escape(total)}</text>')
+        parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(end)}</text>')
     y, x = top + len(rows) * (height + 6) + 14, left
-    for i, name in enumerate(names):
+    for i, name in enumerate(names if stacked else ()):  # a bar of one piece has its name beside it
         wide = 26 + 7.2 * len(name)
-        if x + wide > left + width + 80:
+        if x + wide > left + width + 120:
             x, y = left, y + 20
         parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<text x="{x + 17}" y="{y}" {_TEXT}>{escape(name)}</text>')
         x += wide
-    return _svg(left + width + 110, y + 12, title, parts)
-
-
-def _total(pieces: Sequence[tuple[str, float, str]]) -> str:
-    return pieces[0][2] if len(pieces) == 1 else ""
+    return _svg(left + width + 140, y + 12 if stacked else y - 8, title, parts)
 
 
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
     """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
-    left, top, width, height = 70.0, 30.0, 560.0, 320.0
+    left, top, width, height = 62.0, 30.0, 340.0, 270.0
     x_most, y_most = _round_up(max(p[0] for p in points)), _round_up(max(p[1] for p in points))
     groups = list(dict.fromkeys(p[2] for p in points))
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
@@ -85,7 +81,7 @@ def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float
         y = top + 8 + 20 * i
         parts.append(f'<circle cx="{left + width + 24}" cy="{y}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<text x="{left + width + 34}" y="{y + 4}" {_TEXT}>{escape(group)}</text>')
-    return _svg(left + width + 230, top + height + 50, title, parts)
+    return _svg(left + width + 150, top + height + 50, title, parts)
 
 
 def _round_up(value: float) -> float:

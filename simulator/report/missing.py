@@ -8,13 +8,15 @@ from pathlib import Path
 from simulator import registry
 from simulator.errors import ConfigError
 
-__all__ = ["catalogue_rows", "missing_rows", "normalise"]
+__all__ = ["catalogue_rows", "missing_rows", "normalise", "theme_rows"]
 
 _HEADING = re.compile(r"^#+\s+(\d+[a-z]?)\.?\s+(.*)$")
 _MARKS = re.compile(r"\s*[●○◇*]+|[+\s]+$")
 """Evidence marks stand behind any name of a row; a plus only at its end, where it is not part of a name."""
 _FIRST, _LAST = 1, 11
 """Sections whose tables list systems; the others hold formulas, golden values and sources."""
+_THEMES = 13
+"""Section of what the literature leaves open, and what a simulator should offer for it."""
 
 
 def normalise(name: str) -> str:
@@ -42,6 +44,23 @@ def catalogue_rows(text: str) -> list[tuple[str, str]]:
         elif table and not set(first) <= set("-: ") and _FIRST <= number <= _LAST:
             rows.append((section, _clean(first)))
     return rows
+
+
+def theme_rows(text: str) -> list[str]:
+    """Themes of section 13 (tables headed ``theme``) and its numbered items, as ``CNC brain: Policies``."""
+    found, inside, table = list[str](), False, False
+    for line in text.splitlines():
+        if heading := _HEADING.match(line):
+            inside = heading[1] == str(_THEMES)
+        if not inside:
+            continue
+        first = re.split(r"(?<!\\)\|", line)[1].strip() if line.startswith("|") else ""
+        table = first.casefold() == "theme" or (table and line.startswith("|"))
+        if table and first.casefold() != "theme" and not set(first) <= set("-: "):
+            found.append(_clean(first))
+        elif item := re.match(r"\d+\. \*([^*]+)\*", line):
+            found.append(f"CNC brain: {item[1]}")
+    return found
 
 
 def missing_rows(path: Path) -> list[tuple[str, str]]:

@@ -34,6 +34,8 @@ def print_result(result: Result, console: Console) -> None:
     for row in result.rows("summary"):
         if row["kind"] == "training":
             print_training(result, row, console)
+        elif row["kind"] == "functions":
+            print_functions(result, row, console)
         else:
             print_serving(result, row, console)
     for warning in result.warnings:
@@ -49,6 +51,38 @@ def print_training(result: Result, row: Row, console: Console) -> None:
         print_time(result, name, console)
     print_memory(result, name, console)
     print_traffic(result, name, console)
+
+
+def print_functions(result: Result, row: Row, console: Console) -> None:
+    """Calls, cold starts, response times, cost and energy, and the share of every site."""
+    _title(row, console)
+    if not row["feasible"]:
+        return
+    cold, attained, fair = (_number(row, n) for n in ("cold_start_rate", "slo_attainment", "fairness"))
+    usd, joules = _number(row, "usd_per_thousand_calls"), _number(row, "energy_per_call")
+    _figures(
+        [
+            ("calls", f"{row['requests']:,.0f} done, {row['rejected']:,.0f} turned away"),
+            ("cold starts", _share(cold)),
+            ("kept the limit", _share(attained)),
+            ("containers at work", _share(_number(row, "utilization"))),
+            ("fairness of owners", "" if fair is None else f"{fair:.3f}"),
+            ("USD per thousand calls", "" if usd is None else f"{usd:.4g}"),
+            ("J per call", "" if joules is None else f"{joules:.4g}"),
+            ("carbon", "" if row["carbon"] != row["carbon"] else f"{row['carbon'] / 1e3:.3g} kg"),
+        ],
+        console,
+    )
+    _latencies(row, console)
+    table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
+    for column in ("  site", "calls", "cold", "used", "USD", "kg CO2", "mean response"):
+        table.add_column(column, justify="left" if column == "  site" else "right")
+    for site in (r for r in result.rows("sites") if r["workload"] == row["workload"]):
+        table.add_row(
+            f"  {site['site']}", f"{site['calls']:,.0f}", f"{site['cold_starts']:,.0f}", _share(site["utilization"]),
+            f"{site['usd']:.4g}", f"{site['carbon'] / 1e3:.3g}", format_quantity(site["response_mean"], "time"),
+        )  # fmt: skip
+    console.print(table)
 
 
 def print_serving(result: Result, row: Row, console: Console) -> None:
@@ -107,6 +141,14 @@ def _seconds(value: float | None) -> str:
     return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
 
 
+def _slow_down(row: Row) -> str:
+    """How much longer the steps took for their links; nothing to say where they did not."""
+    factor, lost = _number(row, "contention_slow_down"), _number(row, "lost_network")
+    if factor is None or not lost:
+        return ""
+    return f"{factor:.3g} times, {format_quantity(lost, 'time')} lost (fmsim explain RUN traffic)"
+
+
 def _training_figures(row: Row) -> list[tuple[str, str]]:
     def text(name: str, dimension: str) -> str:
         value = _number(row, name)
@@ -134,6 +176,7 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
+        ("contention slow-down", _slow_down(row)),
         *_money(row),
         *_goal(row),
         ("rests on constants", ", ".join(trust)),

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
-from simulator.results.tables import schema
+from simulator.results.markup import figure_text
 from simulator.scenario.compare import Comparison
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
-from simulator.scenario.sweep_table import Sweep, short_names
+from simulator.scenario.sweep_table import Sweep, short_names, value_text
 from simulator.units import format_quantity
 
 if TYPE_CHECKING:
@@ -30,22 +29,6 @@ FIGURES_OF_MERIT = (
 
 _DIMENSION = {"s": "time", "B": "data", "W": "power", "J": "energy", "FLOP/s": "flop_rate"}
 _MOST_ROWS = 60
-
-
-def figure_text(column: str, value: Any) -> str:
-    """A figure with its unit, short enough for a table."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if not isinstance(value, int | float):
-        return str(value)
-    unit = schema()["summary", column].unit if ("summary", column) in schema() else ""
-    if unit in ("s", "B"):
-        return format_quantity(float(value), _DIMENSION[unit])
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" + (f" {unit}" if unit else "")
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
@@ -78,7 +61,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
 
 
 def _line(row: Mapping[str, Any], axes: Sequence[str], shown: Sequence[str], several: bool) -> list[Text]:
-    values = [str(row["point"]), *("" if row.get(a) is None else str(row[a]) for a in axes)]
+    values = [str(row["point"]), *("" if row.get(a) is None else value_text(row[a]) for a in axes)]
     values += [str(row["workload"])] if several else []
     values += [figure_text(column, row.get(column)) for column in shown]
     return [Text(v) for v in (*values, "" if row["status"] == "ok" else str(row["status"]))]
@@ -125,7 +108,12 @@ def print_comparison(found: Comparison, console: Console) -> None:
         for r in found.spread
     ]  # fmt: skip
     draws = found.spread[0]["draws"] if found.spread else 0
-    _grid(f"over {draws} draws of the traffic", ["", "", "p10", "p50", "p90", ""], lines, console)
+    _grid(
+        f"over {draws} draws of requests, failures, constants and prices",
+        ["", "", "p10", "p50", "p90", ""],
+        lines,
+        console,
+    )
     for note in found.notes:
         console.print(Text(f"note: {note}", style="yellow"))
 

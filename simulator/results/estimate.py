@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -166,3 +167,22 @@ class Estimate:
     shares: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def _repr_html_(self) -> str:
+        """Time, memory and traffic, for notebooks."""
+        from simulator.results.markup import html_list, html_table
+        from simulator.units import format_quantity
+
+        rows = [["step time", format_quantity(self.seconds, "time")]] if math.isfinite(self.seconds) else []
+        if self.interval is not None:
+            ends = (format_quantity(end, "time") for end in (self.interval.low, self.interval.high))
+            rows.append(["80 % interval", " to ".join(ends)])
+        rows.append(["roofline floor", format_quantity(self.floor, "time")])
+        rows += [[f"time: {part}", format_quantity(s, "time")] for part, s in self.time.parts.items() if s > 0]
+        for stage in self.memory.stages[:1] and [self.memory.worst]:
+            peak, capacity = (format_quantity(b, "data") for b in (stage.peak, stage.capacity))
+            rows.append([f"memory of stage {stage.stage} ({stage.tier})", f"{peak} of {capacity}"])
+        rows += [[f"bytes: {link}", format_quantity(b, "data")] for link, b in self.traffic.by_link.items() if b > 0]
+        rows += [[name, f"{value:.4g}"] for name, value in self.metrics.items()]
+        verdict = "feasible" if self.feasible else f"not feasible: {self.reason}"
+        return html_table(f"{self.depth} of a plan", [], rows, verdict) + html_list(self.warnings)

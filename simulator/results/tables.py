@@ -24,7 +24,8 @@ Columns = Mapping[str, Sequence[Any]]
 """Column name → values, all of one length; numpy arrays and lists alike."""
 
 TABLES = (
-    "summary", "time", "memory", "traffic", "requests", "steps", "ops", "resources", "events", "costs", "sources",
+    "summary", "time", "memory", "traffic", "requests", "steps", "ops", "resources", "events", "sites",
+    "contention", "costs", "sources",
 )  # fmt: skip
 """Names of the tables, in the order in which a reader wants them."""
 
@@ -178,29 +179,12 @@ class Result:
         return save_result(self, folder, parquet=parquet)
 
     def _repr_html_(self) -> str:
-        """The summary as a table with units and definitions on hover, for notebooks."""
-        from html import escape
+        """The summary as a table with units, and definitions on hover, for notebooks."""
+        from simulator.results.markup import figure_text, html_list, html_table
 
         rows = self.rows("summary")
-        names = [n for n in (self.tables.get("summary") or {}) if any(_is_shown(row[n]) for row in rows)]
-        cells = []
-        for name in names:
-            column = schema().get(("summary", name), Column("", ""))
-            values = "".join(f"<td>{escape(_html_text(row[name]))}</td>" for row in rows)
-            cells.append(f'<tr title="{escape(column.definition)}"><th>{escape(column.label(name))}</th>{values}</tr>')
-        notes = "".join(f"<li>{escape(w)}</li>" for w in self.warnings)
+        texts = {n: [figure_text(n, row[n]) for row in rows] for n in (self.tables.get("summary") or {})}
+        shown = [[name, *values] for name, values in texts.items() if name != "workload" and any(values)]
         verdict = "feasible" if self.feasible else "not feasible: " + "; ".join(self.reasons)
-        return (
-            f"<div class='fmsim-result'><p><b>{escape(str(self.provenance.get('scenario', 'result')))}</b>: "
-            f"{escape(verdict)}</p><table>{''.join(cells)}</table>{f'<ul>{notes}</ul>' if notes else ''}</div>"
-        )
-
-
-def _is_shown(value: Any) -> bool:
-    return value == value and value not in ("", None)
-
-
-def _html_text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+        title = str(self.provenance.get("scenario", "result"))
+        return html_table(title, ["", *texts.get("workload", [])], shown, verdict) + html_list(self.warnings)

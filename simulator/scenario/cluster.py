@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from simulator.hardware.types import Cluster, Fabric, Link, NodeGroup, Site, Storage
-from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, TrainingSpec
+from simulator.hardware.network_power import power_per_port
+from simulator.hardware.types import Cluster, Fabric, Link, NodeGroup, Rack, Site, Storage, Terms
+from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, SiteSpec, TrainingSpec
+from simulator.scenario.spec_money import PriceSpec
 from simulator.units import format_quantity
 
-__all__ = ["build_cluster"]
+__all__ = ["build_cluster", "site_of", "terms_of"]
 
 STORAGE_PER_ACCELERATOR = 2e12 / 16384
 """Sustained bandwidth of a shared file system per accelerator [B/s]: 2 TB/s for the 16K H100 that trained Llama 3
@@ -40,20 +43,51 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         )
     site = named.site if named is not None else Site()
     if spec.site is not None:
-        site = Site(spec.site.name, spec.site.power_price, spec.site.carbon, spec.site.pue)
+        site = site_of(spec.site)
     if not site.power_price:
         warn("cluster.site.power_price is not given: electricity is counted as free")
     storage = tuple(Storage(s.name, s.kind, s.read, s.write, s.capacity, s.latency) for s in spec.storage)
     storage = storage or (named.storage if named is not None else ())
     if not storage:
         storage = _assumed_storage(scenario, sum(g.count * g.node.accelerators for g in groups), warn)
-    return Cluster(
+    cluster = Cluster(
         name=named.name if named is not None and spec.nodes is None else scenario.name,
         groups=groups,
         fabric=_fabric(spec, groups, named, load, warn),
         storage=storage,
         site=site,
+        rack=Rack(spec.rack.nodes or 0, spec.rack.power, spec.rack.cooling) if spec.rack else Rack(),
+        terms=terms_of(spec.price),
     )
+    cluster = replace(cluster, port_power=power_per_port(cluster))
+    if cluster.terms.mode == "purchase" and cluster.terms.network is None:
+        from simulator.cluster.bom import network_price
+
+        price = network_price(cluster)
+        cluster = replace(cluster, terms=replace(cluster.terms, network=None if math.isnan(price[0]) else price))
+        warn("cluster.price.network is not given: taken from the bill of materials, whose prices are assumed")
+    return cluster
+
+
+def site_of(spec: SiteSpec) -> Site:
+    """A place; curves by hour keep their mean beside them."""
+    prices, carbons = spec.power_price, spec.carbon
+    return Site(
+        spec.name, sum(prices) / len(prices), sum(carbons) / len(carbons), spec.pue,
+        prices if len(prices) > 1 else (), carbons if len(carbons) > 1 else (),
+    )  # fmt: skip
+
+
+def terms_of(spec: PriceSpec | None) -> Terms:
+    """How machines are paid for."""
+    if spec is None:
+        return Terms()
+    nothing = (0.0, 0.0)
+    source = ", ".join(filter(None, (spec.source, spec.as_of)))
+    return Terms(
+        spec.mode, spec.rent, spec.node, spec.lifetime, spec.residual, spec.maintenance or nothing,
+        spec.hosting or nothing, spec.network, source,
+    )  # fmt: skip
 
 
 def _assumed_storage(scenario: ScenarioSpec, accelerators: int, warn: Callable[[str], None]) -> tuple[Storage, ...]:
@@ -86,6 +120,8 @@ def _fabric(
         link=_link(fabric, port, load),
         oversubscription=fabric.oversubscription,
         options=tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in fabric.options.items())),
+        routing=fabric.routing.resolved(),
+        faults=tuple(fault.resolved() for fault in fabric.faults),
     )
 
 

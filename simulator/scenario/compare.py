@@ -13,8 +13,9 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.results.storage import load_result
 from simulator.results.tables import Result
 from simulator.scenario.compare_draws import Side, better_when_higher, draw, odds_against
-from simulator.scenario.sweep import Variants, compute_points, plan_sweep
-from simulator.scenario.sweep_points import Answer, Depth, Recipe, result_of
+from simulator.scenario.compare_spread import redrawn
+from simulator.scenario.sweep import Variants, plan_sweep
+from simulator.scenario.sweep_points import Depth, Recipe, result_of
 from simulator.scenario.sweep_table import load_sweep
 from simulator.scenario.types import Scenario
 
@@ -30,11 +31,6 @@ METRICS = (
     "power_mean", "energy_per_token", "usd", "usd_per_million_tokens",
 )  # fmt: skip
 """Columns of a summary that are laid side by side where they are known."""
-
-FIRST_SEED = 1000
-"""Of the traffic that is drawn anew."""
-
-_SPREAD = ("ttft_p90", "tpot_p90", "slo_attainment", "slo_goodput", "usd_per_million_tokens")
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,8 @@ class Comparison:
         ``constant``, ``name``, ``swing``: relative change of that variant's time over the first's for one sigma of the
         constant; shared errors cancel. By falling size.
     spread
-        Over redrawn traffic: ``name``, ``metric``, p10, p50, p90, and the share of redraws in which it beats the first.
+        Over draws of everything: ``name``, ``metric``, p10, p50, p90, what was drawn (``over``), and the share of the
+        draws in which it beats the first.
     notes
         What limits the comparison.
     """
@@ -81,6 +78,19 @@ class Comparison:
             **{name: list(rows) for name, rows in self.tables.items()}, "odds": list(self.odds),
             "tornado": list(self.tornado), "spread": list(self.spread), "notes": list(self.notes),
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """Figures side by side and how sure the differences are, for notebooks."""
+        from simulator.results.markup import figure_text, html_list, html_table
+
+        rows = [[c["path"], *(c[n] for n in self.names)] for c in self.changes]
+        rows += [[r["part"], *(figure_text(r["part"], r[n]) for n in self.names)] for r in self.tables["metrics"]]
+        sure = [
+            f"{row['name']} beats {self.names[0]} in {row['share']:.0%} of draws by {row['metric']}, ratio "
+            f"{row['ratio']:.3f} ({row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
+            for row in self.odds
+        ]
+        return html_table(" against ".join(self.names), ["", *self.names], rows) + html_list([*sure, *self.notes])
 
 
 def compare(
@@ -109,7 +119,8 @@ def compare(
     draws, seed
         Of the constants and prices.
     traffic_draws
-        How often scenarios are run again with other seeds (other requests), the same seeds for all.
+        How often scenarios are run again with other seeds (other requests, other failures), the same seeds for all;
+        times and costs then also carry a draw of constants and prices each.
 
     Raises
     ------
@@ -133,7 +144,8 @@ def compare(
         recipes = [recipe for _, _, recipe in entries]
         if any(recipe is None for recipe in recipes):
             raise ConfigError("traffic can be drawn again for scenarios only, not for saved results")
-        spread = _redrawn([r for r in recipes if r is not None], names, workloads, traffic_draws, jobs)
+        runnable = [r for r in recipes if r is not None]
+        spread = redrawn(runnable, sides, names, workloads, traffic_draws, seed, jobs)
     tables = {
         "metrics": _metrics(sides, names),
         "time": _parts(results, workloads, names, "time", "part", "seconds"),
@@ -303,42 +315,3 @@ def _tornado(sides: Sequence[Side], names: Sequence[str]) -> list[dict[str, Any]
             shared = constant in first and constant in side.sensitivity
             rows.append({"constant": constant, "name": name, "swing": swing, "shared": shared})
     return sorted(rows, key=lambda r: (-abs(r["swing"]), r["constant"], r["name"]))
-
-
-def _redrawn(
-    recipes: Sequence[Recipe], names: Sequence[str], workloads: Sequence[str], count: int, jobs: int | None
-) -> list[dict[str, Any]]:
-    """Spread of the figures of merit when the requests are drawn anew."""
-    found: list[dict[str, list[float]]] = []
-    for recipe, workload in zip(recipes, workloads, strict=True):
-        rows = [row for answer in _seeds(recipe, count, jobs) for row in answer["rows"] if row["workload"] == workload]
-        if len(rows) < count:
-            raise ConfigError(f"'{workload}' cannot be computed under every draw of its traffic")
-        found.append({m: [_nan(row.get(m)) for row in rows] for m in _SPREAD})
-    table = []
-    for name, values in zip(names, found, strict=True):
-        for metric in _SPREAD:
-            mine, first = np.array(values[metric]), np.array(found[0][metric])
-            if np.isnan(mine).all():
-                continue
-            low, middle, high = np.nanquantile(mine, (0.1, 0.5, 0.9))
-            spread = {"name": name, "metric": metric, "p10": float(low), "p50": float(middle), "p90": float(high)}
-            beats = odds_against(mine, first, metric) if name != names[0] else None
-            table.append({**spread, "draws": count, "beats_first": beats})
-    return table
-
-
-def _seeds(recipe: Recipe, count: int, jobs: int | None) -> list[Answer]:
-    """Answers of a scenario under other seeds, the same for every scenario."""
-    answers: dict[int, Answer] = {}
-
-    def keep(_: int, index: int, answer: Answer) -> None:
-        answers[index] = answer
-
-    compute_points(recipe, [{"seed": FIRST_SEED + i} for i in range(count)], keep, jobs)
-    return [answers[i] for i in range(count)]
-
-
-def _nan(value: Any) -> float:
-    number = _finite(value)
-    return float("nan") if number is None else number

@@ -16,9 +16,9 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
-    "Bandwidth", "CarbonIntensity", "Count", "Data", "Duration", "EnergyPrice", "Interval", "Named", "OneOrMany",
-    "Rate",
-    "Ratio", "StrategyName", "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
+    "Bandwidth", "Count", "Data", "DataPrice", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval",
+    "MoneyRange", "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName",
+    "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
 
 
@@ -62,8 +62,8 @@ Data: TypeAlias = Annotated[float, Quantity("data")]
 Bandwidth: TypeAlias = Annotated[float, Quantity("bandwidth")]
 Rate: TypeAlias = Annotated[float, Quantity("rate")]
 Ratio: TypeAlias = Annotated[float, Quantity("ratio")]
-EnergyPrice: TypeAlias = Annotated[float, Quantity("energy_price")]
-CarbonIntensity: TypeAlias = Annotated[float, Quantity("carbon_intensity")]
+Power: TypeAlias = Annotated[float, Quantity("power")]
+DataPrice: TypeAlias = Annotated[float, Quantity("data_price")]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,60 @@ class IntervalOrOptimal(Quantity):
 
 
 Interval: TypeAlias = Annotated[Any, IntervalOrOptimal()]
+
+
+@dataclass(frozen=True)
+class QuantityRange(Quantity):
+    """Marks a range ``[low, high]`` of quantities, or one figure for both ends; ``None`` when left out."""
+
+    def read_range(self, value: object) -> tuple[float, float] | None:
+        """Both ends in SI."""
+        if value is None:
+            return None
+        ends = [self.read(v) for v in (value if isinstance(value, list | tuple) else [value, value])]
+        if len(ends) != 2 or not 0 <= ends[0] <= ends[1]:
+            raise ValueError(f"needs a range [low, high] or one figure, from 0 on, have {value!r}")
+        return ends[0], ends[1]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Two floats or ``None``."""
+        return core_schema.no_info_plain_validator_function(self.read_range)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A quantity, or a list of two."""
+        one = _schema_of(self.dimension)
+        return {**one, "anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 2, "maxItems": 2}]}
+
+
+MoneyRange: TypeAlias = Annotated[Any, QuantityRange("money")]
+RentRange: TypeAlias = Annotated[Any, QuantityRange("money_rate")]
+RatioRange: TypeAlias = Annotated[Any, QuantityRange("ratio")]
+HostingRange: TypeAlias = Annotated[Any, QuantityRange("hosting_price")]
+
+
+@dataclass(frozen=True)
+class Hourly(Quantity):
+    """Marks a quantity that may be a list: one value per hour, repeated after the last."""
+
+    def read_hours(self, value: object) -> tuple[float, ...]:
+        """The values in SI; one for a quantity that stays the same."""
+        hours = tuple(self.read(v) for v in value) if isinstance(value, list | tuple) else (self.read(value),)
+        if not hours or min(hours) < 0:
+            raise ValueError(f"needs figures from 0 on, one or one per hour, have {value!r}")
+        return hours
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """A tuple of floats."""
+        return core_schema.no_info_plain_validator_function(self.read_hours)
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """A quantity, or a list of them."""
+        one = _schema_of(self.dimension)
+        return {**one, "anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
+
+
+HourlyPrice: TypeAlias = Annotated[Any, Hourly("energy_price")]
+HourlyCarbon: TypeAlias = Annotated[Any, Hourly("carbon_intensity")]
 
 
 @dataclass(frozen=True)

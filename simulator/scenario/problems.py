@@ -10,13 +10,16 @@ from pydantic import BaseModel, ValidationError
 
 from simulator.errors import Issue, did_you_mean, unknown_name
 from simulator.scenario.document import dotted, place_of
-from simulator.scenario.spec import SERVING_TAG, TRAINING_TAG, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import FUNCTIONS_TAG, SERVING_TAG, TRAINING_TAG, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.workload.plan import SHORT_NAMES
 from simulator.yaml_marks import MarkedNode
 
 __all__ = ["issues_of", "prune"]
 
-_TAGS: dict[str, type[BaseModel]] = {TRAINING_TAG: TrainingSpec, SERVING_TAG: ServingSpec}
+_TAGS: dict[str, type[BaseModel]] = {
+    TRAINING_TAG: TrainingSpec, SERVING_TAG: ServingSpec, FUNCTIONS_TAG: FunctionsSpec,
+}  # fmt: skip
 _ALIASES = {
     "max_num_batched_tokens": "max_batched_tokens", "gpu_memory_utilization": "memory_utilization",
     "num_replicas": "replicas", "seq_length": "sequence_length", "gbs": "global_batch_size", "mbs": "micro_batch_size",
@@ -24,8 +27,8 @@ _ALIASES = {
 """Keys of other tools that no spelling distance would find."""
 
 
-def issues_of(error: ValidationError, tree: MarkedNode) -> list[Issue]:
-    """One issue per error of the schema, in document order."""
+def issues_of(error: ValidationError, tree: MarkedNode, root: type[BaseModel] = ScenarioSpec) -> list[Issue]:
+    """One issue per error of the schema ``root``, in document order."""
     found = []
     for item in error.errors(include_url=False):
         loc = item["loc"]
@@ -36,7 +39,7 @@ def issues_of(error: ValidationError, tree: MarkedNode) -> list[Issue]:
             inner = item["ctx"]["issues"]
             found += [i if i.file else Issue(*place, dotted(clean), i.message) for i in inner]
             continue
-        found.append(Issue(place.file, place.line, place.column, dotted(clean), _message(kind, loc, item)))
+        found.append(Issue(place.file, place.line, place.column, dotted(clean), _message(kind, loc, item, root)))
     return found
 
 
@@ -57,17 +60,17 @@ def _without(value: Any, bad: Sequence[tuple[str | int, ...]]) -> Any:
     return value
 
 
-def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any]) -> str:
+def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any], root: type[BaseModel]) -> str:
     context, have = item.get("ctx") or {}, item.get("input")
     if kind == "extra_forbidden":
-        return _unknown_key(str(loc[-1]), _model_at(loc[:-1]))
+        return _unknown_key(str(loc[-1]), _model_at(loc[:-1], root))
     if kind == "missing":
         return f"'{loc[-1]}' is missing"
     if kind == "value_error":
         return str(context["error"])
     if kind == "workload_kind":
         keys = ", ".join(have) if isinstance(have, dict) else repr(have)
-        return f"a workload starts with 'training: NAME' or 'serving: NAME', have: {keys}"
+        return f"a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME', have: {keys}"
     if kind == "literal_error":
         allowed = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
         return unknown_name("value", str(have), allowed)
@@ -102,9 +105,9 @@ def _unknown_key(key: str, model: type[BaseModel] | None) -> str:
     return f"unknown key '{key}', {hint}"
 
 
-def _model_at(loc: Sequence[str | int]) -> type[BaseModel] | None:
+def _model_at(loc: Sequence[str | int], root: type[BaseModel]) -> type[BaseModel] | None:
     """The model that the mapping at ``loc`` is read with."""
-    model: type[BaseModel] | None = ScenarioSpec
+    model: type[BaseModel] | None = root
     for part in loc:
         if part in _TAGS:
             model = _TAGS[str(part)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -146,6 +146,8 @@ class Recommendation:
         Variants in the space, and those that were simulated; bounds exclude the others.
     notes
         What the search assumed.
+    scenario
+        The scenario of the best, as a document.
     """
 
     kind: str
@@ -160,6 +162,7 @@ class Recommendation:
     considered: int = 0
     simulated: int = 0
     notes: tuple[str, ...] = field(default=())
+    scenario: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
     def best(self) -> Candidate | None:
@@ -179,11 +182,30 @@ class Recommendation:
 
         return {
             "kind": self.kind, "objective": self.objective, "metric": self.metric,
-            "limits": {limit.metric: limit.value for limit in self.limits}, "best": plain(self.best),
+            "limits": {limit.metric: limit.value for limit in self.limits},
+            "best": None if self.best is None else {**(plain(self.best) or {}), "scenario": self.scenario},
             "runners_up": [plain(c) for c in self.ranked[1:]], "binding": list(self.binding),
             "one_less": plain(self.fewer), "one_more": plain(self.more), "dropped": list(self.dropped),
             "considered": self.considered, "simulated": self.simulated, "notes": list(self.notes),
         }  # fmt: skip
+
+    def _repr_html_(self) -> str:
+        """The best and the runners-up, for notebooks."""
+        from simulator.results.markup import figure_text, html_list, html_table
+
+        if self.best is None:
+            return html_table("nothing keeps the limits", ["", "why"], [[d.get("reason", "")] for d in self.dropped])
+        shown = dict.fromkeys([self.metric, *(x.metric for x in self.limits), "accelerators", "usd_per_million_tokens"])
+        rows = [[p.rpartition(".")[2], *(c.point.get(p, "") for c in self.ranked)] for p in self.best.point]
+        rows += [[name, *(figure_text(name, metric_of(c.row, name)) for c in self.ranked)] for name in shown]
+        heads = ["", *("best" if not i else f"#{i + 1}" for i in range(len(self.ranked)))]
+        bound = [
+            f"{b['metric']} {figure_text(b['metric'], b['value'])} of {figure_text(b['metric'], b['limit'])}: "
+            f"{b['slack']:.1%} left"
+            for b in self.binding
+        ]
+        verdict = f"{self.considered:,} variants considered, {self.simulated:,} simulated"
+        return html_table(f"best by {self.metric}", heads, rows, verdict) + html_list([*bound, *self.notes])
 
 
 def objective_metric(objective: str, kind: str) -> str:
@@ -246,6 +268,8 @@ def recommend(
     ConfigError
         If the scenario, the alternatives or the limits cannot be read, or there is not exactly one workload.
     """
+    from simulator.scenario.axes import point_texts
+    from simulator.scenario.load import load_scenario
     from simulator.scenario.recommend_serving import recommend_serving
     from simulator.scenario.recommend_training import recommend_training
     from simulator.scenario.sweep import plan_sweep
@@ -262,7 +286,13 @@ def recommend(
     workloads = document.get("workloads") or []
     if len(workloads) != 1:
         raise ConfigError(f"a recommendation is for a scenario with one workload, this one has {len(workloads)}")
+    if "functions" in workloads[0]:
+        raise ConfigError("a recommendation is for a job or a deployment; try functions out with 'fmsim sweep'")
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
     search = recommend_training if kind == "training" else recommend_serving
-    return search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
+    found = search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
+    if found.best is None:
+        return found
+    changes = [*recipe.changes, *point_texts(dict(found.best.point)), "what_if={}"]
+    return replace(found, scenario=load_scenario(recipe.source, changes).document)

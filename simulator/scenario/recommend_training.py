@@ -7,6 +7,7 @@ size whose bound breaks a limit or cannot win is never searched.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from simulator.results.estimate import Estimate
     from simulator.scenario.sweep import Progress
 
-__all__ = ["Size", "plan_changes", "problem_of", "recommend_training", "sizes_of"]
+__all__ = ["Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
 
 PROFILE, COUNT = "cluster.nodes.profile", "cluster.nodes.count"
 
@@ -107,16 +108,12 @@ def recommend_training(
     progress: Progress | None,
 ) -> Recommendation:
     """The best sizes and plans; see :func:`simulator.scenario.recommend.recommend`."""
-    if unknown := set(axes.names) - {PROFILE, COUNT}:
-        raise ConfigError(
-            f"a training job is searched over {PROFILE}, {COUNT} and its plans; give {', '.join(sorted(unknown))} one "
-            "value, or compute the alternatives with 'fmsim sweep'"
-        )
+    points, searched = sizes_only(axes)
     scenario = load_scenario(recipe.source, [*recipe.changes, "what_if={}"])
     job, base = scenario.training[0], scenario.cluster
     written = scenario.document["cluster"].get("fabric") or {}
     own_link = bool(written.get("link") or written.get("bandwidth"))
-    sizes = [s for s in sizes_of(job, base, axes.points(), metric, own_link) if s.bounds["accelerators"] <= most]
+    sizes = [s for s in sizes_of(job, base, points, metric, own_link) if s.bounds["accelerators"] <= most]
     ranked: list[Candidate] = []
     tried: list[Candidate] = []
     dropped: list[dict[str, Any]] = []
@@ -140,6 +137,8 @@ def recommend_training(
         progress(len(sizes), len(sizes))
     fewer, more = _neighbours(ranked, tried)
     notes = [] if ranked else ["no size keeps the limits"]
+    if searched:
+        notes.append(f"every plan is searched, not only the alternatives of {', '.join(searched)}")
     if objective == "energy":
         notes.append("the fastest plans of each size are judged; a slower plan could use a little less energy")
     return Recommendation(
@@ -147,6 +146,18 @@ def recommend_training(
         binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
         considered=considered, simulated=simulated, notes=tuple(notes),
     )  # fmt: skip
+
+
+def sizes_only(axes: Axes) -> tuple[list[Point], list[str]]:
+    """The points without the alternatives of the plan, which are part of the search, and the paths of these."""
+    plans = [name for name in axes.names if re.search(r"\.plan(\.|$)", name)]
+    if unknown := set(axes.names) - {PROFILE, COUNT, *plans}:
+        raise ConfigError(
+            f"a training job is searched over {PROFILE}, {COUNT} and its plans; give {', '.join(sorted(unknown))} one "
+            "value, or compute the alternatives with 'fmsim sweep'"
+        )
+    found = [{path: value for path, value in point.items() if path not in plans} for point in axes.points()]
+    return [point for i, point in enumerate(found) if point not in found[:i]], plans
 
 
 def _excluded(size: Size, metric: str, worst: float, limits: Sequence[Limit]) -> str:

@@ -23,6 +23,8 @@ _KEPT: dict[tuple[str, int, str, bool], RequestTable] = {}
 """Tables that were drawn last: the points of a sweep mostly ask for the same requests."""
 
 _MOST_KEPT = 8
+_LONGEST_KEPT = 1_000_000
+"""Requests of a table that is remembered: 16 MB."""
 
 
 def read_requests_of(
@@ -48,7 +50,8 @@ def read_requests_of(
     table = _KEPT.get(key)
     if table is None:
         table = _from_laws(spec, seed, base) if laws else _from_name(spec, named[0], seed, base, skip_bad_rows)
-        if not any(map(is_path, _texts(spec.model_dump()))):  # a file may change between two readings
+        # A file may change between two readings.
+        if len(table) <= _LONGEST_KEPT and not any(map(is_path, _texts(spec.model_dump()))):
             _keep(key, table)
     dropped = {reason: rows for reason, rows in table.provenance.dropped.items() if rows} if table.provenance else {}
     notes = [f"{rows} requests left out: {reason}" for reason, rows in dropped.items()]
@@ -90,7 +93,7 @@ def _from_name(spec: RequestsSpec, key: str, seed: int, base: Path | None, skip_
 
 
 def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable:
-    from simulator.workload.requests.arrivals import ArrivalSpec, ClosedLoop, Poisson
+    from simulator.workload.requests.arrivals import ClosedLoop, Poisson
     from simulator.workload.requests.generators import generate_requests
     from simulator.workload.requests.specs import parse_arrival, parse_length
 

@@ -25,10 +25,14 @@ from simulator.scenario.deployments import (
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_fabric import background_of, fabric_problems
 from simulator.scenario.resolve_goal import goal_of
+from simulator.scenario.security import private_pace, secured
 from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec_functions import FunctionsSpec
 from simulator.scenario.types import Placement, Scenario
 from simulator.strategies.options import unknown_options
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
 from simulator.workload.model import ModelSpec
@@ -36,6 +40,7 @@ from simulator.workload.plan import Plan
 from simulator.yaml_marks import MarkedNode
 
 if TYPE_CHECKING:
+    from simulator.cluster.functions_tenant import FunctionWorkload
     from simulator.workload.failures.model import FailureModel
     from simulator.workload.requests.table import RequestTable
 
@@ -89,18 +94,26 @@ class Resolver:
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
                 demands += [Demand(job.name, job.plan.accelerators)] if job else []
-            else:
+            elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
                 demands += demands_of(workload.serving, workload.deployment)
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        if cluster is not None and (placements or self._has_functions):
+            cluster = self._power(cluster, placements)
+        if cluster is not None:
+            cluster = self._secured(cluster)
+        functions = self._functions(cluster, sum(d.total for d in demands))
+        background = self._network(cluster) if cluster is not None else ()
         self._not_modelled()
         if self.issues or cluster is None:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
             placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
+            background=background,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -136,7 +149,7 @@ class Resolver:
     def _check_names(self) -> None:
         seen: dict[str, int] = {}
         for index, workload in enumerate(self.spec.workloads):
-            key = "training" if isinstance(workload, TrainingSpec) else "serving"
+            key = next(k for k in ("training", "serving", "functions") if hasattr(workload, k))
             name = str(getattr(workload, key))
             if name in seen:
                 self._error(
@@ -273,9 +286,56 @@ class Resolver:
             self._error(("workloads",), answer)
             return ()
         idle = cluster.accelerator_count - sum(d.total for d in demands)
-        if idle:
+        if idle and not self._has_functions:
             self.warnings.append(f"{idle} of {cluster.accelerator_count} accelerators have no work")
         return answer
+
+    def _secured(self, cluster: Cluster) -> Cluster:
+        """The cluster as fast as its protection lets it be."""
+        if self.spec.security is None:
+            return cluster
+        cluster, notes = secured(cluster, self.spec.security)
+        self.warnings += notes
+        return cluster
+
+    def _functions(self, cluster: Cluster | None, taken: int) -> tuple[FunctionWorkload, ...]:
+        """Functions on what others leave of the cluster, and on the other sites."""
+        if cluster is None or self._tainted(("sites",)) or not self._has_functions:
+            return ()
+        from simulator.scenario.functions import all_functions
+
+        found, problems = all_functions(self.spec, cluster, cluster.accelerator_count - taken, self._load, self.base)
+        for index, message in problems:
+            self._error(("workloads", index), message)
+        return tuple(found)
+
+    @property
+    def _has_functions(self) -> bool:
+        return any(isinstance(workload, FunctionsSpec) for workload in self.spec.workloads)
+
+    def _power(self, cluster: Cluster, placements: tuple[Placement, ...]) -> Cluster:
+        """The cluster with the clocks that power limits leave."""
+        if self.spec.cluster.power is None:
+            return cluster
+        from simulator.scenario.power import under_limits
+
+        everywhere = cluster.node_count if self._has_functions else 0
+        cluster, notes, problems = under_limits(cluster, self.spec.cluster.power, placements, everywhere)
+        self.warnings += notes
+        for path, message in problems:
+            self._error(("cluster", "power", *path), message)
+        return cluster
+
+    def _network(self, cluster: Cluster) -> tuple[BackgroundTraffic, ...]:
+        """Background traffic; what is wrong with the fabric is reported."""
+        if not self._tainted(("cluster",)):
+            for loc, message in fabric_problems(self.spec, cluster):
+                self._error(loc, message)
+        found = list(background_of(self.spec, cluster))
+        for wrong in found:
+            if isinstance(wrong, tuple):
+                self._error(*wrong)
+        return tuple(traffic for traffic in found if not isinstance(traffic, tuple))
 
     def _failures(self, deployments: list[Deployment]) -> FailureModel | None:
         """What fails, with what had to be assumed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -68,6 +68,9 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
             details[label] = answer
             first += part.replicas
         warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
+    warnings += [
+        f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
+    ]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     return Result(
         tables=merge_tables(parts),
@@ -90,11 +93,14 @@ def named_parts(deployment: Deployment) -> list[tuple[str, Deployment]]:
     return [(deployment.name, deployment.parts[0])]
 
 
-def run_scenario(scenario: Scenario, command: str = "") -> Result:
-    """Everything on one clock until the work is done or ``until``."""
+def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int, int], object] | None = None) -> Result:
+    """Everything on one clock until the work is done or ``until``.
+
+    ``progress`` is called now and then with the requests that have come and those that are to come.
+    """
     from simulator.cluster.run import run_cluster
 
-    answer: Result = run_cluster(scenario)
+    answer: Result = run_cluster(scenario, progress)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
         tables = {name: columns for name, columns in tables.items() if name not in _LONG}

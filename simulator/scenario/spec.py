@@ -12,11 +12,11 @@ from pydantic import Discriminator, Field, Tag
 
 from simulator.scenario.fields import (
     Bandwidth,
-    CarbonIntensity,
     Count,
     Data,
     Duration,
-    EnergyPrice,
+    HourlyCarbon,
+    HourlyPrice,
     Interval,
     OneOrMany,
     Ratio,
@@ -35,15 +35,20 @@ from simulator.scenario.spec_base import (
     Strict,
 )
 from simulator.scenario.spec_deployment import DeploymentSpec
+from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
+from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.spec_money import PriceSpec
+from simulator.scenario.spec_power import PowerSpec, RackSpec
 from simulator.scenario.spec_requests import RequestsSpec
+from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
     "ScenarioSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec", "TrainingSpec",
 ]  # fmt: skip
 
-TRAINING_TAG, SERVING_TAG = "a training job", "a deployment"
+TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG = "a training job", "a deployment", "functions"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
 
 
@@ -62,6 +67,8 @@ class FabricSpec(Strict):
     bandwidth: Bandwidth | None = None
     latency: Duration | None = None
     oversubscription: Annotated[Ratio, Field(ge=1)] = 1.0
+    routing: RoutingSpec = Field(default_factory=RoutingSpec)
+    faults: Annotated[list[LinkFaultSpec], OneOrMany()] = Field(default_factory=list)
     options: Options = Field(default_factory=dict)
 
 
@@ -80,8 +87,8 @@ class SiteSpec(Strict):
     """Electricity of the place."""
 
     name: str = "site"
-    power_price: EnergyPrice = 0.0
-    carbon: CarbonIntensity = 0.0
+    power_price: HourlyPrice = (0.0,)
+    carbon: HourlyCarbon = (0.0,)
     pue: Annotated[Ratio, Field(ge=1)] = 1.0
 
 
@@ -93,6 +100,9 @@ class ClusterSpec(Strict):
     fabric: FabricSpec | None = None
     storage: Annotated[list[StorageSpec], OneOrMany()] = Field(default_factory=list)
     site: SiteSpec | None = None
+    power: PowerSpec | None = None
+    rack: RackSpec | None = None
+    price: PriceSpec | None = None
 
 
 class BatchSpec(Strict):
@@ -176,17 +186,20 @@ class ServingSpec(Strict):
 
 
 def _kind_of(value: Any) -> str | None:
-    """Which of the two a workload is, by the key it has; ``training`` wins when both are there."""
+    """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    return TRAINING_TAG if has("training") else SERVING_TAG if has("serving") else None
+    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG}
+    return next((tag for key, tag in kinds.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
-    Annotated[TrainingSpec, Tag(TRAINING_TAG)] | Annotated[ServingSpec, Tag(SERVING_TAG)],
+    Annotated[TrainingSpec, Tag(TRAINING_TAG)]
+    | Annotated[ServingSpec, Tag(SERVING_TAG)]
+    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME' or 'serving: NAME'",
+        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME'",
     ),
 ]
 
@@ -197,8 +210,11 @@ class ScenarioSpec(Strict):
     name: str = "scenario"
     seed: Annotated[Count, Field(ge=0)] = 0
     cluster: ClusterSpec
+    sites: list[PlaceSpec] = Field(default_factory=list)
     workloads: Annotated[list[WorkloadSpec], Field(min_length=1)]
+    background: Annotated[list[BackgroundSpec], OneOrMany()] = Field(default_factory=list)
     failures: TextOrMapping = None
+    security: SecuritySpec | None = None
     until: Annotated[Duration, Field(gt=0)] | None = None
     record: Literal["full", "summary"] = "full"
     what_if: Options = Field(default_factory=dict)

@@ -18,7 +18,7 @@ from simulator.scenario.sweep_points import Answer, Depth, Recipe
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Sweep", "load_sweep", "short_names", "sweep_rows"]
+__all__ = ["Sweep", "load_sweep", "short_names", "sweep_rows", "value_text"]
 
 TABLE, ABOUT = "sweep.csv", "sweep.json"
 _TEXTS = ("kind", "depth", "plan", "reason", "rejections")
@@ -46,6 +46,14 @@ def short_names(paths: Sequence[str]) -> dict[str, str]:
                 break
         found[path] = short
     return found
+
+
+def value_text(value: Any) -> str:
+    """A value of an axis to read: a mapping as its entries, ``plain`` when it is empty."""
+    if isinstance(value, Mapping):
+        parts = [f"{k}: {value_text(v)}" if not isinstance(v, Mapping) else value_text(v) for k, v in value.items()]
+        return ", ".join(parts) or "plain"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 from simulator.hardware.types import Cluster, NodeGroup
+from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.jobs import Deployment, TrainingJob
+
+if TYPE_CHECKING:
+    from simulator.cluster.functions_tenant import FunctionWorkload
 
 __all__ = ["Placement", "Scenario", "part_of"]
 
@@ -45,14 +49,18 @@ class Scenario:
         As written.
     cluster
         Hardware.
-    training, deployments
-        Jobs in document order.
+    training, deployments, functions
+        Workloads in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
+    training_pace
+        Share of their speed that training jobs keep under what protects their data.
     until
         End of the run [s], or ``None``: until all work is done.
     record
         ``full`` tables or mergeable ``summary`` sketches.
+    background
+        Traffic beside the workloads.
     failures
         What fails, or ``None``: nothing does.
     what_if
@@ -73,9 +81,12 @@ class Scenario:
     training: tuple[TrainingJob, ...] = ()
     deployments: tuple[Deployment, ...] = ()
     placements: tuple[Placement, ...] = ()
+    functions: tuple[FunctionWorkload, ...] = ()
+    training_pace: float = 1.0
     until: float | None = None
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
+    background: tuple[BackgroundTraffic, ...] = ()
     what_if: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -95,10 +106,36 @@ class Scenario:
                 return place
         raise KeyError(f"no placement of {workload!r} replica {replica}")
 
+    def nodes_of(self, workload: str) -> list[int]:
+        """All nodes of a workload, over its replicas."""
+        places = [place for place in self.placements if place.workload == workload]
+        return sorted({node for p in places for node in range(p.first_node, p.first_node + p.nodes)})
+
     def cluster_of(self, workload: str, replica: int = 0) -> Cluster:
         """The part of the cluster a workload runs on: only its nodes, same fabric, storage and site."""
         place = self.placement(workload, replica)
-        return part_of(self.cluster, place.first_node, place.nodes)
+        part = part_of(self.cluster, place.first_node, place.nodes)
+        if self.training_pace < 1.0 and any(job.name == workload for job in self.training):
+            from simulator.scenario.security import paced
+
+            return paced(part, self.training_pace)
+        return part
+
+    def _repr_html_(self) -> str:
+        """What is run on what, for notebooks."""
+        from simulator.results.markup import html_list, html_table
+
+        cluster = self.cluster
+        nodes = ", ".join(f"{g.count} × {g.node.name}" for g in cluster.groups)
+        rows = [["cluster", f"{nodes}: {cluster.accelerator_count:,} accelerators", cluster.fabric.topology]]
+        rows += [
+            [job.name, f"training of {job.model.name}, {job.steps:,} steps", str(job.plan)] for job in self.training
+        ]
+        rows += [
+            [d.name, f"serving of {d.model.name}, {len(d.requests):,} requests", f"{d.replicas} × {d.plan}"]
+            for d in self.deployments
+        ]
+        return html_table(self.name, [], rows, f"seed {self.seed}") + html_list(self.warnings)
 
 
 def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
@@ -110,4 +147,4 @@ def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
         if high > low:
             groups.append(NodeGroup(group.node, high - low))
         start += group.count
-    return Cluster(cluster.name, tuple(groups), cluster.fabric, cluster.storage, cluster.site)
+    return replace(cluster, groups=tuple(groups), sources=(), notes="", estimated={})

@@ -97,6 +97,11 @@ class ArrivalStream:
         """Requests released so far."""
         return self._place + self._followed - len(self._released)
 
+    def skip_to(self, row: int) -> None:
+        """Requests before ``row`` have arrived; for open loops."""
+        self._place = row
+        self._find_next()
+
     def pop(self) -> int:
         """Row of the request released at :attr:`next_time`."""
         if self._released and self._released[0][0] <= self.next_time:

@@ -79,7 +79,7 @@ class SoftmaxTerm:
         self._constant, self._per_sequence, self._per_token = self.device.decode_attention_coefficients(probe)
         first = self.device.price(self._prefill_work(64, 0))
         self.constants = frozenset(first.constants) | frozenset(self.device.price(probe).constants)
-        self._prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
+        self.prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
         self._memo: dict[tuple[int, int], float] = {}
         window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
         self._cap = min((c for c in (window, self.kept.cap) if c), default=0)
@@ -151,16 +151,20 @@ class SoftmaxTerm:
 
     def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
         """One variable-length kernel: every chunk adds its work, the launch is paid once."""
-        total = self._prefill_launch
+        total = self.prefill_launch
         for chunk in chunks:
-            known = self._memo.get(chunk)
-            if known is None:
-                alone = self.device.price(self._prefill_work(*chunk))
-                known = max(alone.floor, alone.seconds - self._prefill_launch)
-                if len(self._memo) < 1 << 18:
-                    self._memo[chunk] = known
-            total += known
+            total += self.chunk_seconds(*chunk)
         return total
+
+    def chunk_seconds(self, chunk: int, cached: int) -> float:
+        """What one chunk adds to its kernel beyond the launch [s]."""
+        if (known := self._memo.get((chunk, cached))) is not None:
+            return known
+        alone = self.device.price(self._prefill_work(chunk, cached))
+        seconds = max(alone.floor, alone.seconds - self.prefill_launch)
+        if len(self._memo) < 1 << 18:
+            self._memo[chunk, cached] = seconds
+        return seconds
 
     def _works(self, batch: BatchShape) -> list[Work]:
         works = [self._prefill_work(*chunk) for chunk in batch.prefill]

@@ -233,6 +233,22 @@ class DecodeGroup:
         self._longest = []
         self._crossings = [0] * (2 * self.block_size)
 
+    def restore(
+        self, members: list[RequestState], clock: int, secured: int, last_token: float, fresh: list[list[float]]
+    ) -> None:
+        """Become the group of ``members``, whose ``finish_at`` and ``offset`` count from ``clock``."""
+        self.clock, self.secured, self.last_token, self.fresh = clock, secured, last_token, fresh
+        self.count = len(members)
+        self.context = sum(m.offset + clock for m in members)
+        self._ending = [(m.finish_at, m.index, m) for m in members]
+        heapify(self._ending)
+        self._crossings = [0] * (2 * self.block_size)
+        for member in members:
+            slot = (1 - member.offset) % self.block_size
+            self._crossings[slot] += 1
+            self._crossings[slot + self.block_size] += 1
+        self._forget_past()
+
     def _leave_cohort(self, request: RequestState) -> None:
         for cohort in self.fresh:
             if cohort[0] == request.last_token:

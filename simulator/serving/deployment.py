@@ -11,16 +11,17 @@ import math
 from collections import deque
 from collections.abc import Callable, Collection
 from copy import deepcopy
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from simulator.errors import ConfigError
-from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.chosen import chosen_kv_policy, make
+from simulator.serving.compiled.choose import Loop, compiled_loop
 from simulator.serving.limits import mean_limits
 from simulator.serving.prefix_cache import TierStore
+from simulator.serving.rejections import impossible
 from simulator.serving.replica import EngineLimits, Replica
 from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import simpy
 
     from simulator.engine.clock import Clock
+    from simulator.serving.compiled.driver import CompiledLoop
 
 _PACE = 8192
 """Arrivals from one report of progress to the next."""
@@ -80,47 +82,45 @@ class DeploymentProcess:
         Called with (requests arrived, time [s]) every 8,192 arrivals.
     fed
         Requests come when :meth:`release` says so, until :meth:`close`.
+    loop
+        ``objects``: one object per request and replica; ``compiled``: the same over arrays by numba, where the case
+        is covered (:func:`~simulator.serving.compiled.choose.plain_case`); ``auto``: compiled where that is possible
+        and quicker. Every number is the same, bit for bit.
+
+    Attributes
+    ----------
+    replicas
+        The engines. Looking at them ends the compiled loop for good.
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        requests: RequestTable,
-        cost: IterationCost | list[IterationCost],
-        limits: EngineLimits | list[EngineLimits],
-        *,
-        replicas: int = 1,
-        batching: str | BatchPolicy = "chunked-prefill",
-        router: str | Router = "round-robin",
-        kv_cache: str | KVCachePolicy | None = None,
-        admission: str | AdmissionPolicy = "always",
-        stride: int | None = None,
-        seed: int = 0,
-        on_finish: Callable[[RequestState, float], object] | None = None,
-        record: Literal["full", "summary"] = "full",
-        slo: ServiceLevel | None = None,
-        progress: Callable[[int, float], object] | None = None,
-        fed: bool = False,
-    ) -> None:
+        self, clock: Clock, requests: RequestTable, cost: IterationCost | list[IterationCost],
+        limits: EngineLimits | list[EngineLimits], *, replicas: int = 1,
+        batching: str | BatchPolicy = "chunked-prefill", router: str | Router = "round-robin",
+        kv_cache: str | KVCachePolicy | None = None, admission: str | AdmissionPolicy = "always",
+        stride: int | None = None, seed: int = 0, on_finish: Callable[[RequestState, float], object] | None = None,
+        record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
+        progress: Callable[[int, float], object] | None = None, loop: Loop = "auto", fed: bool = False,
+    ) -> None:  # fmt: skip
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
         self._limits = limits if isinstance(limits, list) else [limits] * replicas
         self.limits = mean_limits(self._limits)
         self.policy: BatchPolicy = make("batching", batching)
-        self.kv_policy: KVCachePolicy = _kv_policy(kv_cache, self.policy)
+        self.kv_policy: KVCachePolicy = chosen_kv_policy(kv_cache, self.policy)
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
-        costs = cost if isinstance(cost, list) else [cost] * replicas
+        self.costs = costs = cost if isinstance(cost, list) else [cost] * replicas
         if not len(costs) == len(self._limits) == replicas:
             raise ValueError(
                 f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or each"
             )
+        self._fast: CompiledLoop | None = None
         shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride
-        self.replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
-        self.open: list[Replica] = self.replicas
-        """Replicas that take requests."""
+        self._replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
+        self._open = list(self._replicas)
         self.held: deque[tuple[RequestState, float]] = deque()
         """Requests for which no replica is open, and since when [s]."""
         self.held_time = 0.0
@@ -139,8 +139,14 @@ class DeploymentProcess:
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
         self._origin = 0.0
-        self._rejected = self._impossible()
+        smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
+        self.rejected = impossible(requests, smallest)
         self._hook = on_finish
+        self._stocked = -1
+        self._loop: Loop = loop
+        alike = all(one is self._limits[0] for one in self._limits)
+        self.independent = stride is None and self._alone and not self._asks and alike
+        """Whether replicas meet nobody but the router."""
         self._limit = math.inf
         self._entry: Any = None
         self.done: simpy.Event | None = None
@@ -155,8 +161,29 @@ class DeploymentProcess:
         """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
         self._origin = self.clock.now
         self.done = self.clock.event()
+        self._fast = compiled_loop(
+            self, self._loop, gaps=[replica.gaps for replica in self._replicas], on_ended=self._rows.finish_many,
+            on_stock=self._take_stock, on_sample=self._rows.sample if isinstance(self._rows, SummaryRows) else None,
+        )  # fmt: skip
         self._entry = self.clock.at(self._origin, self._pump, late=True)
         return self.done
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """The engines, as objects."""
+        if self._fast is not None:
+            fast, self._fast = self._fast, None
+            place, live = fast.hand_over(self._replicas, self.router)
+            self._stream.skip_to(place)
+            self._rows.adopt(live, place, self.rejected)
+            self._wakes = [(r.next_time, r.index, r.version) for r in self._replicas if r.next_time < math.inf]
+            heapify(self._wakes)
+        return self._replicas
+
+    @property
+    def open(self) -> list[Replica]:
+        """Replicas that take requests."""
+        return self._open if self.replicas else []
 
     def changed(self) -> None:
         """Costs or conditions are different from now on: running jumps end at their next iteration boundary."""
@@ -181,13 +208,13 @@ class DeploymentProcess:
     @property
     def arrivals(self) -> int:
         """Requests that have come so far."""
-        return self._stream.popped
+        return self._stream.popped if self._fast is None else self._fast.arrivals
 
     def open_only(self, indices: Collection[int]) -> None:
         """Only these replicas take requests from now on; who found none open goes to them."""
-        self.open = [self.replicas[i] for i in sorted(indices)]
-        now = self.now
-        while self.held and self.open:
+        replicas, now = self.replicas, self.now
+        self._open = [replicas[i] for i in sorted(indices)]
+        while self.held and self._open:
             request, since = self.held.popleft()
             self.held_time += now - since
             self._dispatch(request, now)
@@ -223,11 +250,13 @@ class DeploymentProcess:
 
     def _take_stock(self, row: int, now: float) -> None:
         """Say how far things are, and enter gaps between tokens in their sketch where no rows are kept."""
+        self._stocked = row
         if self._progress is not None:
             self._progress(row, now + self._origin)
         if isinstance(self._rows, SummaryRows):
-            for replica in self.replicas:
-                add_segments(self._rows.sketches["itl"], np.array(replica.gaps).reshape(-1, 4))
+            gaps = np.concatenate([np.array(replica.gaps).reshape(-1, 4) for replica in self._replicas])
+            add_segments(self._rows.sketches["itl"], gaps)
+            for replica in self._replicas:
                 del replica.gaps[:]
 
     def summary(self) -> ServingSummary:
@@ -270,8 +299,12 @@ class DeploymentProcess:
 
     def _work(self, now: float) -> float:
         """Process events up to and including ``now``, and on until the next of others; time of the next own one [s]."""
-        stream, wakes, replicas = self._stream, self._wakes, self.replicas
         self._limit = self.clock.next_time - self._origin
+        if self._fast is not None:
+            time = self._fast.work(now, self._limit)
+            if self._fast is not None:
+                return time
+        stream, wakes, replicas = self._stream, self._wakes, self._replicas
         alone = self._alone
         while True:
             wake = wakes[0][0] if wakes else math.inf
@@ -296,15 +329,15 @@ class DeploymentProcess:
             heappush(self._wakes, (replica.next_time, replica.index, replica.version))
 
     def _arrive(self, row: int, now: float) -> None:
-        if not row % _PACE:
+        if not row % _PACE and row != self._stocked:
             self._take_stock(row, now)
         request = self._rows.state(row, now)
-        reason = self._rejected[row]
+        reason = self.rejected[row]
         if reason:
             self._rows.reject(row, now, reason)
             self._stream.ended(row, now)
             return
-        if not self.open:
+        if not self._open:
             self.held.append((request, now))
             if self.on_held is not None:
                 self.on_held(now)
@@ -314,27 +347,12 @@ class DeploymentProcess:
 
     def _dispatch(self, request: RequestState, now: float) -> None:
         """Hand a request to one of the open replicas."""
-        replica = self.open[self.router.route(request, self.open, now)]
+        replica = self._open[self.router.route(request, self._open, now)]
         if self._asks and request.first_token < 0.0 and self._refuses(request, replica, now):
             return
         version = replica.version
         replica.submit(request, now)
         self._announce(replica, version)
-
-    def _impossible(self) -> bytes:
-        """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
-        table, limit = self.table, self.limits.max_model_len
-        inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
-        reason = np.where(inputs > min(map(self.policy.longest_prefill, self.replicas)), 3, 0)
-        held = total
-        if not self.kv_policy.grows:
-            pairs = zip(inputs.tolist(), table.output_tokens.tolist(), strict=True)
-            reserved = (self.kv_policy.reserved_tokens(RequestState(0, 0.0, i, o), limit) for i, o in pairs)
-            held = np.maximum(total, np.fromiter(reserved, dtype=np.int64, count=len(table)))
-        reason[held > min(replica.pool.most_tokens for replica in self.replicas)] = 2
-        if limit:
-            reason[total > limit] = 1
-        return reason.astype(np.uint8).tobytes()
 
     def _refuses(self, request: RequestState, replica: Replica, now: float) -> bool:
         reason = self.admission.refuse(request, replica, now)
@@ -349,21 +367,6 @@ class DeploymentProcess:
         if self._hook is not None:
             self._hook(request, now + self._origin)
             self._limit = self.clock.next_time - self._origin
-
-
-def make(family: str, choice: Any, *arguments: object) -> Any:
-    """The object itself, or a new one of the class registered under that name."""
-    return lookup(family, choice)(*arguments) if isinstance(choice, str) else choice
-
-
-def _kv_policy(choice: str | KVCachePolicy | None, batching: BatchPolicy) -> KVCachePolicy:
-    policy: KVCachePolicy = make("kv_cache", batching.kv_policy if choice is None else choice)
-    if batching.release_together and policy.grows:
-        raise ConfigError(
-            f"batching '{batching.name}' holds a batch until its longest output ends, so its KV cache has to be "
-            f"reserved: kv_cache '{policy.name}' grows; choose 'reserve-exact', 'reserve-pow2' or 'reserve-max'"
-        )
-    return policy
 
 
 def simulate_deployment(
@@ -386,6 +389,7 @@ def simulate_deployment(
     until: float = math.inf,
     stride: int | None = None,
     seed: int = 0,
+    loop: Loop = "auto",
     **more_limits: Any,
 ) -> ServingRun:
     """Serve ``requests`` to the end, or until ``until`` [s], and return what happened.
@@ -403,7 +407,7 @@ def simulate_deployment(
     )  # fmt: skip
     process = DeploymentProcess(
         clock, requests, cost, limits, replicas=replicas, batching=batching, router=router, kv_cache=kv_cache,
-        admission=admission, stride=stride, seed=seed,
+        admission=admission, stride=stride, seed=seed, loop=loop,
     )  # fmt: skip
     done = process.start()
     clock.run(done if until == math.inf else clock.now + until)

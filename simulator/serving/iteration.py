@@ -21,10 +21,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
-from simulator.cost.device import DeviceCost
-from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Fabric, Node
-from simulator.serving.attention_terms import AttentionTerm, attention_term
+from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
+from simulator.serving.pricing import pricing_of
+from simulator.serving.separable import ChunkTerm, SeparableCost
 from simulator.serving.token_costs import LinearCost, TokenCosts
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.rank_layout import RankLayout
@@ -84,13 +84,13 @@ class ReplicaCost:
         self.model, self.plan, self.framework, self.node, self.fabric = model, plan, framework, node, fabric
         self.kv_dtype, self.scale = kv_dtype, dict(scale or {})
         self.queries, self.kept, self.stream = queries, kept, stream
-        self.device = DeviceCost(node.accelerator, framework, self.scale)
-        self.network = NetworkCost(node, fabric, framework, self.scale)
+        self._pricing = pricing_of(model, plan, framework, node, fabric, self.scale)
+        self.device, self.network = self._pricing.device, self._pricing.network
         self.layout = RankLayout(plan, node)
         self.mesh = plan.mesh
         self.stages = plan.pipeline_parallel
         self.ranks = plan.data_parallel
-        self.costs = TokenCosts(model, plan, framework, self.device, self.network, self.layout, max_tokens)
+        self.costs = TokenCosts(model, plan, framework, self._pricing, self.layout, max_tokens)
         self._linear_memo: dict[tuple[int, int, int, bool], float] = {}
         self._fixed_memo: dict[tuple[int, int], float] = {}
         self.used = self.costs.used
@@ -151,16 +151,21 @@ class ReplicaCost:
         key = (stage, tokens, rows if last else 0, mixed)
         known = self._linear_memo.get(key)
         if known is None:
-            costs, captured = self.costs, self._captured(tokens, mixed)
-            total = sum(
-                count * costs.seconds(layer, tokens, captured=captured)
-                for layer, count in self.layers_of_stage[stage].items()
-            )
-            if stage == 0:
-                total += costs.seconds("embedding", tokens, captured=captured)
-            total += costs.seconds("head", rows, captured=False) if last else self._send_seconds(tokens)
+            total = self._body_seconds(stage, tokens, mixed)
+            total += self._head_seconds(rows) if last else self._send_seconds(tokens)
             known = self._linear_memo[key] = total + self.layer_gaps(stage)
         return known
+
+    def _body_seconds(self, stage: int, tokens: int, mixed: bool) -> float:
+        costs, captured = self.costs, self._captured(tokens, mixed)
+        total = sum(
+            count * costs.seconds(layer, tokens, captured=captured)
+            for layer, count in self.layers_of_stage[stage].items()
+        )
+        return total + costs.seconds("embedding", tokens, captured=captured) if stage == 0 else total
+
+    def _head_seconds(self, rows: int) -> float:
+        return self.costs.seconds("head", rows, captured=False)
 
     def _send_seconds(self, tokens: int) -> float:
         message = tokens * self.model.hidden_size * 2.0
@@ -192,10 +197,16 @@ class ReplicaCost:
                     counts[layer.attention] += count
             for spec in counts:
                 if spec not in terms:
-                    terms[spec] = attention_term(spec, self.device, self.mesh, self.kv_dtype, self.queries, self.kept)
+                    terms[spec] = self._term(spec)
                     self.used.update(terms[spec].constants)
             found.append([(terms[spec], count) for spec, count in counts.items()])
         return found
+
+    def _term(self, spec: AttentionSpec) -> AttentionTerm:
+        known, key = self._pricing.terms, (spec, self.kv_dtype, self.queries, self.kept)
+        if key not in known:
+            known[key] = attention_term(spec, self.device, self.mesh, self.kv_dtype, self.queries, self.kept)
+        return known[key]
 
     def _prefill_attention(self, stage: int, chunks: Sequence[tuple[int, int]]) -> float:
         return sum(count * term.prefill(chunks) for term, count in self.attention[stage])
@@ -304,6 +315,26 @@ class ReplicaCost:
             base += seconds
             slope += growth
         return Segment(base if overlapped else base + host, slope, max(1, valid))
+
+    def separate(self) -> SeparableCost | None:
+        """The cost by terms; ``None`` with stages, ranks, drafts, windows, recurrent mixers, or streams that depend on
+        the batch."""
+        terms = [(term, count) for term, count in self.attention[0] if isinstance(term, SoftmaxTerm)]
+        plain = self.stages == 1 and self.ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])
+        per_token = self._per_token[0]
+        fixed = type(self.stream) is WeightStream and self.stream.cache == 1.0
+        if not plain or not fixed or per_token is None:
+            return None
+
+        def decodes(count: int) -> tuple[float, float]:
+            return self.linear_seconds(0, count, count), self.decode_attention(0, BatchShape((), count, 0))[0]
+
+        return SeparableCost(
+            lambda tokens: self._body_seconds(0, tokens, True), self._head_seconds, decodes,
+            tuple(ChunkTerm(count, term.prefill_launch, term.chunk_seconds) for term, count in terms),
+            self.layer_gaps(0), per_token, self.stream.exposed(0), self.stream.hidden(0), *self._host,
+            self.framework.async_scheduling,
+        )  # fmt: skip
 
     def floor(self, batch: BatchShape) -> float:
         """Roofline bound of an iteration: Σ over its Ops of max(FLOPs/peak, bytes/bandwidth) [s]."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.serving.arrivals import ColumnWindow
 from simulator.serving.run import REJECTIONS
@@ -120,6 +122,21 @@ class RequestRows(RequestSource):
         self._preemptions[row] = request.preemptions
         self._replica[row] = request.replica
         self._cached[row] = request.cached_tokens
+
+    def finish_many(self, ended: NDArray[np.float64]) -> None:
+        """Rows of ``(number, arrival, scheduled, first token, finish [s], input, output, preemptions, replica)``."""
+        row = ended[:, 0].astype(np.int64)
+        times = (self._arrival, self._scheduled, self._first, self._finish)
+        for column, place in zip(times, (1, 2, 3, 4), strict=True):
+            np.frombuffer(column)[row] = ended[:, place]
+        np.frombuffer(self._preemptions, dtype=np.int64)[row] = ended[:, 7].astype(np.int64)
+        np.frombuffer(self._replica, dtype=np.int64)[row] = ended[:, 8].astype(np.int64)
+
+    def adopt(self, live: Sequence[RequestState], arrived: int, rejected: bytes) -> None:
+        """The first ``arrived`` rows have come, were refused for these reasons or ended, and ``live`` are left."""
+        np.frombuffer(self._arrival)[:arrived] = self._table.arrival[:arrived]
+        self._rejected[:arrived] = rejected[:arrived]
+        self._live = {request.index: request for request in live}
 
     def columns(self) -> dict[str, Any]:
         """The columns of :class:`~simulator.serving.run.ServingRun`."""

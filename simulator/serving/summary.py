@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,7 +112,10 @@ class SummaryRows(RequestSource):
         super().__init__(table, block_size)
         self._slo = slo
         self.sketches = {name: QuantileSketch(relative_error) for name in (*_METRICS, "itl")}
-        self._buffer: list[tuple[float, float, float, float, int, int]] = []
+        self._buffer: list[tuple[float, ...]] = []
+        self._parts: list[NDArray[np.float64]] = []
+        self._waiting = 0
+        self._table = table
         self._counts = dict.fromkeys(("requests", "input_tokens", "output_tokens", "preemptions", "cached_tokens"), 0)
         self._met = self._arrived = 0
         self._refused: dict[int, int] = {}
@@ -131,14 +135,20 @@ class SummaryRows(RequestSource):
         return super().state(row, now)
 
     def _sample(self, now: float) -> None:
-        """Note how many are in the system; once the history is full every second sample is dropped."""
-        accepted = self._arrived - sum(self._refused.values())
-        ended = self._counts["requests"] + len(self._buffer)
+        self.sample(self._arrived, now, sum(self._refused.values()), self._counts["requests"] + len(self._buffer))
+
+    def sample(self, arrived: int, now: float, refused: int, ended: int) -> int:
+        """Note how many are in the system; once the history is full every second sample is dropped.
+
+        Returns the number of arrivals to take the next sample at.
+        """
+        accepted = arrived - refused
         self._progress.append((now, accepted, accepted - ended))
         if len(self._progress) >= _MOST_SAMPLES:
             del self._progress[1::2]
             self._every *= 2
-        self._next_sample = self._arrived + self._every
+        self._next_sample = arrived + self._every
+        return self._next_sample
 
     def reject(self, row: int, now: float, reason: int) -> None:
         """Request ``row`` is refused for the reason of that number."""
@@ -156,11 +166,38 @@ class SummaryRows(RequestSource):
         if len(self._buffer) >= _BUFFER:
             self._flush()
 
-    def _flush(self) -> None:
-        if not self._buffer:
+    def finish_many(self, ended: NDArray[np.float64]) -> None:
+        """Rows of ``(number, arrival, scheduled, first token, finish [s], input, output, preemptions, replica)``."""
+        self._last = max(self._last, float(ended[:, 4].max()))
+        self._counts["preemptions"] += int(ended[:, 7].sum())
+        self._parts.append(ended[:, 1:7])
+        self._waiting += len(ended)
+        if self._waiting < _BUFFER:
             return
-        arrival, scheduled, first, finish, inputs, outputs = np.array(self._buffer).T
-        self._buffer.clear()
+        # In portions of the same size as one by one, so that sums round alike.
+        rows = np.concatenate(self._parts)
+        whole = len(rows) // _BUFFER * _BUFFER
+        for start in range(0, whole, _BUFFER):
+            self._enter(rows[start : start + _BUFFER])
+        self._parts, self._waiting = [rows[whole:]], len(rows) - whole
+
+    def adopt(self, live: Sequence[RequestState], arrived: int, rejected: bytes) -> None:
+        """The first ``arrived`` rows have come, were refused for these reasons or ended, and ``live`` are left."""
+        self._arrived = arrived
+        if arrived:
+            self._first = min(self._first, float(self._table.arrival[0]))
+        counts = np.bincount(np.frombuffer(rejected[:arrived], dtype=np.uint8))
+        self._refused = {reason: int(n) for reason, n in enumerate(counts) if reason and n}
+        self._buffer += [tuple(row) for block in self._parts for row in block.tolist()]
+        self._parts, self._waiting = [], 0
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._enter(np.array(self._buffer))
+            self._buffer.clear()
+
+    def _enter(self, rows: NDArray[np.float64]) -> None:
+        arrival, scheduled, first, finish, inputs, outputs = rows.T
         ttft, e2e = first - arrival, finish - arrival
         steps = np.where(outputs > 1, outputs - 1, np.nan)
         tpot = (finish - first) / steps

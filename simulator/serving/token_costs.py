@@ -11,9 +11,8 @@ from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
-from simulator.cost.device import DeviceCost
-from simulator.cost.network import NetworkCost
 from simulator.cost.priced import Priced
+from simulator.serving.pricing import Pricing
 from simulator.strategies.compile import compile_block
 from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
@@ -68,7 +67,7 @@ class TokenCosts:
     ----------
     model, plan, framework
         What is served and how.
-    device, network, layout
+    pricing, layout
         Prices and places of the Ops.
     max_tokens
         Largest iteration that is priced exactly [tokens]; beyond, the grid goes on geometrically.
@@ -80,14 +79,14 @@ class TokenCosts:
     """
 
     def __init__(
-        self, model: ModelSpec, plan: Plan, framework: Framework, device: DeviceCost, network: NetworkCost,
-        layout: RankLayout, max_tokens: int,
-    ) -> None:  # fmt: skip
+        self, model: ModelSpec, plan: Plan, framework: Framework, pricing: Pricing, layout: RankLayout, max_tokens: int
+    ) -> None:
         self.model, self.plan, self.framework = model, plan, framework
-        self.device, self.network, self.layout = device, network, layout
+        self.device, self.network, self.layout = pricing.device, pricing.network, layout
         self.used: set[str] = set()
         self._sizes = grid(max_tokens)
         self._knots: dict[tuple[int, int], LinearCost] = {}
+        self._priced = pricing.knots
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -129,17 +128,22 @@ class TokenCosts:
     def _knot(self, index: int, tokens: int) -> LinearCost:
         known = self._knots.get((index, tokens))
         if known is None:
-            known = self._knots[index, tokens] = self._price_part(self.parts[index], tokens)
+            if (index, tokens) not in self._priced:
+                self._priced[index, tokens] = self._price_part(self.parts[index], tokens)
+            known, used = self._priced[index, tokens]
+            self._knots[index, tokens] = known
+            self.used |= used
         return known
 
-    def _price_part(self, part: Part, tokens: int) -> LinearCost:
+    def _price_part(self, part: Part, tokens: int) -> tuple[LinearCost, frozenset[str]]:
+        used: set[str] = set()
         seconds = floor = flops = hbm = scale_up = scale_out = 0.0
         for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
             if op.kind is OpKind.ATTENTION:
                 continue
             work, priced = self.price(op)
             seconds += priced.seconds
-            self.used.update(priced.constants)
+            used.update(priced.constants)
             if op.kind is OpKind.COLLECTIVE:
                 sent = self.layout.wire_bytes(op.collective, work.message, self.layout.group(op.axis))
                 scale_up += sent["scale_up"]
@@ -148,4 +152,4 @@ class TokenCosts:
                 floor += priced.floor
                 flops += work.flops
                 hbm += work.bytes
-        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out)
+        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out), frozenset(used)

@@ -59,9 +59,9 @@ class RankLayout:
         return CommGroup(ranks, inside, ranks // inside)
 
     def stream(self, op: Op) -> Stream:
-        """The queue a collective really uses: scale-out as soon as its group leaves the domain."""
-        if op.stream is Stream.COMPUTE:
-            return Stream.COMPUTE
+        """The queue an Op really uses: a collective goes to scale-out as soon as its group leaves the domain."""
+        if op.stream not in (Stream.SCALE_UP, Stream.SCALE_OUT):
+            return op.stream
         return Stream.SCALE_UP if self.inside_domain(self.group(op.axis)) else Stream.SCALE_OUT
 
     def inside_domain(self, group: CommGroup) -> bool:

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 __all__ = ["CAUSES", "TrainingEvent", "TrainingRun"]
 
-CAUSES = ("checkpoint", "rework", "detection", "node", "restart", "reload", "slow")
+CAUSES = ("checkpoint", "rework", "detection", "node", "restart", "reload", "slow", "network")
 """Waiting for checkpoints; steps done again; until a failure is noticed; until a node is free; starting or joining the
-processes; reading the state back; steps that took longer than undisturbed ones."""
+processes; reading the state back; steps that took longer than undisturbed ones: by protection and degraded or missing
+nodes, and by links that were shared with others, narrower than the nodes' ports, degraded or lost."""
 
 
 @dataclass(frozen=True)

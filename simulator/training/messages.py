@@ -14,19 +14,16 @@ from simulator.workload.ops import Collective, OpKind, Work
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["message_counts", "send_seconds", "swap_seconds"]
+__all__ = ["message_counts", "send_seconds", "slice_of_boundary", "swap_seconds"]
 
 
 def send_seconds(pipeline: PipelinedJob) -> float:
     """Sending the boundary activation of one micro-batch (or piece of one) to the next stage [s]."""
     if pipeline.ranks == 1:
         return 0.0
-    pricer, sending, plan = pipeline.pricer(0), pipeline.sending, pipeline.plan
-    boundary = pipeline.boundary_bytes * (1 + sending.pipeline_volume) / 2 / pipeline.traits.items_per_microbatch
-    asked = sending.pipeline_split
-    scatter = pipeline.framework.p2p_scatter_gather if asked is None else asked
-    split = scatter and plan.tensor_parallel > 1 and not plan.sequence_parallel
-    message = boundary / plan.tensor_parallel if split else boundary
+    pricer, split = pipeline.pricer(0), _is_split(pipeline)
+    mean = (1 + pipeline.sending.pipeline_volume) / 2 / pipeline.traits.items_per_microbatch
+    boundary, message = pipeline.boundary_bytes * mean, slice_of_boundary(pipeline) * mean
     send = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
     seconds = pricer.network.price(send, pricer.layout.neighbour("pp")).seconds
     if split:  # each rank sends its slice over its own NIC and the slices are joined again inside the node
@@ -41,6 +38,17 @@ def send_seconds(pipeline: PipelinedJob) -> float:
         )
         seconds += pricer.network.price(join, group).seconds
     return seconds
+
+
+def slice_of_boundary(pipeline: PipelinedJob) -> float:
+    """What one rank sends to the next stage for one micro-batch [B]: all of it, or a slice per tensor rank."""
+    return pipeline.boundary_bytes / (pipeline.plan.tensor_parallel if _is_split(pipeline) else 1)
+
+
+def _is_split(pipeline: PipelinedJob) -> bool:
+    asked, plan = pipeline.sending.pipeline_split, pipeline.plan
+    scatter = pipeline.framework.p2p_scatter_gather if asked is None else asked
+    return scatter and plan.tensor_parallel > 1 and not plan.sequence_parallel
 
 
 def swap_seconds(pipeline: PipelinedJob, memory: Sequence[ChunkMemory]) -> NDArray[np.float64]:

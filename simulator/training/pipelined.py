@@ -69,11 +69,19 @@ class PipelinedJob:
         Factors on constants by id, for intervals.
     settled
         Take the plan as it is, even where a strategy would still decide something from prices.
+    slow
+        How many times longer messages between scale-up domains take, by mesh axis: shared links.
     """
 
     def __init__(
-        self, job: TrainingJob, cluster: Cluster, scale: Mapping[str, float] | None = None, settled: bool = False
+        self,
+        job: TrainingJob,
+        cluster: Cluster,
+        scale: Mapping[str, float] | None = None,
+        settled: bool = False,
+        slow: Mapping[str, float] | None = None,
     ) -> None:
+        self.slow = dict(slow or {})
         job = job if settled else settle(job, cluster)
         self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
         self.plan, self.framework = job.plan, job.framework
@@ -149,7 +157,7 @@ class PipelinedJob:
         made = {}
         for node in {n.name: n for n in self.node_of_rank}.values():
             device = DeviceCost(node.accelerator, self.framework, self.scale, recorded=True)
-            network = NetworkCost(node, self.cluster.fabric, self.framework, self.scale)
+            network = NetworkCost(node, self.cluster.fabric, self.framework, self.scale, slow=self.slow)
             made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.scale)
         return made
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
-from simulator.strategies.cluster_protocols import JobFacts, Protection, Recovery, Restoration
+from simulator.strategies.cluster_protocols import Protection, Restoration
 from simulator.strategies.recovery.checkpoint import daly_interval
 from simulator.training.ledger import TrainingEvent, TrainingRun
 from simulator.training.saves import CheckpointStore, checkpoint_bytes
+from simulator.training.survival import Hit, Links, Survival, job_facts
 from simulator.workload.jobs import TrainingJob
 
 if TYPE_CHECKING:
@@ -21,50 +21,9 @@ if TYPE_CHECKING:
     from simulator.engine.clock import Clock
     from simulator.network.fabric import Fabric
 
-__all__ = ["Hit", "Survival", "TrainingProcess", "TrainingRun", "checkpoint_bytes", "job_facts"]
+__all__ = ["TrainingProcess"]
 
 Steps = Generator[Any, Any, Any]
-
-
-class Hit(NamedTuple):
-    """A failure that stops a job: its kind, the node's position in the job, and the event that brings another node.
-
-    ``replacement`` is ``None`` when the node itself is fine.
-    """
-
-    kind: str
-    position: int
-    replacement: simpy.Event | None = None
-    planned: bool = False
-
-
-@dataclass(frozen=True)
-class Survival:
-    """How a job survives failures: strategy, mean time between interruptions [s], and the times around one [s]."""
-
-    recovery: Recovery
-    mttf: float = math.inf
-    detection: float = 0.0
-    restart: float = 0.0
-    regroup: float = 0.0
-
-
-def job_facts(job: TrainingJob, estimate: Estimate, cluster: Cluster) -> JobFacts:
-    """What a recovery strategy is told of a job."""
-    node = cluster.groups[0].node
-    network = node.nic.bandwidth * node.nics
-    return JobFacts(
-        nodes=math.ceil(job.plan.accelerators / node.accelerators),
-        per_node=min(node.accelerators, job.plan.accelerators),
-        step=estimate.seconds,
-        state=checkpoint_bytes(estimate, job),
-        plan=job.plan,
-        layers=job.model.num_hidden_layers,
-        bubble=estimate.metrics.get("bubble_over_total", 0.0),
-        scale_out_time=estimate.traffic.by_link.get("scale_out", 0.0) * node.accelerators / network if network else 0.0,
-        network=network,
-        host_link=node.accelerator.host_link.bandwidth,
-    )
 
 
 class TrainingProcess:
@@ -111,7 +70,9 @@ class TrainingProcess:
         self._durable = 0  # steps in the last complete checkpoint
         self._elastic = 1.0  # speed with the nodes that are left
         self._writing: tuple[simpy.Event, simpy.Event, int, float] | None = None  # end, flow, steps, begin
-        self._now: tuple[str, float, float] | None = None  # cause ("" = steps), since, seconds per step
+        self._now: tuple[str, float, float, float] | None = None  # cause ("" = steps), since, step, stretch
+        self.links: Links | None = None
+        self._stretch_by_links = 1.0
         self.interval = self._interval()
         self._due = self.interval
 
@@ -140,6 +101,12 @@ class TrainingProcess:
             self._degraded[position] = speed
         self._wake()
 
+    def stretch(self, factor: float) -> None:
+        """From now on a step takes ``factor`` times as long for the links it shares; infinite: it stands still."""
+        if factor != self._stretch_by_links:
+            self._stretch_by_links = factor
+            self._wake()
+
     def _wake(self) -> None:
         if not self._signal.triggered:
             self._signal.succeed()
@@ -160,40 +127,49 @@ class TrainingProcess:
                 yield from self._rejoin()
             elif (yield from self._stretch()) and job.checkpoint is not None:
                 yield from self._checkpoint()
+        if self.links is not None:
+            self.links.leave()
         if self._writing is not None and not self._writing[0].processed:
             yield self._writing[0]
         run.done = True
 
     @property
     def step_seconds(self) -> float:
-        """Of a step as things are: protection, degraded and missing nodes included."""
-        speed = min([self._elastic, *self._degraded.values()])
-        return self.estimate.seconds * self.protection.slow_down / speed
+        """Of a step as things are: protection, degraded and missing nodes, shared links included."""
+        return self.estimate.seconds * self._pace * self._stretch_by_links
+
+    @property
+    def _pace(self) -> float:
+        """How many times longer a step takes with this protection and these nodes."""
+        return self.protection.slow_down / min([self._elastic, *self._degraded.values()])
 
     def _stretch(self) -> Steps:
         """Steps until the next checkpoint or disturbance; True when none came in between."""
-        target, step = min(self._due, self.job.steps), self.step_seconds
+        if self.links is not None:
+            self.links.enter(self._pace)
+        target, step, stretch = min(self._due, self.job.steps), self.step_seconds, self._stretch_by_links
         began, before = self.clock.now, self._progress
-        self._now = ("", began, step)
+        self._now = ("", began, step, stretch)
         alarm = self.clock.event()
         handle = self.clock.after((target - before) * step, alarm.succeed)
         yield self.clock.any_of([alarm, self._signal])
         self._now = None
         if alarm.triggered:
-            self._advance(target - before, self.clock.now - began)
+            self._advance(target - before, self.clock.now - began, stretch)
             self._progress = target
             self.run.steps = target
             return True
         self.clock.cancel(handle)
-        self._advance((self.clock.now - began) / step, self.clock.now - began)
+        self._advance((self.clock.now - began) / step, self.clock.now - began, stretch)
         return False
 
-    def _advance(self, steps: float, seconds: float) -> None:
-        """Book steps that took ``seconds``."""
+    def _advance(self, steps: float, seconds: float, stretch: float) -> None:
+        """Book steps that took ``seconds``, ``stretch`` times as long as without the others on their links."""
         run = self.run
-        ideal = steps * self.estimate.seconds
+        ideal, plain = steps * self.estimate.seconds, seconds / stretch
         run.useful += ideal
-        run.lost["slow"] += max(0.0, seconds - ideal)
+        run.lost["slow"] += max(0.0, plain - ideal)
+        run.lost["network"] += seconds - plain
         self._progress += steps
         run.steps = math.floor(self._progress + 1e-9)
         run.end = self.clock.now
@@ -210,7 +186,9 @@ class TrainingProcess:
     def _await(self, event: simpy.Event, cause: str) -> Steps:
         """Wait and book it; False when another failure comes first."""
         began = self.clock.now
-        self._now = (cause, began, 0.0)
+        self._now = (cause, began, 0.0, 1.0)
+        if self.links is not None and not event.triggered:
+            self.links.leave()
         while not event.triggered and not self._pending:
             if self._signal.triggered:
                 self._signal = self.clock.event()
@@ -383,14 +361,14 @@ class TrainingProcess:
         run, now = self.run, self.clock.now
         if run.done or self._now is None:
             return run
-        cause, began, step = self._now
+        cause, began, step, stretch = self._now
         self._now = None
-        if cause:
-            run.lost[cause] += now - began
+        if cause or math.isinf(step):
+            run.lost[cause or "network"] += now - began
             run.end = now
             return run
         whole = math.floor(self._progress + (now - began) / step + 1e-9) - self._progress
         if whole > 0:
-            self._advance(whole, whole * step)
+            self._advance(whole, whole * step, stretch)
             run.end = began + whole * step
         return run

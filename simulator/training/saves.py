@@ -58,6 +58,7 @@ class CheckpointStore:
     ) -> None:
         self.clock, self.name, self.size, self.target = clock, name, size, target
         self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
+        self._ways: dict[tuple[str, int], Way] = {}
 
     @property
     def is_local(self) -> bool:
@@ -70,7 +71,7 @@ class CheckpointStore:
             drives = [g.node.nvme for g in self.cluster.groups for _ in range(g.count) if g.node.nvme is not None]
             slowest = min((getattr(d, direction) for d in drives), default=math.inf)
             return float(self.size / len(self.nodes) / slowest)
-        way = self._out if direction == "write" else self._back
+        way = self._way(direction)
         capacity = self.fabric.topology.links.capacity[way.links]
         return float(self.size * (way.shares / capacity).max()) if len(way.links) else 0.0
 
@@ -80,22 +81,22 @@ class CheckpointStore:
             event = self.clock.event()
             self.clock.after(self.seconds(direction), event.succeed)
             return event
-        way = self._out if direction == "write" else self._back
-        return self.fabric.transfer(way, self.size, latency=self._latency, tag=f"{self.name} checkpoint")
+        # Every node's connection competes for itself.
+        return self.fabric.transfer(
+            self._way(direction), self.size, weight=len(self.nodes), latency=self._latency,
+            tag=f"{self.name} checkpoint",
+        )  # fmt: skip
 
     def from_peers(self, positions: Sequence[int], size: float) -> simpy.Event | None:
         """``size`` bytes into each node at ``positions`` from the next node of the job; None without a fabric."""
         if self.fabric is None or not positions or not size:
             return None
-        from simulator.network.flows import Way
+        from simulator.network.connections import way_of_all
 
         top, count = self.fabric.topology, len(self.nodes)
         pairs = [(top.host(self.nodes[(p + 1) % count]), top.host(self.nodes[p])) for p in positions]
-        shares: dict[int, float] = {}
-        for number, (source, sink) in enumerate(pairs):
-            for link in top.path(source, sink, number):
-                shares[link] = shares.get(link, 0.0) + 1 / len(pairs)
-        return self.fabric.transfer(Way.of(shares), size * len(pairs), tag=f"{self.name} recovery")
+        way = way_of_all(self.fabric, pairs)
+        return self.fabric.transfer(way, size * len(pairs), weight=len(pairs), tag=f"{self.name} recovery")
 
     def cancel(self, event: simpy.Event) -> None:
         """Stop a transfer that is under way."""
@@ -103,27 +104,21 @@ class CheckpointStore:
             self.fabric.cancel(event)
 
     @cached_property
-    def _out(self) -> Way:
-        return self._way(write=True)
-
-    @cached_property
-    def _back(self) -> Way:
-        return self._way(write=False)
-
-    @cached_property
     def _latency(self) -> float:
         assert self.fabric is not None
         top = self.fabric.topology
         return top.path_latency(top.path(top.host(self.nodes[0]), top.storage(self.target), 0))
 
-    def _way(self, write: bool) -> Way:
-        from simulator.network.flows import Way
+    def _way(self, direction: str) -> Way:
+        """Links of all nodes' connections, found again when a link of the network has changed."""
+        from simulator.network.connections import way_of_all
 
         assert self.fabric is not None
-        top = self.fabric.topology
-        store, shares = top.storage(self.target), dict[int, float]()
-        for number, node in enumerate(self.nodes):
-            ends = (top.host(node), store) if write else (store, top.host(node))
-            for link in top.path(*ends, number):
-                shares[link] = shares.get(link, 0.0) + 1 / len(self.nodes)
-        return Way.of(shares)
+        key = (direction, self.fabric.changes)
+        if key not in self._ways:
+            top = self.fabric.topology
+            store = top.storage(self.target)
+            pairs = [(top.host(n), store) if direction == "write" else (store, top.host(n)) for n in self.nodes]
+            self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]}
+            self._ways[key] = way_of_all(self.fabric, pairs)
+        return self._ways[key]

@@ -49,6 +49,7 @@ NAMES = {
     "serving_latency": "Serving latency",
     "serving_capacity": "KV cache capacity",
     "kernel": "Kernels",
+    "power": "Power",
 }
 
 

@@ -42,6 +42,9 @@ RATES = {
 }  # fmt: skip
 """Published throughputs [tokens/s] → which figure."""
 
+POWER = {"peak_power_frac_tdp": "power_peak", "avg_power_frac_tdp": "power_mean"}
+"""Published draws of an accelerator over its rating → which figure."""
+
 LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
 OFFLINE_REQUESTS = 1000
 """Requests of an offline run that does not say how many: vLLM's throughput benchmark default."""
@@ -160,6 +163,8 @@ def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
             found.append(Measurement(kind, float(value) * unit, quantity, load))  # type: ignore[arg-type]
         elif key in RATES:
             found.append(Measurement("serving_throughput", float(value), RATES[key], load))
+        elif key in POWER and load == "static_batch":
+            found.append(Measurement("power", float(value), POWER[key], load))
     return tuple(found)
 
 

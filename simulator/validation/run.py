@@ -125,7 +125,7 @@ def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
-    from simulator.validation import serving_runs, step_runs, trace_runs, training_runs, vidur_runs
+    from simulator.validation import power_runs, serving_runs, step_runs, trace_runs, training_runs, vidur_runs
 
     return {
         "training": training_runs.run_training,
@@ -136,6 +136,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,
         "vidur": vidur_runs.run_vidur,
+        "training_power": power_runs.run_training_power,
         "kernel": trace_runs.run_kernel,
     }
 

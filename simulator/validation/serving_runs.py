@@ -14,6 +14,7 @@ from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
 from simulator.strategies.protocols import BatchShape
 from simulator.validation.cases import Subject
+from simulator.validation.power_runs import static_power
 from simulator.workload.jobs import Deployment
 from simulator.workload.requests.arrivals import ClosedLoop, Poisson
 from simulator.workload.requests.generators import generate_requests
@@ -70,8 +71,10 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
     naive = float(np.mean([cost.floor(s) for s in shapes]))
     steps = max(output - 1, 0)
     found = {"prefill": prefill, "token": token, "e2e": prefill + steps * token}
+    found |= static_power(cost, subject.cluster.groups[0].node.accelerator, (batch, prompt, steps), prefill, shapes)
     found |= {"prefill_tokens_per_s": batch * prompt / prefill, "decode_tokens_per_s": batch / token}
     base = {"prefill": naive_prefill, "token": naive, "e2e": naive_prefill + steps * naive}
+    base |= {"power_peak": 1.0, "power_mean": 1.0}  # the rating
     base |= {"prefill_tokens_per_s": batch * prompt / naive_prefill, "decode_tokens_per_s": batch / naive}
     return found | {f"baseline.{k}": v for k, v in base.items()}, ""
 

@@ -35,6 +35,7 @@ RELATIVE = (
     "serving_latency",
     "serving_capacity",
     "kernel",
+    "power",
 )
 """Kinds with a relative error."""
 

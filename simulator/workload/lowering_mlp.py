@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 from simulator.workload.model import MlpSpec
@@ -11,17 +13,41 @@ from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
 if TYPE_CHECKING:
     from simulator.workload.lowering import LoweringContext
 
-__all__ = ["experts_touched", "lower_mlp"]
+__all__ = ["SERVED_ROUTING", "experts_touched", "lower_mlp"]
 
 
-def experts_touched(experts: int, per_token: int, tokens: int) -> int:
-    """Expected number of experts that at least one of ``tokens`` uniformly routed tokens selects.
+SERVED_ROUTING = 1.2
+"""Exponent of the power law of expert loads while serving: NVIDIA's estimate for Qwen3-235B, by matching latencies to
+kernels measured under several exponents (ai-dynamo/aiconfigurator, power-law distribution in MoE workload simulation;
+1.01 for DeepSeek-V3). Training keeps experts balanced by a loss or by bias updates, and is uniform here."""
 
-    E·(1 − (1 − k/E)^tokens): only their weights are read.
+_HEAVIEST = 0.8
+"""Share of all tokens that the most loaded expert can get under the power law, as in the same source."""
+
+
+@cache
+def experts_touched(experts: int, per_token: int, tokens: int, exponent: float = 0.0) -> int:
+    """Expected number of experts that at least one of ``tokens`` selects: only their weights are read.
+
+    Parameters
+    ----------
+    exponent
+        0: tokens are routed uniformly, E·(1 − (1 − k/E)^tokens). Above: loads of experts follow the density x^−exponent
+        between 1 and 0.8·tokens; each expert is chosen by a token with the probability of its share.
     """
     if tokens <= 0 or experts == 0:
         return 0
-    return max(min(experts, per_token), round(experts * (1 - (1 - per_token / experts) ** tokens)))
+    least, most = min(experts, per_token), 1.0 - (1.0 - per_token / experts) ** tokens
+    top = _HEAVIEST * tokens
+    if exponent <= 0 or top <= 1:
+        return max(least, round(experts * most))
+    ranks = [(i + 0.5) / experts for i in range(experts)]
+    power = 1.0 - exponent
+    loads = [
+        math.pow(top, u) if not power else math.pow(1.0 + (math.pow(top, power) - 1.0) * u, 1.0 / power) for u in ranks
+    ]
+    share = per_token / sum(loads)
+    return max(least, round(sum(1.0 - (1.0 - min(1.0, share * load)) ** tokens for load in loads)))
 
 
 def lower_mlp(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
@@ -79,7 +105,11 @@ def _grouped(name: str, spec: MlpSpec, read: Tensor, inner: Dim, outer: Dim, ctx
         2.0,
         contracts=(inner.name,),
         saves=ctx.saved(read),
-        tags={"experts": str(spec.num_experts), "per_token": str(spec.num_experts_per_tok)},
+        tags={
+            "experts": str(spec.num_experts),
+            "per_token": str(spec.num_experts_per_tok),
+            "routing": "0" if ctx.training else str(SERVED_ROUTING),
+        },
     )
 
 

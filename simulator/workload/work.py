@@ -88,7 +88,7 @@ def _bytes(op: Op, mesh: Mesh) -> float:
         experts, per_token = int(op.tags["experts"]), int(op.tags["per_token"])
         routed = next((op.local(d, mesh) for d in op.flop_dims if d.name == "routed"), 0)
         tokens = routed * mesh.get("ep", 1) // max(1, per_token)
-        share = experts_touched(experts, per_token, tokens) / experts
+        share = experts_touched(experts, per_token, tokens, float(op.tags["routing"])) / experts
         weights = sum(t.bytes(mesh) for t in (*op.reads, *op.writes) if t.cls in (TensorClass.PARAM, TensorClass.GRAD))
         total -= weights * (1 - share)
     return total

@@ -91,6 +91,38 @@ def test_a_balanced_dragonfly_joins_every_pair_of_groups() -> None:
         assert hops.count("leaf_spine") <= 2
 
 
+def test_bisection_of_a_dragonfly_plus() -> None:
+    """Two groups of 2 leaves and 2 spines: 4 cables lead to the spines, 8 between the groups."""
+    sizes = {"ports_per_leaf": 4, "leaves_per_group": 2, "spines_per_group": 2, "global_links_per_spine": 4}
+    t = build(cluster(4, "dragonfly-plus", **sizes))
+    assert sum(t.links.kind_of(i) == "spine_core" for i in range(len(t.links))) == 2 * 8
+    assert max_flow(t, range(8), range(8, 16)) == pytest.approx(4 * PORT)
+    assert permutation_rate(t, range(8), range(8, 16)) == pytest.approx(4 * PORT)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_traffic_beats_the_maximum_flow_of_a_random_graph(seed) -> None:
+    """Whatever the ways, sprayed traffic between two halves stays below the graph's maximum flow; alone it is reached
+    where the bottleneck is one cut of a tree."""
+    rng = np.random.default_rng(seed)
+    tree = seed % 2 == 0
+    names = [f"s{i}" for i in range(6)]
+    pairs = {(int(rng.integers(0, i)), i) for i in range(1, 6)}
+    if not tree:
+        pairs |= {tuple(sorted(rng.choice(6, 2, replace=False).tolist())) for _ in range(4)}
+    links = [
+        {"between": [names[a], names[b]], "bandwidth": f"{int(rng.integers(1, 9)) * 100} Gb/s"}
+        for a, b in sorted(pairs)
+    ]
+    attach = [{"nodes": i, "switch": names[i]} for i in range(6)]
+    t = build(cluster(6, "graph", links=links, attach=attach))
+    left, right = range(4), range(20, 24)  # the first node and the last
+    limit, reached = max_flow(t, left, right), permutation_rate(t, left, right)
+    assert reached <= limit * (1 + 1e-9)
+    if tree:
+        assert reached == pytest.approx(limit)
+
+
 def test_staggered_transfers_on_one_link() -> None:
     """A (100 GB) alone for 1 s, shares with B (25 GB) until B is done at 2 s, then alone: ends at 2.5 s."""
     t = build(cluster(2, "single-switch"))

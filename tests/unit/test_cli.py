@@ -248,3 +248,41 @@ def test_a_bug_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("simulator.scenario.load.load_scenario", broken)
     with pytest.raises(ZeroDivisionError):
         cli.main(["check", "quickstart"])
+
+
+def test_export_writes_files_that_new_reads_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder, again = tmp_path / "start", tmp_path / "again.yaml"
+    assert main(["export", "how-to-split-a-70b", "--engine", "deepspeed", "-o", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["ds_config.json", "launch.sh"]
+    assert main(["new", str(again), "--from", str(folder / "launch.sh")]) == 0
+    capsys.readouterr()
+    plans = []
+    for scenario in ("how-to-split-a-70b", str(again)):
+        assert main(["check", scenario, "--json"]) == 0
+        plans.append(json.loads(capsys.readouterr().out)["workloads"])
+    assert plans[0] == plans[1]
+    assert main(["export", "how-to-split-a-70b", "--engine", "vllm"]) == 2
+    assert "use megatron or deepspeed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["training", "serving", "cluster"])
+def test_every_kind_of_new_scenario_passes_check(capsys: pytest.CaptureFixture[str], tmp_path: Path, kind: str) -> None:
+    file = tmp_path / "new.yaml"
+    assert main(["new", str(file), "--kind", kind]) == 0
+    assert main(["check", str(file), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out.partition("\n")[2])
+    assert {w["kind"] for w in found["workloads"]} == ({"training", "serving"} if kind == "cluster" else {kind})
+    assert found["warnings"] == []
+
+
+def test_an_option_without_its_value_says_what_it_is_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "strategies", "--missing"]) == 2
+    assert "--missing FILE: Rows of this catalogue" in capsys.readouterr().err
+
+
+def test_the_shell_completes_names() -> None:
+    from simulator.cli.options import complete_name, complete_scenario
+
+    assert complete_scenario("llama3-70b") == ["llama3-70b-chat"]
+    assert {"h100-sxm", "h100-pcie-8x"} <= set(complete_name("h100"))
+    assert complete_name("no-such-thing") == []

@@ -192,3 +192,25 @@ class FatTree(Wiring):
             for grid, of in ((self.spine_up, pod), (self.spine_down, other)):
                 rows, which = np.unique(of[far], return_inverse=True)
                 loads[grid[rows]] += (np.bincount(which, volume[far]) / paths)[:, None, None]
+
+    def add_hashed(
+        self, loads: NDArray[np.float64], a: Ids, b: Ids, volume: NDArray[np.float64], number: NDArray[np.uint64]
+    ) -> None:
+        """See :meth:`Wiring.add_hashed`."""
+        plain = (a < self.ports.count) & (b < self.ports.count)
+        if not plain.all():
+            super().add_hashed(loads, a[~plain], b[~plain], volume[~plain], number[~plain])
+            a, b, volume, number = a[plain], b[plain], volume[plain], number[plain]
+        source, target = self.leaf[a], self.leaf[b]
+        cross = source != target
+        source, target, volume, number = source[cross], target[cross], volume[cross], number[cross]
+        far = self.pod_of[source] != self.pod_of[target]
+        width = np.where(far, self.spines * max(1, self.cores), self.spines).astype(np.uint64)
+        choice = (number % width).astype(np.int64)
+        spine = choice % self.spines
+        np.add.at(loads, self.leaf_up[source, spine], volume)
+        np.add.at(loads, self.leaf_down[target, spine], volume)
+        if self.cores and far.any():
+            core, spine, volume = choice[far] // self.spines, spine[far], volume[far]
+            np.add.at(loads, self.spine_up[self.pod_of[source[far]], spine, core], volume)
+            np.add.at(loads, self.spine_down[self.pod_of[target[far]], spine, core], volume)

@@ -25,6 +25,11 @@ class Torus(Wiring):
     Each node has one cable of the fabric's link in each direction of each dimension. Storage and gateways are
     plugged into the first nodes, one each. Accelerators that are themselves joined in a torus (TPU) are described
     by their scale-up network instead.
+
+    Attributes
+    ----------
+    shape, wrap
+        Nodes along each dimension, and whether its two ends are joined.
     """
 
     def __init__(self, builder: NetworkBuilder, ports: Ports, fabric: Fabric, options: Options) -> None:
@@ -43,6 +48,7 @@ class Torus(Wiring):
             [np.searchsorted(nodes, ports.node[: ports.count]), np.arange(len(ports.vertex) - ports.count) % len(nodes)]
         )
         self.switch[:] = router[self._place]
+        self.shape, self.wrap = shape, tuple(wrap)
         self._grid = TorusGrid(shape, tuple(wrap))
         self._grid.connect(builder, "leaf_spine", "router{0}", router, fabric.link.achievable, self.hop_latency)
 

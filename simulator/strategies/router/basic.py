@@ -26,12 +26,12 @@ class RoundRobin:
     name: str
 
     def __init__(self, seed: int = 0) -> None:
-        self._last = -1
+        self.last = -1
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """The one after the last."""
-        self._last = (self._last + 1) % len(replicas)
-        return self._last
+        self.last = (self.last + 1) % len(replicas)
+        return self.last
 
 
 @register("random", kind="policy", area="serving", family="router", validated_by="closed_form")
@@ -41,11 +41,11 @@ class RandomReplica:
     name: str
 
     def __init__(self, seed: int = 0) -> None:
-        self._draws = _draws(seed)
+        self.draws = _draws(seed)
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """A uniform draw."""
-        return int(next(self._draws) * len(replicas))
+        return int(next(self.draws) * len(replicas))
 
 
 @register("least-outstanding", kind="policy", area="serving", family="router", validated_by="mechanism")
@@ -55,19 +55,19 @@ class LeastOutstanding:
     name: str
 
     def __init__(self, seed: int = 0) -> None:
-        self._last = -1
+        self.last = -1
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """The least loaded, searched from the one after the last so that ties do not pile up on one replica."""
         size = len(replicas)
-        start = self._last + 1
+        start = self.last + 1
         best, fewest = 0, -1
         for step in range(size):
             index = (start + step) % size
             load = replicas[index].outstanding
             if fewest < 0 or load < fewest:
                 best, fewest = index, load
-        self._last = best
+        self.last = best
         return best
 
 
@@ -88,14 +88,14 @@ class PowerOfTwo:
     name: str
 
     def __init__(self, seed: int = 0) -> None:
-        self._draws = _draws(seed)
+        self.draws = _draws(seed)
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """The less loaded of two; the first drawn on a tie."""
         size = len(replicas)
         if size == 1:
             return 0
-        first = int(next(self._draws) * size)
-        second = int(next(self._draws) * (size - 1))
+        first = int(next(self.draws) * size)
+        second = int(next(self.draws) * (size - 1))
         second += second >= first
         return first if replicas[first].outstanding <= replicas[second].outstanding else second

@@ -1,4 +1,4 @@
-"""Kinds of deployments from a scenario: unlike replicas, pools, cascades, shared models, encoders, diffusion, images."""
+"""Kinds of deployments from a scenario: unlike replicas, pools, cascades, shared models, encoders, images."""
 
 from __future__ import annotations
 

@@ -235,7 +235,7 @@ def test_estimated_fields_exist() -> None:
 
 def test_no_profile_lies_outside_its_folder() -> None:
     root = data_root() / "hardware_profiles"
-    assert {p.parent.name for p in root.rglob("*.yaml")} == {"accelerators", "nodes", "networks", "clusters"}
+    assert {p.parent.name for p in root.rglob("*.yaml")} == {"accelerators", "nodes", "networks", "clusters", "parts"}
     assert not math.isnan(load_accelerator(root / "accelerators" / "h100-sxm.yaml").memory_bandwidth)
 
 

@@ -16,6 +16,8 @@ SHAPES = {
     "fat-tree": (16, {"nodes_per_leaf": 2, "levels": 3, "leaves_per_pod": 4}),
     "rail-optimized": (16, {"nodes_per_leaf": 4, "levels": 3, "leaves_per_pod": 16}),
     "dragonfly": (10, {"ports_per_router": 4, "routers_per_group": 4, "global_links_per_router": 2}),
+    "dragonfly-plus": (10, {"ports_per_leaf": 4, "leaves_per_group": 4, "spines_per_group": 2,
+                            "global_links_per_spine": 4}),
     "torus": (12, {"shape": [4, 3], "wrap": [True, False]}),
     "graph": (4, {"links": GRAPH, "attach": [{"nodes": [0, 1], "switch": "a"}, {"nodes": [2, 3], "switch": "c"}]}),
     "multi-site": (8, {"sites": [5, 3], "wan_bandwidth": "100 Gb/s", "wan_latency": "10 ms",
@@ -176,6 +178,8 @@ def test_shared_host_uplinks_and_few_ports(make_cluster) -> None:
         ({"topology": "multi-site", "sites": [1, 1, 2], "wan_links": [{"between": [0, 1], "bandwidth": "1 Gb/s"}]},
          "cannot all reach"),
         ({"topology": "dragonfly", "ports_per_router": 1, "routers_per_group": 1, "global_links_per_router": 1},
+         "reach only"),
+        ({"topology": "dragonfly-plus", "ports_per_leaf": 1, "leaves_per_group": 1, "global_links_per_spine": 1},
          "reach only"),
     ],
 )  # fmt: skip

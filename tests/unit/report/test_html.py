@@ -69,6 +69,16 @@ def test_a_run_says_its_verdict_figures_assumptions_and_sources() -> None:
     assert 'title="Roofline bound' in page
 
 
+def test_shares_are_read_in_per_cent_and_switches_as_words() -> None:
+    result = simulator.run("llama3-70b-chat", ["workloads.chat.requests.count=80"])
+    page = result_page(result)
+    row = result.of("chat")
+    assert f">{100 * row['slo_attainment']:.3g} %</td>" in page
+    assert re.search(r">unstable</td><td[^>]*>no</td>", page)
+    assert f">{row['output_tokens']:,} token</td>" in page
+    assert "nan" not in re.sub(r"<[^>]*>", " ", page).split()
+
+
 def test_an_infeasible_run_says_why() -> None:
     result = simulator.estimate("llama3-70b-chat", [f"{TP}=1"])
     page = result_page(result)
@@ -97,7 +107,7 @@ def test_what_users_write_is_text_and_not_markup() -> None:
 
 def test_marks_are_as_long_as_their_values_and_say_them() -> None:
     drawn = ElementTree.fromstring(
-        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")]), ("b", [("x", 2.0, "two")])])
+        bars("t", [("a", [("x", 1.0, "one"), ("y", 3.0, "three")], "4"), ("b", [("x", 2.0, "two")], "2")])
     )
     marks = [m for m in drawn.iter("{http://www.w3.org/2000/svg}rect") if m.get("class") == "mark"]
     lengths = [float(m.get("width", 0)) for m in marks]
@@ -137,9 +147,33 @@ def test_a_browser_draws_the_page_and_runs_its_script_without_errors(tmp_path: P
     body = dom[dom.index('class="sortable"') :]
     assert re.findall(r"<tr[^>]*><td[^>]*>(\d)</td>", body)[:3] == ["2", "1", "0"]
 
+    printed = tmp_path / "p.pdf"
+    subprocess.run(
+        [browser, *flags, "--no-pdf-header-footer", f"--print-to-pdf={printed}", file.as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert printed.read_bytes().startswith(b"%PDF")
+
     from matplotlib.image import imread
 
     pixels = imread(picture)
     assert pixels.shape[:2] == (1600, 1200)
     blue = abs(pixels[..., :3] - [0, 0x72 / 255, 0xB2 / 255]).max(axis=2) < 0.01
     assert blue.sum() > 50  # the first colour of our palette
+
+
+def test_figures_of_a_sweep_are_drawn_from_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenario = [
+        "llama3-70b-chat",
+        "-s",
+        "workloads.chat.requests.count=60",
+        "-s",
+        "workloads.chat.requests.rate=2/s,4/s",
+    ]
+    assert main(["sweep", *scenario, "-j", "1", "-o", str(tmp_path), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["plot", str(tmp_path)]) == 0
+    drawn = {Path(line).stem for line in capsys.readouterr().out.split()}
+    assert drawn == {"pareto", "goodput_against_rate", "cost_bars"}
+    assert main(["plot", str(tmp_path), "memory_bars"]) == 2
+    assert "no figure of a sweep" in capsys.readouterr().err

@@ -8,7 +8,7 @@ import pytest
 
 from simulator import registry
 from simulator.errors import ConfigError
-from simulator.report.missing import catalogue_rows, missing_rows, normalise
+from simulator.report.missing import catalogue_rows, missing_rows, normalise, theme_rows
 
 TEXT = """\
 # Catalogue
@@ -62,5 +62,8 @@ def test_every_row_a_strategy_claims_to_serve_is_in_the_reference(shared: Path) 
     text = (shared / "reference" / "strategy_catalogue.md").read_text(encoding="utf-8")
     rows = {normalise(name) for _, name in catalogue_rows(text)}
     assert len(rows) > 100
+    themes = theme_rows(text)
+    assert len(themes) == 8 + 6
+    rows |= {normalise(name) for name in themes}
     unknown = {(r.name, n) for r in registry.strategies() for n in r.catalogue if normalise(n) not in rows}
     assert not unknown

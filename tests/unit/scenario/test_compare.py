@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from statistics import NormalDist
@@ -106,6 +107,33 @@ def test_traffic_is_drawn_with_the_same_seeds_for_all() -> None:
     assert [(r["p10"], r["p50"], r["p90"]) for r in first] == [(r["p10"], r["p50"], r["p90"]) for r in second]
     assert {r["beats_first"] for r in second} == {0.5}
     assert all(r["p10"] <= r["p50"] <= r["p90"] for r in found.spread)
+
+
+def test_draws_of_everything_are_those_of_the_seeds_times_those_of_constants_and_prices() -> None:
+    vary = ["workloads.0.requests.count=60", "workloads.0.deployment.router=least-outstanding,round-robin"]
+    found = compare(["llama3-70b-chat"], vary, traffic_draws=3, jobs=1, seed=3)
+    sides = [Side.of(result, "chat") for result in found.results]
+    seeds = sweep("llama3-70b-chat", [*vary, "seed=1000:1002"], jobs=1).rows
+    for metric, over in (("ttft_p90", ", constants, prices"), ("usd", ", constants, prices"), ("slo_attainment", "")):
+        for k, name in enumerate(found.names):
+            alone = np.array([row[metric] for row in seeds[3 * k : 3 * k + 3]])
+            drawn = draw(sides, metric, 3, 3)
+            moved = alone if drawn is None else alone * drawn[k] / sides[k].row[metric]
+            (row,) = (r for r in found.spread if (r["name"], r["metric"]) == (name, metric))
+            assert [row["p10"], row["p50"], row["p90"]] == pytest.approx(np.quantile(moved, (0.1, 0.5, 0.9)))
+            assert row["over"] == "requests, failures" + over
+
+
+def test_failures_spread_the_time_of_a_training() -> None:
+    failures = {"mtbf": {"process": "200 h"}, "detection": "1 min", "restart": "10 min"}
+    job = {"workloads.0.steps": 2_000, "workloads.0.checkpoint": {"every": "10 min"}, "failures": failures}
+    fixed = [f"{path}={json.dumps(value)}" for path, value in job.items()]
+    found = compare([STEP], [*fixed, f"{RECOMPUTE}=selective,full"], traffic_draws=3, jobs=1)
+    ratios = [r for r in found.spread if r["metric"] == "effective_time_ratio"]
+    assert len(ratios) == 2 and all(0 < r["p10"] <= r["p90"] < 1 for r in ratios)
+    assert {r["over"] for r in ratios} == {"requests, failures"}
+    slower = [r for r in found.spread if r["metric"] == "training_seconds"][1]
+    assert slower["beats_first"] is not None and slower["beats_first"] < 0.5
 
 
 def test_what_cannot_be_compared_is_said() -> None:

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from simulator.errors import ConfigError
+from simulator.scenario.axes import parse_axes
 from simulator.scenario.load import load_scenario
 from simulator.scenario.recommend import Limit, metric_of, recommend
-from simulator.scenario.recommend_training import problem_of, sizes_of
+from simulator.scenario.recommend_training import problem_of, sizes_of, sizes_only
 from simulator.scenario.sweep import sweep
 from simulator.training.plan_evaluator import PlanEvaluator
 from simulator.units import parse_quantity
@@ -72,6 +73,9 @@ def test_one_replica_less_breaks_a_limit_and_the_tightest_is_named_first() -> No
     assert found.more.objective > found.best.objective
     assert [b["slack"] for b in found.binding] == sorted(b["slack"] for b in found.binding)
     assert all(b["slack"] >= 0 for b in found.binding)
+    assert found.scenario is not None
+    best = load_scenario(found.scenario).deployments[0]
+    assert (best.replicas, best.plan.tensor_parallel) == (found.best.point[REPLICAS], 1)
 
 
 def test_limits_that_nothing_keeps_are_an_answer_with_reasons() -> None:
@@ -103,6 +107,14 @@ def test_no_size_and_plan_of_a_training_is_better_than_the_recommended_one() -> 
     sections = [f"workloads.0.plan={found.best.point['workloads.0.plan']!r}".replace("'", "")]
     again = sweep("gpt3-175b-selene", [*base[:2], *changes, *sections], depth="step", jobs=1)
     assert again.rows[0]["training_seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+
+
+def test_alternatives_of_the_plan_are_part_of_the_search() -> None:
+    plan, batch = "workloads.pretrain.plan.tp", "workloads.0.batch.micro_batch_size"
+    axes = parse_axes({}, {plan: [1, 2], PROFILE: ["dgx-h100", "hgx-h200"]})
+    assert sizes_only(axes) == ([{PROFILE: "dgx-h100"}, {PROFILE: "hgx-h200"}], [plan])
+    with pytest.raises(ConfigError, match="micro_batch_size"):
+        sizes_only(parse_axes({}, {batch: [1, 2]}))
 
 
 def test_limits_are_read_with_their_unit() -> None:

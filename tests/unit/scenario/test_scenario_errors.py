@@ -65,7 +65,8 @@ MATRIX = [
      ["63 is not divisible by micro_batch_size 1 × data_parallel 2 = 2", "62 or 64"]),
     ("global_batch_size: 64", "global_batch_size: 66", 11, 101, "workloads[0].plan.schedule",
      ["multiple of pipeline_parallel = 2, have 33: use 32 or 34"]),
-    ("- training: pretrain\n    model", "- model", 7, 5, "workloads[0]", ["'training: NAME' or 'serving: NAME'"]),
+    ("- training: pretrain\n    model", "- model", 7, 5, "workloads[0]",
+     ["'training: NAME', 'serving: NAME' or 'functions: NAME'"]),
 ]  # fmt: skip
 
 

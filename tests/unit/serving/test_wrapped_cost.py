@@ -1,4 +1,4 @@
-"""Costs around a replica's: limiting cases become the plain replica, segments are iterations, unions are closed forms."""
+"""Costs around a replica: limiting cases become the plain replica, segments are iterations, unions are closed forms."""
 
 from __future__ import annotations
 

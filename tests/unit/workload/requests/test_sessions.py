@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -45,7 +47,7 @@ def test_the_next_turn_comes_after_the_answer_and_finds_its_prefix() -> None:
     }  # fmt: skip
     result = simulator.run({"cluster": {"nodes": {"profile": "dgx-h100", "count": 1}}, "workloads": [work]})
     rows = result.rows("requests")
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         if after["input_tokens"] > before["input_tokens"]:
             assert after["arrival"] == pytest.approx(before["finish"] + 3.0)
     # Turn i finds the whole blocks of the prompt before: 256 + 320·(i − 1) tokens in blocks of 128.

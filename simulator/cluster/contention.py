@@ -1,0 +1,239 @@
+"""Training jobs on shared links: what the steps of a job send over its real placement, and how they stretch.
+
+A job that is alone keeps its step time. Its messages between scale-up domains are put on the network as phases of a
+period (:mod:`simulator.network.periodic`); when links are shared with other jobs, checkpoints or transfers, the step
+is executed again with slower messages, so what was hidden behind computation stays hidden until it no longer fits.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import product
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from simulator.network.collectives import add_group_loads
+from simulator.network.detours import NoWayError
+from simulator.network.flows import Way
+from simulator.network.links import KINDS
+from simulator.network.periodic import Phase
+from simulator.training.pipelined import PipelinedJob
+from simulator.training.step_traffic import ScaleOut, scale_out
+from simulator.workload.plan import base_axis
+
+if TYPE_CHECKING:
+    from simulator.network.fabric import Fabric
+    from simulator.network.topology import Topology
+    from simulator.results.tables import Columns
+
+__all__ = ["SharedSteps", "contention_table", "job_phases", "step_stretch"]
+
+Ids = NDArray[np.int64]
+
+_SLOWER: Final = tuple((1 + quarter / 4) * 2.0**octave for octave in range(11) for quarter in range(4))
+"""Slow-downs at which a step is executed; between them its time, convex and piecewise linear, is interpolated."""
+
+
+def job_phases(
+    pipeline: PipelinedJob,
+    topology: Topology,
+    accelerators: Sequence[int],
+    capacity: NDArray[np.float64] | None = None,
+) -> list[tuple[str, Phase]]:
+    """What the steps of a job send outside scale-up domains, by mesh axis.
+
+    Parameters
+    ----------
+    pipeline
+        The job and its step.
+    accelerators
+        Those it runs on, in the order of its ranks.
+    capacity
+        [links], [B/s], where links are degraded or lost.
+
+    Returns
+    -------
+    list
+        Mesh axis and phase: all groups and stages of the axis at once, and the time of the slowest stage. Links that
+        lie inside a scale-up domain belong to the job alone and are left out.
+
+    Raises
+    ------
+    NoWayError
+        If links that are lost cannot be gone round.
+    """
+    ranks = np.asarray(accelerators, np.int64)[: pipeline.plan.accelerators]
+    by_axis: dict[str, list[ScaleOut]] = {}
+    for message in scale_out(pipeline):
+        by_axis.setdefault(base_axis(message.axis), []).append(message)
+    outside = topology.links.kind != KINDS.index("scale_up")
+    port = topology.links.kind == KINDS.index("nic")
+    found = []
+    for axis, messages in by_axis.items():
+        loads, seconds = np.zeros(len(topology.links)), dict[int, float]()
+        for message in messages:
+            seconds[message.stage] = seconds.get(message.stage, 0.0) + message.seconds
+            _add(loads, message, pipeline, topology, ranks, capacity)
+        links = np.flatnonzero(loads * outside)
+        if capacity is not None and len(dead := links[capacity[links] <= 0]):
+            raise NoWayError(f"{topology.links.name(int(dead[0]))} is lost, and nothing leads round it")
+        if len(links):
+            busiest, through_ports = float(loads[links].max()), float(loads[links[port[links]]].max(initial=0.0))
+            # Connections compete, and every port has as many: what counts for fairness is the rate through a port.
+            weight = busiest / through_ports if through_ports else 1.0
+            phase = Phase(axis, Way(links, loads[links] / busiest), busiest, max(seconds.values()), weight)
+            found.append((axis, phase))
+    return found
+
+
+def _add(
+    loads: NDArray[np.float64],
+    message: ScaleOut,
+    pipeline: PipelinedJob,
+    topology: Topology,
+    ranks: Ids,
+    capacity: NDArray[np.float64] | None,
+) -> None:
+    """Bytes of one kind of message of one stage on every link."""
+    stages = ranks.reshape(pipeline.ranks, -1)
+    mine = stages[message.stage]
+    if message.to >= 0:
+        topology.add_loads(loads, mine, stages[message.to], np.full(len(mine), message.size), capacity)
+        return
+    layout = pipeline.pricer(message.stage).layout
+    size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]
+    groups = mine.reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)
+    add_group_loads(topology, loads, message.collective, message.size, groups, capacity)
+
+
+def step_stretch(pipeline: PipelinedJob, axes: Sequence[str]) -> Callable[[Sequence[float]], float]:
+    """Step time over the undisturbed one as a function of the slow-down of the messages of each of ``axes``."""
+
+    @cache
+    def executed(at: tuple[int, ...]) -> float:
+        slow = {axis: _SLOWER[i] for axis, i in zip(axes, at, strict=True)}
+        job = PipelinedJob(pipeline.job, pipeline.cluster, pipeline.scale, settled=True, slow=slow) if any(at) else None
+        return (job or pipeline).run().seconds
+
+    def stretch(slow: Sequence[float]) -> float:
+        if any(math.isinf(s) for s in slow):
+            return math.inf
+        seconds = sum(weight * executed(corner) for corner, weight in _corners(slow))
+        return seconds / executed((0,) * len(axes))
+
+    return stretch
+
+
+def _corners(slow: Sequence[float]) -> Iterator[tuple[tuple[int, ...], float]]:
+    """Corners of the cell of the grid around a point and their weights; beyond the grid the last cell goes on."""
+    below = [max(0, min(bisect_right(_SLOWER, s) - 1, len(_SLOWER) - 2)) for s in slow]
+    share = [(s - _SLOWER[i]) / (_SLOWER[i + 1] - _SLOWER[i]) for s, i in zip(slow, below, strict=True)]
+    for corner in product(*((0, 1) if s else (0,) for s in share)):
+        weight = math.prod(s if up else 1 - s for s, up in zip(share, corner, strict=True))
+        yield tuple(i + up for i, up in zip(below, corner, strict=True)), weight
+
+
+class SharedSteps:
+    """The steps of one job on the shared network; both a periodic load there and the links of its process.
+
+    Parameters
+    ----------
+    tag
+        The job's name, for the books.
+    pipeline
+        The job and its step.
+    fabric
+        The shared network.
+    accelerators
+        Those it runs on, in the order of its ranks.
+    told
+        Called with how many times longer a step takes, whenever that changes.
+
+    Attributes
+    ----------
+    reason, since
+        Why there is no way between its ranks, and since when [s]; empty when there is.
+    """
+
+    def __init__(
+        self,
+        tag: str,
+        pipeline: PipelinedJob,
+        fabric: Fabric,
+        accelerators: Sequence[int],
+        told: Callable[[float], None],
+    ) -> None:
+        self.tag, self.fabric, self._told = tag, fabric, told
+        self._pipeline, self._accelerators = pipeline, accelerators
+        self._seconds = pipeline.run().seconds
+        self._pace: float | None = None
+        self.reason, self.since = "", math.nan
+        self.phases: list[Phase] = []
+        self._find_ways()
+        self._stretch = step_stretch(pipeline, [phase.name for phase in self.phases])
+
+    def _find_ways(self) -> None:
+        fabric, capacity = self.fabric, self.fabric.capacity if self.fabric.changes else None
+        try:
+            found = job_phases(self._pipeline, fabric.topology, self._accelerators, capacity)
+            self.phases, self.reason = [phase for _, phase in found], ""
+        except NoWayError as error:
+            self.phases, self.reason, self.since = [], str(error), fabric.clock.now
+
+    def reroute(self) -> None:
+        """Links have changed: the ways are found again. Where there is none, the steps stand still."""
+        pace = self._pace
+        self.leave()
+        self._find_ways()
+        if pace is not None:
+            self.enter(pace)
+
+    def enter(self, pace: float) -> None:
+        """See :class:`~simulator.training.survival.Links`."""
+        if pace != self._pace:
+            self._pace = pace
+            if self.phases:
+                self.fabric.enter(self)
+            elif self.reason:
+                self._told(math.inf)
+
+    def leave(self) -> None:
+        """See :class:`~simulator.training.survival.Links`."""
+        if self._pace is not None:
+            self._pace = None
+            self.fabric.leave(self)
+
+    @property
+    def key(self) -> float:
+        """See :class:`~simulator.network.periodic.Periodic`: the pace of what is computed."""
+        return self._pace or 1.0
+
+    def idle(self, slow: Sequence[float]) -> float:
+        """See :class:`~simulator.network.periodic.Periodic`; messages that overlap in the step count in turn."""
+        stretch = self._stretch(slow)
+        if math.isinf(stretch):
+            return 0.0
+        busy = sum(phase.seconds * s for phase, s in zip(self.phases, slow, strict=True))
+        return max(0.0, self._seconds * stretch * self.key - busy)
+
+    def settled(self, slow: Sequence[float]) -> None:
+        """See :class:`~simulator.network.periodic.Periodic`."""
+        self._told(self._stretch(slow))
+
+
+def contention_table(fabric: Fabric, tag: str) -> Columns:
+    """Links that held up the messages of a job, longest first, and who else used them; empty when none did."""
+    links, held = fabric.topology.links, fabric.held_up(tag)
+    return {
+        "workload": [tag] * len(held),
+        "link": [links.name(link) for link, _, _ in held],
+        "parallel": [links.parallel(link) for link, _, _ in held],
+        "bandwidth": [float(fabric.capacity[link]) for link, _, _ in held],
+        "seconds": [seconds for _, seconds, _ in held],
+        "shared_with": [", ".join(sorted(met)) for _, _, met in held],
+    }

@@ -1,0 +1,1 @@
+"""How long containers of functions stay warm."""

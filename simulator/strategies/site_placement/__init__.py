@@ -1,0 +1,1 @@
+"""Which site runs a call."""

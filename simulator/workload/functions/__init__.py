@@ -1,0 +1,1 @@
+"""Calls of functions: what serverless platforms serve, from published traces or drawn."""
