@@ -22,7 +22,7 @@ def host_bandwidth(node: Node, ranks: int) -> float:
 
 
 class WeightOffload:
-    """Layers live in host memory or on NVMe; the keys of ``deployment.options.offload``."""
+    """Layers live in host memory or on NVMe; the keys of ``deployment.offload``."""
 
     name: str
     keys: ClassVar[Collection[str]] = ()
