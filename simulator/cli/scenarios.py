@@ -71,7 +71,7 @@ def check(
         for j in loaded.training
     ]
     jobs += [
-        {"name": d.name, "kind": "serving", "plan": str(d.plan), "accelerators": d.plan.accelerators * d.replicas,
+        {"name": d.name, "kind": "serving", "plan": str(d.plan), "accelerators": d.accelerators,
          "requests": len(d.requests)}
         for d in loaded.deployments
     ]  # fmt: skip

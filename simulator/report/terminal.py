@@ -291,6 +291,7 @@ def _service_figures(row: Row) -> list[tuple[str, str]]:
         ("KV cache occupancy", kv),
         ("preemptions", f"{preempted:,.0f}" if preempted else ""),
         *_fleet_figures(row),
+        *_pool_figures(row),
         ("SLO attainment", _share(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
         *_money(row),
@@ -308,6 +309,16 @@ def _fleet_figures(row: Row) -> list[tuple[str, str]]:
         ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
         ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
     ]
+
+
+def _pool_figures(row: Row) -> list[tuple[str, str]]:
+    """What travelled between pools, where there are any."""
+    sent, wait, most = (_number(row, f"kv_transfer_{name}") for name in ("bytes", "wait_mean", "wait_p99"))
+    if sent is None:
+        return []
+    busy = ", ".join(f"{name} {_share(_number(row, f'{name}_utilization'))}" for name in ("prefill", "decode"))
+    waits = f", in place {_seconds(wait)} after the prompt (p99 {_seconds(most)})" if wait is not None else ""
+    return [("keys and values sent", format_quantity(sent, "data") + waits), ("pools busy", busy)]
 
 
 def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:

@@ -13,8 +13,16 @@ from simulator.data import find_file
 from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean, unknown_name
 from simulator.hardware.types import Cluster
 from simulator.scenario import checks
+from simulator.scenario.answers import Answers
 from simulator.scenario.cluster import build_cluster
-from simulator.scenario.deployments import build_deployment, deployment_problems, frozen, most_replicas, serving_plan
+from simulator.scenario.deployments import (
+    build_deployment,
+    demands_of,
+    deployment_problems,
+    frozen,
+    serving_plan,
+    shared,
+)
 from simulator.scenario.document import dotted, place_of
 from simulator.scenario.placement import Demand, place
 from simulator.scenario.requests import read_requests_of
@@ -84,7 +92,9 @@ class Resolver:
         spare = 0
         if cluster is not None:
             serving = [w for w in spec.workloads if isinstance(w, ServingSpec)]
-            spare = cluster.accelerator_count - sum(self._serving_size(w) for w in serving)
+            spare = cluster.accelerator_count - sum(
+                d.total for w in serving for d in demands_of(w.serving, w.deployment)
+            )
         for index, workload in enumerate(spec.workloads):
             loc: Loc = ("workloads", index)
             if isinstance(workload, TrainingSpec):
@@ -99,9 +109,7 @@ class Resolver:
             elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands.append(
-                    Demand(workload.serving, self._replica_size(workload), most_replicas(workload.deployment))
-                )
+                demands += demands_of(workload.serving, workload.deployment)
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         self._check_spares(failures, cluster, placements)
@@ -265,28 +273,36 @@ class Resolver:
             self._error((*loc, "checkpoint", "to"), f"the cluster has no storage '{to}', {hint}")
         return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
 
-    def _replica_size(self, spec: ServingSpec) -> int:
-        return serving_plan(spec.deployment.plan).accelerators
-
-    def _serving_size(self, spec: ServingSpec) -> int:
-        return self._replica_size(spec) * most_replicas(spec.deployment)
-
     def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
         plan = serving_plan(spec.deployment.plan)
-        if not model.is_decoder:
-            self._error(
-                (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
-            )
+        answers = Answers.of(model)
+        self._report(loc, answers.problems(spec))
         if not self._tainted((*loc, "deployment", "plan")):
             self._report((*loc, "deployment"), checks.check_model(plan, model))
-        requests = self._requests(spec, loc)
+        requests = self._requests(answers.adapted(spec), loc)
         if requests is None:
             return None
-        deployment = build_deployment(spec, model, framework, requests)
+        deployment = answers.fitted(build_deployment(spec, model, framework, answers.table(requests, spec)), spec)
         if not self._tainted((*loc, "deployment")):
             self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
-        return deployment
+        return self._sharing(deployment, spec, loc, cluster) if spec.deployment.sharing else deployment
+
+    def _sharing(
+        self, deployment: Deployment, spec: ServingSpec, loc: Loc, cluster: Cluster | None
+    ) -> Deployment | None:  # fmt: skip
+        """The deployment with the other models on its replicas, each read like a deployment of its own."""
+        asked = spec.deployment
+        assert asked.sharing is not None
+        others = []
+        for number, member in enumerate(asked.sharing.models):
+            plain = asked.model_copy(update={"sharing": None})
+            slo = spec.slo.model_copy(update={"e2e": member.deadline or spec.slo.e2e})
+            changes = {"model": member.model, "requests": member.requests, "deployment": plain, "slo": slo}
+            place: Loc = (*loc, "deployment", "sharing", "models", number)
+            others.append(self._deployment(spec.model_copy(update=changes), place, cluster))
+        found = [other for other in others if other is not None]
+        return shared(deployment, asked, found) if len(found) == len(others) else None
 
     def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
         if self._tainted((*loc, "requests")):

@@ -10,8 +10,9 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.results.storage import file_hashes
 from simulator.results.tables import Columns, Result, concat
 from simulator.scenario.types import Scenario
+from simulator.workload.jobs import Deployment
 
-__all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
+__all__ = ["estimate_scenario", "merge_tables", "named_parts", "provenance", "run_scenario"]
 
 _LONG = ("requests", "jobs", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
@@ -61,13 +62,14 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         )  # fmt: skip
         details[job.name] = answer
     for deployment in scenario.deployments:
-        # Replicas are equal: one on its own nodes answers for all.
-        answer = estimate_deployment(replace(deployment, replicas=1), scenario.cluster_of(deployment.name), depth)
-        size = deployment.plan.accelerators * deployment.replicas
-        parts.append(
-            estimate_tables(deployment.name, answer, plan=str(deployment.plan), accelerators=size, kind="serving")
-        )
-        details[deployment.name] = answer
+        # Equal replicas: one on its own nodes answers for all of its kind.
+        first = 0
+        for label, part in named_parts(deployment):
+            answer = estimate_deployment(replace(part, replicas=1), scenario.cluster_of(part.name, first), depth)
+            size = part.plan.accelerators * part.replicas
+            parts.append(estimate_tables(label, answer, plan=str(part.plan), accelerators=size, kind="serving"))
+            details[label] = answer
+            first += part.replicas
         warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
     warnings += [
         f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
@@ -81,6 +83,18 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         warnings=tuple(dict.fromkeys(warnings)),
         details=details,
     )
+
+
+def named_parts(deployment: Deployment) -> list[tuple[str, Deployment]]:
+    """The parts of a deployment under names of their own: ``chat``, or ``chat prefill`` and ``chat decode``, or
+    ``chat 0`` ..."""
+    if deployment.pools is not None:
+        return [(f"{deployment.name} {side}", getattr(deployment.pools, side)) for side in ("prefill", "decode")]
+    if deployment.cascade is not None:
+        return [(f"{deployment.name} {side}", getattr(deployment.cascade, side)) for side in ("small", "large")]
+    if len(deployment.parts) > 1:
+        return [(f"{deployment.name} {number}", part) for number, part in enumerate(deployment.parts)]
+    return [(deployment.name, deployment.parts[0])]
 
 
 def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int, int], object] | None = None) -> Result:

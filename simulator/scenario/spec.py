@@ -18,13 +18,10 @@ from simulator.scenario.fields import (
     HourlyCarbon,
     HourlyPrice,
     Interval,
-    Named,
     OneOrMany,
-    Rate,
     Ratio,
     StrategyName,
     TextOrMapping,
-    TokenLaw,
     TopologyName,
 )  # fmt: skip
 from simulator.scenario.spec_base import (
@@ -44,6 +41,7 @@ from simulator.scenario.spec_goal import GoalSpec
 from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
+from simulator.scenario.spec_requests import RequestsSpec
 from simulator.scenario.spec_rollout import RolloutSpec
 from simulator.scenario.spec_security import SecuritySpec
 
@@ -51,10 +49,6 @@ __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
     "ScenarioSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec", "TrainingSpec",
 ]  # fmt: skip
-
-RequestsName: TypeAlias = Annotated[
-    str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
-]
 
 TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG, JOBS_TAG = "a training job", "a deployment", "functions", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
@@ -174,25 +168,6 @@ class TrainingSpec(Strict):
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
     goal: GoalSpec | None = None
     rollout: RolloutSpec | None = None
-
-
-class RequestsSpec(Strict):
-    """Where requests come from: a ``trace`` (file or shipped name), a ``workload`` file, or laws written here.
-
-    ``rate`` scales the time axis of a trace to this mean rate; beside laws of length alone it means Poisson arrivals.
-    ``concurrency`` keeps so many requests in flight instead (closed loop).
-    """
-
-    trace: str | None = None
-    workload: RequestsName | None = None
-    arrival: TextOrMapping = None
-    rate: Annotated[Rate, Field(gt=0)] | None = None
-    duration: Annotated[Duration, Field(gt=0)] | None = None
-    count: Annotated[Count, Field(ge=1)] | None = None
-    concurrency: Annotated[Count, Field(ge=1)] | None = None
-    input_tokens: TokenLaw = None
-    output_tokens: TokenLaw = None
-    skip_bad_rows: bool = False
 
 
 class SloSpec(Strict):

@@ -22,7 +22,7 @@ def host_bandwidth(node: Node, ranks: int) -> float:
 
 
 class WeightOffload:
-    """Layers live in host memory or on NVMe; the keys of ``deployment.options.offload``."""
+    """Layers live in host memory or on NVMe; the keys of ``deployment.offload``."""
 
     name: str
     keys: ClassVar[Collection[str]] = ()
@@ -34,7 +34,14 @@ class WeightOffload:
         self.tier = settings.text("tier", "host", options=("host", "nvme"))
         """Where the weights are: ``host`` or ``nvme``."""
 
-    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+    @property
+    def density(self) -> float:
+        """Share of the neurons that one token uses on the device; below 1 where neurons are picked."""
+        return 1.0
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
         """What arrives in every iteration.
 
         Parameters
@@ -45,6 +52,8 @@ class WeightOffload:
             Number of layers of each stage.
         plan, node
             Ranks that fetch at the same time, and where from.
+        neurons
+            Share of a layer's weights that are neurons of its MLP.
         """
         raise NotImplementedError
 
@@ -80,7 +89,9 @@ class ZeroInference(WeightOffload):
 
     keys = ("tier", "resident", "prefetch", "bandwidth")
 
-    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
         """Streamed bytes over the host link, and over the disk before."""
         resident = self.settings.number("resident", 0.0, high=1.0)
         if resident == 1.0:
@@ -125,7 +136,9 @@ class EdgeMoE(WeightOffload):
     keys = ("tier", "expert_share", "active_share", "hit_ratio", "resident", "compression", "prefetch", "bandwidth")
     quality = "exact with compression 1; fewer bits per expert change answers"
 
-    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
         """Misses of an iteration."""
         s = self.settings
         experts, active = s.number("expert_share", high=1.0), s.number("active_share", high=1.0)
