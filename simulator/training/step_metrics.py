@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from simulator.cost.sensitivity import interval
 from simulator.results.estimate import Interval
 from simulator.results.metrics import hfu, mfu
+from simulator.training.overlapped_pairs import tasks_of_rank, work_time
 from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.workload.counting import training_flops_per_token
 from simulator.workload.ops import OpKind, Phase
@@ -59,22 +60,16 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     Each constant is moved by one sigma and the work is priced again; bubbles and exposed tails are kept in proportion
     to the work of the busiest rank, so the pipeline need not be run once per constant (first order).
     """
-    base = _busiest_work(pipeline, step)
+    tasks = tasks_of_rank(step.timeline.program, step.busiest)
+    base = work_time(pipeline, tasks).seconds
     per_step = pipeline.framework.constants.get("host_per_step")
     piped = pipeline.pipeline_seconds
     after = step.seconds - piped - pipeline.constant("host_per_step")
 
     def evaluate(scale: Mapping[str, float]) -> float:
         moved = PipelinedJob(pipeline.job, pipeline.cluster, scale) if scale else pipeline
-        stretch = _busiest_work(moved, step) / base if base else 1.0
+        stretch = work_time(moved, tasks).seconds / base if base else 1.0
         return piped * stretch + after + moved.constant("host_per_step")
 
     used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
     return interval(evaluate, pipeline.constants, sorted(used | ({per_step.id} if per_step else set())))
-
-
-def _busiest_work(pipeline: PipelinedJob, step: StepRun) -> float:
-    """Forward and backward of one micro-batch on the busiest rank [s]."""
-    return sum(
-        pipeline.forward_times[p].seconds + pipeline.backward_times[p].seconds for p in pipeline.positions[step.busiest]
-    )
