@@ -35,8 +35,8 @@ def interleave(
         If an operation waits for a later one.
     """
     count = len(duration)
-    if wrong := next((i for i in range(count) if any(j >= i for j in after[i])), None):
-        raise ValueError(f"operation {wrong} waits for one that comes later")
+    if wrong := [i for i in range(count) if any(j >= i for j in after[i])]:
+        raise ValueError(f"operation {wrong[0]} waits for one that comes later")
     level, followers = [float(d) for d in duration], [list[int]() for _ in range(count)]
     for i in range(count - 1, -1, -1):
         level[i] += max((level[j] for j in followers[i]), default=0.0)

@@ -136,7 +136,9 @@ def _append(ops: list[Op], after: list[list[int]], blocks: Sequence[Sequence[Op]
         base, waits = len(ops), dependencies(block)
         after += [[j + base for j in mine] or handed for mine in waits]
         ops += block
-        results = [i for i, op in enumerate(block) if op.kind not in (OpKind.COPY,) and op.phase is not Phase.WEIGHT_GRADIENT]
+        results = [
+            i for i, op in enumerate(block) if op.kind is not OpKind.COPY and op.phase is not Phase.WEIGHT_GRADIENT
+        ]
         handed = [base + results[-1]] if results else handed
 
 
