@@ -35,7 +35,7 @@ class RankTasks(NamedTuple):
 
     forward: int | None
     backward: int | None
-    count: float
+    times: float
 
 
 def tasks_of_rank(program: Program, rank: int) -> list[RankTasks]:
@@ -59,11 +59,11 @@ def work_time(pipeline: PipelinedJob, tasks: Sequence[RankTasks]) -> PhaseTime:
     terms = []
     for task in tasks:
         if task.forward is not None and task.backward is not None:
-            terms.append((pipeline.pair_time(task.forward, task.backward), task.count))
+            terms.append((pipeline.pair_time(task.forward, task.backward), task.times))
         elif task.forward is not None:
-            terms.append((pipeline.forward_times[task.forward], task.count))
+            terms.append((pipeline.forward_times[task.forward], task.times))
         elif task.backward is not None:
-            terms.append((pipeline.backward_times[task.backward], task.count))
+            terms.append((pipeline.backward_times[task.backward], task.times))
     return combine(terms)
 
 

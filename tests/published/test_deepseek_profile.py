@@ -1,9 +1,9 @@
 """The pair of DualPipe chunks that DeepSeek profiled, and the cost of the whole pre-training.
 
-Published: github.com/deepseek-ai/profile-data @4496024 train.json (one forward and one backward chunk of four MoE layers
-beside each other, 64 ranks of experts, 4,096 tokens, H800, balanced routing, no pipeline messages): 129.0 ms, of which
-96.3 % of the communication is hidden. arXiv 2412.19437, section 1 and table 1: 180,000 H800 hours per trillion tokens on
-2,048 H800.
+Published: github.com/deepseek-ai/profile-data @4496024 train.json (one forward and one backward chunk of four MoE
+layers beside each other, 64 ranks of experts, 4,096 tokens, H800, balanced routing, no pipeline messages): 129.0 ms, of
+which 96.3 % of the communication is hidden. arXiv 2412.19437, section 1 and table 1: 180,000 H800 hours per trillion
+tokens on 2,048 H800.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def view(schedule: str = "dualpipe", profiled: bool = False) -> PipelinedJob:
 
 
 def test_the_profiled_pair() -> None:
-    # Too fast, not slower: casts and transposes to FP8 are kernels of their own in the trace (3.9 of 32 ms per layer) and
-    # part of the GEMM curves here; 20 of 132 SMs sent messages there, here the interference of another cluster is assumed.
+    # Too fast, not slower: casts and transposes to FP8 are kernels of their own in the trace (3.9 of 32 ms per layer)
+    # and part of the GEMM curves here; 20 of 132 SMs sent messages there, here another cluster's interference is taken.
     work = view(profiled=True)
     chunk = next(c for c in work.chunks if c.layer_count == 4 and len(c.blocks) == 1)
     pair = work.pair_time(chunk.position, chunk.position)

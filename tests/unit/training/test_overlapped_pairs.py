@@ -90,8 +90,8 @@ def test_only_schedules_that_say_so_overlap_and_the_step_gets_shorter() -> None:
     dual, plain = experts(), experts(schedule="1f1b")
     assert all(task.forward is None or task.backward is None for task in tasks_of_rank(plain.timeline.program, 0))
     tasks = tasks_of_rank(dual.timeline.program, 0)
-    assert sum(t.count for t in tasks if t.forward is not None) == dual.microbatches
-    assert sum(t.count for t in tasks if t.backward is not None) == dual.microbatches
+    assert sum(t.times for t in tasks if t.forward is not None) == dual.microbatches
+    assert sum(t.times for t in tasks if t.backward is not None) == dual.microbatches
     run = dual.run()
     assert sum(run.parts.values()) == pytest.approx(run.seconds)
     assert run.parts["expert_parallel"] < 0.6 * plain.run().parts["expert_parallel"]
