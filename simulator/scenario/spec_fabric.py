@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from simulator.hardware.types import LinkFault, Routing
 from simulator.scenario.fields import Bandwidth, Count, Duration, Ratio
@@ -25,6 +27,11 @@ class RoutingSpec(Strict):
     @classmethod
     def _short(cls, value: Any) -> Any:
         return {"policy": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The policy alone, or the mapping."""
+        return {"anyOf": [{"enum": ["spray", "ecmp", "adaptive"]}, handler(schema)]}
 
     def resolved(self) -> Routing:
         """As the network takes it."""

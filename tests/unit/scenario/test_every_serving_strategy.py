@@ -32,6 +32,7 @@ OFFLOAD: dict[str, dict[str, Any]] = {
     "llm-in-a-flash": {"active": 0.1, "new": 0.3},
     "sti": {"bits": 4},
     "flexgen": {"weights": 0.5, "cache": 0.5},
+    "edgemoe": {"expert_share": 0.6, "active_share": 0.25, "hit_ratio": 0.5},
 }
 
 
