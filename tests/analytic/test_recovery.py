@@ -97,7 +97,7 @@ def test_optimal_of_an_asynchronous_save_is_dalys_for_the_copy_to_the_host() -> 
 
     result = ran("optimal")
     run, step = result.details["tune.run"], result.of("tune")["seconds"]
-    # 8.03e9 parameters at 14 bytes over eight PCIe 5.0 links of 64 GB/s: what a save stops the job.
+    # 8.03e9 parameters at 14 bytes over eight PCIe 5.0 links: what a save stops the job.
     node = simulator.load(scenario(OFTEN)).cluster.groups[0].node
     staging = 8.03e9 * 14 / 8 / node.accelerator.host_link.bandwidth
     begins = np.array([begin for begin, _ in run.checkpoints])

@@ -67,7 +67,7 @@ def test_an_asynchronous_checkpoint_stops_the_job_for_its_copy_to_the_host() -> 
     result = simulator.run(scenario(workloads=work))
     job = result.of("tune")
     writes = [r for r in result.rows("events") if r["event"] == "checkpoint written"]
-    # Eight devices, 64 GB/s each (PCIe 5.0 x16); the write of 11 s is hidden.
+    # Eight devices over PCIe 5.0 x16 each; the write of 11 s is hidden.
     link = simulator.load(SCENARIO).cluster.groups[0].node.accelerator.host_link.bandwidth
     copy = 14 * parameters(load_model("llama-3.1-8b")) / 8 / link
     assert writes
