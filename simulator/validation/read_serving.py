@@ -7,6 +7,7 @@ the entry does not state, are listed with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError
 from simulator.workload.jobs import Deployment
@@ -205,6 +207,7 @@ def placeholder() -> RequestTable:
 def deployment_case(
     entry: Mapping[str, Any], dims: dict[str, object] | None, file: str, runner: str, measured: tuple[Measurement, ...],
     settings: Mapping[str, Any], assumed: list[str], *, grade: str = "A", sweep: str = "",
+    launch: Recipe = PLAIN,
 ) -> Case:  # fmt: skip
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
     model = served_model(str(entry["model"]), dims)
@@ -221,12 +224,19 @@ def deployment_case(
         memory_utilization=float(options.get("memory_utilization", framework.memory_utilization)),
         kv_dtype=str(options.get("kv_dtype", "bf16")),
     )  # fmt: skip
+    deployment = replace(deployment, **dict(launch.fields), options=launch.options)  # type: ignore[arg-type]
     labels = Labels(
         str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, precision,
         scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
     )  # fmt: skip
     subject = Subject(runner, cluster, None, deployment, tuple(sorted(settings.items())))
-    words = (*assumed, *about_engine, *about_plan, *about, *([] if "kv_dtype" in options else ["KV cache in 16 bits"]))
+    words = (
+        *assumed,
+        *about_engine,
+        *about_plan,
+        *about,
+        *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
+    )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
 
 
@@ -239,7 +249,11 @@ def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Pla
     ep = int(entry.get("ep") or 1)
     attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
     if attention_dp:
-        raise IncompleteError("data-parallel attention with experts over all ranks is not simulated in serving yet")
+        ranks = max(dp, int(entry.get("tp") or 1))
+        if devices % ranks:
+            raise IncompleteError(f"data-parallel attention over {ranks} of {devices} accelerators")
+        assumed.append(f"data-parallel attention, experts whole over the {ranks} ranks")
+        return Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision), devices // ranks, assumed
     tp = int(entry.get("tp") or 0)
     if not tp:
         tp = devices // (pp * dp)

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.serving.deployment import simulate_deployment
-from simulator.serving.estimate import check_deployment, replica_cost
+from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
+from simulator.serving.setup import policies
 from simulator.strategies.protocols import BatchShape
 from simulator.validation.cases import Subject
 from simulator.validation.power_runs import static_power
@@ -32,7 +33,7 @@ def _checked(subject: Subject) -> tuple[Deployment, str]:
 
 
 def _cost(deployment: Deployment, subject: Subject) -> ReplicaCost:
-    """Iteration times; speculation, whose acceptance no record states, is never asked for here."""
+    """Iteration times; no record of a static batch speculates."""
     assert subject.cluster is not None
     found = replica_cost(deployment, subject.cluster)
     assert isinstance(found, ReplicaCost)
@@ -142,7 +143,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     cache = cache_size(deployment, subject.cluster.groups[0].node)
     if reason or cache.reason:
         return {}, reason or cache.reason
-    cost = _cost(deployment, subject)
+    cost = replica_cost(deployment, subject.cluster)
     table = load_table(subject)
     run = simulate_deployment(
         table,
@@ -150,8 +151,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         kv_blocks=cache.blocks,
         block_size=deployment.block_size,
         replicas=deployment.replicas,
-        batching=deployment.batching,
-        router="least-outstanding",
+        **policies(replace(deployment, router="least-outstanding"), 0),
         max_num_batched_tokens=deployment.max_num_batched_tokens,
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
@@ -165,7 +165,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
 
 
 def _roofline(
-    cost: ReplicaCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int
+    cost: ServingCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int
 ) -> Prediction:
     """Plain roofline: prefill of one prompt, decode of as many requests as are there, no host, no queue."""
     prompt, output = float(table.input_tokens.mean()), float(table.output_tokens.mean())

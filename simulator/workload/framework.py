@@ -63,6 +63,10 @@ class Framework:
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
+    memory_share
+        What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
+        device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
+        weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
     constants
         By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
@@ -99,6 +103,7 @@ class Framework:
     max_num_seqs: int = 256
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
+    memory_share: Literal["device", "static", "free"] = "device"
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
