@@ -27,6 +27,10 @@ EAGER_LAUNCH = Constant(
 )
 
 _TILES = (64, 128, 256)
+_SMALL_TILE = 16
+"""Rows of the tiles that fused mixture kernels take where experts see few: ``BLOCK_SIZE_M`` 16 for no more tokens than
+experts (``get_default_config`` of fused_moe in vllm-project/vllm and sgl-project/sglang)."""
+
 _ROWS = (64, 128)
 MAX_WAVE_LOSS = 2.0
 
@@ -44,14 +48,15 @@ def grouped_gemm_flops(work: Work, sm_count: int) -> float:
     """FLOPs that the multiprocessors spend on a grouped GEMM, idle and padded lanes included.
 
     Each group's ``m / groups`` rows are rounded up to whole tiles, and all tiles to whole waves over ``sm_count``
-    multiprocessors; the best of nine tile shapes counts. Without a known SM count only the padding does.
+    multiprocessors; the best of nine tile shapes counts, with groups of at most 16 rows also of tiles that high.
+    Without a known SM count only the padding does.
     """
     if work.m <= 0 or work.n <= 0 or work.k <= 0:
         return work.flops
     groups = max(1, min(work.groups, work.m))
     rows = work.m / groups
     best = math.inf
-    for tm in _TILES:
+    for tm in (_SMALL_TILE, *_TILES) if rows <= _SMALL_TILE else _TILES:
         for tn in _TILES:
             tiles = groups * math.ceil(rows / tm) * math.ceil(work.n / tn)
             if sm_count > 0:
