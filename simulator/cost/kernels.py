@@ -7,7 +7,7 @@ import math
 from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
-__all__ = ["EAGER_LAUNCH", "GRAPH_LAUNCH", "attention_waves", "grouped_gemm_flops", "smooth_max"]
+__all__ = ["EAGER_LAUNCH", "GRAPH_LAUNCH", "UNPACKED_EXPERTS", "attention_waves", "grouped_gemm_flops", "smooth_max"]
 
 GRAPH_LAUNCH = Constant(
     "kernel.graph_launch",
@@ -25,6 +25,17 @@ EAGER_LAUNCH = Constant(
     Trust.ASSUMED,
     "4-8 us per eager CUDA kernel launch, recalled",
 )
+
+UNPACKED_EXPERTS = Constant(
+    "kernel.unpacked_experts",
+    0.4,
+    "",
+    0.3,
+    Trust.FITTED,
+    "benchmarks/fits/inferencex_decode.py: decode times of gpt-oss-120b with MXFP4 experts on H100 and H200, vLLM 0.18 "
+    "(InferenceX 2026)",
+)
+"""Share of the usual memory efficiency of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
 
 _TILES = (64, 128, 256)
 _SMALL_TILE = 16

@@ -149,10 +149,10 @@ class Accelerator:
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.
 
-        Types without hardware support are computed in the next wider one that has it: fp4 → fp8 → bf16 →
-        fp16 → tf32 → fp32 (weight-only quantisation).
+        Types without hardware support are computed in the next wider one that has it: fp8 → bf16 → fp16 → tf32 →
+        fp32. Without fp4 units only the weights are in fp4: kernels unpack them to 16 bit, the type of the activations.
         """
-        wider = {"fp4": "fp8", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
+        wider = {"fp4": "bf16", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
         wider["tf32"] = "fp32"
         found = dtype
         while found not in self.peak_flops and found in wider:

@@ -24,11 +24,14 @@ class Recipe:
         Its ``options``: parameters of policies, speculation.
     assumed
         What the scripts do not state either.
+    engine
+        The engine's version, where the results do not state it.
     """
 
     fields: Mapping[str, object] = field(default_factory=dict)
     options: tuple[tuple[str, object], ...] = ()
     assumed: tuple[str, ...] = ()
+    engine: str = ""
 
 
 PLAIN = Recipe()
@@ -73,7 +76,9 @@ def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attenti
 
 def _llama_vllm(run: _Run) -> Recipe:
     most = 512 if run.system == "b200" else run.concurrency
-    return Recipe({"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": most})
+    fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": most}
+    # Pull request 149 removed these runs before 159 went from vLLM 0.10.2 to 0.11.
+    return Recipe(fields, engine="vllm 0.10 --async-scheduling")
 
 
 def _llama_trt(run: _Run) -> Recipe:

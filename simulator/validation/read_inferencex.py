@@ -73,10 +73,12 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         )
     tp, dp = _degrees(row)
     concurrency = int(float(row["conc"]))
+    launch = recipe(model, row["backend"], row, tp * dp, dp)
     version = row["backend_version"] or row.get("image", "")
+    engine = f"{row['backend']} {version}" if row["backend_version"] or not launch.engine else launch.engine
     entry = {
         "id": row["id"], "split": row.get("split") or "dev", "source": "InferenceX", "model": model,
-        "engine": f"{row['backend']} {version}", "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
+        "engine": engine, "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
         "dtype": row["precision"], "options": "--enable-dp-attention" if dp > 1 else "",
     }  # fmt: skip
     count = max(concurrency * ROUNDS if concurrency * ROUNDS <= LARGEST else max(2 * concurrency, LARGEST), 8)
@@ -92,7 +94,6 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         Measurement("serving_ttft", float(row["ttft_ms"]) * MILLISECOND, "ttft_mean", "closed_loop"),
         Measurement("serving_tpot", float(row["tpot_ms"]) * MILLISECOND, "tpot_mean", "closed_loop"),
     )
-    launch = recipe(model, row["backend"], row, tp * dp, dp)
     assumed = ["lengths uniform between 80 % of the stated ones and those", f"{count} requests", *launch.assumed]
     sweep = "|".join(
         (
