@@ -239,7 +239,8 @@ class DeviceCost:
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
-            memory /= self.shared(UNPACKED_EXPERTS, used)
+            share = self.shared(UNPACKED_EXPERTS, used)
+            compute, memory = compute / share, memory / share
         launch = self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"

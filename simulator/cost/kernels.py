@@ -35,7 +35,7 @@ UNPACKED_EXPERTS = Constant(
     "benchmarks/fits/inferencex_decode.py: decode times of gpt-oss-120b with MXFP4 experts on H100 and H200, vLLM 0.18 "
     "(InferenceX 2026)",
 )
-"""Share of the usual memory efficiency of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
+"""Share of the usual efficiencies of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
 
 _TILES = (64, 128, 256)
 _SMALL_TILE = 16

@@ -26,12 +26,15 @@ class Recipe:
         What the scripts do not state either.
     engine
         The engine's version, where the results do not state it.
+    precision
+        Registered precision, where the column of the results does not tell it.
     """
 
     fields: Mapping[str, object] = field(default_factory=dict)
     options: tuple[tuple[str, object], ...] = ()
     assumed: tuple[str, ...] = ()
     engine: str = ""
+    precision: str = ""
 
 
 PLAIN = Recipe()
@@ -93,16 +96,21 @@ def _waiting(fields: dict[str, object], iterations: int, ratio: float) -> Recipe
     return Recipe(fields | {"batching": "batch-wait"}, (("batching", held),))
 
 
+MXFP8_ACTIVATIONS = "fp4-fp8"
+"""gpt-oss on B200: ``VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8`` in vLLM, the TRTLLM expert backend in TensorRT-LLM."""
+
+
 def _gpt_oss_vllm(run: _Run) -> Recipe:
     if run.system == "b200":
-        return Recipe({"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 512})
+        fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 512}
+        return Recipe(fields, precision=MXFP8_ACTIVATIONS)
     return Recipe({"max_num_batched_tokens": 8192, "max_num_seqs": run.concurrency})
 
 
 def _gpt_oss_trt(run: _Run) -> Recipe:
     fields: dict[str, object] = {"max_num_batched_tokens": 20000, "memory_utilization": 0.85}
     if run.system == "b200":
-        return Recipe(fields | {"kv_dtype": "fp8", "max_num_seqs": 512})
+        return Recipe(fields | {"kv_dtype": "fp8", "max_num_seqs": 512}, precision=MXFP8_ACTIVATIONS)
     return Recipe(fields | {"max_num_seqs": run.concurrency})
 
 

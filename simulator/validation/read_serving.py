@@ -212,7 +212,7 @@ def deployment_case(
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
     model = served_model(str(entry["model"]), dims)
     framework, about_engine = engine_of(str(entry["engine"]))
-    precision = precision_of_weights(str(entry["dtype"]))
+    precision = launch.precision or precision_of_weights(str(entry["dtype"]))
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
