@@ -16,7 +16,7 @@ from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipp
 from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
-from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.models import IncompleteError
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -212,7 +212,8 @@ def deployment_case(
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
     model = served_model(str(entry["model"]), dims)
     framework, about_engine = engine_of(str(entry["engine"]))
-    precision = launch.precision or precision_of_weights(str(entry["dtype"]))
+    stated = precision_of_weights(str(entry["dtype"]))
+    precision = launch.precision or stated
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
@@ -226,8 +227,9 @@ def deployment_case(
     )  # fmt: skip
     deployment = replace(deployment, **dict(launch.fields), options=launch.options)  # type: ignore[arg-type]
     labels = Labels(
-        str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, precision,
+        str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, stated,
         scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
+        degree=degree_label(plan), setting=_setting(settings, launch),
     )  # fmt: skip
     subject = Subject(runner, cluster, None, deployment, tuple(sorted(settings.items())))
     words = (
@@ -238,6 +240,12 @@ def deployment_case(
         *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
     )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+def _setting(settings: Mapping[str, Any], launch: Recipe) -> str:
+    """What the run was asked: the load, and whether tokens were drafted."""
+    drafts = dict(launch.options).get("speculation", "")
+    return " ".join([*(f"{k}={v}" for k, v in sorted(settings.items()) if k != "points"), str(drafts)]).strip()
 
 
 def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Plan, int, list[str]]:
