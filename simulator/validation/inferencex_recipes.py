@@ -123,7 +123,7 @@ def _deepseek_sglang(run: _Run) -> Recipe:
     # 256 and 128 in the scripts read; runs at more were launched with a later one.
     fields |= {"max_num_seqs": max(run.concurrency, 256 if fp4 else 128)}
     fields |= {"memory_utilization": 0.85 if fp4 else 0.82, "batching": "polled"}
-    polled = (("base", "prefill-first"), ("iterations", 30 if run.concurrency >= 16 else 10))
+    polled = (("base", "chunked-prefill-first"), ("iterations", 30 if run.concurrency >= 16 else 10))
     return Recipe(fields, (("batching", polled),))
 
 

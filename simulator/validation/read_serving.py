@@ -140,14 +140,17 @@ def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         raise IncompleteError("rate of requests not stated")
     count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
     assumed = [] if workload.get("num_requests") else [f"{count} requests"]
-    spread = 1.0 if workload.get("trace") else 0.0
-    assumed.append("lengths log-normal with sigma 1" if spread else "every request of the mean length")
+    chat = str(workload.get("trace") or "").lower() == "sharegpt"
+    spread = 0.0 if chat or not workload.get("trace") else 1.0
+    law = "spread as the shipped sharegpt workload" if chat else "log-normal with sigma 1" if spread else "of the mean"
+    assumed.append(f"lengths {law}")
     if kind == "closed_loop" and not workload.get("conc"):
         raise IncompleteError("concurrency not stated")
     settings = {
         **lengths,
         "count": count,
         "spread": spread,
+        "like": "sharegpt" if chat else "",
         "concurrency": int(workload.get("conc") or 0),
         "rate": float(rate or 0.0),
     }
@@ -216,6 +219,8 @@ def deployment_case(
     precision = launch.precision or stated
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
+    device = cluster.groups[0].node.accelerator
+    framework = framework.on(device.name, device.memory_capacity)
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,

@@ -18,6 +18,7 @@ from simulator.validation.cases import Subject
 from simulator.validation.power_runs import static_power
 from simulator.workload.jobs import Deployment
 from simulator.workload.requests.arrivals import ClosedLoop, Poisson
+from simulator.workload.requests.files import load_workload
 from simulator.workload.requests.generators import generate_requests
 from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Uniform
 from simulator.workload.requests.table import RequestTable
@@ -126,14 +127,25 @@ def load_table(subject: Subject) -> RequestTable:
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:
-    """Law of lengths: log-normal with ``spread``, uniform from ``range`` times the length to the length, or fixed."""
+    """Law of lengths: that of a shipped workload at the stated mean, log-normal with ``spread``, uniform from ``range``
+    times the length to the length, or fixed."""
     length = float(str(subject.setting(name)))
+    if like := str(subject.setting("like", "")):
+        return _shipped_law(like, name, length)
     spread, share = float(str(subject.setting("spread", 0.0))), float(str(subject.setting("range", 1.0)))
     if spread:
         return LogNormal.from_mean(length, spread)
     if share < 1.0:
         return Uniform(max(1, int(share * length)), max(1, round(length)))
     return Fixed(max(1, round(length)))
+
+
+def _shipped_law(workload: str, name: str, mean: float) -> LengthSpec:
+    """The log-normal law of a shipped workload, its median moved so that the mean under its cap is ``mean``."""
+    shipped = load_workload(workload)
+    law = shipped.input_tokens if name == "isl" else shipped.output_tokens
+    assert isinstance(law, LogNormal)
+    return LogNormal(law.median * mean / law.mean(), law.sigma, max=law.max)
 
 
 def run_serving(subject: Subject) -> tuple[Prediction, str]:

@@ -62,7 +62,7 @@ class Polled(_Held):
     An idle engine looks all the time. A request that comes while others decode waits half the interval in the mean.
     """
 
-    def __init__(self, base: str = "prefill-first", iterations: int = 1) -> None:
+    def __init__(self, base: str = "chunked-prefill-first", iterations: int = 1) -> None:
         super().__init__(base, iterations)
         self._anchor = 0
 

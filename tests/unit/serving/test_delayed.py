@@ -65,3 +65,15 @@ def test_wrong_parameters_are_refused() -> None:
         Polled(iterations=-1)
     with pytest.raises(ConfigError, match="ratio"):
         BatchWait(ratio=0.0)
+
+
+def test_prompts_beyond_the_budget_are_cut_and_still_go_before_decodes() -> None:
+    rows = [(0.0, 100, 10), (2.5, 250, 2)]
+    arrival, inputs, outputs = (np.array(column) for column in zip(*rows, strict=True))
+    table = RequestTable(arrival, inputs, outputs, "hand", TraceProvenance("test", "generated", 2, 2))
+    run = simulate_deployment(
+        table, Second(), kv_blocks=1000, batching="chunked-prefill-first", max_num_batched_tokens=100
+    )
+    # 0-2 prefill, 2-3 decode, then pieces of 100, 100 and 50 tokens: 3-5, 5-7, 7-8.5; both decode from there.
+    assert run.first_token.tolist() == [2.0, 8.5]
+    assert run.finish.tolist() == [2.0 + 1.0 + 5.5 + 8.0, 9.5]
