@@ -7,7 +7,7 @@ Read in SemiAnalysisAI/InferenceX ``benchmarks/*.sh`` (commits of each script's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 __all__ = ["PLAIN", "Recipe", "recipe"]
 
@@ -100,6 +100,18 @@ MXFP8_ACTIVATIONS = "fp4-fp8"
 """gpt-oss on B200: ``VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8`` in vLLM, the TRTLLM expert backend in TensorRT-LLM."""
 
 
+BALANCED_ITERATIONS = 50
+"""``timeout_iters`` of TensorRT-LLM's attention_dp_config by default; the scripts of DeepSeek-R1 set 60."""
+
+
+def _balanced(fields: dict[str, object], run: _Run, iterations: int) -> Recipe:
+    """Data-parallel attention with ``enable_balance``: prompts wait until every rank has one, or for
+    ``timeout_iters``."""
+    return _waiting(
+        fields, iterations, min(1.0, run.isl * run.attention_ranks / int(str(fields["max_num_batched_tokens"])))
+    )
+
+
 def _gpt_oss_vllm(run: _Run) -> Recipe:
     if run.system == "b200":
         fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 512}
@@ -108,23 +120,31 @@ def _gpt_oss_vllm(run: _Run) -> Recipe:
 
 
 def _gpt_oss_trt(run: _Run) -> Recipe:
-    fields: dict[str, object] = {"max_num_batched_tokens": 20000, "memory_utilization": 0.85}
-    if run.system == "b200":
-        return Recipe(fields | {"kv_dtype": "fp8", "max_num_seqs": 512}, precision=MXFP8_ACTIVATIONS)
-    return Recipe(fields | {"max_num_seqs": run.concurrency})
+    # TensorRT-LLM counts tokens and sequences by rank of its data-parallel attention, a deployment in all.
+    ranks, b200 = run.attention_ranks, run.system == "b200"
+    fields: dict[str, object] = {"max_num_batched_tokens": 20000 * ranks, "memory_utilization": 0.85}
+    fields |= {"max_num_seqs": (512 if b200 else run.concurrency) * ranks} | ({"kv_dtype": "fp8"} if b200 else {})
+    plain = _balanced(fields, run, BALANCED_ITERATIONS) if ranks > 1 else Recipe(fields)
+    return replace(plain, precision=MXFP8_ACTIVATIONS) if b200 else plain
 
 
 def _deepseek_sglang(run: _Run) -> Recipe:
     if run.system == "h200":
         fields: dict[str, object] = {"max_num_batched_tokens": 32768, "memory_utilization": 0.82}
         return Recipe(fields | {"max_num_seqs": 512 if run.short else 256})
+    if run.precision == "fp8" and run.ranks == 4:
+        fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "memory_utilization": 0.95, "batching": "polled"}
+        return Recipe(fields | {"max_num_seqs": max(run.concurrency, 32)}, (("batching", _polled(10)),))
     fp4 = run.precision == "fp4"
     fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 16384 if fp4 else 32768}
     # 256 and 128 in the scripts read; runs at more were launched with a later one.
     fields |= {"max_num_seqs": max(run.concurrency, 256 if fp4 else 128)}
     fields |= {"memory_utilization": 0.85 if fp4 else 0.82, "batching": "polled"}
-    polled = (("base", "chunked-prefill-first"), ("iterations", 30 if run.concurrency >= 16 else 10))
-    return Recipe(fields, (("batching", polled),))
+    return Recipe(fields, (("batching", _polled(30 if run.concurrency >= 16 else 10)),))
+
+
+def _polled(iterations: int) -> tuple[tuple[str, object], ...]:
+    return (("base", "chunked-prefill-first"), ("iterations", iterations))
 
 
 MTP_IMAGES = ("1.2.0rc6.post3",)
@@ -138,12 +158,16 @@ MTP_SWEEPS = (("1.1.0rc2.post2", "2026-01-14"),)
 def _deepseek_trt(run: _Run) -> Recipe:
     budget = max(8192, -(-(run.concurrency + run.isl + 64) // 64) * 64)
     share = 0.75 if run.system == "h200" else 0.8
-    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": budget, "memory_utilization": share}
+    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": budget * run.attention_ranks}
+    fields |= {"memory_utilization": share}
     if any(i in run.image for i in MTP_IMAGES) or any(i in run.image and d == run.measured for i, d in MTP_SWEEPS):
         drafts = 1 if run.attention_ranks > 1 else 3
         given = (("accepted_lengths", "dsv4-pro-mtp-thinking"), ("draft_tokens", drafts), ("method", "mtp"))
+        held = _balanced(fields, run, 60) if run.attention_ranks > 1 else Recipe(fields)
         what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
-        return Recipe(fields, (("speculation", given),), assumed=(what,))
+        return Recipe(held.fields, (*held.options, ("speculation", given)), assumed=(what,))
+    if run.attention_ranks > 1:
+        return _balanced(fields, run, 60)
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
     return _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else Recipe(fields)
 

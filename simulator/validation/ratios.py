@@ -67,7 +67,7 @@ def ratio_errors(rows: Iterable[RowRecord], factor: str) -> list[tuple[RowRecord
 
 
 def _middle(rows: Sequence[RowRecord], column: str) -> float:
-    return statistics.median(getattr(row, column) for row in rows)
+    return statistics.median(float(getattr(row, column)) for row in rows)
 
 
 def ratio_summaries(rows: Sequence[RowRecord]) -> list[RatioSummary]:

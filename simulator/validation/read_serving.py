@@ -214,7 +214,7 @@ def deployment_case(
 ) -> Case:  # fmt: skip
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
     model = served_model(str(entry["model"]), dims)
-    framework, about_engine = engine_of(str(entry["engine"]))
+    framework, about_engine = engine_of(_engine_words(entry))
     stated = precision_of_weights(str(entry["dtype"]))
     precision = launch.precision or stated
     options = launch_options(str(entry.get("options") or ""))
@@ -245,6 +245,16 @@ def deployment_case(
         *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
     )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+YEARS = {"vllm_paper": "2023"}
+"""Years of the papers among the sources: the version of an engine that a record names without one."""
+
+
+def _engine_words(entry: Mapping[str, Any]) -> str:
+    words = str(entry["engine"])
+    year = YEARS.get(str(entry["source"]), "")
+    return words if any(c.isdigit() for c in words) or not year else f"{words} {year}"
 
 
 def _setting(settings: Mapping[str, Any], launch: Recipe) -> str:
