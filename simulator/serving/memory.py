@@ -87,10 +87,7 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
         per_token_most = max(per_token_most, per_token)
         taken = reserve.value if reserve else 0.0
         room = usable - weights - workspace - taken - states * per_rank
-        if framework.memory_share == "static":
-            room = min(room, memory * share - weights - states * per_rank)
-        elif framework.memory_share == "free" and room > 0:
-            room *= share
+        room = _granted(framework.memory_share, room, share, memory * share - weights - states * per_rank)
         held_here = per_token * served.stream.cache
         tokens.append(room / held_here if held_here else (UNBOUNDED if room > 0 else 0.0))
         if served.stream.cache < 1.0:
@@ -121,6 +118,13 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
 def _mean_length(deployment: Deployment) -> float:
     table = deployment.requests
     return max(1.0, float(table.input_tokens.mean()) + float(table.output_tokens.mean()) / 2)
+
+
+def _granted(share_of: str, room: float, share: float, static: float) -> float:
+    """What the engine takes of ``room`` [B]; ``static``: its share of the device less what is there already."""
+    if share_of == "static":
+        return min(room, static)
+    return room * share if share_of == "free" and room > 0 else room
 
 
 def _stage(
