@@ -161,8 +161,8 @@ _ATTENTION = (
 
 
 def _prefill(table: Any) -> Iterator[Row]:
-    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
-        if window or step or cache != "bfloat16" or latency <= 0 or length < 2:
+    for batch, length, step, heads, kv_heads, width, stored, window, latency in _records(table, _ATTENTION):
+        if window or step or stored != "bfloat16" or latency <= 0 or length < 2:
             continue
         keys = (length + 1) / 2
         flops = 4.0 * batch * length * keys * heads * width
@@ -175,14 +175,15 @@ def _prefill(table: Any) -> Iterator[Row]:
 
 
 def _decode(table: Any) -> Iterator[Row]:
-    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
+    for batch, length, step, heads, kv_heads, width, stored, window, latency in _records(table, _ATTENTION):
         context = length + step
-        if window or cache != "bfloat16" or latency <= 0 or context < 2:
+        dtype = _DTYPES.get(stored)
+        if window or dtype not in ("bf16", "fp8") or latency <= 0 or context < 2:
             continue
         flops = 4.0 * batch * context * heads * width
-        moved = 4.0 * batch * context * kv_heads * width + 4.0 * batch * heads * width
+        moved = 2.0 * DTYPE_BYTES[dtype] * batch * context * kv_heads * width + 4.0 * batch * heads * width
         work = Work(
-            OpKind.ATTENTION, "bf16", flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
+            OpKind.ATTENTION, dtype, flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
             kv_heads=kv_heads, head_dim=width,
         )  # fmt: skip
         yield Row(work, latency * 1e-3)

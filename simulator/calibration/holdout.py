@@ -88,7 +88,8 @@ def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[s
         for leaf, value in fit.constants.items():
             local = f"{section}.{leaf}"
             unit = SECONDS_UNITS.get(leaf, "")
-            found[local] = Constant(f"{name}.{local}", value, unit, fit.sigma, Trust.FITTED, source)
+            sigma = fit.launch_sigma if leaf == "launch" else fit.sigma
+            found[local] = Constant(f"{name}.{local}", value, unit, sigma, Trust.FITTED, source)
     return found
 
 
