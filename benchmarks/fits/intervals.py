@@ -39,7 +39,7 @@ from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.profiles import load_accelerator
 from simulator.hardware.types import Accelerator
 
-GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.8)
+GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
 @cache

@@ -37,7 +37,7 @@ BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 """Time between kernels of a model on a processor that is its own host, without and with autograd."""
 
 GROUPED = Constant(
-    "grouped_gemm.spread", 1.0, "", 0.40, Trust.FITTED,
+    "grouped_gemm.spread", 1.0, "", 0.39, Trust.FITTED,
     "median over 21 tables of expert kernels (aiconfigurator-core 0.12.0) of the sigma they need beyond the GEMM curve's: "
     "benchmarks/fits/intervals.py grouped",
 )  # fmt: skip

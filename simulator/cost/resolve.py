@@ -23,8 +23,11 @@ _FALLBACK = {
 }  # fmt: skip
 _CURVE = {"fp16": "bf16", "tf32": "bf16", "fp32": "bf16", "fp64": "bf16", "int8": "fp8", "fp6": "fp8", "int4": "fp4"}
 
-SAME_ARCHITECTURE_SIGMA = 0.10
-RELATIVE_SIGMA = 0.20
+SAME_ARCHITECTURE_SIGMA = 0.05
+RELATIVE_SIGMA = 0.25
+"""What borrowing adds to the lenders' sigmas and their spread: with each device left out, 80 % of its kernels are then
+in the interval (benchmarks/fits/intervals.py, docs/decisions/0017-intervals-that-hold.md)."""
+
 NEAREST = 3
 
 ACHIEVED_SIGMA = 0.07
@@ -115,7 +118,7 @@ class Resolver:
     def _achieved(self, key: str, achieved: Constant) -> Constant:
         source = f"best matmul achieved on this device: {achieved.source}"
         return Constant(
-            f"{self.accelerator.name}.{key}", achieved.value, "", max(achieved.sigma, 0.07), Trust.FITTED, source
+            f"{self.accelerator.name}.{key}", achieved.value, "", max(achieved.sigma, ACHIEVED_SIGMA), Trust.FITTED, source
         )
 
     def _borrowed(self, key: str) -> Constant | None:
