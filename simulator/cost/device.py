@@ -38,8 +38,8 @@ BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 
 GROUPED = Constant(
     "grouped_gemm.spread", 1.0, "", 0.39, Trust.FITTED,
-    "median over 21 tables of expert kernels (aiconfigurator-core 0.12.0) of the sigma they need beyond the GEMM curve's: "
-    "benchmarks/fits/intervals.py grouped",
+    "median over 21 tables of expert kernels (aiconfigurator-core 0.12.0) of the sigma that they need beyond the GEMM "
+    "curve's: benchmarks/fits/intervals.py grouped",
 )  # fmt: skip
 """Expert kernels follow the GEMM curve less closely: engines and token counts choose between several."""
 
