@@ -145,12 +145,32 @@ def recommendation() -> Work:
     return lambda: recommend("which-gpu-for-chat", jobs=2)
 
 
+def week(*changes: str) -> Work:
+    """The shipped week of a shared cluster: pre-training, fine-tunes, chat, failures."""
+    import simulator
+    from simulator.cluster.run import run_cluster
+
+    scenario = simulator.load("shared-week", changes)
+    return lambda: run_cluster(scenario)
+
+
+def generated_philly(queue: str) -> Work:
+    """As many jobs as Philly's trace, drawn from its published laws, on 2,490 accelerators."""
+    from simulator.cluster.queue_run import run_queue
+    from simulator.registry import lookup
+    from simulator.workload.job_mixes import load_mix
+
+    jobs = load_mix("philly-2017").sample(1, count=82_247)
+    sizes = [8] * 311 + [2]
+    return lambda: run_queue(jobs, sizes, lookup("job_queue", queue)(), lookup("placement", "best-fit")())
+
+
 PHILLY = Path(__file__).resolve().parents[2] / "shared/traces/philly_2017/philly.csv.gz"
 
 
 def philly(queue: str, nodes: int, last: int = 0) -> Work:
     """The 82,247 jobs of Philly on nodes of 8, and one more of ``last`` accelerators; reading included."""
-    from simulator.cluster.queue import run_queue
+    from simulator.cluster.queue_run import run_queue
     from simulator.registry import lookup
     from simulator.workload.job_traces import read_jobs
 
@@ -177,6 +197,9 @@ CASES: dict[str, Callable[[], Work]] = {
     "network: 1,000 concurrent collectives": lambda: concurrent_collectives(1000),
     "cluster: 8 jobs share a spine for a day": lambda: contending_jobs(8),
     "cluster: 54 days of 16,384 GPUs with failures": failing_job,
+    "cluster: one shared week of 1,024 GPUs, 605,491 requests": week,
+    "cluster: 82,247 jobs like Philly on 2,490 GPUs, FIFO": lambda: generated_philly("fifo"),
+    "cluster: 82,247 jobs like Philly on 2,490 GPUs, Sia": lambda: generated_philly("sia"),
     "process pool: sweep of 1,000 estimate points": lambda: sweep_of(
         "estimate", "workloads.chat.deployment.plan.tp=1,2,4,8", "workloads.chat.deployment.max_num_seqs=8:2000:8"
     ),

@@ -71,9 +71,15 @@ def check(
         for j in loaded.training
     ]
     jobs += [
-        {"name": d.name, "kind": "serving", "plan": str(d.plan), "accelerators": d.plan.accelerators * d.replicas,
+        {"name": d.name, "kind": "serving", "plan": str(d.plan), "accelerators": d.accelerators,
          "requests": len(d.requests)}
         for d in loaded.deployments
+    ]  # fmt: skip
+    per_node = loaded.cluster.groups[0].node.accelerators
+    jobs += [
+        {"name": q.name, "kind": "jobs", "plan": f"{q.queue}, {q.placement}", "accelerators": q.nodes * per_node,
+         "jobs": len(q.jobs)}
+        for q in loaded.queues
     ]  # fmt: skip
     jobs += [
         {"name": f.name, "kind": "functions", "plan": f.placement, "accelerators": sum(s.accelerators for s in f.sites),
@@ -88,7 +94,7 @@ def check(
     out = console()
     out.print(f"{loaded.name}: ok, {loaded.cluster.node_count} nodes, {loaded.cluster.accelerator_count} accelerators")
     for job in jobs:
-        more = "".join(f", {job[what]:,} {what}" for what in ("requests", "calls") if what in job)
+        more = "".join(f", {job[what]:,} {what}" for what in ("requests", "calls", "jobs") if what in job)
         out.print(
             f"  {job['kind']} {job['name']}: {job['plan']} on {job['accelerators']} accelerators{more}", markup=False
         )

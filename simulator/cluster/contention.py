@@ -234,6 +234,6 @@ def contention_table(fabric: Fabric, tag: str) -> Columns:
         "link": [links.name(link) for link, _, _ in held],
         "parallel": [links.parallel(link) for link, _, _ in held],
         "bandwidth": [float(fabric.capacity[link]) for link, _, _ in held],
-        "seconds": [seconds for _, seconds, _ in held],
+        "seconds": [float(seconds) for _, seconds, _ in held],
         "shared_with": [", ".join(sorted(met)) for _, _, met in held],
     }

@@ -6,23 +6,42 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from simulator.cluster.failure_draws import Failure, failures_of, repair_time
-from simulator.training.process import TrainingProcess
 from simulator.training.survival import Hit
-from simulator.workload.failures.model import FailureModel
+from simulator.workload.failures.model import FailureKind, FailureModel
 
 if TYPE_CHECKING:
     import simpy
 
     from simulator.engine.clock import Clock
 
-__all__ = ["FailureProcess"]
+__all__ = ["FailureProcess", "Hit", "Watched"]
 
-Place = tuple[TrainingProcess, int]
+
+class Watched(Protocol):
+    """What runs on nodes that fail: a training job, a queue of jobs, the replicas of a deployment."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether a failure would hit anything."""
+
+    @property
+    def done(self) -> bool:
+        """Whether its nodes are free for others."""
+
+    def fail(self, hit: Hit) -> None:
+        """A node failed, or what runs on it; if the hit has a replacement, the node is gone until that event."""
+
+    def degrade(self, position: int, speed: float) -> None:
+        """From now on a node has this share of its speed; 1 = healthy again."""
+
+
+Places = tuple[tuple[Watched, int], ...]
+"""What has parts on a node, and which of its own nodes that is."""
 
 
 class FailureProcess:
@@ -35,7 +54,7 @@ class FailureProcess:
     sizes
         Accelerators of each node of the cluster.
     reserved
-        Nodes of other workloads: they are no spares. All nodes without work are.
+        Nodes of other workloads: they are no spares. All nodes without work are, or as many as the model says.
     seed
         Of the draws.
 
@@ -51,15 +70,15 @@ class FailureProcess:
         self.clock, self.model, self.sizes = clock, model, sizes
         self.random = np.random.Generator(np.random.PCG64(seed))
         self.failed = 0
-        self._owner: dict[int, Place] = {}
+        self._owner: dict[int, Places] = {}
         self._down: set[int] = set()
         self._spares = sorted(set(range(len(sizes))) - set(reserved))
-        self._waiting: deque[tuple[Place, simpy.Event]] = deque()
+        self._waiting: deque[tuple[Places, simpy.Event]] = deque()
 
-    def watch(self, process: TrainingProcess, nodes: Iterable[int]) -> None:
-        """From now on these nodes belong to a job, in the order of its ranks."""
-        owned = {node: (process, position) for position, node in enumerate(nodes)}
-        self._owner |= owned
+    def watch(self, process: Watched, nodes: Iterable[int]) -> None:
+        """From now on these nodes belong to a workload, in the order of its own count of them."""
+        owned = {node: position for position, node in enumerate(nodes)}
+        self._owner |= {node: (*self._owner.get(node, ()), (process, place)) for node, place in owned.items()}
         self._spares = [n for n in self._spares if n not in owned]
 
     @property
@@ -68,7 +87,9 @@ class FailureProcess:
         return len(self._spares)
 
     def start(self) -> None:
-        """Begin to fail; there is no end to it."""
+        """Begin to fail; there is no end to it. Of the nodes without work only the spares step in."""
+        if self.model.spares is not None:
+            del self._spares[self.model.spares :]
         self.clock.process(self._fail())
 
     def _fail(self) -> Generator[Any, Any, None]:
@@ -81,23 +102,27 @@ class FailureProcess:
         node, kind = failure.node, failure.kind
         if node in self._down:
             return
-        place = self._owner.get(node)
+        places = self._owner.get(node, ())
         repair = failure.repair
         if math.isnan(repair) and (kind.replaces_node or kind.slows_to):
             repair = repair_time(self.model.repair, self.random)
         if kind.slows_to:
             self._degrade(node, kind.slows_to, repair)
         elif not kind.replaces_node:
-            if place is not None and place[0].alive:
-                place[0].fail(Hit(kind.name, place[1], planned=kind.planned))
+            self._fail_parts(places, kind, None)
         else:
             self._take_down(node, repair)
-            if place is not None:
+            if places:
                 del self._owner[node]
-                place[0].degrade(place[1], 1.0)
-                replacement = self._request(place)
-                if place[0].alive:
-                    place[0].fail(Hit(kind.name, place[1], replacement))
+                for process, position in places:
+                    process.degrade(position, 1.0)
+                self._fail_parts(places, kind, self._request(places))
+
+    @staticmethod
+    def _fail_parts(places: Places, kind: FailureKind, replacement: simpy.Event | None) -> None:
+        for process, position in places:
+            if process.alive:
+                process.fail(Hit(kind.name, position, replacement, planned=kind.planned and replacement is None))
 
     def _take_down(self, node: int, repair: float) -> None:
         self.failed += 1
@@ -110,40 +135,40 @@ class FailureProcess:
     def _repaired(self, node: int) -> None:
         self._down.discard(node)
         while self._waiting:
-            place, event = self._waiting.popleft()
-            if not place[0].run.done:
-                self._owner[node] = place
+            places, event = self._waiting.popleft()
+            if not all(process.done for process, _ in places):
+                self._owner[node] = places
                 event.succeed()
                 return
         heapq.heappush(self._spares, node)
 
-    def _request(self, place: Place) -> simpy.Event:
-        """An event that fires when the job has another node at that position: at once while there are spares."""
+    def _request(self, places: Places) -> simpy.Event:
+        """An event that fires when there is another node in the place of one: at once while there are spares."""
         event = self.clock.event()
         if not self._spares:
             self._release_finished()
         if self._spares:
-            self._owner[heapq.heappop(self._spares)] = place
+            self._owner[heapq.heappop(self._spares)] = places
             event.succeed()
         else:
-            self._waiting.append((place, event))
+            self._waiting.append((places, event))
         return event
 
     def _release_finished(self) -> None:
         """Nodes of jobs that have ended are free."""
-        free = [node for node, (process, _) in self._owner.items() if process.run.done]
+        free = [node for node, places in self._owner.items() if all(process.done for process, _ in places)]
         for node in free:
             del self._owner[node]
             heapq.heappush(self._spares, node)
 
     def _degrade(self, node: int, speed: float, seconds: float) -> None:
-        place = self._owner.get(node)
-        if place is None:
-            return
-        place[0].degrade(place[1], speed)
+        places = self._owner.get(node, ())
+        for process, position in places:
+            process.degrade(position, speed)
 
         def healthy() -> None:
-            if self._owner.get(node) == place:
-                place[0].degrade(place[1], 1.0)
+            if self._owner.get(node) == places:
+                for process, position in places:
+                    process.degrade(position, 1.0)
 
         self.clock.after(seconds, healthy)

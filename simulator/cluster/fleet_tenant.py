@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from simulator.cluster.replica_failures import ReplicaFailures
+from simulator.cluster.serving_engine import Engine
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.cluster.weight_loading import WeightFlows, nominal_rate
@@ -20,15 +22,18 @@ __all__ = ["FleetTenant"]
 
 
 class FleetTenant(ServingTenant):
-    """A deployment under an autoscaler or on machines that may be taken away."""
+    """A deployment under an autoscaler, or on machines that may be taken away or fail."""
 
     fleet: ReplicaFleet
 
     def __init__(self, deployment: Deployment, scenario: ClusterScenario, number: int) -> None:
         super().__init__(deployment, scenario, number)
+        self.fails = scenario.failures is not None
         # Without an autoscaler there are as many replicas as asked for, and one that is lost is replaced.
-        fixed = deployment.replicas
-        self.scaling = deployment.autoscaling or Autoscaling("", fixed, fixed, fixed)
+        fixed, model = deployment.replicas, scenario.failures
+        restart = model.restart if model is not None else 0.0
+        source = "host" if self.main.cluster.groups[0].node.nvme is None else "nvme"
+        self.scaling = deployment.autoscaling or Autoscaling("", fixed, fixed, fixed, startup=restart, load_from=source)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -37,7 +42,7 @@ class FleetTenant(ServingTenant):
         notes = []
         if not scaling.startup:
             notes.append(f"{name}: no start-up time is given: a replica is ready once its weights are there")
-        if self._needs_target and self.estimate.feasible:
+        if self._needs_target and not self.reason:
             notes.append(f"{name}: autoscaling aims at {self._batch:.0f} requests per replica, a full engine's batch")
         return (*super().warnings, *notes)
 
@@ -50,12 +55,14 @@ class FleetTenant(ServingTenant):
 
     @property
     def _batch(self) -> float:
-        return self.estimate.metrics["decode_batch"]
+        return self.main.estimate.metrics["decode_batch"]
 
-    def attach(self, commons: Commons, process: DeploymentProcess) -> None:
-        """Hand the replicas to the fleet."""
+    def open(self, commons: Commons) -> DeploymentProcess:
+        """The deployment, its replicas in the hands of the fleet."""
+        process = super().open(commons)
+        assert isinstance(process, DeploymentProcess)
         scaling, d = self.scaling, self.deployment
-        stages = [s for s in self.estimate.memory.stages if s.tier is Tier.HBM]
+        stages = [s for s in self.main.estimate.memory.stages if s.tier is Tier.HBM]
         sizes = [s.by_class.get(TensorClass.PARAM.value, 0.0) for s in stages]
         rate = nominal_rate(commons.scenario.cluster, scaling.load_from, d.plan.accelerators)
         policy = None
@@ -66,11 +73,16 @@ class FleetTenant(ServingTenant):
             commons.clock, process, policy, minimum=scaling.minimum, maximum=scaling.maximum, initial=scaling.initial,
             load=WeightFlows(commons, d.name, sizes, scaling.load_from), interval=scaling.interval,
             startup=scaling.startup, lead=scaling.startup + max(sizes) / rate,
-            service=1.0 / self.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
+            service=1.0 / self.main.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
+        commons.fleets[d.name] = self.fleet
+        if commons.failing is not None:
+            failures = ReplicaFailures(commons, self.fleet, d.name, scaling.maximum, self.seed)
+            commons.failing.watch(failures, failures.nodes)
+        return process
 
-    def rented(self, end: float) -> float:
+    def rented(self, engine: Engine, end: float) -> float:
         """From the order of every replica to its release."""
         return self.fleet.provisioned(end)
 
@@ -94,8 +106,9 @@ class FleetTenant(ServingTenant):
             "startup_time": sum(waits) / len(waits) if waits else float("nan"),
             "revocations": sum(e.event == "replica revoked" for e in fleet.events),
             "restarts": fleet.restarts,
+            **({"interruptions": sum(fleet.failures.values())} if self.fails else {}),
             "utilization": busy / rented if rented else float("nan"),
-            "kv_occupancy_mean": held / (rented * self.cache.blocks) if rented else float("nan"),
+            "kv_occupancy_mean": held / (rented * self._blocks) if rented else float("nan"),
             "waiting_mean": (waiting + fleet.process.held_time) / span,
         }
 

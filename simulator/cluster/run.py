@@ -7,6 +7,7 @@ from typing import Any
 
 from simulator.cluster.background_tenant import BackgroundTenant
 from simulator.cluster.functions_tenant import FunctionsTenant
+from simulator.cluster.queue_tenant import QueueTenant
 from simulator.cluster.serving_tenants import serving_tenant
 from simulator.cluster.tenants import ClusterScenario, Commons, Progress, Tenant
 from simulator.cluster.training_tenant import TrainingTenant
@@ -49,11 +50,12 @@ def run_cluster(scenario: ClusterScenario, progress: Progress | None = None) -> 
 
 
 def _tenants(scenario: ClusterScenario) -> list[Tenant]:
-    """Every workload, in the order in which result rows appear: jobs, deployments, then other traffic."""
+    """Every workload, in the order in which result rows appear; other traffic last."""
     return [
         *(TrainingTenant(job, scenario) for job in scenario.training),
         *(serving_tenant(deployment, scenario, number) for number, deployment in enumerate(scenario.deployments)),
         *(FunctionsTenant(work, scenario, number) for number, work in enumerate(scenario.functions)),
+        *(QueueTenant(stream, scenario) for stream in scenario.queues),
         *(BackgroundTenant(traffic, scenario) for traffic in scenario.background),
     ]
 

@@ -11,6 +11,7 @@ from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
 from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from simulator.cluster.failures import FailureProcess
     from simulator.network.fabric import Fabric
+    from simulator.serving.scaling import ReplicaFleet
 
 __all__ = ["ClusterScenario", "Commons", "Progress", "Tenant"]
 
@@ -43,6 +45,10 @@ class ClusterScenario(Protocol):
     @property
     def deployments(self) -> tuple[Deployment, ...]:
         """Deployments in document order."""
+
+    @property
+    def queues(self) -> tuple[JobStream, ...]:
+        """Queues of jobs in document order."""
 
     @property
     def functions(self) -> tuple[Any, ...]:
@@ -83,6 +89,8 @@ class Commons:
         The one clock; hardware, placements, failures and seed.
     failing
         The process that fails nodes; ``None``: nothing fails.
+    fleets
+        Replicas that come and go, by deployment: their machines may be lent while they are not there.
     progress
         Called now and then with the requests that have come and those that are to come.
     """
@@ -91,6 +99,7 @@ class Commons:
         self.clock, self.scenario = clock, scenario
         self._progress, self._come, self._expected = progress, dict[int, int](), 0
         self.failing: FailureProcess | None = self._failures()
+        self.fleets: dict[str, ReplicaFleet] = {}
 
     @cached_property
     def fabric(self) -> Fabric:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.cluster.contention import SharedSteps, contention_table
 from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
+from simulator.cluster.rollout import estimate_job
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
@@ -16,7 +17,6 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.results.tables import Columns
 from simulator.training.ledger import CAUSES, TrainingEvent, TrainingRun
 from simulator.training.process import TrainingProcess
-from simulator.training.step import estimate_step
 from simulator.training.step_traffic import scale_out
 from simulator.training.survival import Survival
 from simulator.training.tables import timeline_tables
@@ -35,7 +35,7 @@ class TrainingTenant:
     def __init__(self, job: TrainingJob, scenario: ClusterScenario) -> None:
         self.job = job
         self.cluster = scenario.cluster_of(job.name)
-        self.estimate = estimate_step(job, self.cluster, "step")
+        self.estimate = estimate_job(job, self.cluster)
         self.process: TrainingProcess | None = None
         self.shared: SharedSteps | None = None
 
@@ -82,7 +82,7 @@ class TrainingTenant:
         job, answer = self.job, self._estimate_with_timeline()
         tables = dict(
             estimate_tables(
-                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                job.name, answer, plan=str(job.plan), accelerators=job.accelerators, steps=job.steps,
                 tokens=job.batch.tokens, samples=job.batch.global_batch_size,
             )
         )  # fmt: skip
@@ -136,7 +136,7 @@ def _events(name: str, run: TrainingRun) -> Columns:
 
 def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0) -> Bill:
     """Energy and money of ``seconds`` of training steps from ``begin`` on [s]."""
-    accelerators = job.plan.accelerators
+    accelerators = job.accelerators
     draw = mean_draw(cluster, accelerators, *step_shares(estimate, cluster))
     return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))
 

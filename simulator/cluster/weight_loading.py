@@ -19,8 +19,8 @@ def endpoints_of(topology: Topology, place: Any) -> list[tuple[int, int]]:
     first = 0
     for node in range(topology.node_count):
         size = _size_of(topology.cluster, node)
-        mine = (local for local in range(size) if place.first <= first + local < place.first + place.accelerators)
-        found += [(node, topology.accelerator(node, local)) for local in mine]
+        low, high = max(place.first - first, 0), min(place.first + place.accelerators - first, size)
+        found += [(node, topology.accelerator(node, local)) for local in range(low, high)]
         first += size
     return found
 

@@ -21,6 +21,7 @@ from simulator.plot.gantt import pipeline_gantt
 from simulator.plot.load import goodput_against_rate
 from simulator.plot.memory import memory_bars
 from simulator.plot.pareto import pareto
+from simulator.plot.queue import queue_occupancy
 from simulator.plot.roofline import roofline
 from simulator.plot.scale import mfu_against_scale
 from simulator.plot.serving import latency_cdf, queue_and_kv
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIGURES", "SWEEP_FIGURES", "cost_bars", "failures_and_goodput", "figures_of", "goodput_against_rate",
     "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pipeline_gantt", "queue_and_kv",
-    "roofline", "save", "step_waterfall", "tornado", "traffic_bars",
+    "queue_occupancy",    "roofline", "save", "step_waterfall", "tornado", "traffic_bars",
 ]  # fmt: skip
 
 Figure = Callable[..., "Axes"]
@@ -45,7 +46,7 @@ FIGURES: dict[str, Figure] = {
     figure.__name__: figure
     for figure in (
         memory_bars, step_waterfall, pipeline_gantt, traffic_bars, roofline, link_heat_map, failures_and_goodput,
-        latency_cdf, queue_and_kv, cost_bars, tornado,
+        queue_occupancy, latency_cdf, queue_and_kv, cost_bars, tornado,
     )
 }  # fmt: skip
 """Of one result: name → function ``(result, workload=None, ax=None)``."""

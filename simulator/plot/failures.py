@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def failures_and_goodput(result: Result, workload: str | None = None, ax: Axes |
     events, summary = columns_of(result, "events", name), summary_of(result, name)
     if not summary:
         raise ConfigError("a frame does not say how long the job ran: give the result")
+    if not float(summary.get("training_seconds", math.nan)) > 0:
+        raise ConfigError(f"'{name}' is not a training job that ran: it has no steps to keep or to lose")
     time, steps, ratio = _progress(events, summary)
     scale = scale_of("events", "time", float(time[-1]))
     with drawing(ax, 8.0, 4.6) as upper:
@@ -63,8 +66,9 @@ def failures_and_goodput(result: Result, workload: str | None = None, ax: Axes |
         legend(upper)
         lower = below(upper, "16%", share=False)
         _losses(lower, summary, float(time[-1] - time[0]))
+        count = int(summary["interruptions"])
         titles(
-            upper, f"{name}: {summary['interruptions']:.0f} interruptions, effective time ratio {ratio:.1%}",
+            upper, f"{name}: {count} interruption{'s' * (count != 1)}, effective time ratio {ratio:.1%}",
             f"effective time ratio: {definition('summary', 'effective_time_ratio')}",
         )  # fmt: skip
         finish(upper, "both")
@@ -75,7 +79,8 @@ def failures_and_goodput(result: Result, workload: str | None = None, ax: Axes |
 def _name(result: Result | pd.DataFrame, workload: str | None) -> str:
     """The job that was asked for, or the first that was ever stopped."""
     if workload is None and isinstance(result, Result):
-        stopped = [str(r["workload"]) for r in result.rows("summary") if r.get("interruptions", 0) > 0]
+        rows = (r for r in result.rows("summary") if r.get("kind") == "training")
+        stopped = [str(r["workload"]) for r in rows if r.get("interruptions", 0) > 0]
         workload = next(iter(stopped), None)
     return workload_of(result, "events", workload)
 

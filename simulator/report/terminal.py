@@ -15,7 +15,9 @@ from simulator.units import format_quantity
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_memory", "print_result", "print_serving", "print_time", "print_traffic", "print_training"]
+__all__ = [
+    "print_jobs", "print_memory", "print_result", "print_serving", "print_time", "print_traffic", "print_training",
+]  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -34,6 +36,8 @@ def print_result(result: Result, console: Console) -> None:
     for row in result.rows("summary"):
         if row["kind"] == "training":
             print_training(result, row, console)
+        elif row["kind"] == "jobs":
+            print_jobs(result, row, console)
         elif row["kind"] == "functions":
             print_functions(result, row, console)
         else:
@@ -96,6 +100,17 @@ def print_serving(result: Result, row: Row, console: Console) -> None:
         _latencies(row, console)
         _figures(_service_figures(row), console)
     print_memory(result, row["workload"], console)
+
+
+def print_jobs(result: Result, row: Row, console: Console) -> None:
+    """Jobs done, utilisation, waits, and the account of every tenant."""
+    from simulator.report.terminal_jobs import job_figures, print_tenants, print_waits
+
+    _title(row, console)
+    if row["feasible"]:
+        _figures(job_figures(row), console)
+        print_waits(row, console)
+        print_tenants(result, row["workload"], console)
 
 
 # -- parts --------------------------------------------------------------------------------------------------------
@@ -276,6 +291,7 @@ def _service_figures(row: Row) -> list[tuple[str, str]]:
         ("KV cache occupancy", kv),
         ("preemptions", f"{preempted:,.0f}" if preempted else ""),
         *_fleet_figures(row),
+        *_pool_figures(row),
         ("SLO attainment", _share(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
         *_money(row),
@@ -293,6 +309,16 @@ def _fleet_figures(row: Row) -> list[tuple[str, str]]:
         ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
         ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
     ]
+
+
+def _pool_figures(row: Row) -> list[tuple[str, str]]:
+    """What travelled between pools, where there are any."""
+    sent, wait, most = (_number(row, f"kv_transfer_{name}") for name in ("bytes", "wait_mean", "wait_p99"))
+    if sent is None:
+        return []
+    busy = ", ".join(f"{name} {_share(_number(row, f'{name}_utilization'))}" for name in ("prefill", "decode"))
+    waits = f", in place {_seconds(wait)} after the prompt (p99 {_seconds(most)})" if wait is not None else ""
+    return [("keys and values sent", format_quantity(sent, "data") + waits), ("pools busy", busy)]
 
 
 def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:

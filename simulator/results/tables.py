@@ -24,8 +24,8 @@ Columns = Mapping[str, Sequence[Any]]
 """Column name → values, all of one length; numpy arrays and lists alike."""
 
 TABLES = (
-    "summary", "time", "memory", "traffic", "requests", "steps", "ops", "resources", "events", "sites",
-    "contention", "costs", "sources",
+    "summary", "time", "memory", "traffic", "requests", "jobs", "tenants", "steps", "ops", "resources", "events",
+    "sites", "contention", "costs", "sources",
 )  # fmt: skip
 """Names of the tables, in the order in which a reader wants them."""
 

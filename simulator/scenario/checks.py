@@ -6,14 +6,14 @@ Every check yields ``(path inside the workload, message)``; a message names what
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from simulator.strategies.pipeline.choice import schedule_of
 from simulator.workload.jobs import Batch
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["check_batch", "check_degrees", "check_model", "check_schedule", "divisors_near"]
+__all__ = ["check_batch", "check_degrees", "check_model", "check_schedule", "divisors_near", "nearest_degrees"]
 
 Problem = tuple[tuple[str, ...], str]
 
@@ -30,6 +30,16 @@ def multiples_near(step: int, wanted: int) -> list[int]:
     """The multiples of ``step`` next below and next above ``wanted``."""
     low = wanted // step * step
     return [low, low + step] if low else [step]
+
+
+def nearest_degrees(sizes: Mapping[str, int], given: int) -> str:
+    """``; use tensor_parallel 2 or 4``: one degree changed so that a replica divides ``given``; or nothing."""
+    found = []
+    for name, size in sizes.items():
+        others = math.prod(sizes.values()) // size
+        if size > 1 and given % others == 0:
+            found.append(f"{name} {_or(divisors_near(given // others, size))}")
+    return f"; use {', or '.join(found)}" if found else ""
 
 
 def _or(numbers: list[int]) -> str:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from simulator.errors import ConfigError
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
+from simulator.scenario.placement import Demand
 from simulator.scenario.spec import ServingSpec
-from simulator.scenario.spec_deployment import AutoscalingSpec, DeploymentSpec, ServingPlanSpec
+from simulator.scenario.spec_deployment import (
+    AutoscalingSpec,
+    DeploymentSpec,
+    EngineSpec,
+    GroupSpec,
+    PoolSpec,
+    ServingPlanSpec,
+    SparsitySpec,
+)
+from simulator.serving.options import FAMILIES, option_problems
 from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
-from simulator.workload.jobs import Deployment, ServiceLevel
+from simulator.workload.jobs import CascadeChoice, Deployment, Member, Pools, ServiceLevel, Sharing
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["build_deployment", "deployment_problems", "frozen", "most_replicas", "serving_plan"]
+__all__ = ["build_deployment", "demands_of", "deployment_problems", "frozen", "serving_plan", "shared"]
 
 Problem = tuple[tuple[str, ...], str]
+
+OWN_KEYS = (*FAMILIES, "swap_space")
+"""Options of the serving floor that have a key of their own in a scenario."""
 
 
 def frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
@@ -33,39 +47,137 @@ def frozen(options: Mapping[str, Any]) -> tuple[tuple[str, object], ...]:
     return tuple(sorted((k, freeze(v)) for k, v in options.items()))
 
 
-def serving_plan(spec: ServingPlanSpec) -> Plan:
-    """How one replica is spread."""
-    return Plan(**{**spec.model_dump(), "options": frozen(spec.options)})
-
-
-def most_replicas(spec: DeploymentSpec) -> int:
-    """Replicas there may be at once: accelerators are set aside for all of them."""
-    return spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas
+def serving_plan(spec: ServingPlanSpec, sparsity: SparsitySpec | None = None) -> Plan:
+    """How one replica is spread, and which of its weights remain."""
+    options = dict(spec.options)
+    if sparsity is not None:
+        given = sparsity.model_dump(exclude_none=True)
+        options |= {"sparsity": given.pop("method")} | {f"sparsity_{key}": value for key, value in given.items()}
+    return Plan(**{**spec.model_dump(), "options": frozen(options)})
 
 
 def build_deployment(
     spec: ServingSpec, model: ModelSpec, framework: Framework, requests: RequestTable
 ) -> Deployment:  # fmt: skip
-    """The deployment with the framework's defaults filled in."""
+    """The deployment with the framework's defaults filled in; its pools or groups are deployments of their own."""
     asked = spec.deployment
+    whole = Deployment(
+        name=spec.serving, model=model, framework=framework, plan=serving_plan(asked.plan, asked.sparsity),
+        requests=requests, replicas=asked.autoscaling.max_replicas if asked.autoscaling else asked.replicas,
+        router=asked.router, preemption=asked.preemption, admission=asked.admission,
+        slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
+        options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), autoscaling=_autoscaling(asked),
+        spot=SpotMarket(asked.spot.mean_life, asked.spot.grace, asked.spot.price) if asked.spot else None,
+        **_sizes(asked, model, framework),
+    )  # fmt: skip
+    if asked.pools is not None:
+        first, second = _pool(whole, asked, asked.pools.prefill), _pool(whole, asked, asked.pools.decode)
+        pools = Pools(asked.pools.policy, first, second, frozen(asked.pools.options))
+        return replace(whole, pools=pools, plan=second.plan, replicas=first.replicas + second.replicas)
+    if asked.cascade is not None:
+        return _cascade(whole, asked, framework)
+    if asked.groups:
+        groups = tuple(_group(whole, group) for group in asked.groups)
+        return replace(whole, groups=groups, plan=groups[0].plan, replicas=sum(group.replicas for group in groups))
+    return whole
+
+
+def shared(whole: Deployment, spec: DeploymentSpec, others: Sequence[Deployment]) -> Deployment:
+    """The deployment with the models that share its replicas, itself the first; ``others`` in the order written."""
+    asked = spec.sharing
+    assert asked is not None
+    own = Member(whole, asked.urgent, asked.family, asked.accuracy, asked.cost, asked.wanted_accuracy)
+    rest = [
+        Member(other, m.urgent, m.family, m.accuracy, m.cost, m.wanted_accuracy)
+        for m, other in zip(asked.models, others, strict=True)
+    ]
+    return replace(whole, sharing=Sharing(asked.policy, (own, *rest), frozen(asked.options)))
+
+
+def demands_of(name: str, spec: DeploymentSpec) -> list[Demand]:
+    """What the replicas of a deployment ask of the cluster, part by part."""
+    plan = spec.plan
+    if spec.pools is not None:
+        sides = (spec.pools.prefill, spec.pools.decode)
+        parts = [(s.plan if "plan" in s.model_fields_set else plan, s.replicas, s.profile) for s in sides]
+    elif spec.cascade is not None:
+        small = spec.cascade.small
+        parts = [(small.plan, small.replicas, small.profile), (plan, spec.replicas, None)]
+    elif spec.groups:
+        parts = [(group.plan or plan, group.count, group.profile) for group in spec.groups]
+    else:
+        parts = [(plan, spec.autoscaling.max_replicas if spec.autoscaling else spec.replicas, None)]
+    found: list[Demand] = []
+    first = 0
+    for part, replicas, profile in parts:
+        found.append(Demand(name, serving_plan(part).accelerators, replicas, first, profile))
+        first += replicas
+    return found
+
+
+def _sizes(asked: EngineSpec, model: ModelSpec, framework: Framework) -> dict[str, Any]:
+    """Policies and sizes of an engine."""
 
     def pick(value: Any, default: Any) -> Any:
         return default if value is None else value
 
-    return Deployment(
-        name=spec.serving, model=model, framework=framework, plan=serving_plan(asked.plan), requests=requests,
-        replicas=most_replicas(asked), batching=pick(asked.batching, framework.batching), router=asked.router,
-        max_num_batched_tokens=pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
-        max_num_seqs=pick(asked.max_num_seqs, framework.max_num_seqs),
-        max_model_len=pick(asked.max_model_len, model.max_position_embeddings),
-        block_size=pick(asked.block_size, framework.block_size),
-        memory_utilization=pick(asked.memory_utilization, framework.memory_utilization),
-        kv_dtype=pick(asked.kv_dtype, "bf16"), preemption=asked.preemption, kv_cache=asked.kv_cache or "",
-        admission=asked.admission,
-        slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
-        options=frozen(asked.options), autoscaling=_autoscaling(asked),
-        spot=SpotMarket(asked.spot.mean_life, asked.spot.grace, asked.spot.price) if asked.spot else None,
+    return {
+        "batching": pick(asked.batching, framework.batching),
+        "kv_cache": asked.kv_cache or ("prefix-tiered" if getattr(asked, "kv_tiers", None) else ""),
+        "max_num_batched_tokens": pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
+        "max_num_seqs": pick(asked.max_num_seqs, framework.max_num_seqs),
+        "max_model_len": pick(asked.max_model_len, model.max_position_embeddings),
+        "block_size": pick(asked.block_size, framework.block_size),
+        "memory_utilization": pick(asked.memory_utilization, framework.memory_utilization),
+        "kv_dtype": pick(asked.kv_dtype, "bf16"),
+    }
+
+
+def _pool(whole: Deployment, deployment: DeploymentSpec, pool: PoolSpec) -> Deployment:
+    """The replicas of one pool: its own keys, then those of the deployment, then the framework's."""
+    names = set(EngineSpec.model_fields)
+    values = {key: getattr(pool if key in pool.model_fields_set else deployment, key) for key in names}
+    engine = EngineSpec.model_construct(**values)
+    sizes = _sizes(engine, whole.model, whole.framework)
+    return replace(
+        whole, plan=serving_plan(engine.plan, engine.sparsity), replicas=pool.replicas, autoscaling=None, spot=None,
+        **sizes,
     )  # fmt: skip
+
+
+def _cascade(whole: Deployment, spec: DeploymentSpec, framework: Framework) -> Deployment:
+    """The deployment with the small model in front of it."""
+    from simulator.workload.model_files import load_model
+
+    asked = spec.cascade
+    assert asked is not None
+    model = load_model(asked.small.model)
+    small = replace(
+        whole, model=model, plan=serving_plan(asked.small.plan, asked.small.sparsity), replicas=asked.small.replicas,
+        options=(), **_sizes(asked.small, model, framework),
+    )  # fmt: skip
+    choice = CascadeChoice(asked.method, small, whole, asked.reroute, asked.pruned, asked.delay)
+    return replace(whole, cascade=choice, replicas=whole.replicas + small.replicas)
+
+
+def _group(whole: Deployment, group: GroupSpec) -> Deployment:
+    """The replicas of one group."""
+    sizes = {"max_num_batched_tokens": group.max_batched_tokens, "max_num_seqs": group.max_num_seqs}
+    given = {key: value for key, value in sizes.items() if value is not None}
+    plan = whole.plan if group.plan is None else serving_plan(group.plan)
+    return replace(whole, plan=plan, replicas=group.count, **given)  # type: ignore[arg-type]
+
+
+def _options(spec: DeploymentSpec) -> dict[str, Any]:
+    """Parameters of the policies, and the strategies that have keys of their own."""
+    options = dict(spec.options)
+    if spec.kv_tiers:
+        own = options.get("kv_cache")
+        options["kv_cache"] = {**(own if isinstance(own, Mapping) else {}), "tiers": [dict(t) for t in spec.kv_tiers]}
+    if spec.swap_space is not None:
+        options["swap_space"] = spec.swap_space
+    named = {key: getattr(spec, key) for key in FAMILIES}
+    return options | {key: value for key, value in named.items() if value is not None}
 
 
 def _autoscaling(spec: DeploymentSpec) -> Autoscaling | None:
@@ -81,10 +193,27 @@ def _autoscaling(spec: DeploymentSpec) -> Autoscaling | None:
 
 def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: Cluster | None) -> Iterator[Problem]:
     """What is wrong with a deployment, as (path below ``deployment``, message)."""
-    from simulator.serving.options import option_problems
-
-    for message in option_problems(deployment):
-        yield ("options",), message
+    yield from _misplaced(spec)
+    for part in deployment.parts:
+        for key, message in option_problems(part):
+            if key in FAMILIES:
+                yield (key,), message.removeprefix(f"deployment.{key}: ").removeprefix(f"deployment.{key}.")
+            elif key not in OWN_KEYS:
+                yield ("options", key), message
+    kinds = [key for key in ("pools", "groups", "sharing", "cascade", "autoscaling") if getattr(spec, key)]
+    if len(kinds) > 1:
+        yield (kinds[1],), f"cannot be combined with '{kinds[0]}' in one deployment"
+    if spec.early_exit:
+        yield from _exit_problems(deployment, spec.early_exit)
+    if spec.spot is not None and kinds and kinds[0] != "autoscaling":
+        yield ("spot",), f"cannot be combined with '{kinds[0]}' in one deployment"
+    if "replicas" in spec.model_fields_set and (said := [k for k in kinds if k in ("pools", "groups")]):
+        yield ("replicas",), f"'{said[0]}' says how many replicas there are, leave it out"
+    if spec.pools is not None:
+        try:
+            lookup("disaggregation", spec.pools.policy)(**spec.pools.options)
+        except (ConfigError, TypeError, ValueError) as error:
+            yield ("pools", "options"), f"'{spec.pools.policy}' does not take these parameters ({error})"
     if spec.autoscaling is not None:
         if "replicas" in spec.model_fields_set:
             yield (
@@ -92,6 +221,30 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
                 "autoscaling says how many replicas there are, leave it out or use min and max_replicas",
             )
         yield from _scaling_problems(spec.autoscaling, cluster)
+
+
+def _exit_problems(deployment: Deployment, exits: Sequence[float]) -> Iterator[Problem]:
+    layers = deployment.model.num_hidden_layers
+    if len(exits) > layers:
+        yield ("early_exit",), f"{len(exits)} probabilities for {layers} layers, give one per layer at most"
+    if any(p < 0.0 for p in exits) or sum(exits) > 1.0 + 1e-9:
+        yield ("early_exit",), "exits are probabilities that add up to at most 1"
+    if "speculation" in dict(deployment.options):
+        yield ("early_exit",), "cannot be combined with 'speculation': a verification runs through all layers"
+
+
+def _misplaced(spec: DeploymentSpec) -> Iterator[Problem]:
+    """Parameters that have a key of their own."""
+    for key in spec.options:
+        if key in OWN_KEYS:
+            yield ("options", key), f"write it as deployment.{key}"
+    for key in spec.plan.options:
+        if key.startswith("sparsity"):
+            yield ("plan", "options", key), "write it below deployment.sparsity"
+    if isinstance(cache := spec.options.get("kv_cache"), Mapping) and "tiers" in cache:
+        yield ("options", "kv_cache", "tiers"), "write it as deployment.kv_tiers"
+    if spec.kv_tiers and spec.kv_cache not in (None, "prefix-tiered"):
+        yield ("kv_tiers",), f"kv_cache '{spec.kv_cache}' uses no tiers, write 'prefix-tiered' or leave kv_cache out"
 
 
 def _scaling_problems(spec: AutoscalingSpec, cluster: Cluster | None) -> Iterator[Problem]:

@@ -118,7 +118,7 @@ def _set(tree: MarkedNode, parts: list[str], value: MarkedNode, path: str, issue
 
 def _names(item: MarkedNode) -> list[str]:
     """Names by which an item of a list can be meant: of a workload, a storage tier."""
-    found = (item.child(k) for k in ("training", "serving", "functions", "name"))
+    found = (item.child(k) for k in ("training", "serving", "functions", "jobs", "name"))
     return [n.text for n in found if n is not None and n.kind == "scalar"]
 
 

@@ -13,11 +13,16 @@ __all__ = ["Demand", "place"]
 
 @dataclass(frozen=True)
 class Demand:
-    """What one workload asks for: ``replicas`` groups of ``accelerators`` each."""
+    """What one workload asks for: ``replicas`` groups of ``accelerators`` each.
+
+    They are numbered from ``first``, and on nodes of one ``profile`` where it is given.
+    """
 
     workload: str
     accelerators: int
     replicas: int = 1
+    first: int = 0
+    profile: str | None = None
 
     @property
     def total(self) -> int:
@@ -32,14 +37,17 @@ def place(cluster: Cluster, demands: Sequence[Demand]) -> tuple[Placement, ...] 
     its collectives stay on the scale-up network it was planned for.
     """
     sizes = [group.node.accelerators for group in cluster.groups for _ in range(group.count)]
+    kinds = [group.node.name for group in cluster.groups for _ in range(group.count)]
     starts = [0]
     for size in sizes:
         starts.append(starts[-1] + size)
     placed: list[Placement] = []
     node, used = 0, 0
     for demand in demands:
-        for replica in range(demand.replicas):
-            while node < len(sizes) and used and demand.accelerators > sizes[node] - used:
+        for replica in range(demand.first, demand.first + demand.replicas):
+            while node < len(sizes) and (
+                (used and demand.accelerators > sizes[node] - used) or demand.profile not in (None, kinds[node])
+            ):
                 node, used = node + 1, 0
             first, first_node = (starts[node] + used if node < len(sizes) else starts[-1]), node
             if first + demand.accelerators > starts[-1]:

@@ -10,8 +10,18 @@ from pydantic import BaseModel, ValidationError
 
 from simulator.errors import Issue, did_you_mean, unknown_name
 from simulator.scenario.document import dotted, place_of
-from simulator.scenario.spec import FUNCTIONS_TAG, SERVING_TAG, TRAINING_TAG, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import (
+    FUNCTIONS_TAG,
+    JOBS_TAG,
+    SERVING_TAG,
+    TRAINING_TAG,
+    WORKLOAD_KEYS,
+    ScenarioSpec,
+    ServingSpec,
+    TrainingSpec,
+)
 from simulator.scenario.spec_functions import FunctionsSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.workload.plan import SHORT_NAMES
 from simulator.yaml_marks import MarkedNode
 
@@ -19,6 +29,7 @@ __all__ = ["issues_of", "prune"]
 
 _TAGS: dict[str, type[BaseModel]] = {
     TRAINING_TAG: TrainingSpec, SERVING_TAG: ServingSpec, FUNCTIONS_TAG: FunctionsSpec,
+    JOBS_TAG: JobsSpec,
 }  # fmt: skip
 _ALIASES = {
     "max_num_batched_tokens": "max_batched_tokens", "gpu_memory_utilization": "memory_utilization",
@@ -70,7 +81,7 @@ def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any], root:
         return str(context["error"])
     if kind == "workload_kind":
         keys = ", ".join(have) if isinstance(have, dict) else repr(have)
-        return f"a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME', have: {keys}"
+        return f"a workload starts with {WORKLOAD_KEYS}, have: {keys}"
     if kind == "literal_error":
         allowed = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
         return unknown_name("value", str(have), allowed)

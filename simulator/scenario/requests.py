@@ -10,9 +10,11 @@ import numpy as np
 
 from simulator.errors import ConfigError, Issue, IssueCollector
 from simulator.scenario.fields import is_path
-from simulator.scenario.spec import RequestsSpec
+from simulator.scenario.spec_requests import RequestsSpec, SessionsSpec
 
 if TYPE_CHECKING:
+    from simulator.workload.requests.arrivals import ArrivalSpec
+    from simulator.workload.requests.lengths import LengthSpec
     from simulator.workload.requests.table import RequestTable
 
 __all__ = ["read_requests_of"]
@@ -91,7 +93,7 @@ def _from_name(spec: RequestsSpec, key: str, seed: int, base: Path | None, skip_
 
 
 def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable:
-    from simulator.workload.requests.arrivals import ArrivalSpec, ClosedLoop, Poisson
+    from simulator.workload.requests.arrivals import ClosedLoop, Poisson
     from simulator.workload.requests.generators import generate_requests
     from simulator.workload.requests.specs import parse_arrival, parse_length
 
@@ -122,7 +124,25 @@ def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable
     issues.raise_if_any()
     inputs, outputs = lengths["input_tokens"], lengths["output_tokens"]
     assert arrival is not None and inputs is not None and outputs is not None  # else an issue was raised
+    if spec.sessions is not None:
+        return _sessions(spec.sessions, arrival, inputs, outputs, spec, seed, folder)
     return generate_requests(arrival, inputs, outputs, spec.duration, spec.count, seed)
+
+
+def _sessions(
+    sessions: SessionsSpec, arrival: ArrivalSpec, inputs: LengthSpec, outputs: LengthSpec, spec: RequestsSpec,
+    seed: int, folder: Path,
+) -> RequestTable:  # fmt: skip
+    """Turns that follow one another; the laws are those of sessions and of what a turn adds."""
+    from simulator.workload.requests.sessions import SessionLaw, generate_sessions
+    from simulator.workload.requests.specs import parse_length
+
+    issues = IssueCollector()
+    turns = parse_length(sessions.turns, "sessions.turns", lambda path, message: issues.add(message, path), folder)
+    issues.raise_if_any()
+    assert turns is not None
+    law = SessionLaw(turns, sessions.think_time, sessions.think_sigma, sessions.max_context)
+    return generate_sessions(arrival, law, inputs, outputs, spec.duration, spec.count, seed)
 
 
 def _with_rate(spec: RequestsSpec) -> Any:

@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from simulator import registry
-from simulator.data import find_file
-from simulator.errors import ConfigError, Issue, IssueCollector, did_you_mean
+from simulator.errors import ConfigError, unknown_name
 from simulator.hardware.types import Cluster
-from simulator.scenario import checks
 from simulator.scenario.cluster import build_cluster
-from simulator.scenario.deployments import build_deployment, deployment_problems, frozen, most_replicas, serving_plan
-from simulator.scenario.document import dotted, place_of
+from simulator.scenario.deployments import (
+    demands_of,
+)
 from simulator.scenario.placement import Demand, place
-from simulator.scenario.requests import read_requests_of
+from simulator.scenario.resolve_base import Loc
 from simulator.scenario.resolve_fabric import background_of, fabric_problems
-from simulator.scenario.resolve_goal import goal_of
+from simulator.scenario.resolve_jobs import resolve_jobs
+from simulator.scenario.resolve_serving import ServingResolver
+from simulator.scenario.resolve_training import TrainingResolver
 from simulator.scenario.security import private_pace, secured
-from simulator.scenario.spec import PlanSpec, ScenarioSpec, ServingSpec, TrainingSpec
+from simulator.scenario.spec import ServingSpec, TrainingSpec
 from simulator.scenario.spec_functions import FunctionsSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.types import Placement, Scenario
-from simulator.strategies.options import unknown_options
 from simulator.workload.background import BackgroundTraffic
-from simulator.workload.framework import Framework
-from simulator.workload.jobs import Batch, Checkpoint, Deployment, TrainingJob
-from simulator.workload.model import ModelSpec
-from simulator.workload.plan import Plan
-from simulator.yaml_marks import MarkedNode
+from simulator.workload.job_streams import JobStream
+from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
     from simulator.cluster.functions_tenant import FunctionWorkload
     from simulator.workload.failures.model import FailureModel
-    from simulator.workload.requests.table import RequestTable
 
 __all__ = ["Resolver"]
 
-Loc = tuple[str | int, ...]
 
-FAMILIES = ("tensor", "context", "expert", "sharding", "peft")
-"""Keys of a training plan that name a strategy and travel as an option of the plan."""
-
-
-class Resolver:
-    """Builds a scenario from a validated document, adding to ``issues`` what does not work together.
-
-    ``wrong`` are paths whose values were invalid and left out: checks that would rest on them are skipped, so
-    that one mistake is reported once.
-    """
-
-    def __init__(
-        self,
-        spec: ScenarioSpec,
-        tree: MarkedNode,
-        issues: IssueCollector,
-        wrong: list[Loc],
-        base: Path | None,
-        skip_bad_rows: bool,
-    ) -> None:
-        self.spec, self.tree, self.issues, self.wrong = spec, tree, issues, wrong
-        self.base, self.skip_bad_rows = base, skip_bad_rows
-        self.warnings: list[str] = []
-        self.files: dict[str, str] = {}
+class Resolver(TrainingResolver, ServingResolver):
+    """Builds a scenario from a validated document, adding to ``issues`` what does not work together."""
 
     def scenario(self, document: Mapping[str, Any]) -> Scenario | None:
         """The resolved scenario, or ``None`` with the reasons in ``issues``."""
@@ -73,25 +44,33 @@ class Resolver:
         alone = len(spec.workloads) == 1
         training: list[TrainingJob] = []
         deployments: list[Deployment] = []
+        queues: list[JobStream] = []
         demands: list[Demand] = []
         spare = 0
         if cluster is not None:
             serving = [w for w in spec.workloads if isinstance(w, ServingSpec)]
-            spare = cluster.accelerator_count - sum(self._serving_size(w) for w in serving)
+            spare = cluster.accelerator_count - sum(
+                d.total for w in serving for d in demands_of(w.serving, w.deployment)
+            )
         for index, workload in enumerate(spec.workloads):
             loc: Loc = ("workloads", index)
             if isinstance(workload, TrainingSpec):
                 job = self._training(workload, loc, cluster, spare, alone)
                 training += [job] if job else []
-                demands += [Demand(job.name, job.plan.accelerators)] if job else []
+                demands += [Demand(job.name, job.accelerators)] if job else []
+            elif isinstance(workload, JobsSpec):
+                stream = self._jobs(workload, loc, cluster, alone)
+                queues += [stream] if stream else []
+                per_node = cluster.groups[0].node.accelerators if cluster else 1
+                demands += [Demand(stream.name, stream.nodes * per_node)] if stream else []
             elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands.append(
-                    Demand(workload.serving, self._replica_size(workload), most_replicas(workload.deployment))
-                )
+                demands += demands_of(workload.serving, workload.deployment)
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
+        self._check_spares(failures, cluster, placements)
+        self._check_borrowing(queues, deployments, cluster)
         if cluster is not None and (placements or self._has_functions):
             cluster = self._power(cluster, placements)
         if cluster is not None:
@@ -103,26 +82,12 @@ class Resolver:
             return None
         return Scenario(
             name=spec.name, seed=spec.seed, cluster=cluster, training=tuple(training), deployments=tuple(deployments),
-            placements=placements, until=spec.until, record=spec.record, failures=failures, what_if=spec.what_if,
+            queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures,
+            what_if=spec.what_if,
             functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
             background=background,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
-
-    # -- reporting ------------------------------------------------------------------------------------------------
-
-    def _error(self, loc: Loc, message: str) -> None:
-        self.issues.extend([Issue(*place_of(self.tree, loc), dotted(loc), message)])
-
-    def _tainted(self, *locs: Loc) -> bool:
-        """Whether a value at or below one of the paths was invalid."""
-        return any(bad[: len(loc)] == loc for bad in self.wrong for loc in locs)
-
-    def _load(self, loc: Loc, folder: str, name: str, loader: Any) -> Any:
-        """An object by name; its errors were reported when the key was checked."""
-        with suppress(ConfigError):  # an alias or a folder has no single file to hash
-            self.files[f"{folder}/{Path(name).name}"] = str(find_file(folder, name, folder))
-        return loader(name)
 
     # -- parts ----------------------------------------------------------------------------------------------------
 
@@ -141,7 +106,7 @@ class Resolver:
     def _check_names(self) -> None:
         seen: dict[str, int] = {}
         for index, workload in enumerate(self.spec.workloads):
-            key = next(k for k in ("training", "serving", "functions") if hasattr(workload, k))
+            key = next(k for k in ("training", "serving", "functions", "jobs") if hasattr(workload, k))
             name = str(getattr(workload, key))
             if name in seen:
                 self._error(
@@ -149,117 +114,21 @@ class Resolver:
                 )
             seen[name] = index
 
-    def _software(self, workload: TrainingSpec | ServingSpec, loc: Loc, area: str) -> tuple[ModelSpec, Framework]:
-        from simulator.workload.framework_files import load_framework
-        from simulator.workload.model_files import load_model
-
-        model: ModelSpec = self._load(loc, "workloads/models", workload.model, load_model)
-        framework: Framework = self._load(loc, "workloads/frameworks", workload.framework, load_framework)
-        if framework.area != area:
-            self._error(
-                (*loc, "framework"), f"'{framework.name}' is a {framework.area} framework, this needs one for {area}"
-            )
-        return model, framework
-
-    def _training(
-        self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None, spare: int, alone: bool
-    ) -> TrainingJob | None:
-        model, framework = self._software(spec, loc, "training")
-        unsure = cluster is None or self._tainted((*loc, "plan"), (*loc, "nodes"))
-        # Beside other workloads a job with all degrees written takes what they ask for; alone it must use the cluster.
-        given, where = spare, f"{spare} are free for it"
-        if cluster is not None:
-            if spec.nodes is not None:
-                per_node = cluster.groups[0].node.accelerators
-                given, where = (
-                    spec.nodes * per_node,
-                    f"the job has {spec.nodes} nodes × {per_node} = {spec.nodes * per_node}",
-                )
-            elif alone:
-                groups = " + ".join(f"{g.count} nodes × {g.node.accelerators}" for g in cluster.groups)
-                where = f"the cluster has {groups} = {given}"
-        plan = _training_plan(spec.plan, framework, given)
-        if plan is None:
-            rest = spec.plan.tensor_parallel * spec.plan.context_parallel * spec.plan.pipeline_parallel
-            if not unsure:
-                self._error(
-                    (*loc, "plan"),
-                    f"one data-parallel replica takes {rest} accelerators, which do not divide {given}: {where}",
-                )
-            return None
-        for name, message in unknown_options(plan):
-            self._error((*loc, "plan", "options", name), message)
-        batch = Batch(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.batch.sequence_length)
-        if not unsure:
-            shares = not alone and spec.nodes is None and plan.accelerators <= given
-            if not shares:
-                self._report(loc, checks.check_degrees(plan, given, where))
-            self._report(loc, checks.check_model(plan, model))
-        if not unsure and not self._tainted((*loc, "batch")):
-            problems = list(checks.check_batch(plan, batch, model))
-            self._report(loc, problems)
-            if not problems:
-                self._report(loc, checks.check_schedule(plan, batch.microbatches(plan)))
-        checkpoint = self._checkpoint(spec, loc, cluster)
-        recovery: Any = registry.lookup("recovery", spec.recovery)()
-        if not unsure and self.spec.failures is not None and (reason := recovery.check(plan)):
-            self._error((*loc, "recovery"), reason)
-        goal = goal_of(spec.goal, lambda path, message: self._error((*loc, "goal", *path), message))
-        return TrainingJob(
-            spec.training, model, framework, batch, plan, spec.steps, spec.start, checkpoint, spec.recovery, goal
-        )
-
-    def _checkpoint(self, spec: TrainingSpec, loc: Loc, cluster: Cluster | None) -> Checkpoint | None:
-        if spec.checkpoint is None:
-            return None
-        tiers = [s.name for s in cluster.storage] if cluster else []
-        to = spec.checkpoint.to
-        if tiers and to not in (*tiers, "nvme"):
-            hint = did_you_mean(to, [*tiers, "nvme"]) or f"known: {', '.join([*tiers, 'nvme'])}"
-            self._error((*loc, "checkpoint", "to"), f"the cluster has no storage '{to}', {hint}")
-        return Checkpoint(spec.checkpoint.every, to, spec.checkpoint.mode)
-
-    def _replica_size(self, spec: ServingSpec) -> int:
-        return serving_plan(spec.deployment.plan).accelerators
-
-    def _serving_size(self, spec: ServingSpec) -> int:
-        return self._replica_size(spec) * most_replicas(spec.deployment)
-
-    def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
-        model, framework = self._software(spec, loc, "serving")
-        plan = serving_plan(spec.deployment.plan)
-        if not model.is_decoder:
-            self._error(
-                (*loc, "model"), f"'{model.name}' does not generate tokens, so it cannot be served as a language model"
-            )
-        if not self._tainted((*loc, "deployment", "plan")):
-            self._report((*loc, "deployment"), checks.check_model(plan, model))
-        requests = self._requests(spec, loc)
-        if requests is None:
-            return None
-        deployment = build_deployment(spec, model, framework, requests)
-        if not self._tainted((*loc, "deployment")):
-            self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
-        return deployment
-
-    def _requests(self, spec: ServingSpec, loc: Loc) -> RequestTable | None:
-        if self._tainted((*loc, "requests")):
+    def _jobs(self, spec: JobsSpec, loc: Loc, cluster: Cluster | None, alone: bool) -> JobStream | None:
+        """A queue of jobs, or ``None`` after reporting what is wrong with it."""
+        if cluster is None or self._tainted(loc):
             return None
         try:
-            table, notes = read_requests_of(spec.requests, self.spec.seed, self.base, self.skip_bad_rows)
+            stream, notes = resolve_jobs(spec, cluster, alone, self.spec.seed, self.base, self.skip_bad_rows)
         except ConfigError as error:
             for issue in error.issues:
                 if issue.file:
                     self.issues.extend([issue])
                 else:
-                    self._error((*loc, "requests", *filter(None, issue.path.split("."))), issue.message)
+                    self._error((*loc, *filter(None, issue.path.split("."))), issue.message)
             return None
-        self.warnings += [f"{spec.serving}: {note}" for note in notes]
-        return table
-
-    def _report(self, loc: Loc, problems: Iterator[checks.Problem] | list[checks.Problem]) -> None:
-        for path, message in problems:
-            self._error((*loc, *path), message)
+        self.warnings += [f"{spec.jobs}: {note}" for note in notes]
+        return stream
 
     def _place(self, cluster: Cluster, demands: list[Demand]) -> tuple[Placement, ...]:
         # A single job that does not match the cluster was told so already.
@@ -334,34 +203,41 @@ class Resolver:
                 self._error(("failures", *filter(None, issue.path.split("."))), issue.message)
             return None
         self.warnings += [f"failures: {note}" for note in model.assumes]
-        if deployments:
-            names = ", ".join(d.name for d in deployments)
-            self.warnings.append(f"failures stop training jobs only, the replicas of {names} run without them")
+        slow = any(kind.slows_to for kind in model.kinds)
+        for deployment in deployments:
+            self.warnings.append(
+                f"failures: requests of a failed replica of {deployment.name} begin again elsewhere at once"
+                + (", degraded nodes do not slow it" if slow else "")
+            )
         return model
+
+    def _check_spares(
+        self, model: FailureModel | None, cluster: Cluster | None, placements: tuple[Placement, ...]
+    ) -> None:
+        """Spares are nodes without work, so there must be as many."""
+        if model is None or model.spares is None or cluster is None or self.issues:
+            return
+        taken = {node for place in placements for node in range(place.first_node, place.first_node + place.nodes)}
+        idle = sum(group.count for group in cluster.groups) - len(taken)
+        if model.spares > idle:
+            self._error(("failures", "spares"), f"{model.spares} spare nodes, but {idle} have no work: add nodes")
+
+    def _check_borrowing(self, queues: list[JobStream], deployments: list[Deployment], cluster: Cluster | None) -> None:
+        """Nodes are borrowed of a fleet that scales, and whole."""
+        known = {d.name: d for d in deployments}
+        per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
+        where = {w.jobs: index for index, w in enumerate(self.spec.workloads) if isinstance(w, JobsSpec)}
+        for stream in queues:
+            loc: Loc = ("workloads", where[stream.name], "borrow")
+            lender = known.get(stream.borrow)
+            if stream.borrow and lender is None:
+                self._error(loc, unknown_name("deployment", stream.borrow, known))
+            elif lender is not None and lender.autoscaling is None:
+                self._error(loc, f"'{lender.name}' keeps its replicas: give it 'autoscaling', or borrow of another")
+            elif lender is not None and lender.plan.accelerators % per_node:
+                self._error(loc, f"replicas of '{lender.name}' do not fill whole nodes, so none is ever free")
 
     def _not_modelled(self) -> None:
         """Say what this version reads but does not simulate: never silence."""
         if self.spec.what_if:
             self.warnings.append("what_if: only the scenario as written is run; 'fmsim sweep' runs the others")
-
-
-def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | None:
-    """The plan with what was left out filled in; ``None`` when no data-parallel degree fits the accelerators."""
-    rest = spec.tensor_parallel * spec.context_parallel * spec.pipeline_parallel
-    data_parallel = spec.data_parallel
-    if data_parallel is None:
-        if given < rest or given % rest:
-            return None
-        data_parallel = given // rest
-    zero = framework.distributed_optimizer_default if spec.zero_stage is None else spec.zero_stage
-    schedule = spec.schedule or ("interleaved-1f1b" if spec.virtual_stages > 1 else "1f1b")
-    chosen = {family: name for family in FAMILIES if (name := getattr(spec, family)) is not None}
-    if spec.communication:
-        chosen["communication"] = "+".join(spec.communication)
-    return Plan(
-        tensor_parallel=spec.tensor_parallel, context_parallel=spec.context_parallel,
-        pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
-        sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
-        zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
-        options=frozen({**spec.options, **chosen}),
-    )  # fmt: skip

@@ -10,11 +10,15 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.results.storage import file_hashes
 from simulator.results.tables import Columns, Result, concat
 from simulator.scenario.types import Scenario
+from simulator.workload.jobs import Deployment
 
-__all__ = ["estimate_scenario", "merge_tables", "provenance", "run_scenario"]
+__all__ = ["estimate_scenario", "merge_tables", "named_parts", "provenance", "run_scenario"]
 
-_LONG = ("requests", "steps", "ops", "resources", "events")
+_LONG = ("requests", "jobs", "steps", "ops", "resources", "events")
 """Tables that grow with the length of a run; ``record: summary`` keeps sketches of them instead."""
+
+_SHORT_ENOUGH = {"resources": 20_000, "events": 20_000}
+"""Rows up to which a summary keeps these tables all the same: what happened, and the state of queues as sampled."""
 
 
 def provenance(scenario: Scenario, depth: str, command: str = "") -> dict[str, Any]:
@@ -39,36 +43,38 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     depth
         ``estimate``: bounds without an executor; ``step``: operations executed on streams.
     """
+    from simulator.cluster.rollout import estimate_job
     from simulator.serving.estimate import estimate_deployment
-    from simulator.training.step import estimate_step
     from simulator.training.tables import timeline_tables
 
     parts: list[Mapping[str, Columns]] = []
     warnings, details = list(scenario.warnings), {}
     for job in scenario.training:
-        answer = estimate_step(job, scenario.cluster_of(job.name), depth)
+        answer = estimate_job(job, scenario.cluster_of(job.name), depth)
         if answer.feasible and scenario.record == "full" and "run" in answer.details:
             tables = timeline_tables(answer.details["pipeline"], answer.details["run"])
             answer = replace(answer, details={**answer.details, **tables})
         parts.append(
             estimate_tables(
-                job.name, answer, plan=str(job.plan), accelerators=job.plan.accelerators, steps=job.steps,
+                job.name, answer, plan=str(job.plan), accelerators=job.accelerators, steps=job.steps,
                 tokens=job.batch.tokens, samples=job.batch.global_batch_size,
             )
         )  # fmt: skip
         details[job.name] = answer
     for deployment in scenario.deployments:
-        # Replicas are equal: one on its own nodes answers for all.
-        answer = estimate_deployment(replace(deployment, replicas=1), scenario.cluster_of(deployment.name), depth)
-        size = deployment.plan.accelerators * deployment.replicas
-        parts.append(
-            estimate_tables(deployment.name, answer, plan=str(deployment.plan), accelerators=size, kind="serving")
-        )
-        details[deployment.name] = answer
+        # Equal replicas: one on its own nodes answers for all of its kind.
+        first = 0
+        for label, part in named_parts(deployment):
+            answer = estimate_deployment(replace(part, replicas=1), scenario.cluster_of(part.name, first), depth)
+            size = part.plan.accelerators * part.replicas
+            parts.append(estimate_tables(label, answer, plan=str(part.plan), accelerators=size, kind="serving"))
+            details[label] = answer
+            first += part.replicas
         warnings.append(f"{deployment.name}: one iteration of a full engine; 'fmsim run' serves the requests")
     warnings += [
         f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
     ]
+    warnings += [f"{queue.name}: a queue of jobs has no step; 'fmsim run' runs its jobs" for queue in scenario.queues]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     return Result(
         tables=merge_tables(parts),
@@ -77,6 +83,18 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         warnings=tuple(dict.fromkeys(warnings)),
         details=details,
     )
+
+
+def named_parts(deployment: Deployment) -> list[tuple[str, Deployment]]:
+    """The parts of a deployment under names of their own: ``chat``, or ``chat prefill`` and ``chat decode``, or
+    ``chat 0`` ..."""
+    if deployment.pools is not None:
+        return [(f"{deployment.name} {side}", getattr(deployment.pools, side)) for side in ("prefill", "decode")]
+    if deployment.cascade is not None:
+        return [(f"{deployment.name} {side}", getattr(deployment.cascade, side)) for side in ("small", "large")]
+    if len(deployment.parts) > 1:
+        return [(f"{deployment.name} {number}", part) for number, part in enumerate(deployment.parts)]
+    return [(deployment.name, deployment.parts[0])]
 
 
 def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int, int], object] | None = None) -> Result:
@@ -89,7 +107,7 @@ def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int,
     answer: Result = run_cluster(scenario, progress)
     tables, sketches = answer.tables, answer.sketches
     if scenario.record == "summary":
-        tables = {name: columns for name, columns in tables.items() if name not in _LONG}
+        tables = {name: columns for name, columns in tables.items() if name not in _LONG or _is_short(name, columns)}
     return Result(
         tables=tables,
         document=scenario.document,
@@ -98,6 +116,10 @@ def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int,
         sketches=sketches,
         details=answer.details,
     )
+
+
+def _is_short(name: str, columns: Columns) -> bool:
+    return len(next(iter(columns.values()), ())) <= _SHORT_ENOUGH.get(name, 0)
 
 
 def merge_tables(parts: list[Mapping[str, Columns]]) -> dict[str, Columns]:

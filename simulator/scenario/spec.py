@@ -18,13 +18,10 @@ from simulator.scenario.fields import (
     HourlyCarbon,
     HourlyPrice,
     Interval,
-    Named,
     OneOrMany,
-    Rate,
     Ratio,
     StrategyName,
     TextOrMapping,
-    TokenLaw,
     TopologyName,
 )  # fmt: skip
 from simulator.scenario.spec_base import (
@@ -41,8 +38,11 @@ from simulator.scenario.spec_deployment import DeploymentSpec
 from simulator.scenario.spec_fabric import BackgroundSpec, LinkFaultSpec, RoutingSpec
 from simulator.scenario.spec_functions import FunctionsSpec, PlaceSpec
 from simulator.scenario.spec_goal import GoalSpec
+from simulator.scenario.spec_jobs import JobsSpec
 from simulator.scenario.spec_money import PriceSpec
 from simulator.scenario.spec_power import PowerSpec, RackSpec
+from simulator.scenario.spec_requests import RequestsSpec
+from simulator.scenario.spec_rollout import RolloutSpec
 from simulator.scenario.spec_security import SecuritySpec
 
 __all__ = [
@@ -50,12 +50,10 @@ __all__ = [
     "ScenarioSpec", "ServingSpec", "SiteSpec", "SloSpec", "StorageSpec", "TrainingSpec",
 ]  # fmt: skip
 
-RequestsName: TypeAlias = Annotated[
-    str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
-]
-
-TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG = "a training job", "a deployment", "functions"
+TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG, JOBS_TAG = "a training job", "a deployment", "functions", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
+WORKLOAD_KEYS = "'training: NAME', 'serving: NAME', 'functions: NAME' or 'jobs: NAME'"
+"""How a workload begins."""
 
 
 class NodesSpec(Strict):
@@ -169,25 +167,7 @@ class TrainingSpec(Strict):
     checkpoint: CheckpointSpec | None = None
     recovery: Annotated[str, StrategyName(("recovery",))] = "checkpoint-restart"
     goal: GoalSpec | None = None
-
-
-class RequestsSpec(Strict):
-    """Where requests come from: a ``trace`` (file or shipped name), a ``workload`` file, or laws written here.
-
-    ``rate`` scales the time axis of a trace to this mean rate; beside laws of length alone it means Poisson arrivals.
-    ``concurrency`` keeps so many requests in flight instead (closed loop).
-    """
-
-    trace: str | None = None
-    workload: RequestsName | None = None
-    arrival: TextOrMapping = None
-    rate: Annotated[Rate, Field(gt=0)] | None = None
-    duration: Annotated[Duration, Field(gt=0)] | None = None
-    count: Annotated[Count, Field(ge=1)] | None = None
-    concurrency: Annotated[Count, Field(ge=1)] | None = None
-    input_tokens: TokenLaw = None
-    output_tokens: TokenLaw = None
-    skip_bad_rows: bool = False
+    rollout: RolloutSpec | None = None
 
 
 class SloSpec(Strict):
@@ -213,18 +193,19 @@ class ServingSpec(Strict):
 def _kind_of(value: Any) -> str | None:
     """What a workload is, by the key it has; the first wins when several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG}
+    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG, "jobs": JOBS_TAG}
     return next((tag for key, tag in kinds.items() if has(key)), None)
 
 
 WorkloadSpec: TypeAlias = Annotated[
     Annotated[TrainingSpec, Tag(TRAINING_TAG)]
     | Annotated[ServingSpec, Tag(SERVING_TAG)]
-    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)],
+    | Annotated[FunctionsSpec, Tag(FUNCTIONS_TAG)]
+    | Annotated[JobsSpec, Tag(JOBS_TAG)],
     Discriminator(
         _kind_of,
         custom_error_type="workload_kind",
-        custom_error_message="a workload starts with 'training: NAME', 'serving: NAME' or 'functions: NAME'",
+        custom_error_message=f"a workload starts with {WORKLOAD_KEYS}",
     ),
 ]
 

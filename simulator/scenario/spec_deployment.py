@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simulator.scenario.fields import Count, Duration, Ratio, StrategyName
-from simulator.scenario.spec_base import AcceleratorCount, Options, Strict
+from simulator.scenario.fields import Bandwidth, Count, Data, Duration, OneOrMany, Ratio, StrategyName, TextOrMapping
+from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, Options, Strict
+from simulator.scenario.spec_requests import RequestsSpec
 
-__all__ = ["AutoscalingSpec", "DeploymentSpec", "ServingPlanSpec", "SpotSpec"]
+__all__ = [
+    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec",
+    "PoolsSpec", "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
+]  # fmt: skip
 
 
 class ServingPlanSpec(Strict):
@@ -50,22 +54,135 @@ class SpotSpec(Strict):
     price: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
 
 
-class DeploymentSpec(Strict):
-    """Replicas of an engine behind a router; what is left out is the framework's default."""
+class SparsitySpec(Strict):
+    """Weights that are pruned or skipped: ``density`` of them remains; further parameters as the method has them."""
 
-    replicas: AcceleratorCount = 1
+    method: Annotated[str, StrategyName(("sparsity",))]
+    density: Annotated[Ratio, Field(gt=0, le=1)] | None = None
+    heads: Annotated[Ratio, Field(gt=0, le=1)] | None = None
+    pattern: Literal["unstructured", "2:4"] | None = None
+    predictor: Annotated[Count, Field(ge=0)] | None = None
+
+
+class TierSpec(Strict):
+    """A slower home of cached prefixes: host memory, NVMe, a pool that all replicas share (``shared``)."""
+
+    name: str
+    capacity: Annotated[Data, Field(gt=0)]
+    bandwidth: Annotated[Bandwidth, Field(gt=0)]
+    latency: Annotated[Duration, Field(ge=0)] = 0.0
+    shared: bool = False
+
+
+class EngineSpec(Strict):
+    """One engine and its sizes; what is left out is the framework's default."""
+
     plan: ServingPlanSpec = Field(default_factory=ServingPlanSpec)
-    autoscaling: AutoscalingSpec | None = None
-    spot: SpotSpec | None = None
     batching: Annotated[str, StrategyName(("batching",))] | None = None
-    router: Annotated[str, StrategyName(("router",))] = "round-robin"
     kv_cache: Annotated[str, StrategyName(("kv_cache",))] | None = None
-    admission: Annotated[str, StrategyName(("admission",))] = "always"
     max_batched_tokens: Annotated[Count, Field(ge=1)] | None = None
     max_num_seqs: Annotated[Count, Field(ge=1)] | None = None
     max_model_len: Annotated[Count, Field(ge=1)] | None = None
     block_size: Annotated[Count, Field(ge=1)] | None = None
     memory_utilization: Annotated[Ratio, Field(gt=0, le=1)] | None = None
     kv_dtype: Literal["fp16", "bf16", "fp8", "int8", "int4"] | None = None
+    sparsity: SparsitySpec | None = None
+
+
+class PoolSpec(EngineSpec):
+    """Equal replicas of one pool, on nodes of one ``profile`` where the cluster has several kinds."""
+
+    replicas: AcceleratorCount = 1
+    profile: NodeName | None = None
+
+
+class PoolsSpec(Strict):
+    """Prompts on the replicas of one pool, tokens on those of another; keys left out are those of the deployment."""
+
+    policy: Annotated[str, StrategyName(("disaggregation",))] = "distserve"
+    prefill: PoolSpec = Field(default_factory=PoolSpec)
+    decode: PoolSpec = Field(default_factory=PoolSpec)
+    options: Options = Field(default_factory=dict)
+
+
+class GroupSpec(Strict):
+    """``count`` equal replicas among others that differ in their plan or their nodes."""
+
+    count: AcceleratorCount = 1
+    plan: ServingPlanSpec | None = None
+    max_batched_tokens: Annotated[Count, Field(ge=1)] | None = None
+    max_num_seqs: Annotated[Count, Field(ge=1)] | None = None
+    profile: NodeName | None = None
+
+
+class DiffusionSpec(Strict):
+    """How a diffusion model makes an image: ``tokens`` of it (its model's own size by default), guided or not."""
+
+    tokens: Annotated[Count, Field(ge=1)] | None = None
+    guidance: bool = True
+
+
+class SmallSpec(PoolSpec):
+    """The small model of a cascade on replicas of its own."""
+
+    model: ModelName
+
+
+class CascadeSpec(Strict):
+    """A small model answers first; ``reroute`` of the requests ask the deployment's own model too."""
+
+    method: Literal["tabi", "edgefm"] = "tabi"
+    small: SmallSpec
+    reroute: Annotated[Ratio, Field(ge=0, le=1)]
+    pruned: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
+    delay: Annotated[Duration, Field(ge=0)] = 0.0
+
+
+class MemberSpec(Strict):
+    """A model that shares the replicas; each of its queries is one answer, wanted within ``deadline``."""
+
+    model: ModelName
+    requests: RequestsSpec
+    deadline: Annotated[Duration, Field(gt=0)] | None = None
+    urgent: bool = False
+    family: str = ""
+    accuracy: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    wanted_accuracy: Annotated[Ratio, Field(ge=0, le=1)] = 0.0
+    cost: Annotated[float, Field(ge=0)] = 0.0
+
+
+class SharingSpec(Strict):
+    """Models beside the deployment's own on the same replicas, and who runs when; ``options`` are the policy's own."""
+
+    policy: Annotated[str, StrategyName(("model_scheduling",))] = "clockwork"
+    urgent: bool = False
+    family: str = ""
+    accuracy: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    wanted_accuracy: Annotated[Ratio, Field(ge=0, le=1)] = 0.0
+    cost: Annotated[float, Field(ge=0)] = 0.0
+    models: Annotated[list[MemberSpec], OneOrMany()] = Field(default_factory=list)
+    options: Options = Field(default_factory=dict)
+
+
+class DeploymentSpec(EngineSpec):
+    """Replicas of an engine behind a router: a number of equal ones, or ``groups`` or ``pools`` of different ones."""
+
+    replicas: AcceleratorCount = 1
+    groups: Annotated[list[GroupSpec], OneOrMany()] = Field(default_factory=list)
+    pools: PoolsSpec | None = None
+    sharing: SharingSpec | None = None
+    cascade: CascadeSpec | None = None
+    early_exit: Annotated[list[float], Field(min_length=1)] | None = None
+    autoscaling: AutoscalingSpec | None = None
+    spot: SpotSpec | None = None
+    router: Annotated[str, StrategyName(("router",))] = "round-robin"
+    admission: Annotated[str, StrategyName(("admission",))] = "always"
     preemption: Literal["recompute", "swap"] = "recompute"
+    swap_space: Annotated[Data, Field(gt=0)] | None = None
+    kv_tiers: Annotated[list[TierSpec], OneOrMany()] = Field(default_factory=list)
+    speculation: TextOrMapping = None
+    sparse_attention: TextOrMapping = None
+    offload: TextOrMapping = None
+    adapters: TextOrMapping = None
+    diffusion: DiffusionSpec | None = None
     options: Options = Field(default_factory=dict)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from simulator.hardware.types import LinkFault, Routing
 from simulator.scenario.fields import Bandwidth, Count, Duration, Ratio
@@ -25,6 +28,11 @@ class RoutingSpec(Strict):
     def _short(cls, value: Any) -> Any:
         return {"policy": value} if isinstance(value, str) else value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The policy alone, or the mapping."""
+        return {"anyOf": [{"enum": ["spray", "ecmp", "adaptive"]}, handler(schema)]}
+
     def resolved(self) -> Routing:
         """As the network takes it."""
         return Routing(self.policy, self.connections, self.rail_aware)
@@ -36,17 +44,17 @@ class LinkFaultSpec(Strict):
     of: str
     capacity: Annotated[Ratio, Field(ge=0, lt=1)] = 0.0
     start: Annotated[Duration, Field(ge=0)] = 0.0
-    until: Annotated[Duration, Field(gt=0)] = float("inf")
+    until: Annotated[Duration, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _in_order(self) -> LinkFaultSpec:
-        if self.until <= self.start:
+        if self.until is not None and self.until <= self.start:
             raise ValueError(f"until {self.until:g} s is not after start {self.start:g} s")
         return self
 
     def resolved(self) -> LinkFault:
         """As the network takes it."""
-        return LinkFault(self.of, self.capacity, self.start, self.until)
+        return LinkFault(self.of, self.capacity, self.start, math.inf if self.until is None else self.until)
 
 
 class BackgroundSpec(Strict):

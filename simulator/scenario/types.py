@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from simulator.hardware.types import Cluster, NodeGroup
 from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
+from simulator.workload.job_streams import JobStream
 from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Scenario:
         As written.
     cluster
         Hardware.
-    training, deployments, functions
+    training, deployments, queues, functions
         Workloads in document order.
     placements
         Consecutive accelerators per job and replica, in document order.
@@ -80,6 +81,7 @@ class Scenario:
     cluster: Cluster
     training: tuple[TrainingJob, ...] = ()
     deployments: tuple[Deployment, ...] = ()
+    queues: tuple[JobStream, ...] = ()
     placements: tuple[Placement, ...] = ()
     functions: tuple[FunctionWorkload, ...] = ()
     training_pace: float = 1.0

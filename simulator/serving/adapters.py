@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,14 @@ from numpy.typing import NDArray
 from simulator.cost.device import DeviceCost
 from simulator.errors import ConfigError
 from simulator.registry import lookup
+from simulator.serving.wrapped_cost import ServingBase, WrappedCost
 from simulator.strategies.adapters.methods import AdapterMethod
-from simulator.strategies.protocols import BatchShape, IterationCost, Segment
+from simulator.strategies.protocols import BatchShape, IterationCost
+from simulator.strategies.settings import Settings
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import OpKind, Work
 
-__all__ = ["AdapterCache", "AdapterCost", "Tenants", "adapter_bytes", "kv_blocks_left"]
+__all__ = ["AdapterCache", "AdapterCost", "Tenants", "adapter_bytes", "kv_blocks_left", "miss_share", "tenants_of"]
 
 WIDTH = 2.0
 """Bytes of a value of an adapter and of its inputs: 16 bit."""
@@ -84,7 +87,33 @@ class Tenants:
         return 1.0 - (1.0 - np.array(self.popularity)) ** sequences
 
 
-class AdapterCost:
+def tenants_of(settings: Settings) -> Tenants:
+    """Who uses adapters, from ``count``, ``rank`` (or a list ``ranks``) and ``popularity``, the exponent of a Zipf law.
+
+    Raises
+    ------
+    ConfigError
+        If a key is unknown, missing or out of its range.
+    """
+    settings.only(("count", "rank", "ranks", "popularity"))
+    exponent = settings.number("popularity", 1.0)
+    if "ranks" in settings:
+        ranks = settings.counts("ranks")
+        return Tenants(ranks, Tenants.zipf(len(ranks), 1, exponent).popularity)
+    return Tenants.zipf(settings.count("count", low=1), settings.count("rank", 16, low=1), exponent)
+
+
+def miss_share(tenants: Tenants, sequences: int, method: AdapterMethod) -> float:
+    """Share of arriving requests whose adapter nobody of so many running sequences uses: Σ p_i·(1 − p_i)^n.
+
+    Those it has to fetch; a method that keeps all adapters resident never does.
+    """
+    if not method.prefetches:
+        return 0.0
+    return float(np.array(tenants.popularity) @ (1.0 - tenants.seen(sequences)))
+
+
+class AdapterCost(WrappedCost):
     """Iteration times with adapters beside the backbone.
 
     Parameters
@@ -106,6 +135,8 @@ class AdapterCost:
     the output projection are sharded, the other matrix is not; the messages of rank-sized activations are left out.
     """
 
+    part = "adapters"
+
     def __init__(
         self, base: IterationCost, device: DeviceCost, model: ModelSpec, tenants: Tenants,
         method: str | AdapterMethod = "s-lora", *, tensor_parallel: int = 1, miss_share: float = 0.0,
@@ -113,7 +144,8 @@ class AdapterCost:
     ) -> None:  # fmt: skip
         if not 0.0 <= miss_share <= 1.0:
             raise ConfigError(f"miss_share is a share from 0 to 1, not {miss_share}")
-        self.base, self.device, self.tenants = base, device, tenants
+        super().__init__(cast(ServingBase, base))
+        self.device, self.tenants = device, tenants
         self.method: AdapterMethod = lookup("adapters", method)() if isinstance(method, str) else method
         self._targets = _targets(model, tensor_parallel)
         ranks = np.array(tenants.ranks, dtype=float)
@@ -122,16 +154,15 @@ class AdapterCost:
         self._fetch = miss_share * adapter_bytes(model, 1) * mean / tensor_parallel / host_bandwidth
         self._seconds = lru_cache(maxsize=4096)(self._adapter_seconds)
 
+    def added(self, batch: BatchShape) -> float:
+        """Kernels of the adapters of a batch [s]."""
+        return self._seconds(batch.tokens, batch.decodes + len(batch.prefill))
+
     def iteration(self, batch: BatchShape) -> float:
-        """Duration of one iteration [s]."""
-        seconds = self.base.iteration(batch) + self._seconds(batch.tokens, batch.decodes + len(batch.prefill))
+        """Duration of one iteration [s], adapters on their way included."""
+        seconds = self.base.iteration(batch) + self.added(batch)
         fetch = self._fetch * sum(context == 0 for _, context in batch.prefill)
         return max(seconds, fetch) if self.method.prefetches else seconds + fetch
-
-    def decode_segment(self, batch: BatchShape) -> Segment:
-        """The backbone's, longer by the same term every time."""
-        base = self.base.decode_segment(batch)
-        return base._replace(base=base.base + self._seconds(batch.decodes, batch.decodes))
 
     def _adapter_seconds(self, tokens: int, sequences: int) -> float:
         """Kernels of all adapters of a batch [s]."""

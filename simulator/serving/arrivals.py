@@ -41,13 +41,22 @@ class ArrivalStream:
     with a ``parent`` is released ``think_time`` after the parent ends, or by its arrival time if that is later and it
     has no think time.
 
+    Parameters
+    ----------
+    table
+        The requests.
+    fed
+        No request comes by itself: somebody else calls :meth:`release`.
+
     Attributes
     ----------
     next_time
         Time of the next release that is already known [s], infinity when there is none.
     """
 
-    def __init__(self, table: RequestTable) -> None:
+    def __init__(self, table: RequestTable, fed: bool = False) -> None:
+        self.fed = fed
+        """Whether there may be more requests that :meth:`release` brings."""
         self._times = ColumnWindow(table.arrival)
         self._released: list[tuple[float, int]] = []
         self._children: dict[int, list[int]] = {}
@@ -58,7 +67,7 @@ class ArrivalStream:
                 if parent >= 0:
                     self._children.setdefault(parent, []).append(row)
             self._roots = [row for row in range(len(table)) if table.parent[row] < 0]
-        self._size = len(table) if self._roots is None else len(self._roots)
+        self._size = 0 if fed else len(table) if self._roots is None else len(self._roots)
         self._place = self._followed = 0
         self._closed = table.closed_loop_concurrency is not None
         if table.closed_loop_concurrency is not None:
@@ -66,7 +75,7 @@ class ArrivalStream:
                 row = self._next_row()
                 heappush(self._released, (self._times[row], row))
         self.next_time = math.inf
-        self.open_loop = not self._closed and not self._children
+        self.open_loop = not self._closed and not self._children and not fed
         """Whether no request waits for the end of another."""
         self._find_next()
 
@@ -101,6 +110,12 @@ class ArrivalStream:
             row = self._next_row()
         self._find_next()
         return row
+
+    def release(self, row: int, time: float) -> None:
+        """Request ``row`` comes at ``time`` [s]."""
+        heappush(self._released, (time, row))
+        self._followed += 1
+        self._find_next()
 
     def ended(self, row: int, now: float) -> None:
         """Request ``row`` has ended or was rejected at ``now``; releases those that wait for it."""

@@ -19,6 +19,7 @@ import numpy as np
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.chosen import chosen_kv_policy, make
 from simulator.serving.compiled.choose import Loop, compiled_loop
+from simulator.serving.limits import mean_limits
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rejections import impossible
 from simulator.serving.replica import EngineLimits, Replica
@@ -60,7 +61,7 @@ class DeploymentProcess:
     cost
         Iteration times, one for all replicas or one each.
     limits
-        Sizes of every replica's engine.
+        Sizes of every replica's engine, one for all or one each; a request has to fit in the smallest.
     replicas
         How many.
     batching, router, kv_cache, admission
@@ -79,6 +80,8 @@ class DeploymentProcess:
         Limits that ``summary`` counts requests against.
     progress
         Called with (requests arrived, time [s]) every 8,192 arrivals.
+    fed
+        Requests come when :meth:`release` says so, until :meth:`close`.
     loop
         ``objects``: one object per request and replica; ``compiled``: the same over arrays by numba, where the case
         is covered (:func:`~simulator.serving.compiled.choose.plain_case`); ``auto``: compiled where that is possible
@@ -91,26 +94,30 @@ class DeploymentProcess:
     """
 
     def __init__(
-        self, clock: Clock, requests: RequestTable, cost: IterationCost | list[IterationCost], limits: EngineLimits, *,
-        replicas: int = 1, batching: str | BatchPolicy = "chunked-prefill", router: str | Router = "round-robin",
+        self, clock: Clock, requests: RequestTable, cost: IterationCost | list[IterationCost],
+        limits: EngineLimits | list[EngineLimits], *, replicas: int = 1,
+        batching: str | BatchPolicy = "chunked-prefill", router: str | Router = "round-robin",
         kv_cache: str | KVCachePolicy | None = None, admission: str | AdmissionPolicy = "always",
         stride: int | None = None, seed: int = 0, on_finish: Callable[[RequestState, float], object] | None = None,
         record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
-        progress: Callable[[int, float], object] | None = None, loop: Loop = "auto",
+        progress: Callable[[int, float], object] | None = None, loop: Loop = "auto", fed: bool = False,
     ) -> None:  # fmt: skip
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
-        self.limits = limits
+        self._limits = limits if isinstance(limits, list) else [limits] * replicas
+        self.limits = mean_limits(self._limits)
         self.policy: BatchPolicy = make("batching", batching)
         self.kv_policy: KVCachePolicy = chosen_kv_policy(kv_cache, self.policy)
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
         self.costs = costs = cost if isinstance(cost, list) else [cost] * replicas
-        if len(costs) != replicas:
-            raise ValueError(f"{len(costs)} costs for {replicas} replicas; give one for all or one each")
+        if not len(costs) == len(self._limits) == replicas:
+            raise ValueError(
+                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or each"
+            )
         self._fast: CompiledLoop | None = None
-        shared = {t.name: TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
+        shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride
         self._replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
         self._open = list(self._replicas)
@@ -121,8 +128,8 @@ class DeploymentProcess:
         self.on_held: Callable[[float], object] | None = None
         """Called with the time [s] when a request finds no replica open."""
         self.table = requests
-        self._stream = ArrivalStream(requests)
-        block_size = limits.block_size if self.kv_policy.prefix_caching else 0
+        self._stream = ArrivalStream(requests, fed)
+        block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
         )
@@ -132,21 +139,23 @@ class DeploymentProcess:
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
         self._origin = 0.0
-        self.rejected = impossible(requests, self._replicas[0])
+        smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
+        self.rejected = impossible(requests, smallest)
         self._hook = on_finish
         self._stocked = -1
         self._loop: Loop = loop
-        self.independent = stride is None and self._alone and not self._asks
+        alike = all(one is self._limits[0] for one in self._limits)
+        self.independent = stride is None and self._alone and not self._asks and alike
         """Whether replicas meet nobody but the router."""
         self._limit = math.inf
         self._entry: Any = None
         self.done: simpy.Event | None = None
 
     def _new_replica(self, index: int, cost: IterationCost) -> Replica:
-        stores, size = self._shared, self.limits.kv_bytes_per_token
-        tiers = tuple(stores.get(t.name) or TierStore(t, size) for t in self.kv_policy.tiers)
+        stores, limits = self._shared, self._limits[index]
+        tiers = tuple(stores.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers)
         policy = deepcopy(self.policy)
-        return Replica(index, self.limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
+        return Replica(index, limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
 
     def start(self) -> simpy.Event:
         """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
@@ -212,6 +221,16 @@ class DeploymentProcess:
         if self.done is not None:
             self._pump_soon()
 
+    def release(self, row: int, time: float) -> None:
+        """Request ``row`` comes at ``time`` [s on the clock]."""
+        self._stream.release(row, time - self._origin)
+        self._pump_soon()
+
+    def close(self) -> None:
+        """No more requests are released."""
+        self._stream.fed = False
+        self._pump_soon()
+
     def evacuate(self, index: int) -> int:
         """A replica is gone with all it held: an empty one takes its number, closed, and its requests begin again.
 
@@ -273,7 +292,7 @@ class DeploymentProcess:
         time = self._work(self.clock.now - self._origin)
         if time < math.inf:
             self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
-        elif self.done is not None and not self.done.triggered and not self.held:
+        elif self.done is not None and not self.done.triggered and not (self.held or self._stream.fed):
             last = max(r.usage.until for r in self.replicas)
             done, end = self.done, max(last + self._origin, self.clock.now)
             self._entry = self.clock.at(end, lambda: done.succeed(self.outcome()))

@@ -10,18 +10,22 @@ from simulator.constants import Constant, ConstantSet
 from simulator.cost.sensitivity import interval
 from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
+from simulator.serving.adapters import AdapterCost, miss_share
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
+from simulator.serving.wrapped_cost import DenoisingCost, EarlyExitCost, ServingBase, TowerCost
+from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.compile import check_plan
 from simulator.strategies.protocols import BatchShape
 from simulator.workload.jobs import Deployment
+from simulator.workload.plan import Plan
 
 __all__ = ["ServingCost", "check_deployment", "estimate_deployment", "replica_cost"]
 
-ServingCost = ReplicaCost | SpeculativeCost
-"""Iteration times with or without speculation."""
+ServingCost = ServingBase
+"""Iteration times with or without speculation, and what runs beside the model."""
 
 
 def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
@@ -38,7 +42,7 @@ def check_deployment(deployment: Deployment, cluster: Cluster) -> list[str]:
         reasons.append(
             f"pipeline_parallel {plan.pipeline_parallel} is more than the {deployment.model.num_hidden_layers} layers"
         )
-    return reasons or option_problems(deployment, cluster.groups[0].node)
+    return reasons or [message for _, message in option_problems(deployment, cluster.groups[0].node)]
 
 
 def replica_cost(
@@ -48,18 +52,58 @@ def replica_cost(
     node = node or cluster.groups[0].node
     served = ServedModel.of(deployment, node)
     plain = (
-        deployment.model, deployment.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,
+        deployment.model, served.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,
         deployment.max_num_batched_tokens, scale,
     )  # fmt: skip
+    cost: ServingCost
     if served.speculation is None:
-        return ReplicaCost(*plain, kept=served.kept, stream=served.stream)
-    return SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream)
+        cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream)
+    else:
+        cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream)
+    return _wrapped(cost, served, deployment, scale)
+
+
+def _wrapped(
+    cost: ServingCost, served: ServedModel, deployment: Deployment, scale: Mapping[str, float] | None
+) -> ServingCost:  # fmt: skip
+    """The cost with what runs beside the model."""
+    d = deployment
+    if served.adapters is not None:
+        base, a = cost.priced[0], served.adapters
+        batch = typical_batch(d, cache_size(d, base.node))
+        cost = AdapterCost(
+            cost, base.device, d.model, a.tenants, a.method, tensor_parallel=d.plan.tensor_parallel,
+            miss_share=miss_share(a.tenants, batch.decodes, a.method),
+            host_bandwidth=base.node.accelerator.host_link.achievable,
+        )  # fmt: skip
+    if d.early_exit:
+        cost = EarlyExitCost(cost, EarlyExit(d.early_exit), d.model.num_hidden_layers)
+    if d.denoising is not None:
+        cost = DenoisingCost(cost, d.denoising.tokens, d.denoising.passes)
+    if d.items:
+        base, plan = cost.priced[0], Plan(tensor_parallel=d.plan.tensor_parallel)
+        towers = [
+            (ReplicaCost(t, plan, d.framework, base.node, base.fabric, scale=scale), t.patch.tokens)
+            for t in d.model.towers
+            if t.patch is not None
+        ]
+        cost = TowerCost(cost, towers, d.items)
+    return cost
 
 
 def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:
-    """The decode batch that the traffic's mean lengths and the cache allow at most: a full engine."""
+    """The batch that the traffic's mean lengths, the token budget and the cache allow at most: a full engine.
+
+    Of a model that generates, a decode batch; of one that answers in a single pass, whole inputs.
+    """
     table = deployment.requests
     mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
+    if deployment.denoising is not None:
+        return BatchShape((), deployment.max_num_seqs, deployment.max_num_seqs)
+    if not deployment.model.is_decoder:
+        size = max(1, round(mean_input))
+        count = max(1, min(deployment.max_num_seqs, deployment.max_num_batched_tokens // size))
+        return BatchShape(((size, 0),) * count, 0, 0)
     context = max(1.0, mean_input + mean_output / 2)
     decodes = max(1, min(deployment.max_num_seqs, int(cache.tokens // context)))
     return BatchShape((), decodes, int(decodes * context), int(context))
@@ -118,7 +162,7 @@ def iteration_interval(deployment: Deployment, cluster: Cluster, cost: ServingCo
 def constants_of(cost: ServingCost) -> dict[str, Constant]:
     """Every constant the cost rests on, by id."""
     entries: dict[str, Constant] = {}
-    for part in cost.costs if isinstance(cost, SpeculativeCost) else [cost]:
+    for part in cost.priced:
         entries |= {**part.device.constants.entries, **part.network.constants.entries}
     entries |= {c.id: c for c in cost.framework.constants.values()}
     return {name: entries[name] for name in sorted(cost.used) if name in entries}
@@ -127,7 +171,9 @@ def constants_of(cost: ServingCost) -> dict[str, Constant]:
 def _length_notes(deployment: Deployment, cache: CacheSize) -> tuple[str, ...]:
     """Where ``max_model_len`` is more than the model or the cache can hold."""
     length, positions = deployment.max_model_len, deployment.model.max_position_embeddings
-    notes = []
+    notes: list[str] = []
+    if not deployment.model.is_decoder:
+        return ()
     if length and positions and length > positions:
         notes.append(f"max_model_len {length} is beyond the {positions} positions of {deployment.model.name}")
     per_rank = cache.tokens // deployment.plan.data_parallel
@@ -144,6 +190,13 @@ def _metrics(
 ) -> dict[str, float]:
     table = deployment.requests
     mean_input, mean_output = float(table.input_tokens.mean()), float(table.output_tokens.mean())
+    if not deployment.model.is_decoder:
+        together = batch.decodes + len(batch.prefill)
+        passes = mean_output if deployment.denoising is not None else 1.0
+        return {
+            "decode_batch": float(together),
+            "capacity_requests_per_s": deployment.replicas * together / (seconds * passes),
+        }
     prompt = max(1, round(mean_input))
     prefill = cost.iteration(BatchShape(((prompt, 0),), 0, 0))
     alone = cost.iteration(BatchShape((), 1, prompt, prompt))

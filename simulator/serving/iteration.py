@@ -95,6 +95,11 @@ class ReplicaCost:
         self._fixed_memo: dict[tuple[int, int], float] = {}
         self.used = self.costs.used
 
+    @property
+    def priced(self) -> list[ReplicaCost]:
+        """Every model that is priced: this one."""
+        return [self]
+
     # -- shape -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -226,6 +231,14 @@ class ReplicaCost:
         return seconds, slope, valid
 
     @cached_property
+    def _cache_wire(self) -> list[float]:
+        """Seconds per token of context and iteration in which each stage reads its cache outside the device."""
+        away = (1.0 - self.stream.cache) / self.stream.cache_rate
+        if not away:
+            return [0.0] * self.stages
+        return [away * sum(n * getattr(t, "kv_bytes_per_token", 0.0) for t, n in terms) for terms in self.attention]
+
+    @cached_property
     def _per_token(self) -> list[float | None]:
         """Seconds per token of context of each stage, where no window or budget ends the growth."""
         return [
@@ -257,7 +270,8 @@ class ReplicaCost:
                 device += self._prefill_attention(stage, mine.prefill)
             if mine.decodes:
                 device += self.decode_attention(stage, mine)[0]
-            times.append(max(device + self.stream.exposed(stage), self.stream.hidden(stage)))
+            away = self._cache_wire[stage] * mine.decode_context
+            times.append(max(device + self.stream.exposed(stage, tokens), self.stream.hidden(stage, tokens) + away))
         return times
 
     def stage_times(self, batch: BatchShape) -> list[float]:
@@ -283,24 +297,33 @@ class ReplicaCost:
         valid = FOREVER
         for stage in range(self.stages):
             seconds, growth, holds = self.decode_attention(stage, mine)
-            seconds += self.linear_seconds(stage, tokens, rows) + self.stream.exposed(stage)
+            seconds += self.linear_seconds(stage, tokens, rows) + self.stream.exposed(stage, tokens)
             valid = min(valid, holds)
-            # The device waits for weights, or for the host, until contexts have grown enough.
-            wait = max(self.stream.hidden(stage), host if overlapped else 0.0)
+            # The device waits for weights and a cache elsewhere, or for the host, until contexts have grown enough.
+            wire = self._cache_wire[stage]
+            wait, slower = self.stream.hidden(stage, tokens) + wire * mine.decode_context, wire * mine.decodes
+            if overlapped and host > wait:
+                valid = min(valid, max(1, int((host - wait) / slower) + 1)) if slower else valid
+                wait, slower = host, 0.0
+            lead, faster = abs(wait - seconds), growth - slower
             if seconds < wait:
-                if growth > 0:
-                    valid = min(valid, max(1, int((wait - seconds) / growth) + 1))
-                seconds, growth = wait, 0.0
+                seconds, growth, faster = wait, slower, faster
+            else:
+                faster = -faster
+            if faster > 0:
+                valid = min(valid, max(1, int(lead / faster) + 1))
             base += seconds
             slope += growth
         return Segment(base if overlapped else base + host, slope, max(1, valid))
 
     def separate(self) -> SeparableCost | None:
-        """The cost by terms; ``None`` with stages, ranks, drafts, windows or recurrent mixers."""
+        """The cost by terms; ``None`` with stages, ranks, drafts, windows, recurrent mixers, or streams that depend on
+        the batch."""
         terms = [(term, count) for term, count in self.attention[0] if isinstance(term, SoftmaxTerm)]
         plain = self.stages == 1 and self.ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])
         per_token = self._per_token[0]
-        if not plain or per_token is None:
+        fixed = type(self.stream) is WeightStream and self.stream.cache == 1.0
+        if not plain or not fixed or per_token is None:
             return None
 
         def decodes(count: int) -> tuple[float, float]:
@@ -343,10 +366,12 @@ class ReplicaCost:
     def breakdown(self, batch: BatchShape) -> dict[str, float]:
         """Where the seconds of a decode iteration go: they add up to :meth:`iteration`."""
         mine = self.local(batch)
-        attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages))
+        attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages)) if mine.decodes else 0.0
+        attention += sum(self._prefill_attention(stage, mine.prefill) for stage in range(self.stages) if mine.prefill)
         gaps = sum(self.layer_gaps(stage) for stage in range(self.stages))
         tokens, rows = self.tokens(mine), self.rows(mine)
-        linear = sum(self.linear_seconds(stage, tokens, rows) for stage in range(self.stages)) - gaps
+        mixed = bool(mine.prefill)
+        linear = sum(self.linear_seconds(stage, tokens, rows, mixed) for stage in range(self.stages)) - gaps
         weights = sum(self.device_times(batch)) - attention - linear - gaps
         host = self.iteration(batch) - attention - linear - gaps - weights
         parts = {"attention": attention, "linear": linear, "host": host + gaps}

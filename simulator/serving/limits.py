@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import ConfigError
 
-__all__ = ["EngineLimits"]
+__all__ = ["EngineLimits", "mean_limits"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +73,16 @@ class EngineLimits:
     def host_block_seconds(self) -> float:
         """Time to copy one KV block over the host link [s]."""
         return self.block_size * self.kv_bytes_per_token / self.host_bandwidth if self.host_memory > 0.0 else 0.0
+
+
+def mean_limits(limits: Sequence[EngineLimits]) -> EngineLimits:
+    """What stands for replicas that may differ: the first one's, with the mean number of KV blocks and the least
+    context limit."""
+    first = limits[0]
+    if all(one is first for one in limits):
+        return first
+    lengths = [one.max_model_len for one in limits if one.max_model_len]
+    return replace(
+        first, kv_blocks=round(sum(one.kv_blocks for one in limits) / len(limits)),
+        max_model_len=min(lengths, default=0),
+    )  # fmt: skip

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from simulator.hardware.types import Node
 from simulator.results.estimate import MemoryLedger, StageMemory
+from simulator.serving.adapters import kv_blocks_left
 from simulator.serving.footprint import held_share, kv_bytes_per_token, part_memory, state_bytes
 from simulator.serving.iteration import layers_of_stage
 from simulator.serving.options import ServedModel
 from simulator.serving.token_costs import Part
 from simulator.strategies.serving_offload.streaming import RESIDENT
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
+from simulator.workload.counting import parameters
 from simulator.workload.jobs import Deployment
 from simulator.workload.model import LayerSpec
 from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
@@ -82,19 +84,36 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
         per_token_most = max(per_token_most, per_token)
         taken = reserve.value if reserve else 0.0
         room = usable - weights - workspace - taken - states * per_rank
-        tokens.append(room / per_token if per_token else (UNBOUNDED if room > 0 else 0.0))
+        held_here = per_token * served.stream.cache
+        tokens.append(room / held_here if held_here else (UNBOUNDED if room > 0 else 0.0))
+        if served.stream.cache < 1.0:
+            away = sum(s.peak for s in served.outside if s.stage == stage and s.tier is Tier.HOST)
+            free = node.host_memory / min(plan.accelerators, node.accelerators) - away
+            tokens[-1] = min(tokens[-1], max(0.0, free) / (per_token * (1.0 - served.stream.cache)))
         held = {
-            TensorClass.PARAM.value: weights, TensorClass.KV.value: max(0.0, room) + states * per_rank,
+            TensorClass.PARAM.value: weights,
+            TensorClass.KV.value: (max(0.0, room) if per_token else 0.0) + states * per_rank,
             TensorClass.WORKSPACE.value: workspace, "reserve": taken,
         }  # fmt: skip
         stages.append(StageMemory(stage, Tier.HBM, held, usable))
     most = min(tokens)
     blocks = int(most // deployment.block_size) * plan.data_parallel if most > 0 else 0
+    if served.adapters is not None and blocks:
+        ranks = plan.accelerators // plan.data_parallel
+        block_bytes = per_token_most * deployment.block_size * ranks
+        running = min(deployment.max_num_seqs, max(1, int(most // _mean_length(deployment))))
+        a = served.adapters
+        blocks = kv_blocks_left(blocks, block_bytes, deployment.model, a.tenants, running, a.method)
     ledger = MemoryLedger((*stages, *served.outside))
     reason = ledger.reason()
     if not reason and blocks < 1:
         reason = "out of memory: the weights leave no room for a single block of KV cache"
     return CacheSize(blocks, blocks * deployment.block_size, per_token_most, ledger, reason)
+
+
+def _mean_length(deployment: Deployment) -> float:
+    table = deployment.requests
+    return max(1.0, float(table.input_tokens.mean()) + float(table.output_tokens.mean()) / 2)
 
 
 def _stage(
@@ -108,7 +127,7 @@ def _stage(
     if served.stream is not RESIDENT:
         weights = weights * served.stream.resident + served.stream.buffered[stage]
     if stage == 0:
-        weights += parts["embedding"][0]
+        weights += parts["embedding"][0] + sum(2.0 * parameters(t) for t in model.towers) / plan.tensor_parallel
     if stage == plan.pipeline_parallel - 1:
         tied = model.tie_word_embeddings and plan.pipeline_parallel == 1
         weights += 0.0 if tied else parts["head"][0]
@@ -120,7 +139,8 @@ def _cache(deployment: Deployment, mine: Sequence[LayerSpec], kept: KeptContext 
     """Bytes per token and bytes per sequence of one stage's cache on one rank."""
     width, ranks = DTYPE_BYTES[deployment.kv_dtype], deployment.plan.tensor_parallel
     hybrid = deployment.framework.hybrid_kv_manager
-    mixers = [layer.attention for layer in mine if layer.attention is not None]
+    # What reads its whole input at once keeps nothing for later.
+    mixers = [layer.attention for layer in mine if layer.attention is not None and layer.attention.causal]
     share = {a: held_share(a, deployment.requests, hybrid, kept) for a in dict.fromkeys(mixers)}
     per_token = sum(kv_bytes_per_token(a, ranks, width) * share[a] for a in mixers)
     return per_token, sum(state_bytes(a, ranks) for a in mixers)

@@ -19,7 +19,7 @@ __all__ = ["growth_of", "slo_met", "stability", "summarize", "usage_columns"]
 _QUANTILES = (("median", 0.5), ("p90", 0.9), ("p99", 0.99))
 
 
-def summarize(run: ServingRun, *, slo: ServiceLevel | None = None, gpus_per_replica: int = 1) -> dict[str, Any]:
+def summarize(run: ServingRun, *, slo: ServiceLevel | None = None, gpus_per_replica: float = 1) -> dict[str, Any]:
     """Metrics of a run.
 
     Parameters

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -69,6 +69,8 @@ class ModelServer:
         How many, and what each keeps weights in [B].
     load_bandwidth
         Weights from the host into a device [B/s].
+    on_end
+        Called with every query that has ended or was given up.
     preemption
         From the decision to stop a batch until the next can start [s].
 
@@ -81,6 +83,7 @@ class ModelServer:
     def __init__(
         self, clock: Clock, models: Sequence[ModelProfile], policy: str | ModelPolicy, *, devices: int = 1,
         memory: float = math.inf, load_bandwidth: float = math.inf, preemption: float = 0.0,
+        on_end: Callable[[Query], object] | None = None,
     ) -> None:  # fmt: skip
         for model in models:
             if model.weights > memory:
@@ -95,6 +98,7 @@ class ModelServer:
         self.busy = self.wasted = self.loading = 0.0
         self.batches: list[int] = []
         self._ends: dict[int, Any] = {}
+        self._on_end = on_end
 
     # -- what policies see -------------------------------------------------------------------------------------------
 
@@ -105,6 +109,8 @@ class ModelServer:
     def drop(self, query: Query) -> None:
         """Give up a waiting query."""
         query.dropped = True
+        if self._on_end is not None:
+            self._on_end(query)
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -149,6 +155,8 @@ class ModelServer:
         assert work is not None
         for query in work.queries:
             query.finish = now
+            if self._on_end is not None:
+                self._on_end(query)
         self.batches.append(len(work.queries))
         self.busy += now - device.started
         device.running = None

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from simulator.errors import ConfigError, did_you_mean
 from simulator.hardware.types import Node
 from simulator.registry import lookup, record_of
 from simulator.results.estimate import StageMemory
+from simulator.serving.adapters import Tenants, tenants_of
 from simulator.serving.footprint import kv_bytes_per_token, part_memory, stage_weights
 from simulator.serving.iteration import layers_of_stage
 from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
+from simulator.strategies.adapters.methods import AdapterMethod
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.settings import settings_of
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.strategies.speculation.base import Speculation
+from simulator.workload.counting import layer_parameters, mlp_parameters
 from simulator.workload.jobs import Deployment
+from simulator.workload.model import ModelSpec
 from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
+from simulator.workload.plan import Plan
 
 __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
-FAMILIES = {"speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload"}
-"""Keys of ``deployment.options`` that name a strategy, with its family."""
+FAMILIES = {
+    "speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload",
+    "adapters": "adapters",
+}  # fmt: skip
+"""Keys of a deployment that name a strategy, with its family; they come among the deployment's ``options``."""
 
 
 def _chosen(deployment: Deployment) -> dict[str, Any]:
@@ -32,22 +40,23 @@ def _chosen(deployment: Deployment) -> dict[str, Any]:
     found = {}
     for key, family in FAMILIES.items():
         if key in options:
-            settings = settings_of(f"deployment.options.{key}", options[key])
-            found[key] = lookup(family, settings.method)(settings)
+            settings = settings_of(f"deployment.{key}", options[key])
+            made = lookup(family, settings.method)
+            found[key] = Adapters(made(), tenants_of(settings)) if key == "adapters" else made(settings)
     return found
 
 
-def option_problems(deployment: Deployment, node: Node | None = None) -> list[str]:
-    """Everything that is wrong with a deployment's options, on ``node`` where it is known; empty when nothing is."""
-    found: list[str] = []
+def option_problems(deployment: Deployment, node: Node | None = None) -> list[tuple[str, str]]:
+    """Everything that is wrong with a deployment's options, on ``node`` where it is known: (key, message)."""
+    found: list[tuple[str, str]] = []
     known = (*FAMILIES, *POLICY_OPTIONS)
     for key, value in deployment.options:
         if key in POLICY_OPTIONS:
-            found += policy_problems(replace(deployment, options=((key, value),)))
+            found += [(key, message) for message in policy_problems(replace(deployment, options=((key, value),)))]
             continue
         if key not in FAMILIES:
             hint = did_you_mean(key, known) or f"known: {', '.join(known)}"
-            found.append(f"unknown key '{key}', {hint}")
+            found.append((key, f"unknown key '{key}', {hint}"))
             continue
         try:
             alone = replace(deployment, options=((key, value),))
@@ -59,18 +68,21 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[st
             if node is not None:
                 ServedModel.of(alone, node)
         except ConfigError as error:
-            found += [issue.message for issue in error.issues] or [str(error)]
+            found += [(key, issue.message) for issue in error.issues] or [(key, str(error))]
     return found
 
 
 def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     """Declared quality cost of every strategy that may change answers."""
     plan = deployment.plan
-    classes = [type(strategy) for strategy in _chosen(deployment).values()]
+    # Adapters are the tenants' own models: the backbone's answers are no measure of theirs.
+    classes = [type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters)]
     if plan.precision not in ("bf16", "fp16"):
         classes.append(lookup("quantization", plan.precision))
     if (sparsity := plan.option("sparsity")) is not None:
         classes.append(lookup("sparsity", str(sparsity)))
+    if deployment.early_exit:
+        classes.append(lookup("cascade", "early-exit"))
     notes = []
     for cls in classes:
         name, declared = record_of(cls).name, getattr(cls, "quality", "")
@@ -80,6 +92,14 @@ def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     if DTYPE_BYTES[deployment.kv_dtype] < 2:
         notes.append(f"kv_dtype {deployment.kv_dtype}: quality cost not declared in a source read")
     return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Adapters:
+    """Who brings low-rank adapters, and how they run beside the backbone."""
+
+    method: AdapterMethod
+    tenants: Tenants
 
 
 @dataclass(frozen=True)
@@ -98,6 +118,10 @@ class ServedModel:
         Weights of the draft on one rank [B], and its cache per token [B].
     outside
         Memory of slower tiers.
+    adapters
+        Low-rank adapters beside the backbone, or ``None``.
+    plan
+        The deployment's, with the neurons that an offload strategy picks.
     """
 
     speculation: Speculation | None = None
@@ -106,6 +130,8 @@ class ServedModel:
     draft_weights: float = 0.0
     draft_kv_bytes: float = 0.0
     outside: tuple[StageMemory, ...] = ()
+    adapters: Adapters | None = None
+    plan: Plan = field(default_factory=Plan)
 
     @classmethod
     def of(cls, deployment: Deployment, node: Node) -> ServedModel:
@@ -121,7 +147,14 @@ class ServedModel:
         kept = chosen["sparse_attention"].kept if "sparse_attention" in chosen else ALL
         stream, outside = _stream(deployment, node, chosen.get("offload"))
         weights, per_token = _draft(deployment, speculation)
-        return cls(speculation, kept, stream, weights, per_token, outside)
+        plan = deployment.plan
+        density = chosen["offload"].density if "offload" in chosen else 1.0
+        if density < 1.0:
+            if plan.option("sparsity") is not None:
+                raise ConfigError("deployment.offload: it picks neurons itself, leave 'sparsity' out")
+            picked = {**dict(plan.options), "sparsity": "deja-vu", "sparsity_density": density}
+            plan = replace(plan, options=tuple(sorted(picked.items())))
+        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"), plan)
 
 
 def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:
@@ -130,7 +163,7 @@ def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStr
     plan = deployment.plan
     weights = stage_weights(deployment.model, plan, deployment.framework)
     layers = [len(mine) for mine in layers_of_stage(deployment.model, plan.pipeline_parallel)]
-    stream: WeightStream = offload.stream(weights, layers, plan, node)
+    stream: WeightStream = offload.stream(weights, layers, plan, node, _neurons(deployment.model))
     if stream is RESIDENT:
         return stream, ()
     tier = Tier.HOST if offload.tier == "host" else Tier.NVME
@@ -140,6 +173,13 @@ def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStr
     return stream, tuple(
         StageMemory(stage, tier, {TensorClass.PARAM.value: held}, capacity) for stage, held in enumerate(away)
     )
+
+
+def _neurons(model: ModelSpec) -> float:
+    """Share of the layers' weights that is MLPs."""
+    whole = sum(count * layer_parameters(layer, model.hidden_size) for layer, count in model.layers)
+    mlps = sum(count * mlp_parameters(layer.mlp, model.hidden_size) for layer, count in model.layers if layer.mlp)
+    return mlps / whole if whole else 0.0
 
 
 def _draft(deployment: Deployment, speculation: Speculation | None) -> tuple[float, float]:

@@ -7,6 +7,7 @@ ever be; this actor decides which of them take requests.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,8 @@ from simulator.strategies.autoscaling.base import Autoscaler, FleetView
 from simulator.workload.fleets import SpotMarket
 
 if TYPE_CHECKING:
+    import simpy
+
     from simulator.engine.clock import Clock
     from simulator.serving.deployment import DeploymentProcess
 
@@ -99,10 +102,15 @@ class ReplicaFleet:
         self.lives: list[Life] = []
         self.events: list[FleetEvent] = []
         self.restarts = 0
-        """Requests that began again because their replica was taken away."""
+        """Requests that began again because their replica was taken away or failed."""
+        self.on_machine: Callable[[int, bool], object] | None = None
+        """Called with a replica's number when its machine has nothing to do (True), or is needed again (False)."""
+        self.failures: dict[str, int] = {}
+        """Failure kind → replicas it stopped."""
         self._random = np.random.Generator(np.random.PCG64(seed))
         self._decided, self._seen, self._asked = 0.0, 0, False
         self._origin = 0.0
+        self._without_node: Counter[int] = Counter()
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -178,9 +186,7 @@ class ReplicaFleet:
         for life in draining[:count]:
             life.closed = math.nan
             self._note(life, "replica kept")
-        taken = {life.replica for life in self.lives if math.isnan(life.stopped)}
-        free = [index for index in range(self.maximum) if index not in taken]
-        for index in free[: count - len(draining[:count])]:
+        for index in self.idle()[: count - len(draining[:count])]:
             self._order(index)
         if draining:
             self._open()
@@ -201,6 +207,7 @@ class ReplicaFleet:
     def _order(self, index: int) -> None:
         life = Life(index, self._now)
         self.lives.append(life)
+        self._tell(index, False)
         self._note(life, "replica ordered")
         life.entry = self.clock.after(self.startup, lambda: self._load(life))
 
@@ -222,6 +229,7 @@ class ReplicaFleet:
             life.entry = None
         life.stopped = self._now if time is None else time
         self._note(life, "replica released", time=life.stopped)
+        self._tell(life.replica, True)
 
     def _release_idle(self) -> None:
         """Draining replicas that have nothing left to do have been free since their last request ended."""
@@ -269,3 +277,63 @@ class ReplicaFleet:
         self._note(life, "replica taken away", f"{lost} requests begin again" if lost else "")
         if not self._over:
             self._decide()
+
+    # -- machines that fail --------------------------------------------------------------------------------------
+
+    def fail(self, replica: int, kind: str, after: float = 0.0, node: simpy.Event | None = None) -> None:
+        """A replica is gone now with all it held.
+
+        Parameters
+        ----------
+        kind
+            What failed.
+        after
+            Until the failure is noticed and another replica may be ordered [s].
+        node
+            Fires when there is a machine in the place of the failed one; ``None``: the same can be used again.
+        """
+        life = next((i for i in self.lives if i.replica == replica and math.isnan(i.stopped)), None)
+        if self._over:
+            return
+        self._without_node[replica] += 1
+        if life is not None:
+            self._lose(life, kind)
+
+        def noticed(_: object = None) -> None:
+            self.clock.after(after, lambda: self._usable(replica))
+
+        if node is None or node.callbacks is None:
+            noticed()
+        else:
+            node.callbacks.append(noticed)
+
+    def _lose(self, life: Life, kind: str) -> None:
+        if life.entry is not None:
+            self.clock.cancel(life.entry)
+            life.entry = None
+        lost = 0
+        if life.is_up:
+            lost = self.process.evacuate(life.replica)
+            self.restarts += lost
+        self.failures[kind] = self.failures.get(kind, 0) + 1
+        life.stopped = self._now
+        self._note(life, "replica failed", f"{kind}; {lost} requests begin again" if lost else kind)
+        self._open()
+
+    def _usable(self, replica: int) -> None:
+        self._without_node[replica] -= 1
+        if not self._over:
+            self._decide()
+            if replica in self.idle():
+                self._tell(replica, True)
+
+    # -- machines that have nothing to do ------------------------------------------------------------------------
+
+    def idle(self) -> list[int]:
+        """Replicas that do not exist now and whose machines work."""
+        taken = {life.replica for life in self.lives if math.isnan(life.stopped)}
+        return [index for index in range(self.maximum) if index not in taken and not self._without_node[index]]
+
+    def _tell(self, replica: int, free: bool) -> None:
+        if self.on_machine is not None:
+            self.on_machine(replica, free)

@@ -68,14 +68,14 @@ class SpeculativeCost:
         self.framework, self.node, self.stages = framework, node, self.target.stages
 
     @property
-    def costs(self) -> list[ReplicaCost]:
+    def priced(self) -> list[ReplicaCost]:
         """The target and the distinct draft passes."""
         return [self.target, *dict.fromkeys(self.passes)]
 
     @property
     def used(self) -> set[str]:
         """Ids of the constants the times rest on."""
-        return set().union(*(cost.used for cost in self.costs))
+        return set().union(*(cost.used for cost in self.priced))
 
     # -- drafts ------------------------------------------------------------------------------------------------------
 

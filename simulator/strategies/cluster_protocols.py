@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from simulator.workload.goodput import Goodput
     from simulator.workload.plan import Plan
 
-__all__ = ["JobFacts", "JobQueue", "NodePlacement", "Protection", "QueueView", "QueuedJob", "Recovery", "Restoration"]
+__all__ = [
+    "ElasticQueue", "JobFacts", "JobQueue", "MigratingPlacement", "NodePlacement", "Protection", "QueueView",
+    "QueuedJob", "Recovery", "Restoration",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -151,9 +155,14 @@ class QueuedJob:
     submit, run
         Time of submission and undisturbed run time on its gang [s].
     gpus
-        Accelerators of the gang.
+        Accelerators of the gang, now.
     tenant, priority
         Who pays, and how urgent (higher first).
+    deadline
+        When it should have ended [s]; infinite: never mind.
+    asked, scaling
+        Accelerators of the job table, for which ``run`` holds, and how fast it goes with others; ``None``: it needs its
+        gang as it is.
     estimate
         Run time that the queue is told [s].
     remaining
@@ -168,6 +177,8 @@ class QueuedJob:
         ``(node, accelerators)`` while it runs.
     first_start, finish, preemptions
         What became of it.
+    failures, lost
+        Times its nodes failed under it, and accelerator-seconds of work and restarts that cost.
     """
 
     number: int
@@ -185,6 +196,11 @@ class QueuedJob:
     first_start: float = math.nan
     finish: float = math.nan
     preemptions: int = 0
+    deadline: float = math.inf
+    asked: int = 0
+    scaling: Goodput | None = None
+    failures: int = 0
+    lost: float = 0.0
 
     def remaining_at(self, now: float) -> float:
         """Undisturbed run time that is left [s]."""
@@ -209,6 +225,8 @@ class QueueView:
         [s]
     capacity, free
         Accelerators in all, and free ones.
+    per_node
+        Accelerators of the largest node.
     running
         Jobs under way.
     used
@@ -223,6 +241,7 @@ class QueueView:
     running: Collection[QueuedJob]
     used: Mapping[int, int]
     earliest: Callable[[QueuedJob], float]
+    per_node: int = 1
 
 
 @runtime_checkable
@@ -253,6 +272,20 @@ class JobQueue(Protocol):
 
 
 @runtime_checkable
+class ElasticQueue(JobQueue, Protocol):
+    """A queue that also says how many accelerators every job has, running ones included."""
+
+    interval: float
+    """Least time between two allocations [s]."""
+
+    def allocate(self, jobs: Sequence[QueuedJob], room: int, view: QueueView) -> Mapping[int, int]:
+        """Job number → accelerators, at most ``room`` together; a job that is left out has none.
+
+        ``jobs`` are all that wait or run and share ``room``, by submission.
+        """
+
+
+@runtime_checkable
 class NodePlacement(Protocol):
     """Nodes of a gang."""
 
@@ -269,4 +302,22 @@ class NodePlacement(Protocol):
             Free accelerators and all accelerators of each node.
         group
             Leaf switch (or rack) of each node.
+        """
+
+
+@runtime_checkable
+class MigratingPlacement(NodePlacement, Protocol):
+    """A placement that moves running gangs so that another one fits."""
+
+    def make_room(
+        self,
+        gpus: int,
+        free: NDArray[np.int64],
+        size: NDArray[np.int64],
+        group: NDArray[np.int64],
+        running: Sequence[QueuedJob],
+    ) -> Mapping[int, tuple[tuple[int, int], ...]]:
+        """Job number → new place of gangs that move; empty when no moves within its limits make room.
+
+        After the moves :meth:`place` finds a place for a gang of ``gpus``.
         """

@@ -14,7 +14,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "account_for_loss_in_pipeline_split": "stages: count the head as a layer",
     "activation_share": "planned recompute and swaps: share of the saved bytes that may stay",
     "backprop_ratio": "optimus-cc: bytes of a gradient between stages over the plain tensor",
-    "bucket_size": "buckets, bytescheduler: bytes that leave together",
+    "bucket_size": "buckets, lina: bytes that leave together",
     "capacity_factor": "gshard, switch: rows per expert over the mean",
     "chunk_size": "patrickstar: elements of a chunk",
     "communication": "strategies of gradients on their way, joined by +",

@@ -71,6 +71,8 @@ class CommunicationTraits:
         What the next forward needs first overtakes the rest, at the borders of pieces.
     crosses_steps
         The next forward starts when its own parameters are there, not when all gradients are.
+    exchanges_first
+        All-to-alls of the backward go before pieces of reductions on their link; otherwise both share it.
     deferred_layers
         Layers whose weight gradients run after all input gradients (out-of-order backpropagation).
     fused_pieces
@@ -87,6 +89,7 @@ class CommunicationTraits:
     piece: float = 0.0
     first_needed_first: bool = False
     crosses_steps: bool = False
+    exchanges_first: bool = False
     deferred_layers: int = 0
     fused_pieces: int = 0
     overlaps: bool | None = None

@@ -60,7 +60,7 @@ class RankLayout:
 
     def stream(self, op: Op) -> Stream:
         """The queue an Op really uses: a collective goes to scale-out as soon as its group leaves the domain."""
-        if op.stream not in (Stream.SCALE_UP, Stream.SCALE_OUT):
+        if op.stream not in (Stream.SCALE_UP, Stream.SCALE_OUT) or not op.axis:  # copies, also to a peer, have no axis
             return op.stream
         return Stream.SCALE_UP if self.inside_domain(self.group(op.axis)) else Stream.SCALE_OUT
 

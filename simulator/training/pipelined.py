@@ -316,7 +316,7 @@ class PipelinedJob:
         parts = {k: v * scale for k, v in parts.items()}
         parts["bubble"] = piped - float(timeline.busy[busiest])
         parts["data_parallel"] = parts.get("data_parallel", 0.0) + reduced + delay
-        parts["optimizer"] = updates * update.seconds
+        parts["optimizer"] = parts.get("optimizer", 0.0) + updates * update.seconds
         parts["host"] = parts.get("host", 0.0) + host
         return StepRun(piped + reduced + updates * update.seconds + delay + host, parts, timeline, busiest)
 

@@ -87,6 +87,11 @@ class TrainingProcess:
         """Whether it has begun and still has steps to do."""
         return not self.run.done and self.clock.now >= self.job.start
 
+    @property
+    def done(self) -> bool:
+        """Whether all steps are done."""
+        return self.run.done
+
     def fail(self, hit: Hit) -> None:
         """Stop it: processes died, or a node is gone."""
         self._pending.append(hit)

@@ -13,6 +13,7 @@ from simulator.training.gradient_queue import (
     publish_delay,
     send_gradients,
 )
+from simulator.training.link_contention import contention_delay
 from simulator.workload.ops import Collective, OpKind, Work
 
 if TYPE_CHECKING:
@@ -43,11 +44,14 @@ def _reduced(pipeline: PipelinedJob, rank: int, update: float, sync: bool) -> fl
         return end + bulk_seconds(chunks, pricer, sync) + tied
     items = _gradient_items(pipeline, rank, sync)
     result, travelled = send_gradients(items, sending, pricer)
+    ends = timeline.backward_window[1][rank]
+    slower, through = contention_delay(pipeline, rank, travelled, result, float(max(ends)))
+    end += slower
     if sending.crosses_steps:
         return end + cross_step_delay(result, travelled, end) + tied
     if sending.fused_pieces and travelled:  # the update runs inside; run() adds it after everything
         return max(end, fused_update_end(travelled, update, sending.fused_pieces) - update) + tied
-    return max(end, result.end) + tied
+    return max(end, result.end, through) + tied
 
 
 def _gradient_items(pipeline: PipelinedJob, rank: int, sync: bool) -> list[GradientItem]:

@@ -13,13 +13,14 @@ __all__ = ["KINDS", "Case", "Kind", "Labels", "Measurement", "Reading", "Skipped
 Kind = Literal[
     "training_step_time", "training_layer_time", "training_memory", "fits", "bubble", "serving_tpot", "serving_ttft",
     "serving_throughput", "serving_latency", "serving_capacity", "request_replay", "kernel", "step_replay",
-    "power",
+    "straggler", "failures", "bound", "checkpoint", "power",
 ]  # fmt: skip
 
 KINDS: tuple[Kind, ...] = Kind.__args__  # type: ignore[attr-defined]
 """What a row compares: times in seconds, memory in bytes, throughput in tokens/s, ``fits`` as 1 or 0, a bubble as a
-share, ``request_replay`` as the largest difference of any request in seconds, ``power`` in watts or as a share of the
-rated power."""
+share, ``request_replay`` as the largest difference of any request in seconds, ``straggler`` a slow-down, ``failures``
+their number or a time between two, ``bound`` 1 where a published bound holds, ``checkpoint`` bytes, ``power`` watts
+or a share of the rated power."""
 
 
 @dataclass(frozen=True)

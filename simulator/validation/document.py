@@ -49,6 +49,9 @@ NAMES = {
     "serving_latency": "Serving latency",
     "serving_capacity": "KV cache capacity",
     "kernel": "Kernels",
+    "straggler": "Slow-down by stragglers",
+    "failures": "Failures of a cluster",
+    "checkpoint": "Checkpoint size",
     "power": "Power",
 }
 

@@ -80,7 +80,11 @@ def read_steps(path: Path) -> Reading:
         )
         subject = Subject("step", None, settings=(("trace", str(path)), ("step", step)))
         reading.cases.append(Case(f"{name}:step {step}", path.name, "dev", labels, subject, measured, ASSUMED))
+    measured_slow_down = (Measurement("straggler", float(published["blocking_slowdown"]), "slow_down"),)
+    subject = Subject("slow_down", None, settings=(("trace", str(path)),))
+    reading.cases.append(Case(f"{name}:slow-down", path.name, "dev", labels, subject, measured_slow_down, EVEN))
     return reading
 
 
+EVEN = ("without stragglers computing takes the mean of all ranks, and nobody waits for peers",)
 ASSUMED = ("1F1B with blocking sends", "no host time between operations")

@@ -19,6 +19,7 @@ from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError, dims_in_words, model_of
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
+from simulator.validation.read_cluster import CLUSTER_SECTIONS
 from simulator.validation.read_power import power_case
 from simulator.workload.jobs import Batch, TrainingJob
 
@@ -27,8 +28,6 @@ __all__ = ["read_training_file", "training_case"]
 GIB = parse_quantity("1 GiB", "data")
 
 OTHER_SECTIONS = {
-    "failures": "needs the cluster engine",
-    "checkpoints": "needs the cluster engine",
     "gpu_hours": "GPU hours include restarts and ablations: a bound, not a measurement of a step",
     "offload_bandwidth": "a link's bandwidth, held by the hardware profile",
     "relative_claims": "a claim in words; the strategy that it is about carries it",
@@ -52,6 +51,7 @@ def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
         ("layer_times", _layer_case),
         ("bubble_rates", _bubble_case),
         ("memory_points", _memory_case),
+        *CLUSTER_SECTIONS,
         ("power", power_case),
     )
     for section, make in sections:

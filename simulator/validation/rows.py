@@ -70,7 +70,7 @@ class RowRecord:
         return not math.isnan(self.predicted)
 
 
-ABSOLUTE = ("fits", "bubble", "request_replay")
+ABSOLUTE = ("fits", "bubble", "bound", "request_replay")
 """Kinds whose error is a difference, not a ratio."""
 
 

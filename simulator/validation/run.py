@@ -125,7 +125,15 @@ def _listed(given: Given, indices: tuple[int, ...]) -> list[tuple[int, Answer]]:
 
 def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
-    from simulator.validation import power_runs, serving_runs, step_runs, trace_runs, training_runs, vidur_runs
+    from simulator.validation import (
+        cluster_runs,
+        power_runs,
+        serving_runs,
+        step_runs,
+        trace_runs,
+        training_runs,
+        vidur_runs,
+    )
 
     return {
         "training": training_runs.run_training,
@@ -138,6 +146,9 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "vidur": vidur_runs.run_vidur,
         "training_power": power_runs.run_training_power,
         "kernel": trace_runs.run_kernel,
+        "slow_down": step_runs.run_slow_down,
+        "failures": cluster_runs.run_failures,
+        "checkpoint": cluster_runs.run_checkpoint,
     }
 
 

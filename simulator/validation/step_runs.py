@@ -18,7 +18,7 @@ from simulator.training.pipeline import PipelineCosts, run_schedule
 from simulator.validation.cases import Subject
 from simulator.validation.read_steps import read_columns
 
-__all__ = ["replay_step", "run_step"]
+__all__ = ["replay_step", "run_slow_down", "run_step"]
 
 Floats = NDArray[np.float64]
 
@@ -35,7 +35,8 @@ HEAD = "params-all-gather"
 class _Step:
     """One step of a trace as tables [replica, stage] or [replica, stage, micro-batch]; NaN where there is no op."""
 
-    def __init__(self, columns: Mapping[str, NDArray[Any]], step: int) -> None:
+    def __init__(self, columns: Mapping[str, NDArray[Any]], step: int, even: Mapping[str, float] | None = None) -> None:
+        self._even = even or {}
         chosen = columns["step"] == step
         self._columns = {name: values[chosen] for name, values in columns.items()}
         self.replicas = int(self._columns["dp_rank"].max()) + 1
@@ -48,7 +49,7 @@ class _Step:
         count = int(number.max(initial=0)) + 1
         found = np.full((self.replicas, self.stages, count), np.nan)
         place = self._columns["dp_rank"][chosen], self._columns["stage"][chosen], number
-        found[place] = self._columns["duration"][chosen]
+        found[place] = self._even.get(kind, self._columns["duration"][chosen])
         return found
 
 
@@ -58,9 +59,32 @@ def _steps(trace: str) -> dict[int, _Step]:
     return {int(step): _Step(columns, int(step)) for step in np.unique(columns["step"])}
 
 
+@lru_cache(4)
+def _even_step(trace: str) -> _Step:
+    """A step without stragglers: every computation takes the mean of all ranks, micro-batches and steps.
+
+    Whatever waits for peers takes what the quickest takes, mean over the steps: behind a straggler all others wait.
+    """
+    columns = read_columns(trace)
+    transfers = {f"{way}-{side}" for way in ("forward", "backward") for side in ("send", "recv")}
+    waiting = {HEAD, *transfers, *(kind for kind, peers in TAIL if peers)}
+    even: dict[str, float] = {}
+    for kind in np.unique(columns["optype"]):
+        mine = columns["optype"] == kind
+        seconds, steps = columns["duration"][mine], columns["step"][mine]
+        if kind in waiting:
+            even[str(kind)] = float(np.mean([seconds[steps == step].min() for step in np.unique(steps)]))
+        else:
+            even[str(kind)] = float(seconds.mean())
+    return _Step(columns, int(columns["step"][0]), even)
+
+
 def replay_step(trace: str, number: int) -> float:
     """Length of step ``number`` of a trace [s]; operations follow each other at once, so launch gaps are left out."""
-    step = _steps(trace)[number]
+    return _length(_steps(trace)[number])
+
+
+def _length(step: _Step) -> float:
     done = _pipeline_ends(step, np.nanmin(step.table(HEAD)[..., 0], axis=0))
     for kind, peers in TAIL:
         seconds = step.table(kind)[..., 0]
@@ -95,3 +119,10 @@ def run_step(subject: Subject) -> tuple[dict[str, float], str]:
     """Seconds of one measured step, for both figures that were published of it."""
     seconds = replay_step(str(subject.setting("trace")), int(str(subject.setting("step"))))
     return {"operations": seconds, "step": seconds}, ""
+
+
+def run_slow_down(subject: Subject) -> tuple[dict[str, float], str]:
+    """Mean length of the measured steps over that of a step without stragglers: equal times on all ranks."""
+    trace = str(subject.setting("trace"))
+    lengths = [_length(step) for step in _steps(trace).values()]
+    return {"slow_down": float(np.mean(lengths)) / _length(_even_step(trace))}, ""

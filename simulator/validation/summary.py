@@ -35,6 +35,9 @@ RELATIVE = (
     "serving_latency",
     "serving_capacity",
     "kernel",
+    "straggler",
+    "failures",
+    "checkpoint",
     "power",
 )
 """Kinds with a relative error."""

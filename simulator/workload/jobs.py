@@ -10,11 +10,22 @@ from simulator.workload.framework import Framework
 from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
+from simulator.workload.rollout import Rollout
 
 if TYPE_CHECKING:
     from simulator.workload.requests import RequestTable
 
-__all__ = ["Batch", "Checkpoint", "Deployment", "ServiceLevel", "TrainingJob"]
+__all__ = [
+    "Batch",
+    "Checkpoint",
+    "Denoising",
+    "Deployment",
+    "Member",
+    "Pools",
+    "ServiceLevel",
+    "Sharing",
+    "TrainingJob",
+]
 
 
 @dataclass(frozen=True)
@@ -46,7 +57,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training run: model, software, batch, plan, number of steps, the strategy after failures, and its goal."""
+    """A training run: model, software, batch, plan, number of steps, strategy after failures, goal, generation."""
 
     name: str
     model: ModelSpec
@@ -58,6 +69,12 @@ class TrainingJob:
     checkpoint: Checkpoint | None = None
     recovery: str = "checkpoint-restart"
     goal: Goal | None = None
+    rollout: Rollout | None = None
+
+    @property
+    def accelerators(self) -> int:
+        """All that the job occupies: those of its plan, and those that only generate."""
+        return self.plan.accelerators + (self.rollout.extra_accelerators if self.rollout else 0)
 
 
 @dataclass(frozen=True)
@@ -68,6 +85,14 @@ class ServiceLevel:
     tpot: float = 0.0
     e2e: float = 0.0
     percentile: float = 90.0
+
+
+@dataclass(frozen=True)
+class Denoising:
+    """A step of a diffusion model: ``passes`` over the ``tokens`` of every image."""
+
+    tokens: int
+    passes: int = 1
 
 
 @dataclass(frozen=True)
@@ -91,6 +116,19 @@ class Deployment:
         ``recompute`` or ``swap``.
     autoscaling, spot
         How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
+    items
+        Images (or other inputs that a tower encodes) in every request of a multimodal model.
+    denoising
+        How a diffusion model makes its images; its requests count steps as output tokens.
+    early_exit
+        Probability that a token leaves after each layer; what is missing to 1 runs through all.
+    cascade
+        A small model that answers first.
+    sharing
+        Other models on the same replicas, each a deployment with requests of its own; a query is one answer.
+    groups, pools
+        Replicas that are not alike, ``replicas`` being all of them: behind one router, or one group for prompts and
+        one for tokens.
     """
 
     name: str
@@ -114,3 +152,94 @@ class Deployment:
     options: tuple[tuple[str, object], ...] = field(default=())
     autoscaling: Autoscaling | None = None
     spot: SpotMarket | None = None
+    items: int = 0
+    denoising: Denoising | None = None
+    early_exit: tuple[float, ...] = ()
+    sharing: Sharing | None = None
+    cascade: CascadeChoice | None = None
+    groups: tuple[Deployment, ...] = ()
+    pools: Pools | None = None
+
+    @property
+    def parts(self) -> tuple[Deployment, ...]:
+        """Equal replicas each: the pools or groups, numbered through in this order, or the deployment itself."""
+        if self.pools is not None:
+            return self.pools.prefill, self.pools.decode
+        if self.cascade is not None:
+            return self.cascade.small, self.cascade.large
+        return self.groups or (self,)
+
+    @property
+    def accelerators(self) -> int:
+        """Of all replicas."""
+        return sum(part.plan.accelerators * part.replicas for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Prompts and tokens on replicas of their own.
+
+    Attributes
+    ----------
+    policy, options
+        Registered name of family ``disaggregation``, and its parameters.
+    prefill, decode
+        The replicas of each, as deployments without requests of their own.
+    """
+
+    policy: str
+    prefill: Deployment
+    decode: Deployment
+    options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class Member:
+    """A model among others: its deployment, and what its queries ask for.
+
+    Attributes
+    ----------
+    urgent
+        Real-time rather than best effort.
+    family, accuracy, cost
+        Variants of one family may answer each other's queries that take no more than their accuracy.
+    """
+
+    deployment: Deployment
+    urgent: bool = False
+    family: str = ""
+    accuracy: float = 1.0
+    cost: float = 0.0
+    wanted_accuracy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Models that share accelerators: name of family ``model_scheduling``, its parameters, and all members."""
+
+    policy: str
+    members: tuple[Member, ...]
+    options: tuple[tuple[str, object], ...] = ()
+
+
+@dataclass(frozen=True)
+class CascadeChoice:
+    """A small model in front of a large one.
+
+    Attributes
+    ----------
+    method
+        Registered name of family ``cascade``.
+    small, large
+        The replicas of each.
+    reroute, pruned, delay
+        Share of the requests that ask the large model too, share of their prompt that is dropped then, and time
+        between the two [s].
+    """
+
+    method: str
+    small: Deployment
+    large: Deployment
+    reroute: float
+    pruned: float = 0.0
+    delay: float = 0.0

@@ -297,9 +297,10 @@ def _linear(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     if spec.conv_kernel:
         convolved = ctx.activation(f"{name}.conv.out", Dim("heads", mixing))
         weight = ctx.param(f"{name}.conv.weight", Dim("heads", mixing), Dim.of("taps", spec.conv_kernel))
-        ops.append(
-            ctx.elementwise(f"{name}.conv", (mixed, weight), (convolved,), saves=(whole,), flops=2.0 * spec.conv_kernel)
+        convolve = ctx.elementwise(
+            f"{name}.conv", (mixed, weight), (convolved,), saves=(whole,), flops=2.0 * spec.conv_kernel
         )
+        ops.append(replace(convolve, tags={"taps": str(spec.conv_kernel)}))
         mixed = kept = convolved
     steps: tuple[Tensor, ...] = ()
     if spec.mixer == "mamba1":
@@ -307,15 +308,11 @@ def _linear(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
         ops += more
     context = ctx.activation(f"{name}.context", inner)
     state = spec.head_dim * spec.state_size / spec.v_head_dim
-    ops.append(
-        ctx.elementwise(
-            f"{name}.scan",
-            (mixed, *steps),
-            (context,),
-            saves=(kept, *steps),
-            flops=SCAN_FLOPS[spec.mixer or "mamba2"] * state,
-        )
-    )
+    scan = ctx.elementwise(
+        f"{name}.scan", (mixed, *steps), (context,), saves=(kept, *steps),
+        flops=SCAN_FLOPS[spec.mixer or "mamba2"] * state,
+    )  # fmt: skip
+    ops.append(replace(scan, tags={"state": f"{spec.num_attention_heads}x{spec.head_dim * spec.state_size}"}))
     gated = ctx.activation(f"{name}.gate.out", inner)
     gate = (part_of(whole, rest[0]),) if rest else ()
     ops.append(ctx.elementwise(f"{name}.gate", (context, *gate), (gated,), saves=(context,), flops=10.0))

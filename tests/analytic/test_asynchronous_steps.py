@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "strategies"))
-
-from training_cases import FRAMEWORK, cluster, job
 
 from simulator.strategies.pipeline.avgpipe import AvgPipe
 from simulator.training.pipeline import PipelineCosts, run_schedule
 from simulator.training.pipelined import PipelinedJob
 from simulator.workload.plan import Plan
+from tests.unit.strategies.training_cases import FRAMEWORK, cluster, job
 
 PLAN = Plan(pipeline_parallel=4, data_parallel=4)
 M = 8  # micro-batches of every replica

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 from test_network import PORT, cluster
@@ -174,7 +175,7 @@ def test_jobs_below_different_leaves_do_not_touch() -> None:
     assert slow_down(run(8.0, nodes=2, per_leaf=2)) == 1.0
 
 
-def test_two_jobs_on_an_oversubscribed_spine_slow_each_other_and_the_link_is_named() -> None:
+def test_two_jobs_on_an_oversubscribed_spine_slow_each_other_and_the_link_is_named(tmp_path: Path) -> None:
     alone, both = run(4.0, jobs=1), run(4.0)
     assert slow_down(alone) == 1.0
     assert slow_down(both) == pytest.approx(slow_down(both, "job1"), rel=1e-9)
@@ -183,10 +184,12 @@ def test_two_jobs_on_an_oversubscribed_spine_slow_each_other_and_the_link_is_nam
     assert "spine" in first["link"]
     assert first["shared_with"] == "job1"
     from simulator.report.explain import explain
+    from simulator.results.storage import load_result, save_result
 
-    notes = [row.note for row in explain(both, "traffic", "job0") if row.item == first["link"]]
-    assert notes
-    assert "job1" in notes[0]
+    for result in (both, load_result(save_result(both, tmp_path / "run"))):
+        notes = [row.note for row in explain(result, "traffic", "job0") if row.item == first["link"]]
+        assert notes
+        assert "job1" in notes[0]
 
 
 def test_slower_links_never_make_a_job_faster_and_its_time_is_accounted_for() -> None:

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import ArrayLike
 
-from simulator.cluster.queue import QueueResult, run_queue
+from simulator.cluster.queue import QueueRules
+from simulator.cluster.queue_run import QueueResult, run_queue
 from simulator.errors import ConfigError
 from simulator.registry import lookup, strategies
 from simulator.strategies.cluster_protocols import JobQueue, NodePlacement
-from simulator.workload.job_traces import JobTable, llm_mix, read_jobs
+from simulator.workload.goodput import Goodput
+from simulator.workload.job_mixes import llm_mix
+from simulator.workload.job_traces import JobTable, read_jobs
 
 QUEUES = [r.name for r in strategies(family="job_queue")]
 PLACEMENTS = [r.name for r in strategies(family="placement")]
@@ -209,3 +212,59 @@ def test_the_generated_mix_has_the_published_shares() -> None:
         assert (kinds == kind).mean() == pytest.approx(share / 100.1, rel=0.1)
         assert np.median(jobs.gpus[kinds == kind]) == median
     assert 50_000 / jobs.submit[-1] == pytest.approx(1.0, rel=0.02)
+
+
+def test_deadlines_that_can_be_met_are_met() -> None:
+    # One job at a time: earliest deadline first meets every deadline that any order meets (Jackson; Liu and Layland).
+    jobs = table([0, 1, 2], [10, 2, 3], 8)
+    due = JobTable(jobs.submit, jobs.run, jobs.gpus, jobs.tenant, jobs.tenants, jobs.priority, jobs.kind,
+                   deadline=np.array([100.0, 4.0, 8.0]))  # fmt: skip
+    assert run(due, [8], "edf").finish.tolist() == [15, 3, 6]
+    kept = run_queue(due, [8], lookup("job_queue", "edf")(preemptive=False), lookup("placement", "first-fit")())
+    assert kept.finish.tolist() == [10, 12, 15]
+
+
+def test_a_limit_holds_a_tenant_back_and_blocks_nobody() -> None:
+    jobs = table([0, 0, 0, 0], [10, 10, 10, 10], 4, tenant=[0, 0, 1, 1])
+    rules = QueueRules(limits={0: 4.0})
+    result = run(jobs, [16], "fifo", rules=rules)
+    assert result.start.tolist() == [0, 10, 0, 0]
+
+
+def test_migration_makes_room_for_a_gang_and_costs_what_it_costs() -> None:
+    # Two nodes, half full each after the short jobs have gone: a gang of a whole node fits after one move.
+    jobs = table([0, 0, 0, 0, 5], [2, 100, 2, 100, 10], [4, 4, 4, 4, 8])
+    apart = run(jobs, [8, 8], "fifo", "best-fit")
+    assert apart.start[4] == 100
+    moved = run(jobs, [8, 8], "fifo", "defragmenting", migration=7.0)
+    assert moved.start[4] == 5
+    assert sorted(moved.finish[[1, 3]].tolist()) == [100, 107]
+    assert moved.migrations == 1
+
+
+def test_elastic_jobs_share_a_cluster_that_fixed_gangs_queue_for() -> None:
+    # Two equal jobs that scale without loss: each gets half and both end when one after the other would.
+    scaling = Goodput(math.inf, 0.0, largest=8.0)
+    jobs = table([0, 0], [100, 100], 4)
+    fair = run(jobs, [8, 8], "sia", scaling=scaling)
+    assert fair.finish.tolist() == [50, 50]
+    assert fair.service.tolist() == [400, 400]
+    # A sum of speed-ups is indifferent among jobs that scale without loss; with loss it shares alike as well.
+    lossy = Goodput(math.inf, 0.1, inside_node=0.1, retrogression=0.1, largest=8.0, largest_batch=1.0)
+    shared = run(jobs, [8, 8], "pollux", scaling=lossy)
+    assert shared.finish[0] == shared.finish[1] < 100
+    alone = run(table([0], [100], 4), [8, 8], "pollux", scaling=scaling)
+    assert alone.finish.tolist() == [25]
+    # Batches that lose all progress: more accelerators are worth nothing, and nobody gets them.
+    none = Goodput(0.0, 2.0, inside_node=2.0, largest=8.0)
+    assert run(table([0], [100], 1), [8, 8], "sia", scaling=none).service.tolist() == [100]
+
+
+def test_goodput_follows_the_published_equations() -> None:
+    # Twice the accelerators, φ = 3 M0, exchange of half the gradient's time, no overlap. Goodput of a batch of b M0 is
+    # b · 4/(3 + b) / (b/2 + 1/2), largest at b = √3; the gang asked for takes 1 + 1/2 per M0.
+    model, b = Goodput(3.0, 0.5, largest_batch=4.0), math.sqrt(3)
+    assert model.efficiency(2.0) == pytest.approx(4 / 5)
+    assert model.speed(32, 16, 8) == pytest.approx(1.5 * 8 * b / ((b + 3) * (b + 1)), rel=1e-3)
+    perfect = Goodput(3.0, 0.5, overlap=10.0)
+    assert perfect.step(16, 16, 1.0, 2) == pytest.approx(1.0, rel=1e-3), "the shorter of the two hides"

@@ -8,9 +8,11 @@ from partitions import FUSED, flops, layer_of, messages, plan_of, same_work
 from simulator.engine.streams import run_streams
 from simulator.strategies.compile import check_plan
 from simulator.training.block_time import dependencies
+from simulator.training.stages import compiled_layers
 from simulator.workload.framework import Framework
+from simulator.workload.jobs import Batch, TrainingJob
 from simulator.workload.model_files import load_model
-from simulator.workload.ops import OpKind
+from simulator.workload.ops import Block, OpKind
 from simulator.workload.plan import Plan
 
 KINDS = ("ring", "ulysses", "megatron-allgather")
@@ -119,10 +121,61 @@ def test_one_rank_changes_nothing(kind: str) -> None:
 
 
 def test_reasons_name_what_works() -> None:
-    llama, mamba = load_model("llama-3.1-8b"), load_model("mamba2-2.7b")
+    llama, mamba = load_model("llama-3.1-8b"), load_model("mamba-2.8b")
     (reason,) = check_plan(llama, plan_of(context_parallel=3, context="ulysses"))
     assert "32 heads" in reason and "1, 2, 4, 8, 16, 32" in reason
-    (reason,) = check_plan(mamba, plan_of(context_parallel=2))
-    assert "recurrent" in reason and "context_parallel 1" in reason
+    (reason,) = check_plan(mamba, plan_of(context_parallel=2, context="ulysses"))
+    assert "all channels" in reason and "use context ring" in reason
     (reason,) = check_plan(llama, plan_of(context_parallel=2, context_split="striped"))
     assert "zig-zag" in reason
+
+
+RECURRENT = ("mamba2-2.7b", "mamba-2.8b", "qwen3-next-80b-a3b", "minimax-text-01", "jamba-v0.1")
+
+
+def recurrent_layers(name: str, plan: Plan) -> list[Block]:
+    model = load_model(name)
+    job = TrainingJob("job", model, FUSED, Batch(1, 1, S), plan)
+    found = {id(b): b for b in compiled_layers(job)}.values()
+    return [b for b in found if any("state" in op.tags for op in b.forward)]
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+@pytest.mark.parametrize("kind", KINDS)
+def test_recurrent_mixers_keep_their_work(name: str, kind: str) -> None:
+    plan = plan_of(context_parallel=4, context=kind)
+    if check_plan(load_model(name), plan):
+        assert kind == "ulysses" and name in ("mamba-2.8b", "jamba-v0.1")  # Mamba-1 mixes all channels
+        return
+    for cut, whole in zip(recurrent_layers(name, plan), recurrent_layers(name, Plan()), strict=True):
+        assert 4 * flops(cut.ops, plan) == pytest.approx(flops(whole.ops, Plan()), rel=1e-12)
+        scans = [sum(op.flops(p.mesh) for op in b.ops if "state" in op.tags) for b, p in ((cut, plan), (whole, Plan()))]
+        assert 4 * scans[0] == pytest.approx(scans[1], rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "split", "count"), [("ring", "contiguous", 3), ("ring", "zig-zag", 6)])
+def test_states_travel_whatever_the_length(kind: str, split: str, count: int) -> None:
+    # LASP (arXiv 2404.02882): a message is one state, heads × head_dim × state_size (mamba2-2.7b: 80 × 64 × 128, fp32).
+    plan = plan_of(context_parallel=4, context=kind, context_split=split)
+    block = recurrent_layers("mamba2-2.7b", plan)[0]
+    state = 4 * 80 * 64 * 128
+    assert [m for m in messages(block.forward, plan, "send_recv", "cp") if m > 1e6] == [state] * count
+    assert messages(block.backward, plan, "send_recv", "cp") == [state] * count
+    halo = [m for m in messages(block.forward, plan, "send_recv", "cp") if m < 1e6]
+    runs = 2 if split == "zig-zag" else 1
+    assert halo == [2 * runs * 3 * (80 * 64 + 2 * 128)]  # the last taps − 1 tokens of x, B and C
+
+
+def test_gathered_states_are_one_collective() -> None:
+    # LASP-2 (arXiv 2502.07563): one all-gather of all states; two runs of tokens per rank.
+    plan = plan_of(context_parallel=4, context="megatron-allgather")
+    block = recurrent_layers("mamba2-2.7b", plan)[0]
+    assert messages(block.forward, plan, "all_gather", "cp") == [2 * 4 * 4 * 80 * 64 * 128]
+
+
+def test_a_state_costs_less_than_keys_and_values_on_long_sequences() -> None:
+    # The point of linear attention: traffic of ring attention grows with the sequence, that of states does not.
+    plan = plan_of(context_parallel=4)
+    dense = sum(messages(layer_of("llama-3.1-8b", plan, 1, 131072).forward, plan, "send_recv", "cp"))
+    linear = sum(messages(recurrent_layers("mamba2-2.7b", plan)[0].forward, plan, "send_recv", "cp"))
+    assert linear < 0.1 * dense

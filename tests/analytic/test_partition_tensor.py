@@ -95,6 +95,28 @@ def test_grids_conserve_flops_and_tile_everything(name: str) -> None:
     assert states * copies == pytest.approx(plan.tensor_parallel, rel=2e-3)  # biases are cut along rows only
 
 
+@pytest.mark.parametrize("name", GRIDS)
+def test_grids_tile_every_expert(name: str) -> None:
+    plan, whole = GRIDS[name], Plan()
+    tiled, full = layer_of("mixtral-8x7b", plan, batch=8), layer_of("mixtral-8x7b", whole, batch=8)
+    assert flops(tiled.ops, plan) * plan.tensor_parallel == pytest.approx(flops(full.ops, whole), rel=1e-12)
+    copies = {"tesseract-2.5d": 2}.get(name, 1)
+    states = sum(t.bytes(whole.mesh) for t in full.states) / sum(t.bytes(plan.mesh) for t in tiled.states)
+    assert states * copies == pytest.approx(plan.tensor_parallel, rel=2e-3)
+
+
+def test_optimus_volume_of_a_mixture() -> None:
+    # As for a dense layer, product by product: its input and its weight, 1/q of them through each rank.
+    plan, q = GRIDS["summa-2d"], 4
+    full = layer_of("mixtral-8x7b", Plan(), batch=8)
+    products = [op for op in full.forward if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM)]
+    want = sum(op.reads[0].bytes() + op.reads[1].bytes() for op in products) / q
+    block = layer_of("mixtral-8x7b", plan, batch=8)
+    assert sum(messages(block.forward, plan, "broadcast", "tp")) == want
+    scores = 2 * 8 * 2048 * 8 / q  # router scores of the 8 experts, gathered along a row
+    assert messages(block.forward, plan, "all_gather", "tp") == [scores]
+
+
 def test_optimus_volume_per_layer() -> None:
     # Xu et al., arXiv 2104.05343: the broadcasts of a layer carry 7bsh + 12h² elements, 1/q of them through each rank;
     # the backward moves three times that when the forward is run again, twice without.

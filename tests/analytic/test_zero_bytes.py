@@ -10,7 +10,7 @@ from simulator.strategies.sharding.deepspeed_estimate import deepspeed_zero2_byt
 from simulator.workload.framework import Framework
 from simulator.workload.ops import TensorClass
 from simulator.workload.plan import Plan
-from tests.unit.strategies.training_cases import FRAMEWORK, elements, layers, states
+from tests.unit.strategies.training_cases import FRAMEWORK, elements, estimate, layers, states
 
 GIB = 2**30
 FP32_GRADIENTS = Framework("fp32-gradients", "training", gradient_dtype="fp32")
@@ -81,6 +81,20 @@ def test_lora_bytes(rank: int) -> None:
     assert trainable == depth * rank * sum(a + b for a, b in widths)
     assert frozen == elements(Plan())
     assert sum(states(plan).values()) == 2 * frozen + 16 * trainable
+
+
+def test_qlora_dequantises_at_every_use() -> None:
+    # arXiv 2305.14314: 4 bits read and 16 written per weight, once in the forward and once in the backward.
+    plan, plain = Plan().with_(peft="qlora"), Plan().with_(peft="lora")
+    block, lora = layers(plan)[0], layers(plain)[0]
+    frozen = sum(
+        t.elements() for t in lora.states if t.cls is TensorClass.PARAM and not t.trainable and len(t.dims) > 1
+    )
+    moved = sum(op.bytes() for op in block.ops if ".dequantise." in op.name)
+    assert moved == pytest.approx(2 * frozen * (0.5 + 2))
+    extra = sum(op.bytes() for op in block.ops) - sum(op.bytes() for op in lora.ops)
+    assert extra == pytest.approx(moved)  # the products read 16 bits as before
+    assert estimate(plan).seconds > estimate(plain).seconds
 
 
 def test_qlora_base_takes_half_a_byte() -> None:

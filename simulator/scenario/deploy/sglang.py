@@ -12,7 +12,7 @@ from simulator.scenario.deploy.types import Engine, Read, Setup, Written
 
 __all__ = ["ENGINE"]
 
-_SPECULATION = "set deployment.options.speculation: no argument tells how many drafts are accepted"
+_SPECULATION = "set deployment.speculation: no argument tells how many drafts are accepted"
 UNMODELLED = {
     "--cpu-offload-gb": "all weights are on the device; see the serving_offload strategies",
     "--hybrid-kvcache-ratio": "layers with windows hold what the framework file says",

@@ -196,7 +196,7 @@ def _speculation(found: Read, text: str) -> None:
         raise ConfigError(f"--speculative-config is not a JSON mapping: {text}") from None
     method = str(config.get("method", "draft-model"))
     found.notes.append(
-        f"--speculative-config ({method}, {tokens} tokens) is not simulated: set deployment.options.speculation, "
+        f"--speculative-config ({method}, {tokens} tokens) is not simulated: set deployment.speculation, "
         "whose acceptance rate no argument tells"
     )
 

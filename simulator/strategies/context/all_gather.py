@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from simulator.registry import register
-from simulator.strategies.context.tokens import AXIS, key_value, packed_key_value, query, refuse_recurrent, shard_tokens
+from simulator.strategies.context.recurrent import pass_states
+from simulator.strategies.context.tokens import AXIS, key_value, packed_key_value, query, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -21,30 +22,34 @@ __all__ = ["ContextAllGather"]
     kind="pass",
     area="training",
     family="context",
-    cites=("Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783 §3.3.2",),
+    cites=("Grattafiori et al. 2024 (Llama 3), arXiv 2407.21783 §3.3.2", "Sun et al. 2025 (LASP-2), arXiv 2502.07563"),
     catalogue=("Ring / Colossal sequence parallelism",),
     validated_by="closed_form",
 )
 class ContextAllGather:
     """Gather keys and values, attend, and reduce-scatter their gradients; nothing hides behind the attention itself.
 
-    The tokens of a rank are a front chunk and its mirror image, so causal work is equal.
+    The tokens of a rank are a front chunk and its mirror image, so causal work is equal. Of recurrent mixers the states
+    are gathered (LASP-2, arXiv 2502.07563).
     """
 
     name: str
     stage = PassStage.PARTITION
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
-        """Attention only."""
-        return refuse_recurrent(model, plan)
+        """Any model."""
+        return ""
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Cut the tokens and surround each fused attention with its collectives."""
         if plan.context_parallel == 1:
             return block
         cut = shard_tokens(block)
-        forward = tuple(made for op in cut.forward for made in _around(op))
-        backward = tuple(made for op in cut.backward for made in _around(op))
+        ranks = plan.context_parallel
+        forward = tuple(s for op in cut.forward for made in _around(op) for s in pass_states(made, ranks, 2, "gather"))
+        backward = tuple(
+            s for op in cut.backward for made in _around(op) for s in pass_states(made, ranks, 2, "gather")
+        )
         return replace(cut, forward=forward, backward=backward)
 
 

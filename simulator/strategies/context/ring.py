@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from simulator.registry import register
+from simulator.strategies.context.recurrent import pass_states
 from simulator.strategies.context.tokens import (
     AXIS,
     busiest_context,
@@ -13,7 +14,6 @@ from simulator.strategies.context.tokens import (
     key_value,
     packed_key_value,
     query,
-    refuse_recurrent,
     shard_tokens,
 )
 from simulator.strategies.protocols import PassStage
@@ -32,7 +32,11 @@ SPLITS = ("zig-zag", "contiguous")
     kind="pass",
     area="training",
     family="context",
-    cites=("Li et al. 2021, arXiv 2105.13120", "Liu et al. 2023 (Ring Attention), arXiv 2310.01889"),
+    cites=(
+        "Li et al. 2021, arXiv 2105.13120",
+        "Liu et al. 2023 (Ring Attention), arXiv 2310.01889",
+        "Sun et al. 2024 (LASP), arXiv 2404.02882",
+    ),
     catalogue=("Ring / Colossal sequence parallelism",),
     validated_by="closed_form",
 )
@@ -41,18 +45,19 @@ class RingAttention:
 
     ``context_split: zig-zag`` (default) gives every rank a chunk from the front and its mirror image from the back, so
     causal work is equal; ``contiguous`` gives neighbours, and the rank with the last tokens does up to twice the mean.
-    The backward sends keys and values around again, and their gradients once all the way round.
+    The backward sends keys and values around again, and their gradients once all the way round. Recurrent mixers send
+    their states instead, from one run of neighbouring tokens to the next (LASP, arXiv 2404.02882).
     """
 
     name: str
     stage = PassStage.PARTITION
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
-        """Attention only; a known split."""
+        """A known split."""
         split = plan.option("context_split", SPLITS[0])
         if split not in SPLITS:
             return f"context_split '{split}' is unknown; use {' or '.join(SPLITS)}"
-        return refuse_recurrent(model, plan)
+        return ""
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Cut the tokens and unroll each attention into one step per chunk of keys."""
@@ -63,6 +68,10 @@ class RingAttention:
         cut = shard_tokens(block)
         forward = tuple(step for op in cut.forward for step in _forward(op, ranks, balanced))
         backward = tuple(step for op in cut.backward for step in _backward(op, ranks, balanced))
+        runs = 2 if balanced else 1
+        forward, backward = (
+            tuple(made for op in ops for made in pass_states(op, ranks, runs, "ring")) for ops in (forward, backward)
+        )
         return replace(cut, forward=forward, backward=backward)
 
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simulator.workload.lowering_attention import CORE_ATTENTION, mean_context, part_of
-from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Dim, Op, OpKind, Phase, Tensor, TensorClass
-from simulator.workload.plan import Plan
 
 __all__ = [
     "AXIS",
@@ -17,7 +15,6 @@ __all__ = [
     "key_value",
     "packed_key_value",
     "query",
-    "refuse_recurrent",
     "shard_tokens",
 ]
 
@@ -39,20 +36,10 @@ def shard_tokens(block: Block) -> Block:
 
 
 def core_of(block: Block) -> frozenset[str]:
-    """Names of the forward Ops between the projections of softmax attention."""
-    return frozenset(op.name for op in block.forward if op.recomputable == CORE_ATTENTION)
-
-
-def refuse_recurrent(model: ModelSpec, plan: Plan) -> str:
-    """Why recurrent mixers do not work: their state would have to walk from rank to rank."""
-    if plan.context_parallel > 1 and any(
-        layer.attention and layer.attention.kind == "linear" for layer, _ in model.layers
-    ):
-        return (
-            f"context_parallel {plan.context_parallel}: {model.name} has recurrent mixers, whose state passes "
-            "from token to token; context parallelism is for attention, use context_parallel 1"
-        )
-    return ""
+    """Names of the forward Ops between the projections of a mixer: softmax attention, or convolution and scan."""
+    return frozenset(
+        op.name for op in block.forward if op.recomputable == CORE_ATTENTION or "taps" in op.tags or "state" in op.tags
+    )
 
 
 def query(op: Op) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simulator.registry import register
-from simulator.strategies.context.tokens import AXIS, core_of, refuse_recurrent, shard_tokens
+from simulator.strategies.context.tokens import AXIS, core_of, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -46,7 +46,12 @@ class Ulysses:
                         f"divide the {heads} heads that ulysses spreads; context_parallel that works: {near}; "
                         "or use ring"
                     )
-        return refuse_recurrent(model, plan)
+                if plan.context_parallel > 1 and mixer is not None and mixer.mixer == "mamba1":
+                    return (
+                        f"ulysses: {model.name} projects the parameters of its scan from all channels at once, which "
+                        "shards of heads do not have; use context ring or megatron-allgather"
+                    )
+        return ""
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Cut the tokens; put all-to-alls before and after the core attention, forward and backward."""

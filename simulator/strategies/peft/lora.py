@@ -6,6 +6,7 @@ dimensions, precision gives states to trainable parameters only, and no weight g
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import cast
 
@@ -91,15 +92,43 @@ class Lora:
     validated_by="closed_form",
 )
 class QLora(Lora):
-    """LoRA on a base held in 4 bits: matrices are read in 4 bits and dequantised on the fly inside the GEMM's price."""
+    """LoRA on a base held in 4 bits: whenever a matrix is used it is dequantised to bf16 first, in a pass of its own.
+
+    "Whenever a QLoRA weight tensor is used, we dequantize the tensor to BFloat16, and then perform a matrix
+    multiplication in 16-bit" (arXiv 2305.14314): each use reads 4 bits and writes 16 per weight before the GEMM reads
+    those 16.
+    """
 
     base_dtype = "int4"
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """As LoRA, with a dequantisation before every product with a frozen matrix."""
+        made = super().apply(block, plan, framework)
+        forward, backward = (
+            tuple(step for op in ops for step in _dequantised(op)) for ops in (made.forward, made.backward)
+        )
+        return replace(made, forward=forward, backward=backward)
 
     def notes(self, plan: Plan) -> tuple[str, ...]:
         """What is left out."""
         return (
             "qlora: block scales (0.127 bit per weight after double quantisation, arXiv 2305.14314) are not counted",
         )
+
+
+def _dequantised(op: Op) -> Iterator[Op]:
+    """``op`` on 16-bit copies of its 4-bit matrices, and the kernels that make them: table lookup and scale."""
+    copies: dict[str, Tensor] = {}
+    for weight in op.reads:
+        if weight.cls is not TensorClass.PARAM or weight.dtype != QLora.base_dtype:
+            continue
+        copy = replace(weight, name=f"{weight.name}|bf16", cls=TensorClass.ACTIVATION, dtype="bf16")
+        copies[weight.name] = copy
+        yield Op(
+            f"{op.name}.dequantise.{weight.name}", OpKind.ELEMENTWISE, op.phase, "bf16",
+            (weight,), (copy,), weight.dims, 2.0,
+        )  # fmt: skip
+    yield replace(op, reads=tuple(copies.get(t.name, t) for t in op.reads)) if copies else op
 
 
 def _is_target(block: Block, op: Op) -> bool:

@@ -55,7 +55,7 @@ class BestFit:
             left = np.where(free >= gpus, free, largest + 1)
             node = int(left.argmin())
             return ((node, gpus),) if left[node] <= largest else None
-        empty = np.flatnonzero(free == size)
+        empty = np.flatnonzero((free == size) & (size > 0))
         return _take(empty[np.argsort(-size[empty], kind="stable")], free, gpus)
 
 
@@ -74,7 +74,7 @@ class TopologyAware:
             score = np.where(free >= gpus, free * (room.max() + 1) + room, np.inf)
             node = int(score.argmin())
             return ((node, gpus),) if np.isfinite(score[node]) else None
-        empty = np.flatnonzero(free == size)
+        empty = np.flatnonzero((free == size) & (size > 0))
         room = np.bincount(group[empty], free[empty], minlength=int(group.max()) + 1)
         fits = np.flatnonzero(room >= gpus)
         if len(fits):

@@ -28,7 +28,12 @@ FIRST_RUNS = 24
     area="training",
     family="planner",
     cites=("Narayanan et al. 2021 (PTD-P heuristics), arXiv 2104.04473", "Isaev et al. 2023 (Calculon), SC"),
-    catalogue=("Megatron 3-D (PTD-P)", "DeepSpeed 3-D", "Colossal-AI, Rhino, TAP, Slapo"),
+    catalogue=(
+        "Megatron 3-D (PTD-P)",
+        "DeepSpeed 3-D",
+        "Colossal-AI, Rhino, TAP, Slapo",
+        "Proteus, vTrain, Calculon, DistIR",
+    ),
     validated_by="closed_form",
 )
 class Exhaustive:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from simulator.errors import ConfigError
 from simulator.hardware.types import Node
 from simulator.registry import Claim, register
 from simulator.strategies.serving_offload.block_schedule import (
@@ -15,8 +16,12 @@ from simulator.strategies.serving_offload.block_schedule import (
     memory,
     throughput,
 )
+from simulator.strategies.serving_offload.streaming import WeightStream
+from simulator.strategies.serving_offload.weights import WeightOffload, host_bandwidth
+from simulator.strategies.settings import Settings
 from simulator.workload.counting import layer_parameters, parameters
 from simulator.workload.model import ModelSpec
+from simulator.workload.plan import Plan
 
 __all__ = ["GOOGLE_CLOUD_T4", "FlexGen", "layer_shape", "tiers_of"]
 
@@ -127,14 +132,45 @@ def tiers_of(node: Node, *, compute: float = 0.6, decode: float = 0.1) -> Tiers:
     ),
     validated_by="published",
 )
-class FlexGen:
-    """Search over block sizes, with the placement of each found by linear programming."""
+class FlexGen(WeightOffload):
+    """Search over block sizes, with the placement of each found by linear programming.
+
+    In a deployment the placement is given: keys ``weights`` and ``cache``, their shares in device memory, and
+    ``weight_bits``. Weights come once for a whole batch, and the rest of the cache is read beside them over the same
+    link; a batch as large as ``max_num_seqs`` is the block of the zig-zag schedule.
+    """
 
     name: str
+    keys = ("weights", "cache", "weight_bits", "tier")
     quality = (
         "exact in 16 bit; 4-bit weights and cache: OPT-30B Lambada 0.725 → 0.724, WikiText perplexity 12.72 → 12.90; "
         "OPT-175B 0.758 → 0.756, 10.82 → 10.94 (arXiv 2303.06865 table 5)"
     )
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings or Settings("offload", {}))
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
+        """Weights and keys and values outside the device, overlapped with its computation."""
+        resident, cache = (self.settings.number(key, 1.0, high=1.0) for key in ("weights", "cache"))
+        scale = self.settings.number("weight_bits", 16.0, low=1.0, high=16.0) / 16.0
+        ranks = min(plan.accelerators, node.accelerators)
+        link = host_bandwidth(node, ranks)
+        per_byte = 1.0 / link
+        if self.tier == "nvme":
+            if node.nvme is None:
+                raise ConfigError(f"{self.settings.where}.tier: {node.name} has no NVMe, use tier: host")
+            per_byte = max(per_byte, ranks / node.nvme.read)
+        moved = [one * scale * (1.0 - resident) / plan.data_parallel for one in weights]
+        traffic = {"host": sum(moved)} | ({"nvme": sum(moved)} if self.tier == "nvme" else {})
+        two = tuple(
+            2.0 * one * scale / max(1, n) if resident < 1.0 else 0.0 for one, n in zip(weights, layers, strict=True)
+        )
+        return WeightStream(
+            tuple(one * per_byte for one in moved), True, traffic, resident * scale, two, cache, link
+        )  # fmt: skip
 
     def evaluate(self, shape: LayerShape, policy: BlockPolicy, tiers: Tiers) -> tuple[float, str]:
         """Generated tokens per second, and an empty reason or what does not fit."""

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from simulator.errors import ConfigError
+from simulator.hardware.types import Node
 from simulator.registry import Claim, register
+from simulator.strategies.serving_offload.streaming import NeuronStream, WeightStream
+from simulator.strategies.serving_offload.weights import WeightOffload
+from simulator.strategies.settings import Settings
+from simulator.workload.plan import Plan
 
 __all__ = ["LLMInAFlash", "NeuronSplit", "PowerInfer", "flash_rate"]
 
@@ -71,15 +78,43 @@ class NeuronSplit:
     ),
     validated_by="closed_form",
 )
-class PowerInfer:
+class PowerInfer(WeightOffload):
     """Hot neurons are computed on the device and cold ones on the host, at the same time; results are joined per layer.
 
     A layer takes max(device, host) + synchronisation for one token; both sides are bound by their memory bandwidth.
-    Shares of active and hot neurons are inputs: they belong to the model.
+    Shares of active and hot neurons are inputs: they belong to the model. A batch uses the union of what its tokens
+    activate, so prompts and large batches compute almost everything.
+
+    Keys: ``active`` share of the neurons per token, ``hot`` share of them in device memory, ``coverage`` of the
+    activations by hot neurons, ``sync`` per layer [s].
     """
 
     name: str
+    keys = ("active", "hot", "coverage", "sync")
     quality = "retains model accuracy (README of SJTU-IPADS/PowerInfer); needs a ReLU-sparse model"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings or Settings("offload", {}))
+
+    @property
+    def density(self) -> float:
+        """Active neurons that are hot."""
+        return self.settings.number("active", high=1.0) * self.settings.number("coverage", high=1.0)
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
+        """Cold neurons, computed on the host from its memory, which all accelerators of the node share."""
+        active, hot, coverage = (self.settings.number(key, high=1.0) for key in ("active", "hot", "coverage"))
+        split = NeuronSplit(1.0 - neurons, neurons, active, hot, coverage)
+        cold = tuple(one * neurons * (1.0 - hot) for one in weights)
+        ranks = min(plan.accelerators, node.accelerators)
+        each = active * (1.0 - coverage) / (1.0 - hot) if hot < 1.0 else 0.0
+        sync = self.settings.number("sync", 0.0) if each else 0.0
+        return NeuronStream(
+            overlaps=True, resident=split.held_hot, buffered=(0.0,) * len(weights), cold=cold, active=min(1.0, each),
+            rate=node.host_memory_bandwidth / ranks, fixed=tuple(sync * count for count in layers),
+        )  # fmt: skip
 
     def token_seconds(
         self, split: NeuronSplit, layers: int, device_bandwidth: float, host_bandwidth: float, sync: float = 0.0
@@ -120,15 +155,45 @@ def flash_rate(chunk: float, peak: float, latency: float, threads: int = 1) -> f
     ),
     validated_by="closed_form",
 )
-class LLMInAFlash:
+class LLMInAFlash(WeightOffload):
     """Only neurons that newly become active are read from flash; attention stays in memory.
 
     *Windowing* keeps the neurons of the last tokens, so that a share ``new`` of the active ones has to be read;
     *bundling* stores a neuron's up column and down row together, so that chunks are twice as long.
+
+    Keys: ``active`` share of the neurons per token, ``new`` share of these that the window does not hold, ``chunk``
+    bytes of one column or row, ``threads`` that read at once, ``bundled``.
     """
 
     name: str
+    keys = ("active", "new", "chunk", "threads", "bundled")
     quality = "OPT-6.7B with predictor: HellaSwag 49.8 against 50.3 (paperswithcode entry of arXiv 2312.11514)"
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings or Settings("offload", {}))
+        self.tier = "nvme"
+
+    @property
+    def density(self) -> float:
+        """Active neurons: no others are computed."""
+        return self.settings.number("active", high=1.0)
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
+        """Newly active neurons, read from the node's drive before they are computed; the window stays in memory."""
+        if node.nvme is None:
+            raise ConfigError(f"{self.settings.where}: {node.name} has no NVMe to read neurons from")
+        active, new = self.density, self.settings.number("new", 1.0, high=1.0)
+        chunk = self.settings.number("chunk", 8192.0, low=1.0) * (2 if self.settings.flag("bundled", True) else 1)
+        ranks = min(plan.accelerators, node.accelerators)
+        threads = self.settings.count("threads", 32, low=1)
+        rate = flash_rate(chunk, node.nvme.read, node.nvme.latency, threads) / ranks
+        cold = tuple(one * neurons for one in weights)
+        return NeuronStream(
+            overlaps=False, resident=1.0 - neurons + neurons * active, buffered=(0.0,) * len(weights), cold=cold,
+            active=active * new, rate=rate, traffic={"nvme": sum(cold) * active * new},
+        )  # fmt: skip
 
     def token_seconds(
         self, split: NeuronSplit, layers: int, *, new: float, chunk: float, flash: float, latency: float,

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from simulator.errors import ConfigError
+from simulator.hardware.types import Node
 from simulator.registry import register
+from simulator.strategies.serving_offload.streaming import WeightStream
+from simulator.strategies.serving_offload.weights import WeightOffload
+from simulator.strategies.settings import Settings
+from simulator.workload.plan import Plan
 
 __all__ = ["STI", "pipeline_seconds"]
 
@@ -32,11 +38,34 @@ def pipeline_seconds(load: Sequence[float], compute: Sequence[float], preloaded:
     catalogue=("STI",),
     validated_by="closed_form",
 )
-class STI:
-    """Give every shard the most bits that the deadline allows, the most important first."""
+class STI(WeightOffload):
+    """Give every shard the most bits that the deadline allows, the most important first.
+
+    In a deployment (keys ``bits``, the mean over the shards, and ``resident``, the share that is preloaded) the shards
+    are read from the drive at that fidelity in every iteration, beside the computation of the ones before.
+    """
 
     name: str
+    keys = ("bits", "resident")
     quality = ""
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        super().__init__(settings or Settings("offload", {}))
+        self.tier = "nvme"
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
+        """Shards at ``bits`` per weight of 16, but for those that are preloaded."""
+        if node.nvme is None:
+            raise ConfigError(f"{self.settings.where}: {node.name} has no NVMe to read shards from")
+        share = self.settings.number("bits", low=1.0, high=16.0) / 16.0
+        resident = self.settings.number("resident", 0.0, high=1.0)
+        ranks = min(plan.accelerators, node.accelerators)
+        moved = [one * (1.0 - resident) * share for one in weights]
+        two = tuple(2.0 * one / max(1, count) for one, count in zip(weights, layers, strict=True))
+        seconds = tuple(one * ranks / node.nvme.read for one in moved)
+        return WeightStream(seconds, True, {"nvme": sum(moved)}, resident * share, two)
 
     def search(
         self, importance: Sequence[float], bytes_per_bit: Sequence[float], compute: Sequence[float], *, rate: float,

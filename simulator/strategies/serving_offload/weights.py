@@ -12,7 +12,7 @@ from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStrea
 from simulator.strategies.settings import Settings
 from simulator.workload.plan import Plan
 
-__all__ = ["WeightOffload", "ZeroInference", "host_bandwidth"]
+__all__ = ["EdgeMoE", "WeightOffload", "ZeroInference", "host_bandwidth"]
 
 
 def host_bandwidth(node: Node, ranks: int) -> float:
@@ -22,7 +22,7 @@ def host_bandwidth(node: Node, ranks: int) -> float:
 
 
 class WeightOffload:
-    """Layers live in host memory or on NVMe; the keys of ``deployment.options.offload``."""
+    """Layers live in host memory or on NVMe; the keys of ``deployment.offload``."""
 
     name: str
     keys: ClassVar[Collection[str]] = ()
@@ -34,7 +34,14 @@ class WeightOffload:
         self.tier = settings.text("tier", "host", options=("host", "nvme"))
         """Where the weights are: ``host`` or ``nvme``."""
 
-    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+    @property
+    def density(self) -> float:
+        """Share of the neurons that one token uses on the device; below 1 where neurons are picked."""
+        return 1.0
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
         """What arrives in every iteration.
 
         Parameters
@@ -45,6 +52,8 @@ class WeightOffload:
             Number of layers of each stage.
         plan, node
             Ranks that fetch at the same time, and where from.
+        neurons
+            Share of a layer's weights that are neurons of its MLP.
         """
         raise NotImplementedError
 
@@ -80,7 +89,9 @@ class ZeroInference(WeightOffload):
 
     keys = ("tier", "resident", "prefetch", "bandwidth")
 
-    def stream(self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node) -> WeightStream:
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
         """Streamed bytes over the host link, and over the disk before."""
         resident = self.settings.number("resident", 0.0, high=1.0)
         if resident == 1.0:
@@ -101,3 +112,49 @@ class ZeroInference(WeightOffload):
             tuple(bytes_ * slowest for bytes_ in moved), prefetch, traffic, resident,
             tuple((2 if prefetch else 1) * one for one in layer),
         )  # fmt: skip
+
+
+@register(
+    "edgemoe",
+    kind="policy",
+    area="serving",
+    family="serving_offload",
+    cites=("Yi et al. 2023 (EdgeMoE), arXiv 2308.14352",),
+    catalogue=("Brainstorm, EdgeMoE, dynamic expert swapping on edge",),
+    validated_by="closed_form",
+)
+class EdgeMoE(WeightOffload):
+    """Experts live in ``tier``, a cache of them on the device: what a batch needs and the cache misses is fetched.
+
+    ``expert_share``: experts' part of a layer's weights; ``active_share``: part of the experts that an iteration needs
+    (experts per token over experts for one token); ``hit_ratio``: part of those found in the cache, from a routing
+    trace; ``resident``: part of the experts that the cache holds; ``compression``: bytes of a fetched expert over those
+    deployed. A fetch waits for the router, so it hides behind nothing unless ``prefetch`` says that the next layer's
+    experts are predicted.
+    """
+
+    keys = ("tier", "expert_share", "active_share", "hit_ratio", "resident", "compression", "prefetch", "bandwidth")
+    quality = "exact with compression 1; fewer bits per expert change answers"
+
+    def stream(
+        self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
+    ) -> WeightStream:  # fmt: skip
+        """Misses of an iteration."""
+        s = self.settings
+        experts, active = s.number("expert_share", high=1.0), s.number("active_share", high=1.0)
+        held = s.number("resident", 0.0, high=1.0)
+        missed = active * (1.0 - s.number("hit_ratio", held, high=1.0)) * s.number("compression", 1.0, high=1.0)
+        prefetch = s.flag("prefetch", False)
+        ranks = min(plan.accelerators, node.accelerators)
+        per_byte = [1.0 / s.number("bandwidth", host_bandwidth(node, ranks))]
+        if self.tier == "nvme":
+            if node.nvme is None:
+                raise ConfigError(f"{s.where}.tier: {node.name} has no NVMe, use tier: host")
+            per_byte.append(ranks / node.nvme.read)
+        moved = [bytes_ * experts * missed for bytes_ in weights]
+        traffic = {"host": sum(moved)} | ({"nvme": sum(moved)} if self.tier == "nvme" else {})
+        seconds = max(per_byte) if prefetch else sum(per_byte)
+        buffered = tuple(bytes_ * experts * active / max(1, n) for bytes_, n in zip(weights, layers, strict=True))
+        return WeightStream(
+            tuple(bytes_ * seconds for bytes_ in moved), prefetch, traffic, 1.0 - experts * (1.0 - held), buffered
+        )

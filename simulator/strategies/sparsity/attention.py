@@ -14,7 +14,7 @@ __all__ = ["H2O", "BlockSparse", "SpAtten", "SparseAttention", "StreamingLLM"]
 
 
 class SparseAttention:
-    """Which part of the context is attended and held; the keys of ``deployment.options.sparse_attention``."""
+    """Which part of the context is attended and held; the keys of ``deployment.sparse_attention``."""
 
     name: str
     keys: ClassVar[Collection[str]] = ()

@@ -50,7 +50,7 @@ class Speculation:
     Parameters
     ----------
     settings
-        The keys of ``deployment.options.speculation``.
+        The keys of ``deployment.speculation``.
     """
 
     name: str

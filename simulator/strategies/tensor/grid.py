@@ -20,8 +20,11 @@ from simulator.workload.plan import Plan, sub_axis
 
 __all__ = ["Cube", "Summa", "Tesseract"]
 
-WIDTHS = ("hidden", "heads", "kv_heads", "ffn", "vocab", "embedding_width", "head_hidden")
+WIDTHS = ("hidden", "heads", "kv_heads", "ffn", "vocab", "embedding_width", "head_hidden", "expert_ffn", "router")
 """Dimensions of activations that run along the rows of the grid."""
+
+ROWS = ("batch", "routed")
+"""Dimensions that run along the columns: sequences, and the rows that a mixture makes of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class GridTensorParallel:
     # -- what they share ------------------------------------------------------------------------------------------
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
-        """A grid of the right shape, dense layers with softmax attention, heads that divide."""
+        """A grid of the right shape, softmax attention, heads that divide, experts that stay in their grid."""
         if plan.tensor_parallel == 1:
             return ""
         if reason := self.shape(plan):
@@ -88,10 +91,13 @@ class GridTensorParallel:
         cut = math.prod(plan.mesh[a] for a in self.width_axes(grid))
         for layer, _ in model.layers:
             mixer = layer.attention
-            if (layer.mlp is not None and layer.mlp.is_moe) or (
-                mixer is not None and mixer.kind not in ("full", "sliding")
-            ):
-                return f"{self.name} is for dense layers with softmax attention, not for {model.name}; use megatron-1d"
+            if mixer is not None and mixer.kind not in ("full", "sliding"):
+                return f"{self.name} is for layers with softmax attention, not for {model.name}; use megatron-1d"
+            if layer.mlp is not None and layer.mlp.is_moe and plan.expert_parallel > 1:
+                return (
+                    f"{self.name} tiles every expert over its grid; no system is known that also spreads experts over "
+                    f"grids, so use expert_parallel 1 instead of {plan.expert_parallel}, or tensor megatron-1d"
+                )
             if mixer is not None and mixer.num_attention_heads % cut:
                 heads = mixer.num_attention_heads
                 return f"{self.name} cuts the {heads} attention heads in {cut}, which does not divide them"
@@ -116,11 +122,12 @@ class GridTensorParallel:
         """The tensor as tiles."""
         if tensor.cls in (TensorClass.PARAM, TensorClass.GRAD):
             if len(tensor.dims) > 1:
-                tensor = tensor.sharded(tensor.dims[0].name, grid.across)
+                tensor = tensor.sharded(tensor.dims[-2].name, grid.across)
             last = tensor.dims[-1].name
             return _cut(tensor, last, self.width_axes(grid)) if len(tensor.dims) > 1 or last in WIDTHS else tensor
-        tensor = _cut(tensor, "batch", self.batch_axes(grid))
-        for dim in tensor.dim_names[2:]:
+        for dim in ROWS:
+            tensor = _cut(tensor, dim, self.batch_axes(grid))
+        for dim in tensor.dim_names[1:]:
             if dim in WIDTHS:
                 tensor = _cut(tensor, dim, self.width_axes(grid))
         return tensor
@@ -130,19 +137,24 @@ class GridTensorParallel:
             return tuple(self.place(t, grid) for t in tensors)
 
         placed = replace(op, reads=tiles(op.reads), writes=tiles(op.writes), saves=tiles(op.saves))
-        if op.kind is OpKind.GEMM and "batched" not in op.tags:
+        if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) and "batched" not in op.tags:
             yield from self.product(placed, grid, stream)
             return
-        names = ("batch", *(d for d in op.dim_names if d in WIDTHS))
-        sharding = tuple(
-            (d, a) for d in names for a in (self.batch_axes(grid) if d == "batch" else self.width_axes(grid))
-        )
+        names = (*ROWS, *(d for d in op.dim_names if d in WIDTHS))
+        sharding = tuple((d, a) for d in names for a in (self.batch_axes(grid) if d in ROWS else self.width_axes(grid)))
         placed = replace(placed, sharding=(*op.sharding, *sharding))
         if "lookup" in op.tags and op.phase is Phase.FORWARD:  # rows of the table come from all ranks of the column
             table = placed.reads[-1]
             whole = replace(table.gathered(grid.across), name=f"{table.name}|column", cls=TensorClass.ACTIVATION)
             yield step(placed, "table", Collective.ALL_GATHER, grid.across, table, whole, stream)
             placed = replace(placed, tags={"lookup": whole.name}, reads=(*placed.reads[:-1], table, whole))
+        if op.name.endswith(".topk") and op.phase in (Phase.FORWARD, Phase.RECOMPUTE):
+            scores = placed.reads[0]  # a token's scores of all experts come from the ranks of its row
+            for axis in self.width_axes(grid):
+                whole = replace(scores.gathered(axis), name=f"{scores.name}|{axis}")
+                yield step(placed, f"scores.{axis}", Collective.ALL_GATHER, axis, scores, whole, stream)
+                scores = whole
+            placed = replace(placed, reads=(scores, *placed.reads[1:]))
         yield placed
         if op.residual and any(
             t.cls is TensorClass.PARAM for t in op.reads
@@ -179,7 +191,12 @@ def step(op: Op, name: str, kind: Collective, axis: str, read: Tensor, write: Te
 def _operands(op: Op) -> tuple[str, str]:
     """Names of the inner and the outer dimension of the weight of a GEMM in any phase."""
     weight = next(t for t in (*op.writes, *op.reads) if t.cls in (TensorClass.PARAM, TensorClass.GRAD))
-    return weight.dims[0].name, weight.dims[1].name
+    return weight.dims[-2].name, weight.dims[-1].name
+
+
+def _rows(axes: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Sharding of the rows of a product, whichever dimension they are."""
+    return tuple((dim, axis) for dim in ROWS for axis in axes)
 
 
 @register(
@@ -210,8 +227,7 @@ class Summa(GridTensorParallel):
     def product(self, op: Op, grid: Grid, stream: Stream) -> Iterator[Op]:
         """q steps of broadcast, broadcast (or reduce), multiply."""
         inner, outer = _operands(op)
-        sharding = tuple(("batch", a) for a in self.batch_axes(grid))
-        sharding += ((inner, grid.across), (outer, grid.along))
+        sharding = (*_rows(self.batch_axes(grid)), (inner, grid.across), (outer, grid.along))
         sent: tuple[tuple[Tensor, str], ...]
         summed: tuple[Tensor, str] | None = None
         if op.phase is Phase.WEIGHT_GRADIENT:
@@ -326,7 +342,7 @@ class Cube(GridTensorParallel):
     def product(self, op: Op, grid: Grid, stream: Stream) -> Iterator[Op]:
         """Two gathers, one product, one scatter, in every phase."""
         inner, outer = _operands(op)
-        sharding = (("batch", grid.across), (inner, grid.along), (outer, grid.deep))
+        sharding = (*_rows((grid.across,)), (inner, grid.along), (outer, grid.deep))
         gathered: dict[str, Tensor] = {}
         for tensor, axis in zip(op.reads[:2], (grid.deep, grid.across), strict=True):
             whole = replace(tensor.gathered(axis), name=f"{tensor.name}|{axis}", cls=TensorClass.ACTIVATION)

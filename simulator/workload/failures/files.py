@@ -24,7 +24,7 @@ FOLDER = "workloads/jobs"
 _TIMES = ("detection", "restart", "regroup")
 _KEYS = (
     "kind", "name", "description", "source", "assumes", "record", "mtbf", "per", "law", "shape", "observed", "counts",
-    "software", "planned", "degraded", "repair", "trace", "system", *_TIMES,
+    "software", "planned", "degraded", "repair", "trace", "system", "spares", *_TIMES,
 )  # fmt: skip
 _DEFAULTS = {"detection": 60.0, "restart": 300.0, "regroup": 60.0}
 """Assumed where neither a record nor the scenario says [s]."""
@@ -148,13 +148,16 @@ class _Reading:
             self.error("", "needs what fails: 'record', 'mtbf', 'counts' with 'observed', or a 'trace'")
         shape = self._shape()
         repair = self._repair(assumed)
+        spares = w.get("spares")
+        if spares is not None and (not isinstance(spares, int) or isinstance(spares, bool) or spares < 0):
+            self.error("spares", f"{spares!r} is not a number of nodes of at least 0")
         if self.issues:
             raise ConfigError(self.issues)
         assumes = w.get("assumes") or ()
         assumes = (assumes,) if isinstance(assumes, str) else tuple(map(str, assumes))
         return FailureModel(
             name=str(w.get("name", "failures")), kinds=() if trace is not None else kinds, shape=shape, trace=trace,
-            repair=repair, source=str(w.get("source", "")), assumes=(*assumes, *assumed), **times,
+            repair=repair, spares=spares, source=str(w.get("source", "")), assumes=(*assumes, *assumed), **times,
         )  # fmt: skip
 
     def _shape(self) -> float:

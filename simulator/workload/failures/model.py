@@ -108,6 +108,8 @@ class FailureModel:
         Starting every process again and joining them, without reading the state [s].
     regroup
         Joining the processes that are left, without starting them [s].
+    spares
+        Nodes without work that are kept hot to step in for failed ones; ``None``: all of them.
     """
 
     name: str
@@ -118,6 +120,7 @@ class FailureModel:
     detection: float = 0.0
     restart: float = 0.0
     regroup: float = 0.0
+    spares: int | None = None
     source: str = ""
     assumes: tuple[str, ...] = ()
 

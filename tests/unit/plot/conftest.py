@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import matplotlib
 import pytest
+import yaml
 
 import simulator as sim
+from simulator.data import find_file
 from simulator.results.tables import Result
 from simulator.training.tables import timeline_tables
 
@@ -39,4 +41,13 @@ def trillion() -> Result:
 
 @pytest.fixture(scope="session")
 def served() -> Result:
-    return sim.run("quickstart", ["workloads.chat.requests.count=300", "workloads.0.steps=2"])
+    """Every kind of workload at once, and failures: something to draw for every figure of a run."""
+    document = yaml.safe_load(find_file("scenarios", "quickstart", "scenario").read_text(encoding="utf-8"))
+    tune, chat = document["workloads"]
+    tune |= {"steps": 600, "checkpoint": {"every": "20 s", "to": "nvme"}}
+    chat["requests"]["count"] = 300
+    mix = {"classes": {"a": {"sizes": 8, "run": "10 min"}}}
+    document["cluster"]["nodes"]["count"] += 1
+    document["workloads"] += [{"jobs": "lab", "mix": mix, "rate": "10 /h", "count": 20, "nodes": 1}]
+    document["failures"] = {"mtbf": "3 h", "detection": "1 s", "restart": "5 s", "repair": "10 s"}
+    return sim.run(document)

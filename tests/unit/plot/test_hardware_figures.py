@@ -106,3 +106,10 @@ def test_lost_time_is_drawn_as_its_share(failing: Result) -> None:
 def test_costs_of_a_result_are_those_of_its_items(served: Result) -> None:
     ax = cost_bars(served, "chat")
     assert sum(p.get_width() for p in ax.patches) == pytest.approx(served.of("chat")["usd_per_million_tokens"])
+
+
+def test_steps_are_those_of_training_jobs_only() -> None:
+    rows = {"workload": ["queue"], "kind": ["jobs"], "interruptions": [1.0], "training_seconds": [float("nan")]}
+    events = {"time": [5.0], "workload": ["queue"], "event": ["interrupted"], "detail": [""], "steps": [float("nan")]}
+    with pytest.raises(ConfigError, match="not a training job"):
+        failures_and_goodput(Result({"summary": rows, "events": events}, {}, {}), "queue")

@@ -66,7 +66,7 @@ MATRIX = [
     ("global_batch_size: 64", "global_batch_size: 66", 11, 101, "workloads[0].plan.schedule",
      ["multiple of pipeline_parallel = 2, have 33: use 32 or 34"]),
     ("- training: pretrain\n    model", "- model", 7, 5, "workloads[0]",
-     ["'training: NAME', 'serving: NAME' or 'functions: NAME'"]),
+     ["'serving: NAME', 'functions: NAME' or 'jobs: NAME'"]),
 ]  # fmt: skip
 
 

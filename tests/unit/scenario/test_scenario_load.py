@@ -50,7 +50,7 @@ def test_the_design_page_loads_as_written() -> None:
     assert scenario.failures is not None
     assert scenario.failures.name == "llama3-2024"
     assert any("failures: detection 1 min" in w for w in scenario.warnings)
-    assert any("failures stop training jobs only" in w for w in scenario.warnings)
+    assert any("requests of a failed replica of chat begin again" in w for w in scenario.warnings)
 
 
 def test_request_rate_scales_time() -> None:

@@ -73,6 +73,25 @@ def test_prefetch_takes_the_slower_way_and_without_it_they_add() -> None:
     assert seconds(tier="nvme", prefetch=False) == pytest.approx(1e9 / 5e9 + 1e9 / link)
 
 
+def test_missing_experts_are_fetched() -> None:
+    """EdgeMoE (arXiv 2308.14352): what the router asks for and the cache does not hold comes from storage."""
+    from simulator.strategies.settings import Settings
+
+    def stream(**options: Any) -> Any:
+        values = {"method": "edgemoe", "expert_share": 0.9, "active_share": 0.25, **options}
+        return lookup("serving_offload", "edgemoe")(Settings("offload", values)).stream([8e9], [32], Plan(), node)
+
+    node = load_node("dgx-2")
+    link = host_bandwidth(node, 1)
+    assert stream(hit_ratio=0.0).seconds[0] == pytest.approx(8e9 * 0.9 * 0.25 / link)
+    assert stream(hit_ratio=0.6).seconds[0] == pytest.approx(0.4 * stream(hit_ratio=0.0).seconds[0])
+    assert stream(resident=1.0).seconds[0] == 0 and stream(resident=1.0).resident == pytest.approx(1.0)
+    half = stream(compression=0.5, prefetch=True)
+    assert half.seconds[0] == pytest.approx(stream(hit_ratio=0.0).seconds[0] / 2)
+    assert half.hidden(0) > 0 and half.exposed(0) == 0  # predicted experts arrive while others compute
+    assert half.traffic["host"] == pytest.approx(8e9 * 0.9 * 0.25 / 2)
+
+
 def test_data_parallel_ranks_share_the_fetch() -> None:
     one, four = (
         replica_cost(streamed(plan=Plan(precision="fp16", data_parallel=n)), cluster("hgx-h200")) for n in (1, 4)

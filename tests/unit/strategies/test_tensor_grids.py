@@ -31,10 +31,14 @@ def test_reasons(fields: dict[str, object], words: str) -> None:
     assert words in reason
 
 
-def test_grids_are_for_dense_softmax_layers() -> None:
+def test_grids_are_for_softmax_layers_whose_experts_stay() -> None:
     plan = Plan().with_(tensor="summa-2d", tensor_parallel=4, tensor_rows=2)
-    for name in ("mixtral-8x7b", "mamba2-2.7b", "deepseek-v2-lite"):
-        assert any("dense layers" in reason for reason in check_plan(load_model(name), plan))
+    for name in ("mamba2-2.7b", "deepseek-v2-lite"):
+        assert any("softmax attention" in reason for reason in check_plan(load_model(name), plan))
+    mixture = load_model("mixtral-8x7b")
+    assert not check_plan(mixture, plan)
+    (reason,) = check_plan(mixture, plan.with_(expert_parallel=2, data_parallel=2))
+    assert "use expert_parallel 1" in reason
 
 
 def test_halves_are_for_dense_layers() -> None:

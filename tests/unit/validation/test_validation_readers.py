@@ -58,7 +58,7 @@ def test_what_is_incomplete_is_listed_with_the_reason(tmp_path: Path, change: di
     reading = read_file(training_file(tmp_path, {**RUN, **change}))
     assert not reading.cases
     assert why in reading.skipped[0].reason
-    assert "cluster engine" in reading.skipped[1].reason
+    assert "neither a count of failures" in reading.skipped[1].reason
 
 
 def test_a_table_is_recognised_by_its_header_wherever_it_lies(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Reinforcement learning: what happens between generation and update."""
