@@ -36,6 +36,13 @@ __all__ = ["DeviceCost"]
 BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 """Time between kernels of a model on a processor that is its own host, without and with autograd."""
 
+GROUPED = Constant(
+    "grouped_gemm.spread", 1.0, "", 0.39, Trust.FITTED,
+    "median over 21 tables of expert kernels (aiconfigurator-core 0.12.0) of the sigma that they need beyond the GEMM "
+    "curve's: benchmarks/fits/intervals.py grouped",
+)  # fmt: skip
+"""Expert kernels follow the GEMM curve less closely: engines and token counts choose between several."""
+
 _tables: dict[tuple[str, int, str], KernelTable] = {}
 """Measured kernels by file, its age and the framework whose launches are in the curve."""
 
@@ -243,6 +250,8 @@ class DeviceCost:
             compute, memory = compute / share, memory / share
         launch = self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
+        if work.kind is OpKind.GROUPED_GEMM:
+            together *= self.shared(GROUPED, used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together, bound, used)
 
