@@ -66,7 +66,8 @@ def problem_of(job: TrainingJob, cluster: Cluster, keep: int) -> PlanProblem:
 def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: str, own_link: bool) -> list[Size]:
     """Every size with its bounds."""
     tokens = job.batch.tokens
-    flops = training_flops_per_token(job.model, job.batch.sequence_length, causal=True) * tokens * job.steps
+    frozen = job.plan.option("peft") is not None
+    flops = training_flops_per_token(job.model, job.batch.sequence_length, True, frozen=frozen) * tokens * job.steps
     found = []
     for point in points:
         node = load_node(str(point[PROFILE])) if PROFILE in point else base.groups[0].node

@@ -23,6 +23,7 @@ from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
 from simulator.training.messages import message_counts, send_seconds
+from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
@@ -204,6 +205,15 @@ class PipelinedJob:
             self._times[key] = combine((price(block), count) for block, count in chunk.blocks)
         return self._times[key]
 
+    def pair_time(self, forward: int, backward: int, split: bool = False) -> PhaseTime:
+        """A forward of one virtual stage mutually overlapped with the backward of another."""
+        there, back = self.chunks[forward], self.chunks[backward]
+        rank = self.rank_of_position[forward]
+        key = ("pair", split, there.content, back.content, self.node_of_rank[rank].name)
+        if key not in self._times:
+            self._times[key] = overlapped_pair(self.pricer(rank), there.blocks, back.blocks, split)
+        return self._times[key]
+
     def update_time(self, rank: int, beside: float = 0.0) -> PhaseTime:
         """Clipping and optimizer of a rank, see :func:`~simulator.training.update.optimizer_time`."""
         chunks = self.chunks_of_rank[rank]
@@ -311,7 +321,7 @@ class PipelinedJob:
         reduced = self.traits.reductions(self.microbatches) * (reduction_end(self, update.seconds) - timeline.makespan)
         delay = max(gather_delay(self, rank) for rank in range(self.ranks))
         host = self.constant("host_per_step")
-        parts = self._busy_parts(busiest)
+        parts = dict(work_time(self, tasks_of_rank(timeline.program, busiest)).parts)
         scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
         parts = {k: v * scale for k, v in parts.items()}
         parts["bubble"] = piped - float(timeline.busy[busiest])
@@ -319,12 +329,6 @@ class PipelinedJob:
         parts["optimizer"] = parts.get("optimizer", 0.0) + updates * update.seconds
         parts["host"] = parts.get("host", 0.0) + host
         return StepRun(piped + reduced + updates * update.seconds + delay + host, parts, timeline, busiest)
-
-    def _busy_parts(self, rank: int) -> dict[str, float]:
-        times = [
-            (t[p], self.microbatches) for p in self.work_of(rank) for t in (self.forward_times, self.backward_times)
-        ]
-        return dict(combine(times).parts)
 
     def constant(self, key: str) -> float:
         """A constant of the framework, with the factor in force; 0 where it has none."""
