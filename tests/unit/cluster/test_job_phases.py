@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import simulator
-from simulator.cluster.contention import job_phases, step_stretch
+from simulator.cluster.contention import step_stretch
 from simulator.network.links import KINDS
 from simulator.network.topology import build
-from simulator.training.link_loads import link_loads
+from simulator.training.link_phases import job_phases, link_loads
 from simulator.training.pipelined import PipelinedJob
 
 PLANS: list[tuple[str, dict[str, Any]]] = [
