@@ -121,7 +121,7 @@ def job_phases(
 
 
 def narrow_links(pipeline: PipelinedJob) -> dict[str, Narrow]:
-    """By mesh axis, the link that holds up its messages when nobody else is on the fabric; axes without one are left out.
+    """By mesh axis, the link that holds up its messages when nobody else is on the fabric; absent where none does.
 
     Parameters
     ----------

@@ -23,7 +23,7 @@ from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
-from simulator.training.messages import message_counts, send_seconds
+from simulator.training.messages import message_counts, send_seconds, slice_of_boundary
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
@@ -368,7 +368,7 @@ class PipelinedJob:
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 forward, backward = message_counts(self, rank)
-                sent = (forward + backward * self.sending.pipeline_volume) * self.boundary_bytes
+                sent = (forward + backward * self.sending.pipeline_volume) * slice_of_boundary(self)
                 links["scale_up" if inside else "scale_out"] = (
                     links.get("scale_up" if inside else "scale_out", 0.0) + sent
                 )
