@@ -1,8 +1,9 @@
 """Training jobs on shared links: what the steps of a job send over its real placement, and how they stretch.
 
-A job that is alone keeps its step time, in which the links of its placement are priced. Its messages between scale-up domains are put on the network as phases of a
-period (:mod:`simulator.network.periodic`); when links are shared with other jobs, checkpoints or transfers, the step
-is executed again with slower messages, so what was hidden behind computation stays hidden until it no longer fits.
+A job that is alone keeps its step time, in which the links of its placement are priced. Its messages between scale-up
+domains are put on the network as phases of a period (:mod:`simulator.network.periodic`); when links are shared with
+other jobs, checkpoints or transfers, the step is executed again with slower messages, so what was hidden behind
+computation stays hidden until it no longer fits.
 """
 
 from __future__ import annotations
