@@ -24,6 +24,7 @@ __all__ = [
     "NetworkProfile",
     "Node",
     "NodeGroup",
+    "Place",
     "PowerProfile",
     "Price",
     "Rack",
@@ -342,6 +343,14 @@ class NodeGroup:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Consecutive nodes of a larger cluster, from ``first_node`` on."""
+
+    whole: Cluster
+    first_node: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site.
 
@@ -349,6 +358,8 @@ class Cluster:
     ----------
     port_power
         Draw of switches and optics per network port of a node [W]; 0: the network is not counted.
+    place
+        Where these nodes are, if they are part of a larger cluster: it says which links of the fabric they use.
     """
 
     name: str
@@ -362,6 +373,7 @@ class Cluster:
     rack: Rack = Rack()
     terms: Terms = Terms()
     port_power: float = 0.0
+    place: Place | None = None
 
     @property
     def node_count(self) -> int:
