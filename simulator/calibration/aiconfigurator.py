@@ -6,7 +6,9 @@ Only its kernel tables are opened, each by its name; its end-to-end samples are 
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +161,8 @@ _ATTENTION = (
 
 
 def _prefill(table: Any) -> Iterator[Row]:
-    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
-        if window or step or cache != "bfloat16" or latency <= 0 or length < 2:
+    for batch, length, step, heads, kv_heads, width, stored, window, latency in _records(table, _ATTENTION):
+        if window or step or stored != "bfloat16" or latency <= 0 or length < 2:
             continue
         keys = (length + 1) / 2
         flops = 4.0 * batch * length * keys * heads * width
@@ -173,35 +175,54 @@ def _prefill(table: Any) -> Iterator[Row]:
 
 
 def _decode(table: Any) -> Iterator[Row]:
-    for batch, length, step, heads, kv_heads, width, cache, window, latency in _records(table, _ATTENTION):
+    for batch, length, step, heads, kv_heads, width, stored, window, latency in _records(table, _ATTENTION):
         context = length + step
-        if window or cache != "bfloat16" or latency <= 0 or context < 2:
+        dtype = _DTYPES.get(stored)
+        if window or dtype not in ("bf16", "fp8") or latency <= 0 or context < 2:
             continue
         flops = 4.0 * batch * context * heads * width
-        moved = 4.0 * batch * context * kv_heads * width + 4.0 * batch * heads * width
+        moved = 2.0 * DTYPE_BYTES[dtype] * batch * context * kv_heads * width + 4.0 * batch * heads * width
         work = Work(
-            OpKind.ATTENTION, "bf16", flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
+            OpKind.ATTENTION, dtype, flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
             kv_heads=kv_heads, head_dim=width,
         )  # fmt: skip
         yield Row(work, latency * 1e-3)
 
 
 def _moe(table: Any) -> Iterator[Row]:
-    """Both grouped GEMMs of a gated expert block together, balanced routing, one GPU's experts."""
+    """The grouped GEMMs of an expert block together, on one GPU's experts.
+
+    Only balanced routing: there T tokens of k experts each touch min(E, k·T) of E experts, which the times confirm
+    (proportional to T up to E / k). Under the table's power laws the touched experts are not stated.
+    """
     sizes = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
     columns = ("moe_dtype", *sizes)
     if not {*columns, "distribution", "latency"} <= set(table.columns):
         return
+    plain = _not_gated()
     for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(
         table, (*columns, "distribution", "latency")
     ):
         dtype = _DTYPES.get(name)
         if dtype is None or latency <= 0 or ep != 1 or not str(spread).startswith("balanced"):
             continue
+        matrices = 2 if (hidden, inter, experts) in plain else 3
         rows, width = tokens * topk, inter // max(1, tp)
-        touched = max(1, min(experts, round(experts * (1 - (1 - topk / experts) ** tokens))))
-        size = DTYPE_BYTES[dtype]
-        flops = 2.0 * rows * hidden * width * 3
-        moved = touched * 3.0 * hidden * width * size + rows * (2.0 * hidden + 3.0 * width) * 2.0
-        work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, 3 * width, hidden, touched, operator="forward")
+        touched, size = min(experts, rows), DTYPE_BYTES[dtype]
+        flops = 2.0 * rows * hidden * width * matrices
+        moved = touched * float(matrices) * hidden * width * size + rows * (2.0 * hidden + matrices * width) * 2.0
+        n = matrices * width
+        work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, n, hidden, touched, operator="forward")
         yield Row(work, latency * 1e-3)
+
+
+@cache
+def _not_gated() -> frozenset[tuple[int, int, int]]:
+    """(hidden size, width, experts) of the package's models whose experts have two matrices: squared ReLU, no gate."""
+    found = set()
+    for path in sorted((_root().parents[1] / "model_configs").glob("*_config.json")):
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.get("mlp_hidden_act") == "relu2" and config.get("n_routed_experts"):
+            hidden = config.get("moe_latent_size") or config["hidden_size"]
+            found.add((int(hidden), int(config["moe_intermediate_size"]), int(config["n_routed_experts"])))
+    return frozenset(found)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["FIGURES", "coverage", "efficiency_against_size", "residuals", "roofline"]
 
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8A7B00")
+"""Okabe and Ito's, told apart with any colour vision."""
+
+_BINS_PER_DECADE = 3
 _COMPUTE = (OpKind.GEMM, OpKind.GROUPED_GEMM, OpKind.ATTENTION)
 
 
@@ -54,18 +58,43 @@ def _axes(axes: Axes | None) -> Any:
         return axes
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(7, 4.5), layout="constrained").add_subplot()
+    return Figure(figsize=(9, 4.8), dpi=150, layout="constrained").add_subplot()
+
+
+def _cloud(axes: Any, label: str, x: Any, y: Any, index: int) -> None:
+    """Faint points, and over them a line through the medians of bins: thousands of points hide one another."""
+    x, y = np.asarray(x), np.asarray(y)
+    colour = _COLOURS[index % len(_COLOURS)]
+    dashed = "-" if index < len(_COLOURS) else "--"
+    axes.plot(x, y, ".", color=colour, markersize=2, alpha=min(0.6, 60 / len(x) ** 0.7), rasterized=True)
+    bins = np.floor(_BINS_PER_DECADE * np.log10(x))
+    middles = [(np.median(x[bins == b]), np.median(y[bins == b])) for b in np.unique(bins)]
+    marker = "o" if len(middles) < 2 else ""
+    style = {"color": colour, "linewidth": 1.8, "markersize": 4, "label": label}
+    axes.plot(*zip(*middles, strict=True), dashed, marker=marker, **style)
+
+
+def _legend(axes: Any) -> None:
+    axes.legend(fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, borderaxespad=0.0)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color="0.92", linewidth=0.6)
+    axes.set_axisbelow(True)
 
 
 def efficiency_against_size(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
     """Share of the peak that GEMMs and attention reach, against their FLOPs."""
     axes = _axes(axes)
-    for key, rows in sorted(by_key(r for r in _rows(accelerator) if r.work.kind in _COMPUTE).items()):
+    groups = by_key(r for r in _rows(accelerator) if r.work.kind in _COMPUTE)
+    for index, (key, rows) in enumerate(sorted(groups.items())):
         flops = np.array([r.work.flops for r in rows])
         share = flops / np.array([r.seconds for r in rows]) / accelerator.peak(rows[0].work.dtype)
-        axes.plot(flops, share, ".", label=key, markersize=4)
-    axes.set(xscale="log", yscale="log", xlabel="size [FLOP]", ylabel="share of peak", title=accelerator.name)
-    axes.legend(fontsize="x-small")
+        _cloud(axes, key, flops, share, index)
+    axes.axhline(1.0, color="0.4", linewidth=1)
+    axes.set(
+        xscale="log", yscale="log", xlabel="size [FLOP]", ylabel="share of peak",
+        title=f"{accelerator.name}: efficiency of measured kernels (lines: medians)",
+    )  # fmt: skip
+    _legend(axes)
     return axes
 
 
@@ -73,19 +102,20 @@ def roofline(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
     """Measured FLOP/s against arithmetic intensity, below the bounds of peak and bandwidth."""
     axes = _axes(axes)
     groups = by_key(r for r in _rows(accelerator) if r.work.kind in _COMPUTE and r.work.bytes > 0)
-    for key, rows in sorted(groups.items()):
+    for index, (key, rows) in enumerate(sorted(groups.items())):
         intensity = [r.work.flops / r.work.bytes for r in rows]
-        axes.plot(intensity, [r.work.flops / r.seconds for r in rows], ".", label=key, markersize=4)
+        _cloud(axes, key, intensity, [r.work.flops / r.seconds for r in rows], index)
     x = np.logspace(-1, 4, 100)
     for dtype in sorted({r.work.dtype for rows in groups.values() for r in rows}):
         bound = np.minimum(accelerator.peak(dtype), x * accelerator.memory_bandwidth)
-        axes.plot(x, bound, "-", color="0.4", linewidth=1)
-        axes.annotate(dtype, (x[-1], bound[-1]), fontsize="x-small", ha="right", va="bottom")
+        axes.plot(x, bound, "-", color="0.3", linewidth=1.2)
+        place = (x[-1], bound[-1])
+        axes.annotate(f"{dtype} peak", place, (0, 2), textcoords="offset points", fontsize="x-small", ha="right")
     axes.set(
         xscale="log", yscale="log", xlabel="arithmetic intensity [FLOP/B]", ylabel="rate [FLOP/s]",
-        title=accelerator.name,
+        title=f"{accelerator.name}: roofline and measured kernels (lines: medians)",
     )  # fmt: skip
-    axes.legend(fontsize="x-small")
+    _legend(axes)
     return axes
 
 
@@ -93,15 +123,19 @@ def residuals(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
     """Measured over fitted time of every kernel: what the curve alone does not follow and the table corrects."""
     axes = _axes(axes)
     device = DeviceCost(accelerator)
-    for key, rows in sorted(by_key(_rows(accelerator)).items()):
+    groups: dict[str, list[Row]] = {}
+    for key, some in sorted(by_key(_rows(accelerator)).items()):
+        groups.setdefault(key if some[0].work.kind in _COMPUTE else "other kernels", []).extend(some)
+    for index, (key, rows) in enumerate(groups.items()):
         seconds = np.array([r.seconds for r in rows])
         ratio = seconds / np.array([device.curve(r.work) for r in rows])
-        axes.plot(seconds, ratio, ".", label=key, markersize=4)
-    axes.axhline(1.0, color="0.4", linewidth=1)
+        _cloud(axes, key, seconds, ratio, index)
+    axes.axhline(1.0, color="0.3", linewidth=1)
     axes.set(
-        xscale="log", yscale="log", xlabel="measured [s]", ylabel="measured / fitted curve", title=accelerator.name
-    )
-    axes.legend(fontsize="xx-small", ncols=2)
+        xscale="log", yscale="log", xlabel="measured [s]", ylabel="measured / fitted curve",
+        title=f"{accelerator.name}: what the curve leaves to the table (lines: medians)",
+    )  # fmt: skip
+    _legend(axes)
     return axes
 
 

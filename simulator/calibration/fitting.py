@@ -15,13 +15,23 @@ import numpy as np
 
 from simulator.cost.attention import HEAD_GRID, key_length
 from simulator.cost.kernel_table import Row, is_decode
+from simulator.cost.sensitivity import Z80
 from simulator.workload.ops import OpKind, Work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_gemm", "peaks_of"]
+__all__ = [
+    "CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_gemm", "peaks_of",
+    "two_sigmas",
+]  # fmt: skip
 
+
+STEP = 1e-4
+SHORT = 0.2
+"""Share of the launch in the time of a kernel above which it counts as short."""
+FEW = 8
+LEAST = 0.01
 
 NOT_STREAMING = ("positions", "cast", "topk", "embedding")
 """Operators that touch less than the bytes of their tensors (a lookup's table, a cast to the same type)."""
@@ -39,17 +49,16 @@ class CurveFit:
         Of |predicted/measured − 1| over the points of the fit.
     points
         How many there were.
+    sigma, launch_sigma
+        Relative sigmas of the constants, that of ``launch`` apart: 80 % of the points lie in the 80 % interval.
     """
 
     constants: dict[str, float]
     median_error: float
     p90_error: float
     points: int
-
-    @property
-    def sigma(self) -> float:
-        """Relative sigma of the curve: the median error, as the shipped profiles state it."""
-        return max(0.01, self.median_error)
+    sigma: float
+    launch_sigma: float
 
 
 @dataclass(frozen=True)
@@ -200,7 +209,44 @@ def _fit(
     best = min(found, key=lambda f: float(f.cost))
     error = np.abs(np.exp(residual(best.x)) - 1)
     values = {name: float(v) for name, v in zip(names, np.exp(best.x), strict=True)}
-    return CurveFit(values, float(np.median(error)), float(np.quantile(error, 0.9)), len(rows))
+    slopes = np.array([(residual(best.x + move) - residual(best.x)) / STEP for move in STEP * np.eye(len(names))])
+    body = np.sqrt((slopes[1:] ** 2).sum(axis=0))  # the first constant is the launch
+    sigma, launch = two_sigmas(np.expm1(-residual(best.x)), np.abs(slopes[0]), body)
+    return CurveFit(values, float(np.median(error)), float(np.quantile(error, 0.9)), len(rows), sigma, launch)
+
+
+def two_sigmas(
+    deviation: NDArray[np.float64], launch: NDArray[np.float64], body: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Sigmas of a curve's shares and of its launch with which 80 % of the kernels lie in their 80 % interval.
+
+    Kernels of a few microseconds deviate two to three times as far as long ones, so one sigma for both would be too
+    narrow for the first or too wide for what fills a step.
+
+    Parameters
+    ----------
+    deviation
+        Measured over predicted time, less one.
+    launch, body
+        Relative change of a price with a relative change of ``launch``, and of all other constants in quadrature.
+    """
+    size = np.abs(deviation)
+    long = launch <= SHORT
+    if long.sum() < FEW or (~long).sum() < FEW:
+        both = _holding(size, np.hypot(launch, body))
+        return both, both
+    rest = _holding(size[long], body[long])
+    low, high = 0.0, 100.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        enough = _holding(size[~long], np.hypot(launch * middle, body * rest)[~long]) <= 1.0
+        low, high = (low, middle) if enough else (middle, high)
+    return max(LEAST, rest), max(LEAST, high)
+
+
+def _holding(size: NDArray[np.float64], sigma: NDArray[np.float64]) -> float:
+    """Factor on the sigmas with which 80 % of the sizes are inside."""
+    return float(np.quantile(size / np.maximum(sigma, 1e-12), 0.8)) / Z80
 
 
 def _shifts(count: int) -> list[list[float]]:

@@ -20,10 +20,10 @@ from simulator.workload.ops import Work
 
 __all__ = [
     "HeldOut", "enough_points", "held_out", "held_out_collectives", "learning_curve", "leave_one_device_out",
-    "measured_cost", "sample",
+    "measured_cost", "sample", "share_lines",
 ]  # fmt: skip
 
-SHARES = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
+SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 MOST_TESTED = 1500
 FEWEST = 30
 SECONDS_UNITS = {"launch": "s", "per_sequence_head": "s", "half_length": "token"}
@@ -88,7 +88,8 @@ def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[s
         for leaf, value in fit.constants.items():
             local = f"{section}.{leaf}"
             unit = SECONDS_UNITS.get(leaf, "")
-            found[local] = Constant(f"{name}.{local}", value, unit, fit.sigma, Trust.FITTED, source)
+            sigma = fit.launch_sigma if leaf == "launch" else fit.sigma
+            found[local] = Constant(f"{name}.{local}", value, unit, sigma, Trust.FITTED, source)
     return found
 
 
@@ -156,6 +157,18 @@ def enough_points(curve: Sequence[Mapping[str, Any]], target: float = 0.06) -> d
     return found
 
 
+def share_lines(curve: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The learning curve in words: median over devices of the median error, by kind of kernel and share of points."""
+    kinds: dict[str, dict[float, list[float]]] = {}
+    for row in curve:
+        kind = str(row["key"]).removesuffix(".forward")
+        kinds.setdefault(kind, {}).setdefault(float(row["share"]), []).append(float(row["profile"]))
+    return [
+        f"{kind}: " + ", ".join(f"{share:.0%} of the points {np.median(e):.1%}" for share, e in sorted(mine.items()))
+        for kind, mine in sorted(kinds.items())
+    ]
+
+
 def leave_one_device_out(
     rows: Sequence[Row], accelerator: Accelerator, relatives: Sequence[Accelerator]
 ) -> list[dict[str, Any]]:
@@ -168,13 +181,11 @@ def leave_one_device_out(
         tested = mine[:: max(1, len(mine) // MOST_TESTED)]
         if len(tested) < FEWEST:
             continue
-        sigma = _sigma(device, tested[len(tested) // 2].work)
         errors = _errors(tested, lambda work: device.price(work).seconds)
-        inside = np.mean(errors <= 1.2816 * sigma)
         table.append(
             {
                 "device": accelerator.name, "key": key, "tested": len(tested), "borrowed": float(np.median(errors)),
-                "p90": float(np.quantile(errors, 0.9)), "sigma": sigma, "inside 80 % interval": float(inside),
+                "p90": float(np.quantile(errors, 0.9)),
             }
         )  # fmt: skip
     return table
@@ -211,14 +222,3 @@ def held_out_collectives(
                 }
             )  # fmt: skip
     return table
-
-
-def _sigma(device: DeviceCost, work: Work) -> float:
-    """Relative sigma of a typical price, from its constants moved one by one."""
-    base = device.price(work)
-    total = 0.0
-    for name in base.constants:
-        constant = device.constants.entries[name]
-        moved = device.moved({name: 1 + constant.sigma}).price(work).seconds
-        total += (moved / base.seconds - 1) ** 2
-    return math.sqrt(total)

@@ -14,6 +14,7 @@ from simulator.calibration.holdout import (
     learning_curve,
     leave_one_device_out,
     sample,
+    share_lines,
 )
 from simulator.calibration.host import HostFigures
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo
@@ -68,7 +69,7 @@ def import_measurements(
     if source == "nccl-tests":
         return _collectives(_files(paths), out, name, base)
     if source == "aiconfigurator" and device == "all":
-        return _every_device(engine, share)
+        return _every_device(engine, share, report)
     rows, notes = _rows(source, paths, device, engine)
     base = base or (aiconfigurator.ACCELERATORS.get(device, "") if source == "aiconfigurator" else "")
     if not base:
@@ -127,23 +128,29 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _every_device(engine: str, share: float) -> tuple[list[str], Table]:
-    """Held-out and leave-one-device-out errors of every device of the package."""
+def _every_device(engine: str, share: float, report: bool) -> tuple[list[str], Table]:
+    """Held-out and leave-one-device-out errors of every device of the package, and how many borrowed prices hold."""
+    from simulator.calibration.coverage import borrowed
     from simulator.cost.resolve import fitted_accelerators
     from simulator.hardware.profiles import load_accelerator
 
     notes: list[str] = []
     table: Table = []
+    curve: Table = []
+    nan = float("nan")
     for device in aiconfigurator.devices():
         rows, coverage = aiconfigurator.read_kernels(device, engine)
         notes += [f"{device}: {line}" for line in coverage]
         accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])
         alone = {r["key"]: r["borrowed"] for r in leave_one_device_out(rows, accelerator, fitted_accelerators())}
+        holds = {one.key: one.inside for one in borrowed(rows, accelerator, fitted_accelerators())}
         mine = [h.row() for h in held_out(rows, accelerator, share)]
         curves = aiconfigurator.read_collectives(device)
         mine += held_out_collectives(curves, accelerator.name, accelerator.scale_up.link.bandwidth or float("inf"))
-        table += [row | {"borrowed": alone.get(row["key"], float("nan"))} for row in mine]
-    return notes, table
+        table += [r | {"borrowed": alone.get(r["key"], nan), "in interval": holds.get(r["key"], nan)} for r in mine]
+        if report:
+            curve += learning_curve(rows, accelerator)
+    return [*notes, *share_lines(curve)], table
 
 
 def _write(

@@ -44,7 +44,8 @@ def efficiency_lines(fits: Mapping[str, CurveFit], source: str) -> list[str]:
     for name, fit in sorted(fits.items()):
         figures = ", ".join(f"{key}: {_figure(key, value)}" for key, value in fit.constants.items())
         note = f"{source}; {fit.points} points, median error {fit.median_error:.1%}, p90 {fit.p90_error:.0%}"
-        lines += [f"  {name}:", f"    {{{figures}, sigma: {fit.sigma:.3f}, trust: fitted,", f'     source: "{note}"}}']
+        sigmas = f"sigma: {fit.sigma:.3f}, launch_sigma: {fit.launch_sigma:.3f}"
+        lines += [f"  {name}:", f"    {{{figures}, {sigmas}, trust: fitted,", f'     source: "{note}"}}']
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from simulator.calibration.verify import Comparison, summarise
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["comparison_rows", "print_comparisons"]
+__all__ = ["comparison_rows", "print_comparisons", "print_repeats"]
 
 
 def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
@@ -66,5 +67,33 @@ def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out:
             f"{s.noise:.1%}, worst {s.worst_noise:.1%}{memory_text}",
             markup=False,
         )
+        kinds: dict[str, list[float]] = {}
+        for c in found:
+            for op, (got, said) in c.by_kind.items() if c.kind == kind else ():
+                kinds.setdefault(op, []).append(abs(said - got) / c.measured)
+        if kinds:
+            parts = sorted(((statistics.median(v), op) for op, v in kinds.items()), reverse=True)
+            shown = ", ".join(f"{op} {share:.1%}" for share, op in parts)
+            out.print(f"  ops, median error as a share of the measured time: {shown}", markup=False)
     for line in left_out:
         out.print(line, style="yellow", markup=False)
+
+
+def print_repeats(runs: Sequence[Sequence[Comparison]], out: Console) -> None:
+    """Errors of every repeat side by side, and how far the same case moved from run to run: the machine's noise."""
+    out.print(f"{len(runs)} runs, median and worst error of each:", style="bold")
+    for kind in dict.fromkeys(c.kind for run in runs for c in run):
+        summaries = [summarise([c for c in run if c.kind == kind]) for run in runs]
+        errors = "; ".join(f"{s.median:.1%}, {s.worst:.1%}" for s in summaries)
+        memory = [s.memory for s in summaries if not math.isnan(s.memory)]
+        cases: dict[str, list[float]] = {}
+        for run in runs:
+            for c in run:
+                if c.kind == kind:
+                    cases.setdefault(c.name, []).append((c.measured + c.again) / 2)
+        moved = [max(times) / min(times) - 1 for times in cases.values()]
+        out.print(
+            f"{kind}: {errors}; the same case differs between runs by {statistics.median(moved):.1%}, at most "
+            f"{max(moved):.1%}" + (f"; peak memory within {max(memory):.1%}" if memory else ""),
+            markup=False,
+        )

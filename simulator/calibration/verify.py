@@ -204,12 +204,16 @@ def compare_training(
     low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)
     return Comparison(
         "training", case.name, first.seconds, second.seconds, estimate.seconds, low, high, memory,
-        estimate.memory.worst.peak, _kinds(measured_by_kind(step, device), predicted_by_kind(estimate)),
+        estimate.memory.worst.peak, _kinds(measured_by_kind(step, device), predicted_by_kind(estimate), first.seconds),
     )  # fmt: skip
 
 
-def _kinds(measured: dict[str, float], predicted: dict[str, float]) -> dict[str, tuple[float, float]]:
-    return {kind: (measured.get(kind, 0.0), predicted.get(kind, 0.0)) for kind in {*measured, *predicted}}
+def _kinds(measured: dict[str, float], predicted: dict[str, float], seconds: float) -> dict[str, tuple[float, float]]:
+    """The profiler's shares of the measured step, which it slows and counts by the wall; and the predicted times."""
+    scale = seconds / max(sum(measured.values()), 1e-12)
+    return {
+        kind: (scale * measured.get(kind, 0.0), predicted.get(kind, 0.0)) for kind in sorted({*measured, *predicted})
+    }
 
 
 @dataclass(frozen=True)

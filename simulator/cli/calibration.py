@@ -84,10 +84,11 @@ def verify(
     threads: Threads = 0,
     clock: Clock = "wall",
     parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Also two processes over gloo.")] = True,
+    repeat: Annotated[int, typer.Option("--repeat", min=1, help="Run everything so often; each run is printed.")] = 1,
     as_json: AsJson = False,
 ) -> int:
     """Run real models on this machine and print measured time and memory beside predicted."""
-    from simulator.calibration.report import comparison_rows, print_comparisons
+    from simulator.calibration.report import comparison_rows, print_comparisons, print_repeats
     from simulator.calibration.timing import the_clock
     from simulator.calibration.torch_setup import device_info
     from simulator.calibration.verify_all import verify_all
@@ -95,12 +96,20 @@ def verify(
     _use_threads(threads)
     info = device_info(device)
     the_clock(clock, info.threads)
-    with _progress("running", as_json) as told:
-        found, left_out = verify_all(device, node or info.slug, quick, seconds, parallel, clock, told)
+    runs = []
+    for number in range(1, repeat + 1):
+        with _progress(f"run {number} of {repeat}:" if repeat > 1 else "running", as_json) as told:
+            found, left_out = verify_all(device, node or info.slug, quick, seconds, parallel, clock, told)
+        runs.append(found)
+        if not as_json:
+            if repeat > 1:
+                console().print(f"run {number} of {repeat}", style="bold")
+            print_comparisons(found, left_out, console())
     if as_json:
-        print_json({"comparisons": comparison_rows(found), "left_out": left_out})
-    else:
-        print_comparisons(found, left_out, console())
+        rows = [{"run": i, **row} for i, one in enumerate(runs, 1) for row in comparison_rows(one)]
+        print_json({"comparisons": rows, "left_out": left_out})
+    elif repeat > 1:
+        print_repeats(runs, console())
     return OK
 
 

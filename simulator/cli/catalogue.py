@@ -131,6 +131,12 @@ def show(
     for title, rows in found:
         out.print(title, style="bold", markup=False)
         _table(rows)
+    if any(row["field"] == "kernel_table" for _, rows in found for row in rows):
+        out.print(
+            f"Measured kernels, their errors, and figures of efficiency, roofline and residuals: "
+            f"fmsim profile {name} -o figures",
+            markup=False,
+        )
     return OK
 
 

@@ -13,6 +13,9 @@ __all__ = ["Z80", "interval"]
 Z80 = 1.2815515655446004
 """Standard normal quantile of 90 %: p10 and p90 lie this many standard deviations away."""
 
+LEAST_FACTOR = 0.1
+"""A constant with a sigma near 1 or above is not moved to 0, where a share of a rate has no meaning."""
+
 
 def interval(evaluate: Callable[[Mapping[str, float]], float], constants: ConstantSet, used: Iterable[str]) -> Interval:
     """Central 80 % interval of ``evaluate({})`` under independent normal errors of the constants, to first order.
@@ -43,7 +46,7 @@ def interval(evaluate: Callable[[Mapping[str, float]], float], constants: Consta
             if sigma <= 0:
                 continue
             up = evaluate({name: 1.0 + sigma}) / value - 1.0
-            down = evaluate({name: max(0.0, 1.0 - sigma)}) / value - 1.0
+            down = evaluate({name: max(LEAST_FACTOR, 1.0 - sigma)}) / value - 1.0
             shares[name] = up
             above += max(up, down, 0.0) ** 2
             below += max(-up, -down, 0.0) ** 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 from simulator.constants import Constant
@@ -74,6 +75,8 @@ def _accelerator(a: Accelerator) -> _Figures:
     yield "power.peak", format_quantity(a.power.peak, "power", 4), ""
     yield from _price(a.price)
     yield from _constants("efficiency", a.efficiency)
+    if a.kernel_table:
+        yield "kernel_table", Path(a.kernel_table).name, "kernels measured on this device"
 
 
 def _node(n: Node) -> _Figures:

@@ -152,11 +152,12 @@ def read_constants(
     """Constants of a (nested) section by local dotted key; ids are ``prefix.key``.
 
     With ``leaves`` (name → dimension, or ``number:UNIT``) only those are known; without it every leaf
-    is a quantity whose unit says its dimension.
+    is a quantity whose unit says its dimension. ``launch_sigma`` beside ``sigma`` is that of ``launch`` alone.
     """
     found: dict[str, Constant] = {}
     origin = read_origin(reader, origin)
-    names = [k for k in reader.keys() if k not in ("sigma", "trust", "source")]  # noqa: SIM118
+    launch_sigma = reader.optional("launch_sigma", "ratio")
+    names = [k for k in reader.keys() if k not in ("sigma", "launch_sigma", "trust", "source")]  # noqa: SIM118
     for name in names:
         node = reader.node.value[name]
         local = f"{key}.{name}" if key else name
@@ -172,7 +173,8 @@ def read_constants(
         if math.isnan(origin.sigma) or origin.trust is None or not origin.source:
             reader.error("a constant needs 'sigma', 'trust' and 'source', here or in a section around it", name)
             continue
-        found[local] = Constant(f"{prefix}.{local}", value, unit, origin.sigma, origin.trust, origin.source)
+        sigma = launch_sigma if name == "launch" and launch_sigma is not None else origin.sigma
+        found[local] = Constant(f"{prefix}.{local}", value, unit, sigma, origin.trust, origin.source)
     reader.finish(also=leaves or ())
     return found
 

@@ -155,7 +155,10 @@ def facts_of(name: str) -> list[tuple[str, list[Row]]]:
     found = [(f"{kind[:-1]} {name}", _facts(loader(name))) for kind, loader in loaders.items() if name in known[kind]]
     found += [(f"{r.family} strategy {r.name}", _plain_facts(r.to_dict())) for r in registry.find(name)]
     if not found and Path(name).exists():
-        return [(f"model {name}", _facts(load_model(name)))]
+        if name.endswith((".yaml", ".yml")) and b"\npeak_flops:" in Path(name).read_bytes():
+            found = [(f"accelerator {name}", _facts(profiles.load_accelerator(name)))]
+        else:
+            return [(f"model {name}", _facts(load_model(name)))]
     if not found:
         names = {n for each in known.values() for n in each} | {r.name for r in registry.strategies()}
         raise ConfigError(unknown_name("name", name, names))

@@ -73,7 +73,7 @@ def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: s
         node = load_node(str(point[PROFILE])) if PROFILE in point else base.groups[0].node
         count = int(point.get(COUNT, base.node_count))
         fabric = base.fabric if own_link else replace(base.fabric, link=node.nic)
-        cluster = replace(base, groups=(NodeGroup(node, count),), fabric=fabric)
+        cluster = replace(base, groups=(NodeGroup(node, count),), fabric=fabric, place=None)
         size = cluster.accelerator_count
         seconds = flops / (size * node.accelerator.peak(job.plan.precision)) * (1 - 1e-9)
         usd = bill(job.name, cluster, size, seconds, 0.0).usd

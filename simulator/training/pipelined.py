@@ -21,8 +21,9 @@ from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
+from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
-from simulator.training.messages import message_counts, send_seconds
+from simulator.training.messages import message_counts, send_seconds, slice_of_boundary
 from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
@@ -75,7 +76,8 @@ class PipelinedJob:
     settled
         Take the plan as it is, even where a strategy would still decide something from prices.
     slow
-        How many times longer messages between scale-up domains take, by mesh axis: shared links.
+        How many times longer messages between scale-up domains take than behind switches that never block, by mesh
+        axis. By default what the links of the job's own placement make of it when nobody else uses them.
     """
 
     def __init__(
@@ -86,7 +88,7 @@ class PipelinedJob:
         settled: bool = False,
         slow: Mapping[str, float] | None = None,
     ) -> None:
-        self.slow = dict(slow or {})
+        self._slow = slow
         job = job if settled else settle(job, cluster)
         self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
         self.plan, self.framework = job.plan, job.framework
@@ -155,6 +157,16 @@ class PipelinedJob:
         return found
 
     # -- prices ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def slow(self) -> Mapping[str, float]:
+        """How many times longer messages between scale-up domains take, by mesh axis."""
+        return {axis: held.slow for axis, held in self.narrow.items()} if self._slow is None else self._slow
+
+    @cached_property
+    def narrow(self) -> Mapping[str, Narrow]:
+        """Links of its placement that are too narrow for what it sends, by mesh axis; none where ``slow`` was given."""
+        return narrow_links(PipelinedJob(self.job, self.cluster, self.scale, True, {})) if self._slow is None else {}
 
     @cached_property
     def pricers(self) -> dict[str, BlockPricer]:
@@ -367,7 +379,7 @@ class PipelinedJob:
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 forward, backward = message_counts(self, rank)
-                sent = (forward + backward * self.sending.pipeline_volume) * self.boundary_bytes
+                sent = (forward + backward * self.sending.pipeline_volume) * slice_of_boundary(self)
                 links["scale_up" if inside else "scale_out"] = (
                     links.get("scale_up" if inside else "scale_out", 0.0) + sent
                 )
@@ -385,7 +397,7 @@ class PipelinedJob:
 
     def warnings(self) -> tuple[str, ...]:
         """What was assumed."""
-        found = list(plan_notes(self.plan))
+        found = [*plan_notes(self.plan), *narrow_notes(self)]
         devices = {n.accelerator.name: n.accelerator for n in self.node_of_rank}
         found += [
             f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet"

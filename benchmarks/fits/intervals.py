@@ -1,0 +1,184 @@
+"""Fits of how wide the intervals of kernels have to be, from timings of aiconfigurator-core (extra ``measured``).
+
+sections
+    Relative sigmas of every fitted curve of the shipped profiles and of its launch, with which 80 % of the timings of
+    that device lie inside the 80 % interval.
+grouped
+    The sigma that expert kernels need beyond that of the GEMM curve.
+same, relative
+    What borrowing adds (SAME_ARCHITECTURE_SIGMA, RELATIVE_SIGMA of simulator/cost/resolve.py). Each device is left out
+    of the lenders; the value is chosen on the other devices, and the share inside is that of the device left out.
+datasheet, beyond
+    DATASHEET_SIGMA, with nobody to borrow from; BEYOND_SIGMA, outside the sizes of a table.
+report
+    The share inside with the constants as they stand.
+
+    python benchmarks/fits/intervals.py sections|grouped|same|relative|datasheet|beyond|report
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+import simulator.cost.device as device_module
+import simulator.cost.resolve as resolve
+from simulator.calibration import aiconfigurator
+from simulator.calibration.coverage import Spread, beyond, borrowed, fitted, tabled, widening
+from simulator.calibration.fitting import STEP, two_sigmas
+from simulator.calibration.holdout import by_key
+from simulator.cost.device import DeviceCost
+from simulator.cost.kernel_table import Row
+from simulator.cost.resolve import fitted_accelerators
+from simulator.hardware.profiles import load_accelerator
+from simulator.hardware.types import Accelerator
+
+GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
+
+
+@cache
+def measured(device: str) -> tuple[tuple[Row, ...], Accelerator]:
+    rows, _ = aiconfigurator.read_kernels(device)
+    return tuple(rows), load_accelerator(aiconfigurator.ACCELERATORS[device])
+
+
+def everything(make: Callable[[Sequence[Row], Accelerator], list[Spread]]) -> list[Spread]:
+    return [one for device in aiconfigurator.devices() for one in make(*measured(device))]
+
+
+def sections() -> None:
+    """Sigmas of each fitted section and of its launch; 80 % of the timings of its own device are then inside."""
+    for device in aiconfigurator.devices():
+        rows, accelerator = measured(device)
+        cost = DeviceCost(replace(accelerator, kernel_table=""))
+        for key, mine in sorted(by_key(rows).items()):
+            section = key.removesuffix(".forward")
+            own = [
+                leaf for name in accelerator.efficiency for head, _, leaf in [name.rpartition(".")] if head == section
+            ]
+            if own:
+                launch, body = slopes(mine, cost, f"{accelerator.name}.{section}", own)
+                deviation = np.array([r.seconds / cost.price(r.work).seconds - 1 for r in mine])
+                sigma, launch_sigma = two_sigmas(deviation, launch, body)
+                print(f"{accelerator.name} {section} sigma: {sigma:.3f}, launch_sigma: {launch_sigma:.3f}")
+
+
+def slopes(rows: Sequence[Row], cost: DeviceCost, section: str, leaves: Sequence[str]) -> tuple[Any, Any]:
+    """Relative change of every price with that of the launch, and of the other constants in quadrature."""
+    base = np.array([cost.price(r.work).seconds for r in rows])
+    found = {}
+    for leaf in leaves:
+        moved = cost.moved({f"{section}.{leaf}": 1 - STEP})
+        found[leaf] = (np.array([moved.price(r.work).seconds for r in rows]) / base - 1) / STEP
+    body = np.sqrt(sum(found[leaf] ** 2 for leaf in leaves if leaf != "launch"))
+    return np.abs(found["launch"]), body
+
+
+def grouped() -> None:
+    """Sigma to add to the GEMM curve's for expert kernels whose sizes lie on the tile grid of 64."""
+    found = []
+    device_module.GROUPED = replace(device_module.GROUPED, sigma=0.0)
+    for device in aiconfigurator.devices():
+        rows, accelerator = measured(device)
+        mine = [r for r in rows if r.work.kind == "grouped_gemm" and not (r.work.n % 64 or r.work.k % 64)]
+        for one in fitted(mine, accelerator, fitted_accelerators()):
+            extra = needed(one)
+            found.append(extra)
+            print(f"{one.device} {one.key}: {extra:.2f}, bias {np.median(one.deviation):+.0%}")
+    print(f"median {statistics.median(found):.2f}")
+
+
+def needed(one: Spread) -> float:
+    """Sigma that has to be added in quadrature."""
+    low, high = 0.0, 10.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        enough = widening(one.deviation, np.hypot(one.sigma, middle)) <= 1.0
+        low, high = (low, middle) if enough else (middle, high)
+    return high
+
+
+def outside() -> None:
+    """Sigma to add outside the sizes of a table, for every device and kind of kernel."""
+    device_module.BEYOND_SIGMA = 0.0
+    found = everything(beyond)
+    for one in found:
+        print(f"{one.device} {one.key}: {len(one.deviation)} kernels, {needed(one):.2f}")
+    print(f"median {statistics.median(needed(one) for one in found):.2f}")
+
+
+def scan(module: Any, name: str, make: Callable[[Sequence[Row], Accelerator], list[Spread]]) -> None:
+    """Mean share inside for each value of a constant, and the share for each device with the value of the others."""
+    shares: dict[str, dict[float, float]] = {}
+    before = getattr(module, name)
+    for value in GRID:
+        setattr(module, name, value)
+        by_device: dict[str, list[float]] = {}
+        for one in everything(make):
+            if not one.key.startswith("grouped_gemm"):
+                by_device.setdefault(one.device, []).append(one.inside)
+        for device, some in by_device.items():
+            shares.setdefault(device, {})[value] = statistics.mean(some)
+        print(f"{name} {value:.2f}: {statistics.mean(s[value] for s in shares.values()):.0%} inside")
+    setattr(module, name, before)
+    for device, mine in shares.items():
+        others = [s for d, s in shares.items() if d != device]
+        best = min(GRID, key=lambda v: abs(statistics.mean(s[v] for s in others) - 0.8))
+        print(f"  {device}: {best:.2f} from the others, {mine[best]:.0%} inside (was {mine.get(before, np.nan):.0%})")
+
+
+def alike(accelerator: Accelerator) -> list[Accelerator]:
+    """Other devices of the same architecture."""
+    base = accelerator.architecture.partition("+")[0]
+    return [a for a in fitted_accelerators() if a.name != accelerator.name and a.architecture.partition("+")[0] == base]
+
+
+def lent(rows: Sequence[Row], accelerator: Accelerator, same: bool) -> list[Spread]:
+    """Borrowed from devices of the same architecture, or from the others."""
+    near = alike(accelerator)
+    lenders = near if same else [a for a in fitted_accelerators() if a not in near]
+    dtypes = {key.split(".")[1] for a in lenders for key in a.efficiency if key.startswith("gemm.")}
+    mine = [r for r in rows if r.work.dtype in dtypes]
+    return borrowed(mine, accelerator, lenders) if lenders else []
+
+
+def report() -> None:
+    relatives = fitted_accelerators()
+    makers: dict[str, Callable[[Sequence[Row], Accelerator], list[Spread]]] = {
+        "fitted curve": lambda r, a: fitted(r, a, relatives), "borrowed": lambda r, a: borrowed(r, a, relatives),
+        "datasheet": lambda r, a: borrowed(r, a, ()), "table, inside": tabled, "table, outside": beyond,
+    }  # fmt: skip
+    for what, make in makers.items():
+        found = everything(make)
+        for family in ("", "gemm.bf16", "gemm.fp8", "attention_prefill", "attention_decode", "grouped_gemm"):
+            some = [one for one in found if one.key.startswith(family)]
+            if some:
+                inside = statistics.mean(one.inside for one in some)
+                sigma = statistics.median(float(np.median(one.sigma)) for one in some)
+                name = family or "all"
+                print(f"{what:15s} {name:18s} {inside:4.0%} inside, sigma {sigma:.2f}, {len(some)} kinds")
+
+
+def main() -> None:
+    verbs: dict[str, Callable[[], None]] = {
+        "sections": sections, "grouped": grouped, "report": report,
+        "same": lambda: scan(resolve, "SAME_ARCHITECTURE_SIGMA", lambda r, a: lent(r, a, True)),
+        "relative": lambda: scan(resolve, "RELATIVE_SIGMA", lambda r, a: lent(r, a, False)),
+        "datasheet": lambda: scan(resolve, "DATASHEET_SIGMA", lambda r, a: borrowed(r, a, ())),
+        "beyond": outside,
+    }  # fmt: skip
+    asked = sys.argv[1:]
+    if not asked or set(asked) - set(verbs):
+        sys.exit(f"say which: {', '.join(verbs)}")
+    for name in asked:
+        verbs[name]()
+
+
+if __name__ == "__main__":
+    main()
