@@ -156,6 +156,14 @@ def _seconds(value: float | None) -> str:
     return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
 
 
+def _filled(row: Mapping[str, Any]) -> str:
+    """How much of the bubbles second-order work takes, and how fresh that keeps its inverses."""
+    filled, steps = _number(row, "bubble_filled"), _number(row, "curvature_refresh_steps")
+    if filled is None:
+        return ""
+    return f"{_share(filled)}  (new inverses {'never' if steps is None else f'every {steps:,.0f} steps'})"
+
+
 def _slow_down(row: Row) -> str:
     """How much longer the steps took for their links; nothing to say where they did not."""
     factor, lost = _number(row, "contention_slow_down"), _number(row, "lost_network")
@@ -189,6 +197,7 @@ def _training_figures(row: Row) -> list[tuple[str, str]]:
         ("model FLOP/s per GPU", "" if flops is None else format_quantity(flops, "compute_rate")),
         ("tokens/s", "" if rate is None else f"{rate:,.0f}  ({per_gpu:,.0f} per GPU)"),
         ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
+        ("bubbles filled", _filled(row)),
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         ("contention slow-down", _slow_down(row)),

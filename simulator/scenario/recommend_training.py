@@ -69,6 +69,8 @@ def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: s
     frozen = job.plan.option("peft") is not None
     flops = training_flops_per_token(job.model, job.batch.sequence_length, True, frozen=frozen) * tokens * job.steps
     found = []
+    if len(base.groups) > 1:
+        return [_as_given(job, base, points, flops)]
     for point in points:
         node = load_node(str(point[PROFILE])) if PROFILE in point else base.groups[0].node
         count = int(point.get(COUNT, base.node_count))
@@ -77,9 +79,30 @@ def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: s
         size = cluster.accelerator_count
         seconds = flops / (size * node.accelerator.peak(job.plan.precision)) * (1 - 1e-9)
         usd = bill(job.name, cluster, size, seconds, 0.0).usd
-        bounds = {"accelerators": float(size), "training_seconds": seconds, "usd": usd if math.isfinite(usd) else 0.0}
-        found.append(Size({PROFILE: node.name, COUNT: count}, cluster, bounds))
+        found.append(Size({PROFILE: node.name, COUNT: count}, cluster, _bounds(size, seconds, usd)))
     return sorted(found, key=lambda s: (s.bounds.get(metric, 0.0), s.bounds["accelerators"]))
+
+
+def _as_given(job: TrainingJob, base: Cluster, points: Sequence[Point], flops: float) -> Size:
+    """A cluster of several node types is searched as it is.
+
+    Raises
+    ------
+    ConfigError
+        If node types or counts are varied: there is no one profile or count to vary.
+    """
+    if any(PROFILE in point or COUNT in point for point in points):
+        raise ConfigError(
+            f"this cluster has {len(base.groups)} node types: leave {PROFILE} and {COUNT} as they are, the planner "
+            "'mixed-devices' searches plans on some of the node types as well"
+        )
+    peak = sum(g.count * g.node.accelerators * g.node.accelerator.peak(job.plan.precision) for g in base.groups)
+    size, seconds = base.accelerator_count, flops / peak * (1 - 1e-9)
+    return Size({}, base, _bounds(size, seconds, 0.0))
+
+
+def _bounds(size: int, seconds: float, usd: float) -> dict[str, float]:
+    return {"accelerators": float(size), "training_seconds": seconds, "usd": usd if math.isfinite(usd) else 0.0}
 
 
 def plan_changes(plan: Plan, framework_default: str = "1f1b") -> dict[str, Any]:
@@ -208,7 +231,20 @@ def _candidates(
         }  # fmt: skip
         point = {**size.point, "workloads.0.plan": plan_changes(plan)}
         point["workloads.0.batch.micro_batch_size"] = batch.micro_batch_size
+        if plan.accelerators < size.cluster.accelerator_count:
+            point["workloads.0.nodes"] = _nodes_of(plan.accelerators, size.cluster)
         yield Candidate.of(point, row, metric, limits)
+
+
+def _nodes_of(accelerators: int, cluster: Cluster) -> int:
+    """The first nodes of a cluster that have so many accelerators."""
+    nodes = 0
+    for group in cluster.groups:
+        taken = min(group.count, math.ceil(accelerators / group.node.accelerators))
+        nodes, accelerators = nodes + taken, accelerators - taken * group.node.accelerators
+        if accelerators <= 0:
+            break
+    return nodes
 
 
 def _why(found: Sequence[Candidate], plans: RankedPlans) -> str:
@@ -221,7 +257,7 @@ def _why(found: Sequence[Candidate], plans: RankedPlans) -> str:
 
 def _neighbours(ranked: Sequence[Candidate], tried: Sequence[Candidate]) -> tuple[Candidate | None, Candidate | None]:
     """The next smaller and the next larger cluster of the best's node type that were searched."""
-    if not ranked:
+    if not ranked or PROFILE not in ranked[0].point:
         return None, None
     best = ranked[0]
     mine = [c for c in tried if c.point[PROFILE] == best.point[PROFILE]]

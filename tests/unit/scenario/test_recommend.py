@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+import simulator
 from simulator.errors import ConfigError
+from simulator.scenario import recommend_training
 from simulator.scenario.axes import parse_axes
 from simulator.scenario.load import load_scenario
 from simulator.scenario.recommend import Limit, metric_of, recommend
@@ -127,3 +130,50 @@ def test_limits_are_read_with_their_unit() -> None:
         recommend("quickstart")
     with pytest.raises(ConfigError, match="--max-gpus"):
         recommend(CHAT, {REPLICAS: [1, 2]})
+
+
+MIXED = {
+    "cluster": {"nodes": [{"profile": "dgx-h100", "count": 1}, {"profile": "dgx-a100-640", "count": 1}]},
+    "workloads": [
+        {
+            "training": "pretrain", "model": "gpt3-1.3b", "framework": "megatron-core-0.8",
+            "batch": {"global_batch_size": 16, "micro_batch_size": 1, "sequence_length": 1024},
+            "plan": {"data_parallel": 16, "precision": "bf16"},
+        }
+    ],
+}  # fmt: skip
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    def few(job: Any, cluster: Any, keep: int) -> Any:
+        return replace(
+            problem_of(job, cluster, keep), tensor_parallel=(1,), pipeline_parallel=(1,), recompute=("none",),
+            zero_stage=(1, 2), micro_batch_size=(1, 2),
+        )  # fmt: skip
+
+    monkeypatch.setattr(recommend_training, "problem_of", few)
+
+
+def test_a_planner_of_mixed_nodes_may_leave_the_slower_ones_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow(monkeypatch)
+    everything = recommend(MIXED, objective="time", jobs=1)
+    found = recommend(MIXED, objective="time", jobs=1, planner="mixed-devices")
+    assert everything.best is not None
+    assert found.best is not None
+    assert everything.best.row["accelerators"] == 16
+    assert found.best.row["accelerators"] == 8  # larger micro-batches on H100 alone
+    assert found.best.objective < everything.best.objective
+    assert any("in proportion to speed" in note for note in found.notes)
+    assert any(note.startswith("other plan of this size: ") for note in found.notes)
+    assert found.scenario is not None
+    again = simulator.run(dict(found.scenario)).of("pretrain")
+    assert again["seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+
+
+def test_what_a_recommendation_cannot_search_is_named() -> None:
+    with pytest.raises(ConfigError, match="did you mean .galvatron."):
+        recommend(MIXED, planner="galvatron-2")
+    with pytest.raises(ConfigError, match="2 node types"):
+        recommend(MIXED, {PROFILE: ["dgx-h100", "dgx-b200"]})
+    with pytest.raises(ConfigError, match="plans of a training job"):
+        recommend("llama3-70b-chat", planner="alpa")
