@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from simulator.cli.errors import OK
+from simulator.cli.options import AsJson
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +36,7 @@ def validate(
         Path | None, typer.Option(metavar="DIR", help="Show what moved since a former validation.")
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes; 0 takes one per core.")] = 0,
+    as_json: AsJson = False,
 ) -> int:
     """Simulate published measurements and show the errors by source, device, model, scale and strategy."""
     from simulator.validation.document import write_document
@@ -51,13 +54,44 @@ def validate(
     if held_out:
         others = run(files, split, output / "kept", workers, show, held_out=True).rows
         write_rows(others, output / "rows-held-out.csv")
+    if doc is not None:
+        write_document(doc, rows, outcome.skipped, others)
+    if as_json:
+        _print_json(rows, others, len(outcome.skipped), former)
+        return OK
     _print_summary(rows, others, len(outcome.skipped))
     if former:
         _print_changes(former, rows)
-    if doc is not None:
-        write_document(doc, rows, outcome.skipped, others)
     print(f"rows: {output / 'rows.csv'}" + (f", document: {doc}" if doc else ""))
     return OK
+
+
+def _print_json(
+    rows: Sequence[RowRecord], others: Sequence[RowRecord], skipped: int, former: Sequence[RowRecord]
+) -> None:
+    from dataclasses import asdict
+
+    from simulator.cli.options import print_json
+    from simulator.validation.changes import changes
+    from simulator.validation.ratios import ratio_summaries
+    from simulator.validation.summary import fits_summary, group_summaries
+
+    print_json(
+        {
+            "figures": len(rows),
+            "skipped": skipped,
+            "errors": [_finite(asdict(g)) for g in group_summaries(rows)],
+            "held_out": [_finite(asdict(g)) for g in group_summaries(others, ())],
+            "ratios": [_finite(asdict(r)) for r in ratio_summaries(rows)],
+            "fits": _finite(asdict(fits_summary(rows))),
+            "moved": len(changes(former, rows)) if former else 0,
+        }
+    )
+
+
+def _finite(record: dict[str, object]) -> dict[str, object]:
+    """JSON has no infinities: what has no answer is null."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _progress(done: int, total: int) -> None:

@@ -1,8 +1,9 @@
 """Training jobs on shared links: what the steps of a job send over its real placement, and how they stretch.
 
-A job that is alone keeps its step time. Its messages between scale-up domains are put on the network as phases of a
-period (:mod:`simulator.network.periodic`); when links are shared with other jobs, checkpoints or transfers, the step
-is executed again with slower messages, so what was hidden behind computation stays hidden until it no longer fits.
+A job that is alone keeps its step time, in which the links of its placement are priced. Its messages between scale-up
+domains are put on the network as phases of a period (:mod:`simulator.network.periodic`); when links are shared with
+other jobs, checkpoints or transfers, the step is executed again with slower messages, so what was hidden behind
+computation stays hidden until it no longer fits.
 """
 
 from __future__ import annotations
@@ -14,101 +15,19 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
-from simulator.network.collectives import add_group_loads
 from simulator.network.detours import NoWayError
-from simulator.network.flows import Way
-from simulator.network.links import KINDS
 from simulator.network.periodic import Phase
+from simulator.training.link_phases import job_phases
 from simulator.training.pipelined import PipelinedJob
-from simulator.training.step_traffic import ScaleOut, scale_out
-from simulator.workload.plan import base_axis
 
 if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
-    from simulator.network.topology import Topology
     from simulator.results.tables import Columns
 
-__all__ = ["SharedSteps", "contention_table", "job_phases", "step_stretch"]
-
-Ids = NDArray[np.int64]
+__all__ = ["SharedSteps", "contention_table", "step_stretch"]
 
 _SLOWER: Final = tuple((1 + quarter / 4) * 2.0**octave for octave in range(11) for quarter in range(4))
 """Slow-downs at which a step is executed; between them its time, convex and piecewise linear, is interpolated."""
-
-
-def job_phases(
-    pipeline: PipelinedJob,
-    topology: Topology,
-    accelerators: Sequence[int],
-    capacity: NDArray[np.float64] | None = None,
-) -> list[tuple[str, Phase]]:
-    """What the steps of a job send outside scale-up domains, by mesh axis.
-
-    Parameters
-    ----------
-    pipeline
-        The job and its step.
-    accelerators
-        Those it runs on, in the order of its ranks.
-    capacity
-        [links], [B/s], where links are degraded or lost.
-
-    Returns
-    -------
-    list
-        Mesh axis and phase: all groups and stages of the axis at once, and the time of the slowest stage. Links that
-        lie inside a scale-up domain belong to the job alone and are left out.
-
-    Raises
-    ------
-    NoWayError
-        If links that are lost cannot be gone round.
-    """
-    ranks = np.asarray(accelerators, np.int64)[: pipeline.plan.accelerators]
-    by_axis: dict[str, list[ScaleOut]] = {}
-    for message in scale_out(pipeline):
-        by_axis.setdefault(base_axis(message.axis), []).append(message)
-    outside = topology.links.kind != KINDS.index("scale_up")
-    port = topology.links.kind == KINDS.index("nic")
-    found = []
-    for axis, messages in by_axis.items():
-        loads, seconds = np.zeros(len(topology.links)), dict[int, float]()
-        for message in messages:
-            seconds[message.stage] = seconds.get(message.stage, 0.0) + message.seconds
-            _add(loads, message, pipeline, topology, ranks, capacity)
-        links = np.flatnonzero(loads * outside)
-        if capacity is not None and len(dead := links[capacity[links] <= 0]):
-            raise NoWayError(f"{topology.links.name(int(dead[0]))} is lost, and nothing leads round it")
-        if len(links):
-            busiest, through_ports = float(loads[links].max()), float(loads[links[port[links]]].max(initial=0.0))
-            # Connections compete, and every port has as many: what counts for fairness is the rate through a port.
-            weight = busiest / through_ports if through_ports else 1.0
-            phase = Phase(axis, Way(links, loads[links] / busiest), busiest, max(seconds.values()), weight)
-            found.append((axis, phase))
-    return found
-
-
-def _add(
-    loads: NDArray[np.float64],
-    message: ScaleOut,
-    pipeline: PipelinedJob,
-    topology: Topology,
-    ranks: Ids,
-    capacity: NDArray[np.float64] | None,
-) -> None:
-    """Bytes of one kind of message of one stage on every link."""
-    stages = ranks.reshape(pipeline.ranks, -1)
-    mine = stages[message.stage]
-    if message.to >= 0:
-        topology.add_loads(loads, mine, stages[message.to], np.full(len(mine), message.size), capacity)
-        return
-    layout = pipeline.pricer(message.stage).layout
-    size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]
-    groups = mine.reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)
-    add_group_loads(topology, loads, message.collective, message.size, groups, capacity)
 
 
 def step_stretch(pipeline: PipelinedJob, axes: Sequence[str]) -> Callable[[Sequence[float]], float]:
@@ -116,7 +35,8 @@ def step_stretch(pipeline: PipelinedJob, axes: Sequence[str]) -> Callable[[Seque
 
     @cache
     def executed(at: tuple[int, ...]) -> float:
-        slow = {axis: _SLOWER[i] for axis, i in zip(axes, at, strict=True)}
+        alone = pipeline.slow
+        slow = {**alone, **{axis: alone.get(axis, 1.0) * _SLOWER[i] for axis, i in zip(axes, at, strict=True)}}
         job = PipelinedJob(pipeline.job, pipeline.cluster, pipeline.scale, settled=True, slow=slow) if any(at) else None
         return (job or pipeline).run().seconds
 

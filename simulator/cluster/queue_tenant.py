@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from simulator.cluster.economics import bill, item_rows, mean_draw, money_columns
 from simulator.cluster.queue import JobQueueProcess, QueueRules
 from simulator.cluster.queue_failures import QueueFailures
@@ -14,6 +16,8 @@ from simulator.cluster.queue_nodes import NodePool
 from simulator.cluster.queue_run import misfits, queue_result, queued_jobs
 from simulator.cluster.queue_tables import queue_tables
 from simulator.cluster.tenants import ClusterScenario, Commons
+from simulator.hardware.types import Cluster
+from simulator.network.topology import build
 from simulator.registry import lookup
 from simulator.results.tables import Columns
 from simulator.workload.job_streams import JobStream
@@ -37,8 +41,7 @@ class QueueTenant:
         if self.loans is not None:
             self.nodes += self.loans.nodes
             sizes += self.loans.sizes
-        leaf, own = stream.nodes_per_leaf or len(sizes), place.nodes
-        self.pool = NodePool(sizes, [number // leaf for number in range(len(sizes))], range(own, len(sizes)))
+        self.pool = NodePool(sizes, self._leaves(scenario.cluster), range(place.nodes, len(sizes)))
         options = dict(stream.queue_options)
         shares = dict(stream.shares)
         weighs = stream.queue == "drf"
@@ -56,6 +59,14 @@ class QueueTenant:
         self.jobs = queued_jobs(stream.jobs, scaling=stream.scaling)
         self.process: JobQueueProcess | None = None
         self.failures: QueueFailures | None = None
+
+    def _leaves(self, cluster: Cluster) -> list[int]:
+        """Leaf switch of every node of the queue: as the fabric is wired, unless the queue says how many share one."""
+        if per_leaf := self.stream.nodes_per_leaf:
+            return [number // per_leaf for number in range(len(self.nodes))]
+        _, leaf = np.unique(build(cluster).leaf_of_node[self.nodes], return_inverse=True)
+        found: list[int] = leaf.ravel().tolist()
+        return found
 
     @property
     def warnings(self) -> tuple[str, ...]:

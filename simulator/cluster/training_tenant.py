@@ -80,6 +80,8 @@ class TrainingTenant:
     def tables(self) -> tuple[Mapping[str, Columns], dict[str, Any]]:
         """The step's tables, with what became of the job when it ran."""
         job, answer = self.job, self._estimate_with_timeline()
+        if self.process is not None and self.process.run.stuck:
+            answer = replace(answer, feasible=False, reason=self.process.run.stuck)
         tables = dict(
             estimate_tables(
                 job.name, answer, plan=str(job.plan), accelerators=job.accelerators, steps=job.steps,

@@ -24,7 +24,7 @@ from pathlib import Path
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
 from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, load_rows
-from simulator.cost.kernels import EAGER_LAUNCH, GRAPH_LAUNCH, grouped_gemm_flops, smooth_max
+from simulator.cost.kernels import EAGER_LAUNCH, GRAPH_LAUNCH, UNPACKED_EXPERTS, grouped_gemm_flops, smooth_max
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
 from simulator.hardware.types import Accelerator
@@ -245,6 +245,9 @@ class DeviceCost:
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
+        if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
+            share = self.shared(UNPACKED_EXPERTS, used)
+            compute, memory = compute / share, memory / share
         launch = self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:

@@ -7,7 +7,7 @@ import math
 from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
-__all__ = ["EAGER_LAUNCH", "GRAPH_LAUNCH", "attention_waves", "grouped_gemm_flops", "smooth_max"]
+__all__ = ["EAGER_LAUNCH", "GRAPH_LAUNCH", "UNPACKED_EXPERTS", "attention_waves", "grouped_gemm_flops", "smooth_max"]
 
 GRAPH_LAUNCH = Constant(
     "kernel.graph_launch",
@@ -26,7 +26,22 @@ EAGER_LAUNCH = Constant(
     "4-8 us per eager CUDA kernel launch, recalled",
 )
 
+UNPACKED_EXPERTS = Constant(
+    "kernel.unpacked_experts",
+    0.4,
+    "",
+    0.3,
+    Trust.FITTED,
+    "benchmarks/fits/inferencex_decode.py: decode times of gpt-oss-120b with MXFP4 experts on H100 and H200, vLLM 0.18 "
+    "(InferenceX 2026)",
+)
+"""Share of the usual efficiencies of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
+
 _TILES = (64, 128, 256)
+_SMALL_TILE = 16
+"""Rows of the tiles that fused mixture kernels take where experts see few: ``BLOCK_SIZE_M`` 16 for no more tokens than
+experts (``get_default_config`` of fused_moe in vllm-project/vllm and sgl-project/sglang)."""
+
 _ROWS = (64, 128)
 MAX_WAVE_LOSS = 2.0
 
@@ -44,14 +59,15 @@ def grouped_gemm_flops(work: Work, sm_count: int) -> float:
     """FLOPs that the multiprocessors spend on a grouped GEMM, idle and padded lanes included.
 
     Each group's ``m / groups`` rows are rounded up to whole tiles, and all tiles to whole waves over ``sm_count``
-    multiprocessors; the best of nine tile shapes counts. Without a known SM count only the padding does.
+    multiprocessors; the best of nine tile shapes counts, with groups of at most 16 rows also of tiles that high.
+    Without a known SM count only the padding does.
     """
     if work.m <= 0 or work.n <= 0 or work.k <= 0:
         return work.flops
     groups = max(1, min(work.groups, work.m))
     rows = work.m / groups
     best = math.inf
-    for tm in _TILES:
+    for tm in (_SMALL_TILE, *_TILES) if rows <= _SMALL_TILE else _TILES:
         for tn in _TILES:
             tiles = groups * math.ceil(rows / tm) * math.ceil(work.n / tn)
             if sm_count > 0:

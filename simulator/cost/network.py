@@ -7,7 +7,8 @@ Between nodes: NCCL's ring or tree (whichever is faster) over the NICs of the gr
 inside the nodes: RS inside, AR between nodes on each rail, AG inside overlap, so the slowest of them counts.
 
 Oversubscription of the fabric is not in here: it slows only groups that cross leaves, and which do depends on
-placement. The flow model shares those links; this module prices the collective with non-blocking switches.
+placement. This module prices the collective with non-blocking switches and takes ``slow`` from who knows the placement
+(:mod:`simulator.training.link_phases`).
 """
 
 from __future__ import annotations
@@ -76,8 +77,8 @@ class NetworkCost:
     known, library
         Measured profiles to use and to borrow from, and the constants of NCCL's model; by default the shipped ones.
     slow
-        How many times longer what leaves a domain takes, by mesh axis (sub-axes as their axis): links shared with
-        others. 1 where nothing is said.
+        How many times longer what leaves a domain takes, by mesh axis (sub-axes as their axis): links that are narrow
+        or shared with others. 1 where nothing is said.
     """
 
     def __init__(

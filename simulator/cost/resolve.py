@@ -18,7 +18,7 @@ from simulator.hardware.types import Accelerator
 __all__ = ["Resolver", "curve_dtype", "fitted_accelerators"]
 
 _FALLBACK = {
-    "fp4": "fp8", "int4": "int8", "int8": "bf16", "fp6": "fp8",
+    "fp4": "bf16", "int4": "int8", "int8": "bf16", "fp6": "fp8",
     "fp8": "bf16", "bf16": "fp16", "fp16": "tf32", "tf32": "fp32",
 }  # fmt: skip
 _CURVE = {"fp16": "bf16", "tf32": "bf16", "fp32": "bf16", "fp64": "bf16", "int8": "fp8", "fp6": "fp8", "int4": "fp4"}

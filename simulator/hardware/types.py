@@ -24,6 +24,7 @@ __all__ = [
     "NetworkProfile",
     "Node",
     "NodeGroup",
+    "Place",
     "PowerProfile",
     "Price",
     "Rack",
@@ -149,10 +150,10 @@ class Accelerator:
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.
 
-        Types without hardware support are computed in the next wider one that has it: fp4 → fp8 → bf16 →
-        fp16 → tf32 → fp32 (weight-only quantisation).
+        Types without hardware support are computed in the next wider one that has it: fp8 → bf16 → fp16 → tf32 →
+        fp32. Without fp4 units only the weights are in fp4: kernels unpack them to 16 bit, the type of the activations.
         """
-        wider = {"fp4": "fp8", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
+        wider = {"fp4": "bf16", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
         wider["tf32"] = "fp32"
         found = dtype
         while found not in self.peak_flops and found in wider:
@@ -342,6 +343,14 @@ class NodeGroup:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Consecutive nodes of a larger cluster, from ``first_node`` on."""
+
+    whole: Cluster
+    first_node: int
+
+
+@dataclass(frozen=True)
 class Cluster:
     """Nodes (mixed types allowed), the fabric that joins them, shared storage and the site.
 
@@ -349,6 +358,8 @@ class Cluster:
     ----------
     port_power
         Draw of switches and optics per network port of a node [W]; 0: the network is not counted.
+    place
+        Where these nodes are, if they are part of a larger cluster: it says which links of the fabric they use.
     """
 
     name: str
@@ -362,6 +373,7 @@ class Cluster:
     rack: Rack = Rack()
     terms: Terms = Terms()
     port_power: float = 0.0
+    place: Place | None = None
 
     @property
     def node_count(self) -> int:

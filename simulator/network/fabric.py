@@ -6,7 +6,6 @@ rates; all others go on as they were. Everything that happens at one instant is 
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from simulator.engine.clock import Clock
 from simulator.network.books import FlowBooks, LinkBytes, Offered
+from simulator.network.completions import SAME_TIME, Completions
 from simulator.network.connections import way_of
 from simulator.network.flow_index import FlowIndex
 from simulator.network.flows import Flow, TransferResult, Way
@@ -28,13 +28,10 @@ from simulator.network.shrinking import LastSolved, lone_rate
 if TYPE_CHECKING:
     import simpy
 
-    from simulator.engine._environment import Scheduled
     from simulator.network.topology import Topology
 
 __all__ = ["Fabric"]
 
-_SAME_TIME = 1e-12
-"""Completions closer together than this, relative to the time, count as simultaneous."""
 _NOBODY: Mapping[int, tuple[str, ...]] = {}
 
 
@@ -72,8 +69,7 @@ class Fabric:
         self._index = FlowIndex(topology.links, self.capacity)
         self._books = FlowBooks(self._index.flows)
         self._next_number = 0
-        self._finishing: list[tuple[float, int, int]] = []
-        self._wake: Scheduled | None = None
+        self._completions = Completions(clock, self._index.flows, self._complete)
         self._touched: list[NDArray[np.int64]] = []
         self._settling = False
 
@@ -265,7 +261,7 @@ class Fabric:
         self._index.add(flow)
         if not len(flow.way.links):
             self._set_rate(flow, flow.cap, -1)
-            self._arm()
+            self._completions.arm()
         else:
             self._touch(flow.solved.links)
 
@@ -302,7 +298,7 @@ class Fabric:
             self.solves += bool(shrunk)
             self.solved_flows += len(shrunk)
             self._grant(shrunk)
-            self._arm()
+            self._completions.arm()
             return
         found = self._recall.find(self._index.flows.values()) if self._recall.useful else None
         if found is not None and found[2] is not None:
@@ -315,7 +311,7 @@ class Fabric:
                 self._solve(flows)
             if found is not None:
                 self._recall.keep(found[0], found[1], self._slow)
-        self._arm()
+        self._completions.arm()
 
     def _solve(self, flows: list[Flow]) -> None:
         self.solves += 1
@@ -361,7 +357,7 @@ class Fabric:
     ) -> None:
         now = self.clock.now
         limits = {bottleneck: 1.0} if isinstance(bottleneck, int) else bottleneck
-        same = math.isclose(rate, flow.rate, rel_tol=_SAME_TIME) and flow.version > 0
+        same = math.isclose(rate, flow.rate, rel_tol=SAME_TIME) and flow.version > 0
         if same and limits == flow.limits and beside == flow.beside:
             return
         if flow.version:
@@ -371,32 +367,10 @@ class Fabric:
             return
         flow.rate, flow.version = rate, flow.version + 1
         flow.finish = now + (flow.size - flow.sent) / rate if rate > 0 else math.inf
-        if flow.finish < math.inf:
-            heapq.heappush(self._finishing, (flow.finish, flow.number, flow.version))
+        self._completions.add(flow)
 
-    def _stale(self, entry: tuple[float, int, int]) -> bool:
-        flow = self._index.flows.get(entry[1])
-        return flow is None or flow.version != entry[2]
-
-    def _arm(self) -> None:
-        """Set the alarm to the next completion."""
-        while self._finishing and self._stale(self._finishing[0]):
-            heapq.heappop(self._finishing)
-        if self._wake is not None:
-            self.clock.cancel(self._wake)
-            self._wake = None
-        if self._finishing:
-            self._wake = self.clock.at(max(self._finishing[0][0], self.clock.now), self._complete)
-
-    def _complete(self) -> None:
-        self._wake = None
-        last = self.clock.now * (1 + _SAME_TIME)
-        done: list[Flow] = []
-        while self._finishing and (self._finishing[0][0] <= last or self._stale(self._finishing[0])):
-            entry = heapq.heappop(self._finishing)
-            if not self._stale(entry):
-                done.append(self._index.flows[entry[1]])
-        for flow in sorted(done, key=lambda f: f.number):
+    def _complete(self, done: list[Flow]) -> None:
+        for flow in done:
             self._end(flow, completed=True)
         if not self._settling:
-            self._arm()
+            self._completions.arm()

@@ -169,6 +169,14 @@ class Topology:
         """Whether traffic between rails changes rail inside the sender's scale-up domain (PXN)."""
         return self.wiring.rail_aligned and self.cluster.fabric.routing.rail_aware
 
+    @property
+    def leaf_of_node(self) -> Ids:
+        """[nodes], number of the switch that a node's first port is plugged into; −1 for a node without ports."""
+        switch, first = self.wiring.switch, self.nodes.first_port
+        has = self.nodes.port_count > 0
+        leaf: Ids = np.where(has, switch[np.where(has, first, 0)] if len(switch) else -1, -1)
+        return leaf
+
     def path_latency(self, path: Collection[int]) -> float:
         """Latency [s] of a small message over ``path``.
 

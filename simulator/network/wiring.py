@@ -134,6 +134,11 @@ class Wiring(ABC):
         self.hop_latency = options.quantity("hop_latency", HOP_LATENCY, "time")
         self.switch: Ids = np.zeros(len(ports.vertex), np.int64)
 
+    @classmethod
+    def never_blocks(cls, fabric: Fabric) -> bool:
+        """Whether what passes the ports surely passes the switches too, when it is spread evenly over equal ways."""
+        return False
+
     def width(self, a: int, b: int) -> int:
         """Number of equal-cost ways from port ``a`` to port ``b``."""
         return 1

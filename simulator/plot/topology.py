@@ -119,7 +119,7 @@ def _tiers_of_result(result: Result, name: str) -> tuple[list[Tier], str]:
     """The step once more, on the links of the cluster."""
     from simulator.network.topology import build
     from simulator.scenario.parts import scenario_of
-    from simulator.training.link_loads import link_loads
+    from simulator.training.link_phases import link_loads
     from simulator.training.step import estimate_step
 
     scenario = scenario_of(result.document)

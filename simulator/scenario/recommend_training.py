@@ -66,13 +66,14 @@ def problem_of(job: TrainingJob, cluster: Cluster, keep: int) -> PlanProblem:
 def sizes_of(job: TrainingJob, base: Cluster, points: Sequence[Point], metric: str, own_link: bool) -> list[Size]:
     """Every size with its bounds."""
     tokens = job.batch.tokens
-    flops = training_flops_per_token(job.model, job.batch.sequence_length, causal=True) * tokens * job.steps
+    frozen = job.plan.option("peft") is not None
+    flops = training_flops_per_token(job.model, job.batch.sequence_length, True, frozen=frozen) * tokens * job.steps
     found = []
     for point in points:
         node = load_node(str(point[PROFILE])) if PROFILE in point else base.groups[0].node
         count = int(point.get(COUNT, base.node_count))
         fabric = base.fabric if own_link else replace(base.fabric, link=node.nic)
-        cluster = replace(base, groups=(NodeGroup(node, count),), fabric=fabric)
+        cluster = replace(base, groups=(NodeGroup(node, count),), fabric=fabric, place=None)
         size = cluster.accelerator_count
         seconds = flops / (size * node.accelerator.peak(job.plan.precision)) * (1 - 1e-9)
         usd = bill(job.name, cluster, size, seconds, 0.0).usd

@@ -30,6 +30,9 @@ class ServingResolver(ResolverBase):
 
     def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
+        if cluster is not None and cluster.groups:
+            device = cluster.groups[0].node.accelerator
+            framework = framework.on(device.name, device.memory_capacity)
         plan = serving_plan(spec.deployment.plan)
         answers = Answers.of(model)
         self._report(loc, answers.problems(spec))

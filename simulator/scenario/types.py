@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from simulator.hardware.types import Cluster, NodeGroup
+from simulator.hardware.types import Cluster, NodeGroup, Place
 from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
 from simulator.workload.job_streams import JobStream
@@ -141,7 +141,7 @@ class Scenario:
 
 
 def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
-    """Consecutive nodes of a cluster as a cluster of their own on the same fabric."""
+    """Consecutive nodes of a cluster as a cluster of their own, which knows its place on the fabric of the whole."""
     groups: list[NodeGroup] = []
     start = 0
     for group in cluster.groups:
@@ -149,4 +149,6 @@ def part_of(cluster: Cluster, first_node: int, nodes: int) -> Cluster:
         if high > low:
             groups.append(NodeGroup(group.node, high - low))
         start += group.count
-    return replace(cluster, groups=tuple(groups), sources=(), notes="", estimated={})
+    whole = cluster.place or Place(cluster, 0)
+    place = Place(whole.whole, whole.first_node + first_node)
+    return replace(cluster, groups=tuple(groups), sources=(), notes="", estimated={}, place=place)

@@ -61,16 +61,19 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
 
     Notes
     -----
-    Cache = memory · utilization − weights − workspace of the largest iteration − reserve, per pipeline stage; as vLLM
-    sizes it after a profiling run (``gpu_memory_utilization``). Recurrent layers take the states of ``max_num_seqs``
-    sequences first. A draft model shares the last stage with its own weights and cache.
+    Per pipeline stage, by what the framework's ``memory_utilization`` u is a share of. ``device``: cache =
+    u · memory − weights − workspace of the largest iteration − reserve, as vLLM sizes it after a profiling run.
+    ``static``: u · memory − weights, as long as workspace and reserve find room beside. ``free``: u · (memory − weights
+    − workspace − reserve). Recurrent layers take the states of ``max_num_seqs`` sequences first. A draft model shares
+    the last stage with its own weights and cache.
     """
     served = ServedModel.of(deployment, node)
     plan, framework = deployment.plan, deployment.framework
     budget = max(deployment.max_num_batched_tokens, 1)
     parts = part_memory(deployment.model, plan, framework, budget)
     reserve = framework.constants.get("memory_reserve")
-    usable = node.accelerator.memory_usable * deployment.memory_utilization
+    memory, share = node.accelerator.memory_usable, deployment.memory_utilization
+    usable = memory * share if framework.memory_share == "device" else memory
     per_rank = -(-deployment.max_num_seqs // plan.data_parallel)
     stages: list[StageMemory] = []
     tokens: list[float] = []
@@ -84,6 +87,7 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
         per_token_most = max(per_token_most, per_token)
         taken = reserve.value if reserve else 0.0
         room = usable - weights - workspace - taken - states * per_rank
+        room = _granted(framework.memory_share, room, share, memory * share - weights - states * per_rank)
         held_here = per_token * served.stream.cache
         tokens.append(room / held_here if held_here else (UNBOUNDED if room > 0 else 0.0))
         if served.stream.cache < 1.0:
@@ -114,6 +118,13 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
 def _mean_length(deployment: Deployment) -> float:
     table = deployment.requests
     return max(1.0, float(table.input_tokens.mean()) + float(table.output_tokens.mean()) / 2)
+
+
+def _granted(share_of: str, room: float, share: float, static: float) -> float:
+    """What the engine takes of ``room`` [B]; ``static``: its share of the device less what is there already."""
+    if share_of == "static":
+        return min(room, static)
+    return room * share if share_of == "free" and room > 0 else room
 
 
 def _stage(

@@ -72,6 +72,11 @@ class Replica(Residency):
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
 
+    @property
+    def iterations(self) -> int:
+        """Iterations that have ended."""
+        return self.usage.iterations
+
     # -- events --------------------------------------------------------------------------------------------------
 
     def submit(self, request: RequestState, now: float) -> None:

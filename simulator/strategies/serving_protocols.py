@@ -172,6 +172,10 @@ class ReplicaView(Protocol):
     """Prompt tokens of requests whose prefill is not complete, less what the cache held when they came."""
 
     @property
+    def iterations(self) -> int:
+        """Iterations that have ended."""
+
+    @property
     def decoding(self) -> list[RequestState]:
         """Requests that decode and are not in flight, in no particular order."""
 

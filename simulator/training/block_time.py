@@ -21,7 +21,7 @@ from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream,
 from simulator.workload.plan import base_axis
 from simulator.workload.work import work_of
 
-__all__ = ["BlockPricer", "PhaseTime", "PricedOp"]
+__all__ = ["BlockPricer", "PhaseTime", "PricedOp", "combine", "dependencies", "runs_beside"]
 
 COMMUNICATION = (OpKind.COLLECTIVE, OpKind.P2P)
 CATEGORY_OF_AXIS = {
@@ -237,7 +237,7 @@ class BlockPricer:
     def _run(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
         if not ops:
             return PhaseTime()
-        if any(op.stream is not Stream.COMPUTE and _beside_the_layer(op) for op in ops):
+        if any(op.stream is not Stream.COMPUTE and runs_beside(op) for op in ops):
             return self._prefetched(block, ops)
         return self._once(block, ops)
 
@@ -252,17 +252,24 @@ class BlockPricer:
 
     def _once(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
         """The Ops as they are, on their streams."""
+        return self.run(ops, dependencies(ops), self.host_seconds(block, ops))
+
+    def stream(self, op: Op) -> Stream:
+        """Where an Op runs: messages on the links that their group uses."""
+        return self.layout.stream(op) if op.kind in COMMUNICATION else op.stream
+
+    def run(self, ops: Sequence[Op], after: Sequence[Sequence[int]], host: float) -> PhaseTime:
+        """Ops on their streams, each after those it waits for; ``host`` seconds to launch them run beside."""
         priced = [self.price(op) for op in ops]
-        streams = [self.layout.stream(op) if op.kind in COMMUNICATION else op.stream for op in ops]
+        streams = [self.stream(op) for op in ops]
         durations = [p.priced.seconds for p in priced]
         busy = set(streams)
         beside = {pair: factor for pair, factor in self.interference.items() if set(pair) <= busy}
         slowdown = beside | (self.tiers.slowdown() if set(HOST_STREAMS) <= busy else {})
         if slowdown:
-            schedule = run_streams_with_interference(durations, streams, dependencies(ops), slowdown)
+            schedule = run_streams_with_interference(durations, streams, after, slowdown)
         else:
-            schedule = run_streams(durations, streams, dependencies(ops))
-        host = self._host(block, ops)
+            schedule = run_streams(durations, streams, after)
         seconds = max(schedule.makespan, host)
         parts = _exposed(priced, schedule.critical_path, schedule.start, schedule.end)
         if host > schedule.makespan:
@@ -275,7 +282,7 @@ class BlockPricer:
         ids = frozenset(i for p in priced for i in p.priced.constants) | own
         return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
 
-    def _host(self, block: Block, ops: Sequence[Op]) -> float:
+    def host_seconds(self, block: Block, ops: Sequence[Op]) -> float:
         """Host time to launch the pass: one unit for each phase of a layer that occurs in it."""
         if block.name != "layer":
             return 0.0
@@ -317,7 +324,7 @@ def _is_fetch(op: Op) -> bool:
     return base_axis(op.axis) in DATA_AXES and op.collective is Collective.ALL_GATHER
 
 
-def _beside_the_layer(op: Op) -> bool:
+def runs_beside(op: Op) -> bool:
     """Runs ahead of a layer or behind it: gathers, reductions, copies between tiers."""
     return base_axis(op.axis) in DATA_AXES or bool(links_of(op))
 

@@ -48,6 +48,8 @@ class TrainingRun:
         Failures and what followed.
     done
         Whether all steps were completed.
+    stuck
+        Why it was given up, or an empty string.
     """
 
     steps: int = 0
@@ -59,6 +61,7 @@ class TrainingRun:
     checkpoints: list[tuple[float, float]] = field(default_factory=list)
     events: list[TrainingEvent] = field(default_factory=list)
     done: bool = False
+    stuck: str = ""
 
     @property
     def wall(self) -> float:

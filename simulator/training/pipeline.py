@@ -13,7 +13,7 @@ in numpy.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -54,8 +54,9 @@ class PipelineCosts:
         Bytes a micro-batch (or piece) holds from the start of F to the end of its backward, or of B [virtual stage].
     weight_gradient_bytes
         The part that stays until the end of W where the backward is split; None: all of ``activation_bytes``.
-    overlapped_ratio
-        Seconds of a mutually overlapped forward and backward over the sum of the two (DualPipe), 1 = no gain.
+    overlapped
+        Seconds of a forward mutually overlapped with a backward (DualPipe), by their virtual stages and whether the
+        backward is its input gradient only; None: the sum of the two.
     swap
         Seconds to move one micro-batch's activations to the partner rank or back [virtual stage] (BPipe).
     """
@@ -69,7 +70,7 @@ class PipelineCosts:
     message_bytes: ArrayLike = 0.0
     activation_bytes: ArrayLike = 0.0
     weight_gradient_bytes: ArrayLike | None = None
-    overlapped_ratio: float = 1.0
+    overlapped: Callable[[int, int, bool], float] | None = None
     swap: ArrayLike = 0.0
 
     @staticmethod

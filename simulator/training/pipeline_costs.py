@@ -44,6 +44,7 @@ def job_costs(pipeline: PipelinedJob) -> PipelineCosts:
         message_bytes=pipeline.boundary_bytes / pieces if pipeline.ranks > 1 else 0.0,
         activation_bytes=np.array([m.activations for m in memory]) / pieces,
         weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) / pieces if split else None,
+        overlapped=lambda forward, backward, split: pipeline.pair_time(forward, backward, split).seconds,
         swap=swap_seconds(pipeline, memory),
     )
 

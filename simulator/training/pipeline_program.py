@@ -273,8 +273,19 @@ def _durations(order: TaskOrder, stage: Ints, stages: int, costs: PipelineCosts)
         table = _per_stage(values, stages, name)
         duration[tasks] = table[stage[tasks], order.microbatch[tasks] % table.shape[1]]
     first = np.flatnonzero(order.with_next)
-    duration[first] = duration[first + 1] = (duration[first] + duration[first + 1]) * costs.overlapped_ratio
+    if first.size:
+        duration[first] = duration[first + 1] = _pair_seconds(first, duration, order, stage, costs)
     return duration
+
+
+def _pair_seconds(first: Ints, duration: Floats, order: TaskOrder, stage: Ints, costs: PipelineCosts) -> Floats:
+    """Seconds of mutually overlapped pairs, equal ones asked for once."""
+    if costs.overlapped is None:
+        return np.asarray(duration[first] + duration[first + 1])
+    kinds = np.stack((stage[first], stage[first + 1], order.kind[first + 1] == B), axis=1)
+    distinct, which = np.unique(kinds, axis=0, return_inverse=True)
+    seconds = np.array([costs.overlapped(int(f), int(b), bool(split)) for f, b, split in distinct])
+    return np.asarray(seconds[which.reshape(-1)])
 
 
 def _per_stage(values: ArrayLike, stages: int, name: str) -> Floats:

@@ -21,8 +21,10 @@ from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
+from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
-from simulator.training.messages import message_counts, send_seconds
+from simulator.training.messages import message_counts, send_seconds, slice_of_boundary
+from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
@@ -70,7 +72,8 @@ class PipelinedJob:
     settled
         Take the plan as it is, even where a strategy would still decide something from prices.
     slow
-        How many times longer messages between scale-up domains take, by mesh axis: shared links.
+        How many times longer messages between scale-up domains take than behind switches that never block, by mesh
+        axis. By default what the links of the job's own placement make of it when nobody else uses them.
     """
 
     def __init__(
@@ -81,7 +84,7 @@ class PipelinedJob:
         settled: bool = False,
         slow: Mapping[str, float] | None = None,
     ) -> None:
-        self.slow = dict(slow or {})
+        self._slow = slow
         job = job if settled else settle(job, cluster)
         self.job, self.cluster, self.scale = job, cluster, dict(scale or {})
         self.plan, self.framework = job.plan, job.framework
@@ -152,6 +155,16 @@ class PipelinedJob:
     # -- prices ----------------------------------------------------------------------------------------------------
 
     @cached_property
+    def slow(self) -> Mapping[str, float]:
+        """How many times longer messages between scale-up domains take, by mesh axis."""
+        return {axis: held.slow for axis, held in self.narrow.items()} if self._slow is None else self._slow
+
+    @cached_property
+    def narrow(self) -> Mapping[str, Narrow]:
+        """Links of its placement that are too narrow for what it sends, by mesh axis; none where ``slow`` was given."""
+        return narrow_links(PipelinedJob(self.job, self.cluster, self.scale, True, {})) if self._slow is None else {}
+
+    @cached_property
     def pricers(self) -> dict[str, BlockPricer]:
         """One pricer per node type."""
         made = {}
@@ -202,6 +215,15 @@ class PipelinedJob:
         if key not in self._times:
             price = getattr(self.pricer(rank), phase)
             self._times[key] = combine((price(block), count) for block, count in chunk.blocks)
+        return self._times[key]
+
+    def pair_time(self, forward: int, backward: int, split: bool = False) -> PhaseTime:
+        """A forward of one virtual stage mutually overlapped with the backward of another."""
+        there, back = self.chunks[forward], self.chunks[backward]
+        rank = self.rank_of_position[forward]
+        key = ("pair", split, there.content, back.content, self.node_of_rank[rank].name)
+        if key not in self._times:
+            self._times[key] = overlapped_pair(self.pricer(rank), there.blocks, back.blocks, split)
         return self._times[key]
 
     def update_time(self, rank: int, beside: float = 0.0) -> PhaseTime:
@@ -311,7 +333,7 @@ class PipelinedJob:
         reduced = self.traits.reductions(self.microbatches) * (reduction_end(self, update.seconds) - timeline.makespan)
         delay = max(gather_delay(self, rank) for rank in range(self.ranks))
         host = self.constant("host_per_step")
-        parts = self._busy_parts(busiest)
+        parts = dict(work_time(self, tasks_of_rank(timeline.program, busiest)).parts)
         scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
         parts = {k: v * scale for k, v in parts.items()}
         parts["bubble"] = piped - float(timeline.busy[busiest])
@@ -319,12 +341,6 @@ class PipelinedJob:
         parts["optimizer"] = parts.get("optimizer", 0.0) + updates * update.seconds
         parts["host"] = parts.get("host", 0.0) + host
         return StepRun(piped + reduced + updates * update.seconds + delay + host, parts, timeline, busiest)
-
-    def _busy_parts(self, rank: int) -> dict[str, float]:
-        times = [
-            (t[p], self.microbatches) for p in self.work_of(rank) for t in (self.forward_times, self.backward_times)
-        ]
-        return dict(combine(times).parts)
 
     def constant(self, key: str) -> float:
         """A constant of the framework, with the factor in force; 0 where it has none."""
@@ -356,7 +372,7 @@ class PipelinedJob:
             if self.ranks > 1:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 forward, backward = message_counts(self, rank)
-                sent = (forward + backward * self.sending.pipeline_volume) * self.boundary_bytes
+                sent = (forward + backward * self.sending.pipeline_volume) * slice_of_boundary(self)
                 links["scale_up" if inside else "scale_out"] = (
                     links.get("scale_up" if inside else "scale_out", 0.0) + sent
                 )
@@ -374,7 +390,7 @@ class PipelinedJob:
 
     def warnings(self) -> tuple[str, ...]:
         """What was assumed."""
-        found = list(plan_notes(self.plan))
+        found = [*plan_notes(self.plan), *narrow_notes(self)]
         devices = {n.accelerator.name: n.accelerator for n in self.node_of_rank}
         found += [
             f"{a.name}: no measured kernels, cost curves are borrowed or from the datasheet"

@@ -12,7 +12,7 @@ from simulator.strategies.cluster_protocols import Protection, Restoration
 from simulator.strategies.recovery.checkpoint import daly_interval
 from simulator.training.ledger import TrainingEvent, TrainingRun
 from simulator.training.saves import CheckpointStore, checkpoint_bytes
-from simulator.training.survival import Hit, Links, Survival, job_facts
+from simulator.training.survival import Ground, Hit, Links, Survival, job_facts
 from simulator.workload.jobs import TrainingJob
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ class TrainingProcess:
         self._pending: list[Hit] = []
         self._missing: dict[int, simpy.Event] = {}
         self._degraded: dict[int, float] = {}
+        self._ground = Ground()
         self._progress = 0.0  # steps, with the part of the current one
         self._durable = 0  # steps in the last complete checkpoint
         self._elastic = 1.0  # speed with the nodes that are left
@@ -85,7 +86,7 @@ class TrainingProcess:
     @property
     def alive(self) -> bool:
         """Whether it has begun and still has steps to do."""
-        return not self.run.done and self.clock.now >= self.job.start
+        return not self.run.done and not self.run.stuck and self.clock.now >= self.job.start
 
     @property
     def done(self) -> bool:
@@ -123,7 +124,7 @@ class TrainingProcess:
         if job.start > self.clock.now:
             yield self.clock.timeout(job.start - self.clock.now)
         run.start = run.end = self.clock.now
-        while run.steps < job.steps:
+        while run.steps < job.steps and not run.stuck:
             if self._signal.triggered:
                 self._signal = self.clock.event()
             if self._pending:
@@ -136,7 +137,7 @@ class TrainingProcess:
             self.links.leave()
         if self._writing is not None and not self._writing[0].processed:
             yield self._writing[0]
-        run.done = True
+        run.done = not run.stuck
 
     @property
     def step_seconds(self) -> float:
@@ -232,6 +233,10 @@ class TrainingProcess:
         kinds = ", ".join(dict.fromkeys(hit.kind for hit in hits))
         run.events.append(TrainingEvent(began, "interrupted", f"{kinds}; {lost:.6g} s of work lost", done))
         self._abandon_write()
+        run.stuck = self._ground.lost(run.steps)
+        if run.stuck:
+            run.events.append(TrainingEvent(began, "given up", run.stuck, run.steps))
+            return
         if planned and self.job.checkpoint is not None and not (yield from self._save()):
             return
         if not planned and not (yield from self._pause(survival.detection, "detection")):
@@ -303,7 +308,7 @@ class TrainingProcess:
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _interval(self) -> int:
-        """Steps between two checkpoints; ``optimal`` is Daly's, and not below the time that writing takes."""
+        """Steps between two checkpoints; ``optimal`` is Daly's for what a save stops the job, at least its write."""
         asked = self.job.checkpoint
         if asked is None:
             return self.job.steps
@@ -311,9 +316,8 @@ class TrainingProcess:
         if every is None:
             write = self.store.seconds("write")
             mttf = self.survival.mttf if self.survival else math.inf
-            every = (
-                math.inf if math.isinf(mttf) else max(daly_interval(write, mttf) if asked.mode == "sync" else 0, write)
-            )
+            stop = write if asked.mode == "sync" else self.store.staging()
+            every = math.inf if math.isinf(mttf) else max(daly_interval(stop, mttf), write)
         return max(1, round(every / self.estimate.seconds)) if math.isfinite(every) else self.job.steps
 
     def _checkpoint(self) -> Steps:
@@ -321,9 +325,12 @@ class TrainingProcess:
         previous = self._writing[0] if self._writing is not None else None
         if previous is not None and not (yield from self._await(previous, "checkpoint")):
             return
+        wait = self.job.checkpoint.mode == "sync"
+        if not wait and not (yield from self._pause(self.store.staging(), "checkpoint")):
+            return
         self._due = self.run.steps + self.interval
         end = self._begin_write()
-        if self.job.checkpoint.mode == "sync" and not (yield from self._await(end, "checkpoint")):
+        if wait and not (yield from self._await(end, "checkpoint")):
             self._abandon_write()
 
     def _save(self) -> Steps:

@@ -75,6 +75,15 @@ class CheckpointStore:
         capacity = self.fabric.topology.links.capacity[way.links]
         return float(self.size * (way.shares / capacity).max()) if len(way.links) else 0.0
 
+    def staging(self) -> float:
+        """Copy of the devices' shares into host memory, from where they are written while the job goes on [s].
+
+        The job waits for it: the states must not change under the copy (docs.pytorch.org,
+        torch.distributed.checkpoint.staging).
+        """
+        shares = [(g.node.accelerators, g.node.accelerator.host_link.bandwidth) for g in self.cluster.groups]
+        return max(float(self.size / len(self.nodes) / count / bandwidth) for count, bandwidth in shares)
+
     def transfer(self, direction: str) -> simpy.Event:
         """Write or read one checkpoint; the event fires at its end."""
         if self.is_local or self.fabric is None:

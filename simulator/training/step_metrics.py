@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from simulator.cost.sensitivity import interval
 from simulator.results.estimate import Interval
 from simulator.results.metrics import hfu, mfu
+from simulator.training.overlapped_pairs import tasks_of_rank, work_time
 from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.workload.counting import training_flops_per_token
-from simulator.workload.ops import OpKind, Phase
+from simulator.workload.ops import OpKind, Phase, TensorClass
 
 __all__ = ["step_interval", "step_metrics"]
 
@@ -22,9 +23,8 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
     job, cluster = pipeline.job, pipeline.cluster
     accelerators = job.plan.accelerators
     peak = pipeline.node_of_rank[0].accelerator.peak(PEAK_DTYPE.get(job.plan.precision, "bf16"))
-    tokens, sequence = job.batch.tokens, job.batch.sequence_length
-    model_flops = tokens * training_flops_per_token(job.model, sequence, causal=False)
-    causal_flops = tokens * training_flops_per_token(job.model, sequence, causal=True)
+    tokens = job.batch.tokens
+    model_flops, causal_flops = (tokens * _flops_per_token(pipeline, causal) for causal in (False, True))
     timeline = step.timeline
     return {
         "step_time": step.seconds,
@@ -40,6 +40,22 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
         "peak_memory": pipeline.memory().worst.peak,
         "nodes": float(cluster.node_count),
     }
+
+
+def _flops_per_token(pipeline: PipelinedJob, causal: bool) -> float:
+    """What the model needs: 6 FLOPs per weight, 4 per frozen weight, 6 per weight of an adapter beside it."""
+    model, sequence = pipeline.job.model, pipeline.job.batch.sequence_length
+    held = [
+        (tensor, count)
+        for chunk in pipeline.chunks
+        for block, count in chunk.blocks
+        for tensor in block.states
+        if tensor.cls is TensorClass.PARAM
+    ]
+    if all(tensor.trainable for tensor, _ in held):
+        return training_flops_per_token(model, sequence, causal)
+    adapters = sum(count * t.elements() for t, count in held if t.trainable and len(t.dims) > 1)
+    return training_flops_per_token(model, sequence, causal, frozen=True) + 6.0 * adapters
 
 
 def _recompute_flops(pipeline: PipelinedJob) -> float:
@@ -59,22 +75,16 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     Each constant is moved by one sigma and the work is priced again; bubbles and exposed tails are kept in proportion
     to the work of the busiest rank, so the pipeline need not be run once per constant (first order).
     """
-    base = _busiest_work(pipeline, step)
+    tasks = tasks_of_rank(step.timeline.program, step.busiest)
+    base = work_time(pipeline, tasks).seconds
     per_step = pipeline.framework.constants.get("host_per_step")
     piped = pipeline.pipeline_seconds
     after = step.seconds - piped - pipeline.constant("host_per_step")
 
     def evaluate(scale: Mapping[str, float]) -> float:
-        moved = PipelinedJob(pipeline.job, pipeline.cluster, scale) if scale else pipeline
-        stretch = _busiest_work(moved, step) / base if base else 1.0
+        moved = PipelinedJob(pipeline.job, pipeline.cluster, scale, slow=pipeline.slow) if scale else pipeline
+        stretch = work_time(moved, tasks).seconds / base if base else 1.0
         return piped * stretch + after + moved.constant("host_per_step")
 
     used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
     return interval(evaluate, pipeline.constants, sorted(used | ({per_step.id} if per_step else set())))
-
-
-def _busiest_work(pipeline: PipelinedJob, step: StepRun) -> float:
-    """Forward and backward of one micro-batch on the busiest rank [s]."""
-    return sum(
-        pipeline.forward_times[p].seconds + pipeline.backward_times[p].seconds for p in pipeline.positions[step.busiest]
-    )

@@ -1,4 +1,4 @@
-"""What the ranks of a job send between scale-up domains in one step, by mesh axis."""
+"""What the ranks of a job send each other in one step, by mesh axis."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from simulator.training.tables import counted_ops, times_in_a_step
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["ScaleOut", "scale_out"]
+__all__ = ["Sent", "scale_out", "sent"]
 
 
 @dataclass(frozen=True)
-class ScaleOut:
-    """Messages of one pipeline stage between scale-up domains, in one step.
+class Sent:
+    """Messages of one pipeline stage in one step.
 
     Attributes
     ----------
@@ -27,6 +27,8 @@ class ScaleOut:
         What it is; ``send_recv`` goes to the next rank of the group, or to stage ``to``.
     stage, to
         Who sends; to which stage (−1 where it stays in the stage).
+    inside
+        Whether they stay inside one scale-up domain.
     size
         Bytes of all of them, in the sense of the collective, per group [B].
     seconds
@@ -37,39 +39,47 @@ class ScaleOut:
     collective: str
     stage: int
     to: int
+    inside: bool
     size: float
     seconds: float
 
 
-def scale_out(pipeline: PipelinedJob) -> list[ScaleOut]:
-    """Everything the ranks send between scale-up domains in one step, in the mean over steps."""
-    found: dict[tuple[str, str, int, int], tuple[float, float]] = {}
+def sent(pipeline: PipelinedJob) -> list[Sent]:
+    """Everything the ranks send each other in one step, in the mean over steps."""
+    found: dict[tuple[str, str, int, int, bool], tuple[float, float]] = {}
 
-    def add(axis: str, collective: str, stage: int, to: int, size: float, seconds: float) -> None:
-        before = found.get((axis, collective, stage, to), (0.0, 0.0))
-        found[axis, collective, stage, to] = (before[0] + size, before[1] + seconds)
+    def add(axis: str, collective: str, stage: int, to: int, inside: bool, size: float, seconds: float) -> None:
+        before = found.get((axis, collective, stage, to, inside), (0.0, 0.0))
+        found[axis, collective, stage, to, inside] = (before[0] + size, before[1] + seconds)
 
     for stage in range(pipeline.ranks):
         pricer = pipeline.pricer(stage)
         for block, passes, copies in times_in_a_step(pipeline, stage).values():
             for op, count in counted_ops(block, passes, copies):
-                if op.collective is None or pricer.layout.inside_domain(pricer.layout.group(op.axis)):
+                if op.collective is None:
                     continue
+                inside = pricer.layout.inside_domain(pricer.layout.group(op.axis))
                 price, share = pricer.price(op), count / op.wire.every
-                add(op.axis, op.collective.value, stage, -1, share * price.bytes, share * price.priced.seconds)
-    for (stage, to), size, count in _between_stages(pipeline):
-        add("pp", "send_recv", stage, to, size, count * pipeline.p2p_seconds)
-    return [ScaleOut(*key, *value) for key, value in found.items() if value[0] > 0 and value[1] > 0]
+                add(op.axis, op.collective.value, stage, -1, inside, share * price.bytes, share * price.priced.seconds)
+    for (stage, to), inside, size, count in _between_stages(pipeline):
+        add("pp", "send_recv", stage, to, inside, size, count * pipeline.p2p_seconds)
+    return [Sent(*key, *value) for key, value in found.items() if value[0] > 0 and value[1] > 0]
 
 
-def _between_stages(pipeline: PipelinedJob) -> Iterator[tuple[tuple[int, int], float, int]]:
-    """(from, to), bytes and number of the messages between neighbours in the pipeline that leave a domain."""
+def scale_out(pipeline: PipelinedJob) -> list[Sent]:
+    """What of it leaves a scale-up domain."""
+    return [message for message in sent(pipeline) if not message.inside]
+
+
+def _between_stages(pipeline: PipelinedJob) -> Iterator[tuple[tuple[int, int], bool, float, int]]:
+    """(from, to), whether that is inside a domain, bytes and number of the messages between neighbours."""
     layout, items = pipeline.pricer(0).layout, pipeline.microbatches
-    if pipeline.ranks == 1 or layout.inside_domain(layout.neighbour("pp")):
+    if pipeline.ranks == 1:
         return
+    inside = layout.inside_domain(layout.neighbour("pp"))
     each, where = slice_of_boundary(pipeline), pipeline.rank_of_position
     for position in range(len(pipeline.chunks) - 1):
         here, there = where[position], where[position + 1]
         if here != there:
-            yield (here, there), items * each, items
-            yield (there, here), items * each * pipeline.sending.pipeline_volume, items
+            yield (here, there), inside, items * each, items
+            yield (there, here), inside, items * each * pipeline.sending.pipeline_volume, items

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +13,10 @@ from simulator.results.tables import Columns, columns_from_rows
 from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.messages import message_counts
-from simulator.training.pipelined import PipelinedJob, StepRun
 from simulator.workload.ops import Block, Op, OpKind, Stream
+
+if TYPE_CHECKING:
+    from simulator.training.pipelined import PipelinedJob, StepRun
 
 __all__ = ["MOST_ROWS", "communication_by_axis", "counted_ops", "timeline_tables", "times_in_a_step"]
 

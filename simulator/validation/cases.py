@@ -60,6 +60,11 @@ class Labels:
         Rows with the same sweep differ in layout only: the buyer's choice. Empty: part of none.
     configuration
         Repeated measurements of one configuration share it and count as one point.
+    degree
+        Ranks of one replica by axis, e.g. ``tp8``.
+    setting
+        Load, lengths and whatever else was asked of the run besides device, degree and precision; empty where ratios
+        between rows say nothing.
     """
 
     source: str
@@ -73,6 +78,8 @@ class Labels:
     grade: str
     sweep: str = ""
     configuration: str = ""
+    degree: str = ""
+    setting: str = ""
 
 
 @dataclass(frozen=True)

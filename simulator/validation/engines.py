@@ -16,6 +16,7 @@ __all__ = ["engine_of", "launch_options", "precision_of_weights", "served_model"
 
 ENGINES = (
     (r"vllm \(?2023|vllm v?0\.[1-4]\b", "vllm-0.2"), (r"vllm v?0\.5\b", "vllm-0.5"), (r"vllm v?0\.[67]\b", "vllm-0.6"),
+    (r"vllm v?0\.(8|9|10|11)\b.*async", "vllm-0.10-async"),
     (r"vllm v?0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
     (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
     (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simulator.workload.plan import Plan
 
-__all__ = ["scale_label", "strategy_label"]
+__all__ = ["degree_label", "scale_label", "strategy_label"]
 
 
 def scale_label(accelerators: int, per_node: int) -> str:
@@ -25,3 +25,9 @@ def strategy_label(plan: Plan) -> str:
     used += [f"zero-{plan.zero_stage}"] * (plan.zero_stage >= 2)
     used += ["offload"] * (plan.offload != "none")
     return "+".join(used) or "single"
+
+
+def degree_label(plan: Plan) -> str:
+    """Ranks of one replica by axis, e.g. ``tp4 pp2``."""
+    axes = (("tp", plan.tensor_parallel), ("pp", plan.pipeline_parallel), ("dp", plan.data_parallel))
+    return " ".join(f"{name}{size}" for name, size in axes if size > 1) or "1"

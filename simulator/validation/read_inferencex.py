@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from simulator.validation.cases import Case, Measurement, Reading, Skipped
 from simulator.validation.engines import MILLISECOND
 from simulator.validation.hardware import UnknownHardwareError
+from simulator.validation.inferencex_recipes import recipe
 from simulator.validation.models import IncompleteError
 from simulator.validation.read_serving import deployment_case
 
@@ -72,10 +73,12 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         )
     tp, dp = _degrees(row)
     concurrency = int(float(row["conc"]))
+    launch = recipe(model, row["backend"], row, tp * dp, dp)
     version = row["backend_version"] or row.get("image", "")
+    engine = f"{row['backend']} {version}" if row["backend_version"] or not launch.engine else launch.engine
     entry = {
         "id": row["id"], "split": row.get("split") or "dev", "source": "InferenceX", "model": model,
-        "engine": f"{row['backend']} {version}", "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
+        "engine": engine, "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
         "dtype": row["precision"], "options": "--enable-dp-attention" if dp > 1 else "",
     }  # fmt: skip
     count = max(concurrency * ROUNDS if concurrency * ROUNDS <= LARGEST else max(2 * concurrency, LARGEST), 8)
@@ -91,7 +94,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         Measurement("serving_ttft", float(row["ttft_ms"]) * MILLISECOND, "ttft_mean", "closed_loop"),
         Measurement("serving_tpot", float(row["tpot_ms"]) * MILLISECOND, "tpot_mean", "closed_loop"),
     )
-    assumed = ["lengths uniform between 80 % of the stated ones and those", f"{count} requests"]
+    assumed = ["lengths uniform between 80 % of the stated ones and those", f"{count} requests", *launch.assumed]
     sweep = "|".join(
         (
             row["model_path"],
@@ -104,7 +107,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
             row["backend"],
         )
     )
-    return deployment_case(entry, None, file, "serving", measured, settings, assumed, sweep=sweep)
+    return deployment_case(entry, None, file, "serving", measured, settings, assumed, sweep=sweep, launch=launch)
 
 
 def _degrees(row: Mapping[str, str]) -> tuple[int, int]:

@@ -7,6 +7,7 @@ the entry does not state, are listed with the reason.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import numpy as np
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
-from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.inferencex_recipes import PLAIN, Recipe
+from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.models import IncompleteError
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -138,14 +140,17 @@ def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[
         raise IncompleteError("rate of requests not stated")
     count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
     assumed = [] if workload.get("num_requests") else [f"{count} requests"]
-    spread = 1.0 if workload.get("trace") else 0.0
-    assumed.append("lengths log-normal with sigma 1" if spread else "every request of the mean length")
+    chat = str(workload.get("trace") or "").lower() == "sharegpt"
+    spread = 0.0 if chat or not workload.get("trace") else 1.0
+    law = "spread as the shipped sharegpt workload" if chat else "log-normal with sigma 1" if spread else "of the mean"
+    assumed.append(f"lengths {law}")
     if kind == "closed_loop" and not workload.get("conc"):
         raise IncompleteError("concurrency not stated")
     settings = {
         **lengths,
         "count": count,
         "spread": spread,
+        "like": "sharegpt" if chat else "",
         "concurrency": int(workload.get("conc") or 0),
         "rate": float(rate or 0.0),
     }
@@ -205,13 +210,17 @@ def placeholder() -> RequestTable:
 def deployment_case(
     entry: Mapping[str, Any], dims: dict[str, object] | None, file: str, runner: str, measured: tuple[Measurement, ...],
     settings: Mapping[str, Any], assumed: list[str], *, grade: str = "A", sweep: str = "",
+    launch: Recipe = PLAIN,
 ) -> Case:  # fmt: skip
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
     model = served_model(str(entry["model"]), dims)
-    framework, about_engine = engine_of(str(entry["engine"]))
-    precision = precision_of_weights(str(entry["dtype"]))
+    framework, about_engine = engine_of(_engine_words(entry))
+    stated = precision_of_weights(str(entry["dtype"]))
+    precision = launch.precision or stated
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
+    device = cluster.groups[0].node.accelerator
+    framework = framework.on(device.name, device.memory_capacity)
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
@@ -221,13 +230,37 @@ def deployment_case(
         memory_utilization=float(options.get("memory_utilization", framework.memory_utilization)),
         kv_dtype=str(options.get("kv_dtype", "bf16")),
     )  # fmt: skip
+    deployment = replace(deployment, **dict(launch.fields), options=launch.options)  # type: ignore[arg-type]
     labels = Labels(
-        str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, precision,
+        str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, stated,
         scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
+        degree=degree_label(plan), setting=_setting(settings, launch),
     )  # fmt: skip
     subject = Subject(runner, cluster, None, deployment, tuple(sorted(settings.items())))
-    words = (*assumed, *about_engine, *about_plan, *about, *([] if "kv_dtype" in options else ["KV cache in 16 bits"]))
+    words = (
+        *assumed,
+        *about_engine,
+        *about_plan,
+        *about,
+        *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
+    )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+YEARS = {"vllm_paper": "2023"}
+"""Years of the papers among the sources: the version of an engine that a record names without one."""
+
+
+def _engine_words(entry: Mapping[str, Any]) -> str:
+    words = str(entry["engine"])
+    year = YEARS.get(str(entry["source"]), "")
+    return words if any(c.isdigit() for c in words) or not year else f"{words} {year}"
+
+
+def _setting(settings: Mapping[str, Any], launch: Recipe) -> str:
+    """What the run was asked: the load, and whether tokens were drafted."""
+    drafts = dict(launch.options).get("speculation", "")
+    return " ".join([*(f"{k}={v}" for k, v in sorted(settings.items()) if k != "points"), str(drafts)]).strip()
 
 
 def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Plan, int, list[str]]:
@@ -239,7 +272,11 @@ def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Pla
     ep = int(entry.get("ep") or 1)
     attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
     if attention_dp:
-        raise IncompleteError("data-parallel attention with experts over all ranks is not simulated in serving yet")
+        ranks = max(dp, int(entry.get("tp") or 1))
+        if devices % ranks:
+            raise IncompleteError(f"data-parallel attention over {ranks} of {devices} accelerators")
+        assumed.append(f"data-parallel attention, experts whole over the {ranks} ranks")
+        return Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision), devices // ranks, assumed
     tp = int(entry.get("tp") or 0)
     if not tp:
         tp = devices // (pp * dp)

@@ -35,6 +35,8 @@ class RowRecord:
         Rows that differ in layout only.
     load
         Kind of load, for TTFT.
+    degree, setting
+        Ranks of one replica, and what was asked of the run besides device, degree and precision.
     note
         Why there is no prediction.
     """
@@ -63,6 +65,8 @@ class RowRecord:
     configuration: str
     sweep: str
     note: str = ""
+    degree: str = ""
+    setting: str = ""
 
     @property
     def answered(self) -> bool:
@@ -87,7 +91,7 @@ def _row(case: Case, m: Measurement, prediction: Mapping[str, float], note: str,
         case.id, case.file, case.split, m.kind, m.quantity, labels.source, labels.gpu, labels.model, labels.family,
         labels.framework, labels.precision, labels.scale, labels.strategy, labels.grade, m.load, predicted, m.value,
         _error(m, predicted), naive, _error(m, naive), "; ".join(case.assumed), labels.configuration or configuration,
-        labels.sweep, note if math.isnan(predicted) else "",
+        labels.sweep, note if math.isnan(predicted) else "", labels.degree, labels.setting,
     )  # fmt: skip
 
 

@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.serving.deployment import simulate_deployment
-from simulator.serving.estimate import check_deployment, replica_cost
+from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
+from simulator.serving.setup import policies
 from simulator.strategies.protocols import BatchShape
 from simulator.validation.cases import Subject
 from simulator.validation.power_runs import static_power
 from simulator.workload.jobs import Deployment
 from simulator.workload.requests.arrivals import ClosedLoop, Poisson
+from simulator.workload.requests.files import load_workload
 from simulator.workload.requests.generators import generate_requests
 from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Uniform
 from simulator.workload.requests.table import RequestTable
@@ -32,7 +34,7 @@ def _checked(subject: Subject) -> tuple[Deployment, str]:
 
 
 def _cost(deployment: Deployment, subject: Subject) -> ReplicaCost:
-    """Iteration times; speculation, whose acceptance no record states, is never asked for here."""
+    """Iteration times; no record of a static batch speculates."""
     assert subject.cluster is not None
     found = replica_cost(deployment, subject.cluster)
     assert isinstance(found, ReplicaCost)
@@ -125,14 +127,25 @@ def load_table(subject: Subject) -> RequestTable:
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:
-    """Law of lengths: log-normal with ``spread``, uniform from ``range`` times the length to the length, or fixed."""
+    """Law of lengths: that of a shipped workload at the stated mean, log-normal with ``spread``, uniform from ``range``
+    times the length to the length, or fixed."""
     length = float(str(subject.setting(name)))
+    if like := str(subject.setting("like", "")):
+        return _shipped_law(like, name, length)
     spread, share = float(str(subject.setting("spread", 0.0))), float(str(subject.setting("range", 1.0)))
     if spread:
         return LogNormal.from_mean(length, spread)
     if share < 1.0:
         return Uniform(max(1, int(share * length)), max(1, round(length)))
     return Fixed(max(1, round(length)))
+
+
+def _shipped_law(workload: str, name: str, mean: float) -> LengthSpec:
+    """The log-normal law of a shipped workload, its median moved so that the mean under its cap is ``mean``."""
+    shipped = load_workload(workload)
+    law = shipped.input_tokens if name == "isl" else shipped.output_tokens
+    assert isinstance(law, LogNormal)
+    return LogNormal(law.median * mean / law.mean(), law.sigma, max=law.max)
 
 
 def run_serving(subject: Subject) -> tuple[Prediction, str]:
@@ -142,7 +155,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     cache = cache_size(deployment, subject.cluster.groups[0].node)
     if reason or cache.reason:
         return {}, reason or cache.reason
-    cost = _cost(deployment, subject)
+    cost = replica_cost(deployment, subject.cluster)
     table = load_table(subject)
     run = simulate_deployment(
         table,
@@ -150,8 +163,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         kv_blocks=cache.blocks,
         block_size=deployment.block_size,
         replicas=deployment.replicas,
-        batching=deployment.batching,
-        router="least-outstanding",
+        **policies(replace(deployment, router="least-outstanding"), 0),
         max_num_batched_tokens=deployment.max_num_batched_tokens,
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
@@ -165,7 +177,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
 
 
 def _roofline(
-    cost: ReplicaCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int
+    cost: ServingCost, deployment: Deployment, subject: Subject, table: RequestTable, capacity: int
 ) -> Prediction:
     """Plain roofline: prefill of one prompt, decode of as many requests as are there, no host, no queue."""
     prompt, output = float(table.input_tokens.mean()), float(table.output_tokens.mean())

@@ -297,10 +297,28 @@ def forward_flops_per_token(
 
 
 def training_flops_per_token(
-    model: ModelSpec, sequence_length: int, causal: bool = False, encoder_sequence_length: int | None = None
+    model: ModelSpec,
+    sequence_length: int,
+    causal: bool = False,
+    encoder_sequence_length: int | None = None,
+    frozen: bool = False,
 ) -> float:
-    """FLOPs of forward and backward per token, three times the forward pass, without recomputation [FLOP/token]."""
-    return 3.0 * forward_flops_per_token(model, sequence_length, causal, encoder_sequence_length)
+    """FLOPs of forward and backward per token, three times the forward pass, without recomputation [FLOP/token].
+
+    ``frozen``: weights that are not trained have no gradient, which leaves 4 FLOPs per weight and token of 6.
+    """
+    total = 3.0 * forward_flops_per_token(model, sequence_length, causal, encoder_sequence_length)
+    return total - _weight_flops(model, sequence_length, encoder_sequence_length) if frozen else total
+
+
+def _weight_flops(model: ModelSpec, sequence_length: int, encoder_sequence_length: int | None) -> float:
+    """Products with weights in one forward pass, per token: as many as their gradients take."""
+    total = 2.0 * matmul_parameters(model)
+    if model.encoder is None:
+        return total
+    read = sequence_length if encoder_sequence_length is None else encoder_sequence_length
+    encoder = _weight_flops(model.encoder, read, None) + 2.0 * _cross_key_value(model)
+    return total + encoder * read / sequence_length
 
 
 def _kv_elements(a: AttentionSpec) -> int:

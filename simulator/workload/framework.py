@@ -7,7 +7,7 @@ defaults is a :class:`~simulator.constants.Constant` with a source or the id of 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from simulator.constants import Constant
@@ -63,6 +63,13 @@ class Framework:
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
+    small_device_gib, small_devices, small_max_num_batched_tokens, small_max_num_seqs
+        Budget and sequences by default on accelerators with less memory than that [GiB] or a name that holds one of
+        these words; 0: the same everywhere. See :meth:`on`.
+    memory_share
+        What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
+        device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
+        weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
     constants
         By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
@@ -99,7 +106,20 @@ class Framework:
     max_num_seqs: int = 256
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
+    memory_share: Literal["device", "static", "free"] = "device"
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
     composite: tuple[str, ...] = ()
+    small_device_gib: int = 0
+    small_devices: tuple[str, ...] = ()
+    small_max_num_batched_tokens: int = 0
+    small_max_num_seqs: int = 0
+
+    def on(self, accelerator: str, memory: float) -> Framework:
+        """The framework with its defaults for an accelerator of that name with that much memory [B]."""
+        small = memory < self.small_device_gib * 2**30 or any(word in accelerator for word in self.small_devices)
+        if not (small and self.small_max_num_seqs):
+            return self
+        tokens, sequences = self.small_max_num_batched_tokens, self.small_max_num_seqs
+        return replace(self, max_num_batched_tokens=tokens, max_num_seqs=sequences)

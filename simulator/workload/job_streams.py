@@ -32,7 +32,7 @@ class JobStream:
     spread
         Speed of a gang on more nodes than it needs.
     nodes_per_leaf
-        Nodes below one leaf switch; 0: all.
+        Nodes below one leaf switch; 0: as the fabric of the cluster is wired.
     borrow
         Deployment whose replicas' nodes the queue has while the replicas are not there; empty: none.
     scaling

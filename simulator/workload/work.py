@@ -71,7 +71,8 @@ def _gemm_shape(op: Op, mesh: Mesh) -> tuple[int, int, int, int]:
     free = [op.local(d, mesh) for d in op.flop_dims if d.name not in contracted]
     groups = 1
     if op.kind is OpKind.GROUPED_GEMM:
-        groups = _local_experts(op, mesh)
+        # Experts without a row take no tile.
+        groups = max(1, round(_local_experts(op, mesh) * _touched_share(op, mesh)))
     return math.prod(free[:-1]), free[-1] if free else 1, k, groups
 
 
@@ -85,10 +86,15 @@ def _bytes(op: Op, mesh: Mesh) -> float:
     skip = op.tags.get("lookup")
     total = sum(t.bytes(mesh) for t in (*op.reads, *op.writes) if t.name != skip)
     if op.kind is OpKind.GROUPED_GEMM:
-        experts, per_token = int(op.tags["experts"]), int(op.tags["per_token"])
-        routed = next((op.local(d, mesh) for d in op.flop_dims if d.name == "routed"), 0)
-        tokens = routed * mesh.get("ep", 1) // max(1, per_token)
-        share = experts_touched(experts, per_token, tokens, float(op.tags["routing"])) / experts
+        share = _touched_share(op, mesh)
         weights = sum(t.bytes(mesh) for t in (*op.reads, *op.writes) if t.cls in (TensorClass.PARAM, TensorClass.GRAD))
         total -= weights * (1 - share)
     return total
+
+
+def _touched_share(op: Op, mesh: Mesh) -> float:
+    """Share of the experts that at least one token selects."""
+    experts, per_token = int(op.tags["experts"]), int(op.tags["per_token"])
+    routed = next((op.local(d, mesh) for d in op.flop_dims if d.name == "routed"), 0)
+    tokens = routed * mesh.get("ep", 1) // max(1, per_token)
+    return experts_touched(experts, per_token, tokens, float(op.tags["routing"])) / experts

@@ -91,6 +91,40 @@ def test_optimal_in_a_scenario_loses_less_than_its_neighbours() -> None:
     assert best > lost("3600 s")
 
 
+def test_optimal_of_an_asynchronous_save_is_dalys_for_the_copy_to_the_host() -> None:
+    def ran(every: str) -> Any:
+        return simulator.run(scenario(OFTEN, checkpoint={"every": every, "to": "store", "mode": "async"}))
+
+    result = ran("optimal")
+    run, step = result.details["tune.run"], result.of("tune")["seconds"]
+    # 8.03e9 parameters at 14 bytes over eight PCIe 5.0 links: what a save stops the job.
+    node = simulator.load(scenario(OFTEN)).cluster.groups[0].node
+    staging = 8.03e9 * 14 / 8 / node.accelerator.host_link.bandwidth
+    begins = np.array([begin for begin, _ in run.checkpoints])
+    assert np.median(np.diff(begins)) == pytest.approx(daly_interval(staging, 7200.0) + staging, abs=step)
+    assert run.lost["checkpoint"] == pytest.approx(len(begins) * staging, rel=0.05)
+    best = result.of("tune")["effective_time_ratio"]
+    assert best > ran("20 s").of("tune")["effective_time_ratio"]
+    assert best > ran("900 s").of("tune")["effective_time_ratio"]
+
+
+def test_a_job_that_loses_everything_again_and_again_is_given_up() -> None:
+    # Eight processes fail every 90 s together and a save takes 600 s of work: e^(−(600 + 120)/90) of attempts.
+    storm = {"mtbf": {"crash": "720 s"}, "software": ["crash"], "detection": "30 s", "restart": "90 s", "repair": "0 s"}
+    result = simulator.run(scenario(storm))
+    run, row = result.details["tune.run"], result.of("tune")
+    assert not run.done
+    assert not row["feasible"]
+    assert "makes no progress: 200 interruptions in a row lost all work since step 0" in row["reason"]
+    assert run.interrupted == 200
+    assert run.steps == 0
+    assert result.provenance["clock_events"] < 200 * 20
+    assert conserved(run)
+    # The same failures with saves that take 10 s: it goes on to the end.
+    saved = simulator.run(scenario(storm, steps=100, checkpoint={"every": "10 s", "to": "store", "mode": "async"}))
+    assert saved.details["tune.run"].done
+
+
 def test_without_failures_nothing_is_lost_but_checkpoints() -> None:
     with_none = simulator.run({**scenario({"mtbf": "1000000000 h"}), "until": "1 d"})
     without = simulator.run({**scenario(None), "until": "1 d"})

@@ -83,6 +83,22 @@ def test_lora_bytes(rank: int) -> None:
     assert sum(states(plan).values()) == 2 * frozen + 16 * trainable
 
 
+def test_lora_needs_four_flops_per_frozen_weight() -> None:
+    """Forward and input gradient of Ψ frozen weights, all three of the adapters, attention as ever: 4Ψ + 6φ + 12lsh."""
+    hidden, depth, vocabulary, sequence, rank = 2048, 24, 50257, 1024, 16
+    step = estimate(Plan(data_parallel=16).with_(peft="lora", lora_rank=rank))
+    frozen = depth * 12 * hidden**2 + vocabulary * hidden
+    adapters = depth * rank * 18 * hidden
+    expected = 4 * frozen + 6 * adapters + 12 * depth * sequence * hidden
+    found = step.metrics["model_tflops_per_accelerator"] * 1e12 / step.metrics["tokens_per_s_per_accelerator"]
+    assert found == pytest.approx(expected, rel=2e-3)  # the vocabulary is padded
+    # And the Ops that run: those of all layers' GEMMs and attention, forward, backward and weight gradients.
+    job_ops = [op for b in layers(Plan().with_(peft="lora", lora_rank=rank)) for op in b.ops]
+    executed = sum(op.flops() for op in job_ops if op.kind in ("gemm", "attention")) / sequence
+    head = 4 * vocabulary * hidden
+    assert executed == pytest.approx(expected - head - 6 * depth * sequence * hidden, rel=0.02)  # causal attention
+
+
 def test_qlora_dequantises_at_every_use() -> None:
     # arXiv 2305.14314: 4 bits read and 16 written per weight, once in the forward and once in the backward.
     plan, plain = Plan().with_(peft="qlora"), Plan().with_(peft="lora")

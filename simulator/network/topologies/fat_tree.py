@@ -62,6 +62,11 @@ class FatTree(Wiring):
         self.pod_of = np.arange(leaves) // per_pod
         self._connect(builder, leaves, uplink if cable > 0 else 0.0, per_pod * uplink / ratio_spine)
 
+    @classmethod
+    def never_blocks(cls, fabric: Fabric) -> bool:
+        """See :meth:`Wiring.never_blocks`."""
+        return fabric.oversubscription <= 1 and "oversubscription_spine" not in dict(fabric.options)
+
     def _assign(self, ports: Ports, options: Options, down: int) -> tuple[Ids, int]:
         """The leaf of every node port, and the ports a full leaf has."""
         per_node = ports.per_node

@@ -17,6 +17,11 @@ class SingleSwitch(Wiring):
         super().__init__(builder, ports, fabric, options)
         self.switch[:] = builder.vertices("switch")
 
+    @classmethod
+    def never_blocks(cls, fabric: Fabric) -> bool:
+        """See :meth:`Wiring.never_blocks`."""
+        return True
+
 
 @register_topology("scale-up")
 class ScaleUpOnly(SingleSwitch):

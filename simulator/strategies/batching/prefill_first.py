@@ -1,12 +1,13 @@
-"""Prefill-first continuous batching (vLLM before chunked prefill)."""
+"""Prefill-first continuous batching: whole prompts (vLLM before chunked prefill) or pieces of them (SGLang)."""
 
 from __future__ import annotations
 
 from simulator.registry import register
+from simulator.strategies.batching.chunked_prefill import running_chunks
 from simulator.strategies.batching.first_come import FirstCome, Seats
 from simulator.strategies.protocols import BatchPlan, ReplicaView, RequestState
 
-__all__ = ["PrefillFirst"]
+__all__ = ["ChunkedPrefillFirst", "PrefillFirst"]
 
 _DECODE = BatchPlan()
 
@@ -55,3 +56,31 @@ class PrefillFirst(FirstCome):
     def longest_prefill(self, replica: ReplicaView) -> int:
         """A prompt is never split, so it must fit the token budget."""
         return replica.max_num_batched_tokens
+
+
+@register(
+    "chunked-prefill-first",
+    kind="policy",
+    area="serving",
+    family="batching",
+    cites=(
+        "sgl-project/sglang ServerArgs.chunked_prefill_size: prompts beyond it are cut, prefill goes before decode",
+    ),
+    validated_by="closed_form",
+)
+class ChunkedPrefillFirst(FirstCome):
+    """Prompts before any decode, in pieces of at most the token budget; decodes pause meanwhile (SGLang)."""
+
+    def schedule(self, replica: ReplicaView, now: float) -> BatchPlan:
+        """Pieces of prompts under way, then of waiting ones; all decodes where there are none."""
+        if not replica.waiting and not replica.prefilling:
+            return _DECODE
+        batch, budget = running_chunks(replica, 0)
+        seats = Seats(replica, len(batch))
+        for request in replica.waiting:
+            if budget <= 0 or not seats.take(request):
+                break
+            chunk = min(request.prefill_target - replica.look_up(request), budget)
+            budget -= chunk
+            batch.append((request, chunk))
+        return BatchPlan(batch, decode=False) if batch else _DECODE

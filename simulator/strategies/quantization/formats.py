@@ -138,6 +138,21 @@ class FP4Weights(WeightFormat):
 
 
 @register(
+    "fp4-fp8",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=("OCP Microscaling Formats v1.0 (MXFP4, MXFP8)", "vLLM VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8"),
+    validated_by="closed_form",
+)
+class FP4WeightsFP8(WeightFormat):
+    """fp4 weights and fp8 activations, multiplied at the rate of fp8 (gpt-oss on Blackwell)."""
+
+    weights = "fp4"
+    arithmetic = "fp8"
+
+
+@register(
     "olive",
     kind="pass",
     area="serving",

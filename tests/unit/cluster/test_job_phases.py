@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 import simulator
-from simulator.cluster.contention import job_phases, step_stretch
+from simulator.cluster.contention import step_stretch
+from simulator.network.collectives import collective_traffic
 from simulator.network.links import KINDS
 from simulator.network.topology import build
-from simulator.training.link_loads import link_loads
+from simulator.training.link_phases import job_phases, link_loads
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.step_traffic import Sent, scale_out
+from simulator.workload.plan import base_axis
 
 PLANS: list[tuple[str, dict[str, Any]]] = [
     ("llama-3.1-8b", {"tensor_parallel": 4, "pipeline_parallel": 2, "data_parallel": 8}),
@@ -40,17 +43,48 @@ def job(model: str, plan: dict[str, Any]) -> tuple[PipelinedJob, Any]:
 
 
 @pytest.mark.parametrize(("model", "plan"), PLANS)
-def test_phases_carry_the_bytes_of_the_step(model: str, plan: dict[str, Any]) -> None:
-    """Link by link the bytes that the heat map of the network finds by its own way."""
+def test_phases_carry_what_the_collectives_send(model: str, plan: dict[str, Any]) -> None:
+    """Over all ports of nodes together: the closed forms of every collective, group by group, rank by rank."""
     pipeline, topology = job(model, plan)
-    carried = np.zeros(len(topology.links))
-    for _, phase in job_phases(pipeline, topology, range(topology.accelerator_count)):
-        carried[phase.way.links] += phase.way.shares * phase.size
-    expected = link_loads(pipeline, topology)
-    for kind in ("nic", "leaf_spine"):
-        mine = topology.links.kind == KINDS.index(kind)
-        assert carried[mine].sum() > 0
-        assert carried[mine] == pytest.approx(expected[mine], rel=1e-9)
+    ports = topology.links.kind == KINDS.index("nic")
+    for axis, phase in job_phases(pipeline, topology, range(topology.accelerator_count)):
+        carried = np.zeros(len(topology.links))
+        carried[phase.way.links] = phase.way.shares * phase.size
+        expected = sum(between_nodes(pipeline, m) for m in scale_out(pipeline) if base_axis(m.axis) == axis)
+        assert carried[ports].sum() == pytest.approx(2 * expected, rel=1e-9), axis  # out of a port, and into one
+
+
+def between_nodes(pipeline: PipelinedJob, message: Sent) -> float:
+    """Bytes of one kind of message of one stage between nodes of 8, over all its ranks."""
+    per_stage = pipeline.plan.accelerators // pipeline.ranks
+    if message.to >= 0:
+        return message.size * per_stage
+    layout = pipeline.pricer(message.stage).layout
+    size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]
+    total, first = 0.0, message.stage * per_stage
+    for leader in (r for r in range(first, first + per_stage) if (r - first) // stride % size == 0):
+        nodes = [(leader + stride * i) // 8 for i in range(size)]
+        spread = [nodes.count(node) for node in dict.fromkeys(nodes)]
+        rings = len(spread) > 1 and spread[0] > 1 and message.collective != "all_to_all"
+        algorithm = "hierarchical" if rings else None
+        total += collective_traffic(message.collective, message.size, spread, algorithm).total["nic"]
+    return total
+
+
+def test_slices_of_a_boundary_are_counted_once() -> None:
+    """Tensor ranks that each send a slice of an activation: bytes per rank and step are boundary / tp, both ways."""
+    plan = {"tensor_parallel": 8, "pipeline_parallel": 4, "data_parallel": 2, "sequence_parallel": False}
+    pipeline, topology = job("llama-3.1-8b", plan)
+    slices = 2 * 4096 * 4096 / 8  # bf16, one sequence, hidden size, over 8 ranks
+    [sent] = {m.size for m in scale_out(pipeline) if m.axis == "pp"}
+    assert sent == pytest.approx(pipeline.microbatches * slices)
+    inner = 2 * pipeline.microbatches * slices  # a stage in the middle sends to both neighbours
+    scattered = sum(m.size for m in scale_out(pipeline) if m.axis == "pp" and m.stage == 1)
+    assert scattered == pytest.approx(inner)
+    out = np.flatnonzero(topology.links.kind == KINDS.index("nic"))
+    carried = link_loads(pipeline, topology)[out].sum()
+    others = sum(between_nodes(pipeline, m) for m in scale_out(pipeline))
+    assert carried == pytest.approx(2 * others)
 
 
 @pytest.mark.parametrize(("model", "plan"), PLANS[:2])

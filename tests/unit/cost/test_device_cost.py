@@ -179,7 +179,9 @@ def test_absorbed_latent_attention_is_bound_by_compute() -> None:
 
 def test_grouped_gemm_pays_for_rows_that_do_not_fill_tiles() -> None:
     one_row_each = gemm(64, 4096, 4096, kind=OpKind.GROUPED_GEMM, groups=64)
-    assert grouped_gemm_flops(one_row_each, 0) == pytest.approx(64 * one_row_each.flops)  # tiles of 64 rows
+    assert grouped_gemm_flops(one_row_each, 0) == pytest.approx(16 * one_row_each.flops)  # tiles of 16 rows
+    few_rows = gemm(64 * 17, 4096, 4096, kind=OpKind.GROUPED_GEMM, groups=64)
+    assert grouped_gemm_flops(few_rows, 0) == pytest.approx(64 / 17 * few_rows.flops)  # of 64 rows
     full = gemm(64 * 256, 4096, 4096, kind=OpKind.GROUPED_GEMM, groups=64)
     assert grouped_gemm_flops(full, 0) == full.flops
 

@@ -16,7 +16,7 @@ from simulator.network.topology import build
 from simulator.plot import cost_bars, failures_and_goodput, link_heat_map, roofline
 from simulator.plot.topology import tiers_of
 from simulator.results.tables import Result
-from simulator.training.link_loads import link_loads
+from simulator.training.link_phases import link_loads
 
 
 @pytest.fixture(autouse=True)

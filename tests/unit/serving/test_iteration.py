@@ -126,7 +126,8 @@ def test_pipeline_stages_add_up_to_the_whole_model() -> None:
 
 
 def test_the_host_adds_or_hides() -> None:
-    adding, hiding = replica(framework="vllm-0.10"), replica(framework="sglang-0.4")
+    adding, hiding = replica(framework="vllm-0.10"), replica(framework="vllm-0.10")
+    hiding.framework = replace(hiding.framework, async_scheduling=True)
     batch = BatchShape((), 64, 64_000, 1000)
     assert adding.iteration(batch) == pytest.approx(sum(adding.device_times(batch)) + adding.host_seconds(64))
     assert hiding.iteration(batch) == pytest.approx(max(sum(hiding.device_times(batch)), hiding.host_seconds(64)))

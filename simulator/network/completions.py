@@ -1,0 +1,67 @@
+"""When flows will have sent everything: one alarm on the clock, for the next of them."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from simulator.engine.clock import Clock
+from simulator.network.flows import Flow
+
+if TYPE_CHECKING:
+    from simulator.engine._environment import Scheduled
+
+__all__ = ["SAME_TIME", "Completions"]
+
+SAME_TIME = 1e-12
+"""Completions closer together than this, relative to the time, count as simultaneous."""
+
+
+class Completions:
+    """Flows by the time they end; entries of rates that no longer hold are passed over.
+
+    Parameters
+    ----------
+    clock
+        Of the simulation.
+    flows
+        Those under way, by number.
+    told
+        Called with the flows that end at one instant, in the order of their numbers.
+    """
+
+    def __init__(self, clock: Clock, flows: Mapping[int, Flow], told: Callable[[list[Flow]], None]) -> None:
+        self._clock, self._flows, self._told = clock, flows, told
+        self._next: list[tuple[float, int, int]] = []
+        self._alarm: Scheduled | None = None
+
+    def add(self, flow: Flow) -> None:
+        """A flow has a new rate, and ends at ``flow.finish`` [s] if that is ever."""
+        if flow.finish < math.inf:
+            heapq.heappush(self._next, (flow.finish, flow.number, flow.version))
+
+    def arm(self) -> None:
+        """Set the alarm to the next completion."""
+        while self._next and self._stale(self._next[0]):
+            heapq.heappop(self._next)
+        if self._alarm is not None:
+            self._clock.cancel(self._alarm)
+            self._alarm = None
+        if self._next:
+            self._alarm = self._clock.at(max(self._next[0][0], self._clock.now), self._ring)
+
+    def _stale(self, entry: tuple[float, int, int]) -> bool:
+        flow = self._flows.get(entry[1])
+        return flow is None or flow.version != entry[2]
+
+    def _ring(self) -> None:
+        self._alarm = None
+        last = self._clock.now * (1 + SAME_TIME)
+        done: list[Flow] = []
+        while self._next and (self._next[0][0] <= last or self._stale(self._next[0])):
+            entry = heapq.heappop(self._next)
+            if not self._stale(entry):
+                done.append(self._flows[entry[1]])
+        self._told(sorted(done, key=lambda flow: flow.number))

@@ -1,0 +1,183 @@
+"""How InferenceX launched its engines: its results name model, device, degrees and image, its scripts the options.
+
+Read in SemiAnalysisAI/InferenceX ``benchmarks/*.sh`` (commits of each script's era: 409e9a4 and 73ef922 for Llama,
+1fc5d73, 111f031 and 0a919c5 for the others) and ``perf-changelog.yaml``. One rule per script, none per run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+__all__ = ["PLAIN", "Recipe", "recipe"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a script adds to a run.
+
+    Attributes
+    ----------
+    fields
+        Fields of the deployment.
+    options
+        Its ``options``: parameters of policies, speculation.
+    assumed
+        What the scripts do not state either.
+    engine
+        The engine's version, where the results do not state it.
+    precision
+        Registered precision, where the column of the results does not tell it.
+    """
+
+    fields: Mapping[str, object] = field(default_factory=dict)
+    options: tuple[tuple[str, object], ...] = ()
+    assumed: tuple[str, ...] = ()
+    engine: str = ""
+    precision: str = ""
+
+
+PLAIN = Recipe()
+"""A launch without options."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What the rules look at; ``attention_ranks``: data-parallel ranks of the attention."""
+
+    system: str
+    precision: str
+    isl: int
+    osl: int
+    concurrency: int
+    ranks: int
+    attention_ranks: int
+    image: str
+    measured: str
+
+    @property
+    def short(self) -> bool:
+        """1k prompts and 1k answers, for which several scripts have options of their own."""
+        return self.isl == self.osl == 1024
+
+    @property
+    def longest(self) -> int:
+        """``MAX_MODEL_LEN`` of the sweep: lengths and 200 tokens of room."""
+        return self.isl + self.osl + 200
+
+
+def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attention_ranks: int) -> Recipe:
+    """Options of the run's script; empty where no script of that model and engine was read."""
+    run = _Run(
+        row["system"].split("_")[0], row["precision"], int(float(row["isl"])), int(float(row["osl"])),
+        int(float(row["conc"])), ranks, attention_ranks, row.get("image") or row.get("backend_version") or "",
+        row.get("measured") or "",
+    )  # fmt: skip
+    rule = RULES.get((model, backend))
+    return rule(run) if rule else PLAIN
+
+
+def _llama_vllm(run: _Run) -> Recipe:
+    most = 512 if run.system == "b200" else run.concurrency
+    fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": most}
+    # Pull request 149 removed these runs before 159 went from vLLM 0.10.2 to 0.11.
+    return Recipe(fields, engine="vllm 0.10 --async-scheduling")
+
+
+def _llama_trt(run: _Run) -> Recipe:
+    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": run.longest}
+    if not run.short or run.ranks >= 8:
+        return Recipe(fields)
+    return _waiting(fields, 20, 0.9)
+
+
+def _waiting(fields: dict[str, object], iterations: int, ratio: float) -> Recipe:
+    held = (("base", "chunked-prefill"), ("iterations", iterations), ("ratio", ratio))
+    return Recipe(fields | {"batching": "batch-wait"}, (("batching", held),))
+
+
+MXFP8_ACTIVATIONS = "fp4-fp8"
+"""gpt-oss on B200: ``VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8`` in vLLM, the TRTLLM expert backend in TensorRT-LLM."""
+
+
+BALANCED_ITERATIONS = 50
+"""``timeout_iters`` of TensorRT-LLM's attention_dp_config by default; the scripts of DeepSeek-R1 set 60."""
+
+
+def _balanced(fields: dict[str, object], run: _Run, iterations: int) -> Recipe:
+    """Data-parallel attention with ``enable_balance``: prompts wait until every rank has one, or for
+    ``timeout_iters``."""
+    return _waiting(
+        fields, iterations, min(1.0, run.isl * run.attention_ranks / int(str(fields["max_num_batched_tokens"])))
+    )
+
+
+def _gpt_oss_vllm(run: _Run) -> Recipe:
+    if run.system == "b200":
+        fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 512}
+        return Recipe(fields, precision=MXFP8_ACTIVATIONS)
+    return Recipe({"max_num_batched_tokens": 8192, "max_num_seqs": run.concurrency})
+
+
+def _gpt_oss_trt(run: _Run) -> Recipe:
+    # TensorRT-LLM counts tokens and sequences by rank of its data-parallel attention, a deployment in all.
+    ranks, b200 = run.attention_ranks, run.system == "b200"
+    fields: dict[str, object] = {"max_num_batched_tokens": 20000 * ranks, "memory_utilization": 0.85}
+    fields |= {"max_num_seqs": (512 if b200 else run.concurrency) * ranks} | ({"kv_dtype": "fp8"} if b200 else {})
+    plain = _balanced(fields, run, BALANCED_ITERATIONS) if ranks > 1 else Recipe(fields)
+    return replace(plain, precision=MXFP8_ACTIVATIONS) if b200 else plain
+
+
+def _deepseek_sglang(run: _Run) -> Recipe:
+    if run.system == "h200":
+        fields: dict[str, object] = {"max_num_batched_tokens": 32768, "memory_utilization": 0.82}
+        return Recipe(fields | {"max_num_seqs": 512 if run.short else 256})
+    if run.precision == "fp8" and run.ranks == 4:
+        fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "memory_utilization": 0.95, "batching": "polled"}
+        return Recipe(fields | {"max_num_seqs": max(run.concurrency, 32)}, (("batching", _polled(10)),))
+    fp4 = run.precision == "fp4"
+    fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 16384 if fp4 else 32768}
+    # 256 and 128 in the scripts read; runs at more were launched with a later one.
+    fields |= {"max_num_seqs": max(run.concurrency, 256 if fp4 else 128)}
+    fields |= {"memory_utilization": 0.85 if fp4 else 0.82, "batching": "polled"}
+    return Recipe(fields, (("batching", _polled(30 if run.concurrency >= 16 else 10)),))
+
+
+def _polled(iterations: int) -> tuple[tuple[str, object], ...]:
+    return (("base", "chunked-prefill-first"), ("iterations", iterations))
+
+
+MTP_IMAGES = ("1.2.0rc6.post3",)
+"""Images of the multi-token-prediction scripts alone (perf-changelog: the plain ones went from 1.1.0rc2.post2 to
+1.2.0rc6.post2)."""
+
+MTP_SWEEPS = (("1.1.0rc2.post2", "2026-01-14"),)
+"""Image and day of the sweep that brought these scripts (pull request 392); the plain ones share the image."""
+
+
+def _deepseek_trt(run: _Run) -> Recipe:
+    budget = max(8192, -(-(run.concurrency + run.isl + 64) // 64) * 64)
+    share = 0.75 if run.system == "h200" else 0.8
+    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": budget * run.attention_ranks}
+    fields |= {"memory_utilization": share}
+    if any(i in run.image for i in MTP_IMAGES) or any(i in run.image and d == run.measured for i, d in MTP_SWEEPS):
+        drafts = 1 if run.attention_ranks > 1 else 3
+        given = (("accepted_lengths", "dsv4-pro-mtp-thinking"), ("draft_tokens", drafts), ("method", "mtp"))
+        held = _balanced(fields, run, 60) if run.attention_ranks > 1 else Recipe(fields)
+        what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
+        return Recipe(held.fields, (*held.options, ("speculation", given)), assumed=(what,))
+    if run.attention_ranks > 1:
+        return _balanced(fields, run, 60)
+    delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
+    return _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else Recipe(fields)
+
+
+RULES = {
+    ("llama-3.1-70b", "vllm"): _llama_vllm,
+    ("llama-3.1-70b", "trtllm"): _llama_trt,
+    ("gpt-oss-120b", "vllm"): _gpt_oss_vllm,
+    ("gpt-oss-120b", "trtllm"): _gpt_oss_trt,
+    ("deepseek-v3", "sglang"): _deepseek_sglang,
+    ("deepseek-v3", "trtllm"): _deepseek_trt,
+}
+"""Shipped model and engine → rule."""
