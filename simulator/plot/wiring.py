@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from simulator.network.links import class_of
+from simulator.network.links import KINDS, class_of
 from simulator.plot.style import FAINT, OKABE_ITO, drawing, finish, ink_of, titles
 from simulator.units import format_quantity
 
@@ -173,7 +173,8 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
 
     below = {s: [n for n in graph[s] if n.startswith("node")] for s in graph if not s.startswith("node")}
     switches = graph.subgraph(below).copy()
-    joined = len(switches) > _MOST_VERTICES
+    sites = bool((topology.links.kind == KINDS.index("wan")).any())
+    joined = sites or len(switches) > _MOST_VERTICES
     shown = _joined(switches) if joined else switches
     held: dict[str, set[str]] = {name: set() for name in shown}
     for name, nodes in below.items():
@@ -199,8 +200,7 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
     )
     hold = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     speeds = [d["bandwidth"] for _, _, d in shown.edges(data=True)]
-    kinds = {class_of(name).strip(".") for name in shown}
-    what = ("sites" if kinds == {"site"} else "groups of switches") if joined else "switches"
+    what = "sites" if sites else "groups of switches" if joined else "switches"
     between = format_quantity(float(np.median(speeds)), "bandwidth") if speeds else "nothing"
     return f"{len(shown)} {what} with {hold} nodes each; a line: the cables between two, typically {between}{rings}"
 

@@ -58,7 +58,7 @@ def test_sites_say_what_is_there_and_what_joins_them() -> None:
 
 
 def test_routers_of_one_group_are_named_without_it() -> None:
-    found = texts(wired("dragonfly", 4, ports_per_router=2))
+    found = texts(wired("dragonfly", 12))
     assert "router3" in found
     assert "group0/router3" not in found
 
