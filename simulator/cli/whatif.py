@@ -141,6 +141,10 @@ def recommend(
     ] = None,
     max_gpus: Annotated[int, typer.Option(min=1, help="Largest variant.")] = 1024,
     keep: Annotated[int, typer.Option(min=1, help="The best and runners-up to show.")] = 5,
+    planner: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Of a training's plans: 'fmsim list strategies --family planner'."),
+    ] = "exhaustive",
     output: Annotated[
         Path | None,
         typer.Option("-o", "--output", metavar="FILE", help="Write the best as a scenario; 'fmsim export' takes it."),
@@ -154,7 +158,7 @@ def recommend(
     with progress_bar(as_json, "searching") as progress:
         found = recommended(
             scenario, set_ or (), objective=objective.value, limits=limit or (), max_accelerators=max_gpus, keep=keep,
-            jobs=jobs, progress=progress,
+            jobs=jobs, planner=planner, progress=progress,
         )  # fmt: skip
     if output is not None and found.scenario is not None:
         write_scenario(found.scenario, output)

@@ -33,6 +33,9 @@ USD_PER_HOUR = "usd_per_hour"
 """A budget: cost of the run over its time; not a column of a summary."""
 
 MOST_ACCELERATORS = 1024
+EXHAUSTIVE = "exhaustive"
+"""Planner that looks at every plan."""
+
 _DIMENSIONS = {"s": "time", "B": "data", "W": "power", "J": "energy"}
 
 
@@ -240,6 +243,7 @@ def recommend(
     max_accelerators: int = MOST_ACCELERATORS,
     keep: int = 5,
     jobs: int | None = None,
+    planner: str = EXHAUSTIVE,
     progress: Progress | None = None,
 ) -> Recommendation:
     """The best variant of a scenario with one workload.
@@ -262,6 +266,8 @@ def recommend(
         Largest variant.
     keep
         Families to return.
+    planner
+        Strategy of the family ``planner`` that searches the plans of a training job at every size.
 
     Raises
     ------
@@ -271,7 +277,7 @@ def recommend(
     from simulator.scenario.axes import point_texts
     from simulator.scenario.load import load_scenario
     from simulator.scenario.recommend_serving import recommend_serving
-    from simulator.scenario.recommend_training import recommend_training
+    from simulator.scenario.recommend_training import Asked, recommend_training
     from simulator.scenario.sweep import plan_sweep
 
     issues = IssueCollector()
@@ -290,8 +296,13 @@ def recommend(
         raise ConfigError("a recommendation is for a job or a deployment; try functions out with 'fmsim sweep'")
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
-    search = recommend_training if kind == "training" else recommend_serving
-    found = search(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
+    if kind == "training":
+        asked = Asked(objective, metric, tuple(given), max_accelerators, keep, planner)
+        found = recommend_training(recipe, axes, asked, progress)
+    elif planner != EXHAUSTIVE:
+        raise ConfigError(f"planner {planner} searches the plans of a training job; a deployment's are all searched")
+    else:
+        found = recommend_serving(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
     if found.best is None:
         return found
     changes = [*recipe.changes, *point_texts(dict(found.best.point)), "what_if={}"]

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from simulator.results.estimate import Estimate
     from simulator.scenario.sweep import Progress
 
-__all__ = ["Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
+__all__ = ["Asked", "Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
 
 PROFILE, COUNT = "cluster.nodes.profile", "cluster.nodes.count"
 
@@ -97,27 +97,32 @@ def plan_changes(plan: Plan, framework_default: str = "1f1b") -> dict[str, Any]:
     return {**section, **({"options": options} if options else {})}
 
 
-def recommend_training(
-    recipe: Recipe,
-    axes: Axes,
-    objective: Objective,
-    metric: str,
-    limits: Sequence[Limit],
-    most: int,
-    keep: int,
-    jobs: int | None,
-    progress: Progress | None,
-) -> Recommendation:
+@dataclass(frozen=True)
+class Asked:
+    """What :func:`simulator.scenario.recommend.recommend` is asked of a training job."""
+
+    objective: Objective
+    metric: str
+    limits: tuple[Limit, ...]
+    most: int
+    keep: int
+    planner: str
+
+
+def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progress | None) -> Recommendation:
     """The best sizes and plans; see :func:`simulator.scenario.recommend.recommend`."""
+    metric, limits, keep = asked.metric, asked.limits, asked.keep
+    lookup("planner", asked.planner)  # a wrong name is an error before anything is searched
     points, searched = sizes_only(axes)
     scenario = load_scenario(recipe.source, [*recipe.changes, "what_if={}"])
     job, base = scenario.training[0], scenario.cluster
     written = scenario.document["cluster"].get("fabric") or {}
     own_link = bool(written.get("link") or written.get("bandwidth"))
-    sizes = [s for s in sizes_of(job, base, points, metric, own_link) if s.bounds["accelerators"] <= most]
+    sizes = [s for s in sizes_of(job, base, points, metric, own_link) if s.bounds["accelerators"] <= asked.most]
     ranked: list[Candidate] = []
     tried: list[Candidate] = []
     dropped: list[dict[str, Any]] = []
+    best_plans = RankedPlans()
     considered = simulated = 0
     for number, size in enumerate(sizes):
         if progress is not None:
@@ -126,12 +131,14 @@ def recommend_training(
         if reason := _excluded(size, metric, worst, limits):
             dropped.append({**size.point, "reason": reason})
             continue
-        plans = _search(job, size.cluster, keep)
+        plans = _search(job, size.cluster, keep, asked.planner)
         considered, simulated = considered + plans.considered, simulated + plans.evaluated
         found = list(_candidates(job, size, plans, metric, limits))
         tried += found
         works = sorted((c for c in found if c.works), key=lambda c: c.objective)
         ranked = sorted([*ranked, *works[:1]], key=lambda c: c.objective)
+        if works and ranked[0] is works[0]:
+            best_plans = plans
         if not works:
             dropped.append({**size.point, "reason": _why(found, plans)})
     if progress is not None:
@@ -140,10 +147,12 @@ def recommend_training(
     notes = [] if ranked else ["no size keeps the limits"]
     if searched:
         notes.append(f"every plan is searched, not only the alternatives of {', '.join(searched)}")
-    if objective == "energy":
+    if asked.objective == "energy":
         notes.append("the fastest plans of each size are judged; a slower plan could use a little less energy")
+    notes += [f"{asked.planner}: {note}" for note in best_plans.notes]
+    notes += [f"other plan of this size: {line}" for line in best_plans.explain()]
     return Recommendation(
-        kind="training", objective=objective, metric=metric, limits=tuple(limits), ranked=tuple(ranked[:keep]),
+        kind="training", objective=asked.objective, metric=metric, limits=limits, ranked=tuple(ranked[:keep]),
         binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
         considered=considered, simulated=simulated, notes=tuple(notes),
     )  # fmt: skip
@@ -171,8 +180,8 @@ def _excluded(size: Size, metric: str, worst: float, limits: Sequence[Limit]) ->
     return f"{metric} is at least {bound:.4g}" if bound > worst else ""
 
 
-def _search(job: TrainingJob, cluster: Cluster, keep: int) -> RankedPlans:
-    planner = lookup("planner", "exhaustive")()
+def _search(job: TrainingJob, cluster: Cluster, keep: int, name: str) -> RankedPlans:
+    planner = lookup("planner", name)()
     evaluate = PlanEvaluator(job.model, job.framework, cluster, job.batch)
     plans: RankedPlans = planner.search(problem_of(job, cluster, keep), evaluate)
     return plans

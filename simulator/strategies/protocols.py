@@ -180,6 +180,8 @@ class ScheduleTraits:
         Uses INPUT_GRADIENT and WEIGHT_GRADIENT.
     items_per_microbatch
         Pieces a micro-batch is cut into along its tokens (TeraPipe); actions number the pieces.
+    second_order
+        K-FAC work fills the bubbles.
     partner
         ``(rank, ranks) → rank`` that keeps evicted activations, where EVICT and LOAD are used.
     """
@@ -193,6 +195,7 @@ class ScheduleTraits:
     reductions: Callable[[int], int] = lambda microbatches: 1
     splits_backward: bool = False
     items_per_microbatch: int = 1
+    second_order: bool = False
     partner: Callable[[int, int], int] | None = None
 
 

@@ -29,6 +29,7 @@ from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
+from simulator.training.second_order import SecondOrder, second_order, with_factors
 from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.update import optimizer_time
@@ -52,12 +53,15 @@ class StepRun:
         Pipeline tasks.
     busiest
         That rank.
+    second_order
+        What fills the bubbles.
     """
 
     seconds: float
     parts: Mapping[str, float]
     timeline: PipelineTimeline
     busiest: int
+    second_order: SecondOrder | None = None
 
 
 class PipelinedJob:
@@ -277,10 +281,11 @@ class PipelinedJob:
             else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
         )
         versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
-        return memory_ledger(
+        ledger = memory_ledger(
             timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions,
             self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
         )  # fmt: skip
+        return with_factors(ledger, self)
 
     def _evicted_peaks(self, memory: Sequence[ChunkMemory], untimed: PipelineCosts) -> dict[Tier, list[float]]:
         """Peak of evicted activations by tier and rank [B]."""
@@ -333,14 +338,16 @@ class PipelinedJob:
         reduced = self.traits.reductions(self.microbatches) * (reduction_end(self, update.seconds) - timeline.makespan)
         delay = max(gather_delay(self, rank) for rank in range(self.ranks))
         host = self.constant("host_per_step")
+        second = second_order(self, timeline)
+        optimizer = updates * update.seconds + (second.precondition if second else 0.0)
         parts = dict(work_time(self, tasks_of_rank(timeline.program, busiest)).parts)
         scale = float(timeline.busy[busiest]) / max(sum(parts.values()), 1e-300)
         parts = {k: v * scale for k, v in parts.items()}
         parts["bubble"] = piped - float(timeline.busy[busiest])
         parts["data_parallel"] = parts.get("data_parallel", 0.0) + reduced + delay
-        parts["optimizer"] = parts.get("optimizer", 0.0) + updates * update.seconds
+        parts["optimizer"] = parts.get("optimizer", 0.0) + optimizer
         parts["host"] = parts.get("host", 0.0) + host
-        return StepRun(piped + reduced + updates * update.seconds + delay + host, parts, timeline, busiest)
+        return StepRun(piped + reduced + optimizer + delay + host, parts, timeline, busiest, second)
 
     def constant(self, key: str) -> float:
         """A constant of the framework, with the factor in force; 0 where it has none."""

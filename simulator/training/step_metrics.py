@@ -25,7 +25,8 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
     peak = pipeline.node_of_rank[0].accelerator.peak(PEAK_DTYPE.get(job.plan.precision, "bf16"))
     tokens = job.batch.tokens
     model_flops, causal_flops = (tokens * _flops_per_token(pipeline, causal) for causal in (False, True))
-    timeline = step.timeline
+    timeline, second = step.timeline, step.second_order
+    filled = {"bubble_filled": second.filled, "curvature_refresh_steps": second.refresh_steps} if second else {}
     return {
         "step_time": step.seconds,
         "mfu": mfu(model_flops, step.seconds, accelerators, peak),
@@ -39,6 +40,7 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
         "exposed_communication": sum(v for k, v in step.parts.items() if k.endswith("_parallel")),
         "peak_memory": pipeline.memory().worst.peak,
         "nodes": float(cluster.node_count),
+        **filled,
     }
 
 
