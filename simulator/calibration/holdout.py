@@ -110,15 +110,17 @@ def measured_cost(
     return profile, device.curve
 
 
-def held_out(rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, seed: int = 0) -> list[HeldOut]:
-    """Profile from ``share`` of the rows, judged on the others, by kind of kernel."""
+def held_out(
+    rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, seed: int = 0, most: int = MOST_TESTED
+) -> list[HeldOut]:
+    """Profile from ``share`` of the rows, judged on (``most`` of) the others, by kind of kernel."""
     used, rest = sample(rows, share, seed)
     profile, curve = measured_cost(used, accelerator)
     device = DeviceCost(replace(accelerator, efficiency={}, kernel_table=""), None, None, ())
     found = []
     counts = {key: len(mine) for key, mine in by_key(used).items()}
     for key, mine in sorted(by_key(rest).items()):
-        tested = mine[:: max(1, len(mine) // MOST_TESTED)]
+        tested = mine[:: max(1, len(mine) // most)]
         if len(tested) < FEWEST:
             continue
         errors = _errors(tested, profile)
@@ -143,7 +145,7 @@ def learning_curve(
     """Median error on unused points against how many were used, by kind of kernel."""
     table = []
     for share in shares:
-        table += [{"share": share, **h.row()} for h in held_out(rows, accelerator, share, seed)]
+        table += [{"share": share, **h.row()} for h in held_out(rows, accelerator, share, seed, MOST_TESTED // 5)]
     return table
 
 

@@ -281,12 +281,19 @@ def _serving(
         except ValueError:
             issues.add("is not JSON", file=str(path))
             return
+    if isinstance(run.get("server_info"), dict):  # SGLang with details: what the server was started with
+        run = {**run["server_info"], **run}
     model = str(run.get("model", run.get("model_id", run.get("model_path", "")))).rpartition("/")[2].lower()
     tpot = next((float(run[k]) for k in _TPOT if run.get(k)), 0.0)
     completed = int(run.get("completed", run.get("num_prompts", 0)) or 0)
     concurrency = int(run.get("max_concurrency") or run.get("concurrency") or 0)
     if not model or not tpot or not completed or not concurrency:
-        issues.add("needs model_id, mean_tpot_ms, completed and max_concurrency", file=str(path))
+        known = {"model_id": model, "mean_tpot_ms": tpot, "completed": completed, "max_concurrency": concurrency}
+        issues.add(
+            f"needs {', '.join(k for k, v in known.items() if not v)}: run the benchmark with --max-concurrency, and "
+            "add what it does not write itself (vLLM: --metadata tensor_parallel_size=8; otherwise by hand)",
+            file=str(path),
+        )
         return
     context = (
         float(run.get("total_input_tokens", 0)) / completed + float(run.get("total_output_tokens", 0)) / completed / 2

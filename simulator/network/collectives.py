@@ -166,7 +166,7 @@ def collective_flow(
         topology.add_loads(loads, order[source], order[target], volume)
     links = np.flatnonzero(loads)
     busiest = float(loads.max(initial=0.0))
-    return MacroFlow(Way.of(links, loads[links] / (busiest or 1.0)), busiest, links, loads[links])
+    return MacroFlow(Way(links, loads[links] / (busiest or 1.0)), busiest, links, loads[links])
 
 
 def add_group_loads(

@@ -125,8 +125,12 @@ class Flow:
 
     def advance(self, now: float) -> None:
         """Move the bytes and book the time to what limited the flow and to whom it met there."""
-        for link, seconds in self.waited(now).items():
-            self.limited[link] = self.limited.get(link, 0.0) + seconds
-            for other in self.beside.get(link, ()):
-                self.met[link, other] = self.met.get((link, other), 0.0) + seconds
-        self.sent, self.since = self.sent_at(now), now
+        elapsed = now - self.since
+        if elapsed > 0:
+            limited, beside = self.limited, self.beside
+            for link, share in self.limits.items():
+                seconds = share * elapsed
+                limited[link] = limited.get(link, 0.0) + seconds
+                for other in beside.get(link, ()) if beside else ():
+                    self.met[link, other] = self.met.get((link, other), 0.0) + seconds
+        self.sent, self.since = min(self.size, self.sent + self.rate * elapsed), now

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from simulator.network.links import class_of
+from simulator.network.links import KINDS, class_of
 from simulator.plot.style import FAINT, OKABE_ITO, drawing, finish, ink_of, titles
 from simulator.units import format_quantity
 
@@ -21,8 +21,13 @@ __all__ = ["topology_diagram"]
 
 _MOST_BOXES = 12
 """Boxes of one tier that are drawn; of more, so many at equal distances."""
+_MOST_NAMED = 12
+"""Vertices or lines of a graph up to which each is told what it is: nodes below it, bandwidth and latency."""
 _MOST_VERTICES = 64
 """Vertices of a graph that are drawn one by one; more are joined by the first part of their names."""
+
+_FAR = 100e-6
+"""[s] from which on the latency of a line is told: between sites, not between racks."""
 
 Point = tuple[float, float]
 
@@ -72,8 +77,11 @@ def _between_switches(topology: Topology) -> tuple[nx.Graph[str], list[str]]:
         a, b = (name.partition("/")[0] if name.startswith("node") else name for name in ends)
         if "gateway" in ends[0] + ends[1] and "site" not in ends[0] + ends[1]:
             continue
-        known = graph.get_edge_data(a, b, {"bandwidth": 0.0, "cables": 0})
-        graph.add_edge(a, b, bandwidth=known["bandwidth"] + links.capacity[i] / 2, cables=known["cables"] + 0.5)
+        known = graph.get_edge_data(a, b, {"bandwidth": 0.0, "cables": 0, "latency": 0.0})
+        graph.add_edge(
+            a, b, bandwidth=known["bandwidth"] + links.capacity[i] / 2, cables=known["cables"] + 0.5,
+            latency=max(known["latency"], float(links.latency[i])),
+        )  # fmt: skip
     return graph, [n for n in graph if n.startswith("node")]
 
 
@@ -165,7 +173,8 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
 
     below = {s: [n for n in graph[s] if n.startswith("node")] for s in graph if not s.startswith("node")}
     switches = graph.subgraph(below).copy()
-    joined = len(switches) > _MOST_VERTICES
+    sites = bool((topology.links.kind == KINDS.index("wan")).any())
+    joined = sites or len(switches) > _MOST_VERTICES
     shown = _joined(switches) if joined else switches
     held: dict[str, set[str]] = {name: set() for name in shown}
     for name, nodes in below.items():
@@ -176,15 +185,12 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
         ring = len(shown) > 2 and nx.density(shown) > 0.6
         found = nx.circular_layout(shown) if ring else nx.kamada_kawai_layout(shown)
         at = {name: (float(x), float(y)) for name, (x, y) in found.items()}
-    widest = max((d["bandwidth"] for _, _, d in shown.edges(data=True)), default=1.0)
-    for a, b, data in shown.edges(data=True):
-        (x, y), (u, v) = at[a], at[b]
-        ax.plot([x, u], [y, v], color="#9A9A9A", linewidth=0.4 + 2.4 * data["bandwidth"] / widest, zorder=1)
+    _draw_lines(ax, shown, at)
     points = np.array([at[name] for name in shown])
-    ax.scatter(points[:, 0], points[:, 1], s=900 if len(shown) < 40 else 160, color=OKABE_ITO["blue"], zorder=2)
-    for name in shown:
-        label = name if len(shown) < 40 else "".join(c for c in name if c.isdigit())
+    ax.scatter(points[:, 0], points[:, 1], s=_area(len(shown)), color=OKABE_ITO["blue"], zorder=2)
+    for name, label in _labels(list(shown), held).items():
         ax.annotate(label, at[name], ha="center", va="center", color="white", fontsize=6.5, zorder=3)
+    ax.margins(0.15 if len(shown) <= _MOST_NAMED else 0.08)
     ax.set_facecolor(FAINT)
     each = sorted({len(nodes) for nodes in held.values()})
     rings = (
@@ -194,9 +200,48 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
     )
     hold = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     speeds = [d["bandwidth"] for _, _, d in shown.edges(data=True)]
-    what = "groups of switches" if joined else "switches"
+    what = "sites" if sites else "groups of switches" if joined else "switches"
     between = format_quantity(float(np.median(speeds)), "bandwidth") if speeds else "nothing"
     return f"{len(shown)} {what} with {hold} nodes each; a line: the cables between two, typically {between}{rings}"
+
+
+def _draw_lines(ax: Axes, shown: nx.Graph[str], at: dict[str, Point]) -> None:
+    """Cables between switches, thinner where there are many; a few with bandwidth, and latency if they are long."""
+    edges = list(shown.edges(data=True))
+    widest = max((data["bandwidth"] for _, _, data in edges), default=1.0)
+    thick = min(2.4, 120 / (len(edges) + 1))
+    for a, b, data in edges:
+        (x, y), (u, v) = at[a], at[b]
+        ax.plot([x, u], [y, v], color="#9A9A9A", linewidth=0.2 + thick * data["bandwidth"] / widest, zorder=1)
+        if len(edges) <= _MOST_NAMED:
+            text = format_quantity(data["bandwidth"], "bandwidth")
+            if data["latency"] >= _FAR:
+                text += f"\n{format_quantity(data['latency'], 'time')}"
+            box = {"boxstyle": "round,pad=0.2", "facecolor": ax.get_facecolor(), "edgecolor": "none"}
+            ax.annotate(
+                text, ((x + u) / 2, (y + v) / 2), ha="center", va="center", fontsize=8, color=ink_of(ax), bbox=box,
+                zorder=2,
+            )  # fmt: skip
+
+
+def _labels(names: list[str], held: dict[str, set[str]]) -> dict[str, str]:
+    """Names without what all have in front; only their numbers, where there are many."""
+    fronts = {name.rpartition("/")[0] for name in names}
+    short = {name: name.rpartition("/")[2] if len(fronts) == 1 else name for name in names}
+    if len(names) <= _MOST_NAMED:
+        return {name: f"{label}\n{_nodes(len(held[name]))}" for name, label in short.items()}
+    if len(names) < 40:
+        return short
+    return {name: "".join(c for c in label if c.isdigit() or c == "/").strip("/") for name, label in short.items()}
+
+
+def _nodes(count: int) -> str:
+    return f"{count:,} node{'' if count == 1 else 's'}"
+
+
+def _area(count: int) -> float:
+    """Of a vertex [points²], so that its label fits."""
+    return 2600.0 if count <= _MOST_NAMED else 1100.0 if count < 40 else 260.0
 
 
 def _joined(graph: nx.Graph[str]) -> nx.Graph[str]:
@@ -208,8 +253,11 @@ def _joined(graph: nx.Graph[str]) -> nx.Graph[str]:
     for a, b, data in graph.edges(data=True):
         x, y = a.partition("/")[0], b.partition("/")[0]
         if x != y:
-            known = found.get_edge_data(x, y, {"bandwidth": 0.0, "cables": 0})
-            found.add_edge(x, y, bandwidth=known["bandwidth"] + data["bandwidth"], cables=known["cables"] + 1)
+            known = found.get_edge_data(x, y, {"bandwidth": 0.0, "cables": 0, "latency": 0.0})
+            found.add_edge(
+                x, y, bandwidth=known["bandwidth"] + data["bandwidth"], cables=known["cables"] + 1,
+                latency=max(known["latency"], data["latency"]),
+            )  # fmt: skip
     return found
 
 

@@ -132,3 +132,51 @@ def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.Captur
     assert main(["fit", str(log), "--node", "dgx-a100-640", "--framework", "fsdp"]) == 2
     assert "needs global_batch_size" in capsys.readouterr().err
     assert np.isfinite(found.width_after)
+
+
+def test_serving_logs_narrow_the_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JSON with the fields of vLLM's benchmark, of an engine whose host takes three times as long."""
+    from simulator.calibration.user_logs import _cluster
+    from simulator.hardware.profiles import load_node
+    from simulator.serving.iteration import ReplicaCost
+    from simulator.strategies.protocols import BatchShape
+    from simulator.workload.framework_files import load_framework
+    from simulator.workload.model_files import load_model
+    from simulator.workload.plan import Plan
+
+    node, framework = load_node("dgx-h100"), load_framework("vllm-0.10")
+    scale = {c.id: 3.0 for key, c in framework.constants.items() if key.startswith("host")}
+    assert scale
+    logs = []
+    for concurrency in (1, 8, 64):
+        shape = BatchShape((), concurrency, round(concurrency * (1000 + 200 / 2)))
+        plan, fabric = Plan(tensor_parallel=2), _cluster(node, 2).fabric
+        seconds = ReplicaCost(load_model("llama-3.1-8b"), plan, framework, node, fabric, scale=scale).iteration(shape)
+        log = tmp_path / f"c{concurrency}.json"
+        run = {
+            "backend": "vllm", "model_id": "meta-llama/Llama-3.1-8B-Instruct", "max_concurrency": concurrency,
+            "completed": 100, "total_input_tokens": 100_000, "total_output_tokens": 20_000,
+            "mean_tpot_ms": 1e3 * seconds, "tensor_parallel_size": 2,
+        }  # fmt: skip
+        log.write_text(json.dumps(run), encoding="utf-8")
+        logs.append(log)
+    found = fit_logs(logs, "dgx-h100", "vllm-0.10")
+    assert found.errors(True) < found.errors(False)
+    assert found.width_after < 0.6 * found.width_before
+    logs[0].write_text(json.dumps({"model_id": "llama-3.1-8b", "completed": 3}), encoding="utf-8")
+    assert main(["fit", str(logs[0]), "--node", "dgx-h100", "--framework", "vllm-0.10"]) == 2
+    assert "needs mean_tpot_ms, max_concurrency" in capsys.readouterr().err
+
+
+def test_without_torch_calibrate_says_how_to_install_it() -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from simulator.cli import main\n"
+        "sys.exit(main(['calibrate', '--device', 'cpu']) * 10 + main(['list', 'accelerators', '--json']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 20 and "pip install 'fmsim[calibrate]'" in done.stderr
+    assert "Traceback" not in done.stderr and "h100-sxm" in done.stdout

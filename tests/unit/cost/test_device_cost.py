@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from simulator.constants import Trust
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernels import GRAPH_LAUNCH, attention_waves, grouped_gemm_flops, smooth_max
+from simulator.cost.resolve import SAME_ARCHITECTURE_SIGMA
 from simulator.hardware.types import Accelerator
 from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind, Work
@@ -210,7 +212,7 @@ def test_constants_come_from_the_device_then_relatives_then_datasheet() -> None:
     constant = borrowed.constants.entries["bare.gemm.bf16.compute"]
     assert constant.value == pytest.approx(0.8)
     assert "own, sibling: same architecture (hopper)" in constant.source
-    assert constant.sigma == pytest.approx((0.1**2 + 0.1**2) ** 0.5)
+    assert constant.sigma == pytest.approx(math.hypot(0.1, SAME_ARCHITECTURE_SIGMA))
 
 
 def test_spread_among_lenders_widens_the_interval() -> None:

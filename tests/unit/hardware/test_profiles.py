@@ -70,7 +70,7 @@ def test_cost_constants_never_beat_the_roofline(name: str) -> None:
         leaf = key.rpartition(".")[2]
         assert constant.id == f"{name}.{key}"
         assert constant.source
-        assert 0 < constant.sigma < 1
+        assert 0 < constant.sigma < (2 if leaf == "launch" else 1)
         if leaf in ("compute", "memory", "sustained"):
             assert 0 < constant.value <= 1, key
             assert constant.unit == ""
@@ -216,7 +216,7 @@ def test_describe_shows_estimates_and_origins() -> None:
     assert not rows["memory.bandwidth"].estimated
     assert rows["peak_flops.bf16"].value == "989.4 TFLOP/s"
     assert rows["scale_up.bandwidth"].value == "450 GB/s per direction"
-    assert rows["efficiency.gemm.bf16.compute"].source.startswith("fitted, sigma 5.8%")
+    assert rows["efficiency.gemm.bf16.compute"].source.startswith("fitted, sigma 9.4%")
     whole = {row.field: row for row in describe(load_accelerator("v100-sxm-32gb"))}
     assert whole["peak_flops.fp16"].estimated  # the section is listed, so all below it is
 

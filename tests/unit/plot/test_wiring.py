@@ -50,6 +50,19 @@ def test_flat_fabrics_are_graphs(topology, nodes, options, text) -> None:
     assert text in texts(wired(topology, nodes, **options))
 
 
+def test_sites_say_what_is_there_and_what_joins_them() -> None:
+    wan = {"wan_bandwidth": "100 Gb/s", "wan_latency": "5 ms"}
+    found = texts(wired("multi-site", 3, sites=[2, 1], **wan))
+    for text in ("2 sites with 1 to 2 nodes each", "site0\n2 nodes", "site1\n1 node", "12.5 GB/s\n5 ms"):
+        assert text in found
+
+
+def test_routers_of_one_group_are_named_without_it() -> None:
+    found = texts(wired("dragonfly", 12))
+    assert "router3" in found
+    assert "group0/router3" not in found
+
+
 def test_every_link_is_named_once_and_classes_add_up() -> None:
     t = wired("rail-optimized", 4)
     table = link_table(t)
