@@ -156,12 +156,13 @@ def _seconds(value: float | None) -> str:
     return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
 
 
-def _filled(row: Mapping[str, Any]) -> str:
+def _filled(row: Row) -> str:
     """How much of the bubbles second-order work takes, and how fresh that keeps its inverses."""
     filled, steps = _number(row, "bubble_filled"), _number(row, "curvature_refresh_steps")
     if filled is None:
         return ""
-    return f"{_share(filled)}  (new inverses {'never' if steps is None else f'every {steps:,.0f} steps'})"
+    fresh = "never" if steps is None or math.isinf(steps) else f"every {steps:,.0f} steps"
+    return f"{_share(filled)}  (new inverses {fresh})"
 
 
 def _slow_down(row: Row) -> str:
