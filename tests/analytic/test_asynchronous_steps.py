@@ -70,3 +70,10 @@ def test_each_pipeline_has_states_of_its_own() -> None:
     assert states[2]["grad"] == pytest.approx(2 * states[1]["grad"])
     assert states[2]["param"] == pytest.approx(1.5 * states[1]["param"])
     assert "share" in AvgPipe(3).check(4, 8, 1)
+
+
+@pytest.mark.parametrize("schedule", ["pipemare", "spectrain", "xpipe"])
+def test_one_weight_version_where_pipedream_keeps_one_per_microbatch_in_flight(schedule: str) -> None:
+    stages, stashed = (pipeline(s).memory().stages for s in (schedule, "pipedream"))
+    held = [(a.by_class["param"], b.by_class["param"]) for a, b in zip(stages, stashed, strict=True)]
+    assert [b / a for a, b in held] == pytest.approx([4, 3, 2, 1])

@@ -152,7 +152,7 @@ class PipeDream2BW(Asynchronous):
     family="pipeline",
     cites=("Yang et al., PipeMare: Asynchronous Pipeline Parallel DNN Training, arXiv 1910.05124",),
     catalogue=("PipeMare",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class PipeMare(Asynchronous):
     """Keeps one weight version: forward and backward of a micro-batch may see different weights.
@@ -178,7 +178,7 @@ class PipeMare(Asynchronous):
     family="pipeline",
     cites=("Chen et al., Efficient and Robust Parallel DNN Training (SpecTrain), arXiv 1809.02839",),
     catalogue=("XPipe, SpecTrain",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class SpecTrain(Asynchronous):
     """PipeDream without stashed weights: momentum predicts the weights of the update a micro-batch will meet.
@@ -205,7 +205,7 @@ class SpecTrain(Asynchronous):
     family="pipeline",
     cites=("Guan et al., XPipe: Efficient Pipeline Model Parallelism for Multi-GPU DNN Training, arXiv 1911.04610",),
     catalogue=("XPipe, SpecTrain",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class XPipe(SpecTrain):
     """Weight prediction from Adam's moments, once per mini-batch: its micro-batches share the predicted weights."""
