@@ -380,9 +380,8 @@ class PipelinedJob:
                 inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
                 forward, backward = message_counts(self, rank)
                 sent = (forward + backward * self.sending.pipeline_volume) * slice_of_boundary(self)
-                links["scale_up" if inside else "scale_out"] = (
-                    links.get("scale_up" if inside else "scale_out", 0.0) + sent
-                )
+                link = "scale_up" if inside else "scale_out"
+                links[link] = links.get(link, 0.0) + sent
             moved.append(links)
         return Traffic(max(moved, key=lambda m: sum(m.values())))
 

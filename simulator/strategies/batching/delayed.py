@@ -17,16 +17,21 @@ class _Held:
     """Traits of the policy behind."""
 
     name: str
+    release_together = False
+    kv_policy = "paged"
+    moves_requests = False
+    decodes_when_idle = True
 
     def __init__(self, base: str, iterations: int) -> None:
         if iterations < 0:
             raise ConfigError(f"iterations is a number of iterations, 0 or more, not {iterations}")
         self.base: BatchPolicy = lookup("batching", base)()
         self.iterations = iterations
-        self.release_together = self.base.release_together
+        if self.base.release_together or self.base.moves_requests or not self.base.decodes_when_idle:
+            raise ConfigError(
+                f"prompts are held for policies that batch iteration by iteration, which '{base}' does not"
+            )
         self.kv_policy = self.base.kv_policy
-        self.moves_requests = self.base.moves_requests
-        self.decodes_when_idle = self.base.decodes_when_idle
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """As for the policy behind."""
