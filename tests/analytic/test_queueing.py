@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from simulator.serving.deployment import simulate_deployment
+from simulator.serving.simulate import simulate_deployment
 from simulator.serving.metrics import summarize
 from simulator.serving.run import ServingRun
 from simulator.strategies.protocols import BatchShape, Segment

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.registry import lookup, strategies
-from simulator.serving.deployment import simulate_deployment
+from simulator.serving.simulate import simulate_deployment
 from simulator.serving.run import ServingRun
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
