@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.chosen import chosen_kv_policy, make
 from simulator.serving.compiled.choose import Loop, compiled_loop
-from simulator.serving.limits import mean_limits
+from simulator.serving.limits import mean_limits, one_each
 from simulator.serving.movable_replica import MovableReplica
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rejections import impossible
@@ -111,22 +111,17 @@ class DeploymentProcess:
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
-        self._limits = limits if isinstance(limits, list) else [limits] * replicas
+        self.costs, self._limits = one_each(cost, limits, replicas)
         self.limits = mean_limits(self._limits)
         self.policy: BatchPolicy = make("batching", batching)
         self.kv_policy: KVCachePolicy = chosen_kv_policy(kv_cache, self.policy)
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
-        self.costs = costs = cost if isinstance(cost, list) else [cost] * replicas
-        if not len(costs) == len(self._limits) == replicas:
-            raise ValueError(
-                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or each"
-            )
         self._fast: CompiledLoop | None = None
         shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride
         self._replica_type = MovableReplica if movable else Replica
-        self._replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
+        self._replicas = [self._new_replica(i, c) for i, c in enumerate(self.costs)]
         self._open = list(self._replicas)
         self.held: deque[tuple[RequestState, float]] = deque()
         """Requests for which no replica is open, and since when [s]."""
@@ -149,17 +144,14 @@ class DeploymentProcess:
         self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
-        self._origin = 0.0
         smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
         self.rejected = impossible(requests, smallest)
-        self._hook = on_finish
-        self._elsewhere = array("d")
-        self._stocked = -1
-        self._loop: Loop = loop
+        self._hook, self._elsewhere = on_finish, array("d")
+        self._stocked, self._loop = -1, loop
         alike = all(one is self._limits[0] for one in self._limits)
         self.independent = stride is None and self._alone and not self._asks and alike and not movable
         """Whether replicas meet nobody but the router."""
-        self._limit = math.inf
+        self._origin, self._limit = 0.0, math.inf
         self._entry: Any = None
         self.done: simpy.Event | None = None
 
@@ -280,7 +272,7 @@ class DeploymentProcess:
         return self.summary() if isinstance(self._rows, SummaryRows) else self.result()
 
     def _take_stock(self, row: int, now: float) -> None:
-        """Say how far things are, and enter gaps between tokens in their sketch where no rows are kept."""
+        """Say how far things are; gaps between tokens enter their sketch where no rows are kept."""
         self._stocked = row
         if self._progress is not None:
             self._progress(row, now + self._origin)
@@ -288,6 +280,11 @@ class DeploymentProcess:
             add_segments(self._rows.sketches["itl"], self._gaps())
             for gaps in (self._elsewhere, *(replica.gaps for replica in self._replicas)):
                 del gaps[:]
+
+    def _close_books(self) -> float:
+        for replica in self.replicas:
+            replica.close_books(self.now)
+        return self.now
 
     def _gaps(self) -> NDArray[np.float64]:
         """Gaps between tokens that are not in a sketch yet."""
@@ -298,19 +295,14 @@ class DeploymentProcess:
         """What has happened so far, of a deployment with ``record="summary"``."""
         if not isinstance(self._rows, SummaryRows):
             raise ValueError("a deployment that records rows gives a result(), not a summary()")
-        now = self.clock.now - self._origin
-        for replica in self.replicas:
-            replica.close_books(now)
-        self._take_stock(len(self.table), now)
+        self._take_stock(len(self.table), self._close_books())
         return self._rows.summary(tuple(r.usage for r in self.replicas))
 
     def result(self) -> ServingRun:
         """What has happened so far; times count from the start of the deployment."""
         if isinstance(self._rows, SummaryRows):
             raise ValueError("a deployment that records a summary has no rows; ask for its summary()")
-        now = self.clock.now - self._origin
-        for replica in self.replicas:
-            replica.close_books(now)
+        self._close_books()
         return ServingRun(
             **self._rows.columns(),
             gaps=self._gaps(),

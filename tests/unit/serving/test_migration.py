@@ -181,7 +181,7 @@ def test_requests_of_a_machine_that_goes_are_saved_within_its_grace() -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_nothing_is_lost_when_requests_move(data: st.DataObject) -> None:
-    """Tokens, gaps and blocks add up under moves, revocations, preemptions and full caches, in jumps and in steps."""
+    """Tokens, gaps and blocks add up under moves, revocations, preemptions and full caches; jumps and steps agree."""
     size = data.draw(st.integers(1, 20))
     draw = lambda low, high: data.draw(st.lists(st.integers(low, high), min_size=size, max_size=size))  # noqa: E731
     requests = table(
@@ -192,15 +192,17 @@ def test_nothing_is_lost_when_requests_move(data: st.DataObject) -> None:
     cache = data.draw(st.sampled_from(["paged", "prefix-lru"])) if batching != "orca" else "paged"
     bandwidth = data.draw(st.sampled_from([np.pi * 1e4, np.pi * 1e6, np.pi * 1e8]))
     policy = Llumnix(data.draw(st.floats(0.5, 30.0)), data.draw(st.integers(1, 16)), data.draw(st.integers(1, 3)))
+    # Nothing falls on the end of an iteration: sums and closed forms may then differ by a rounding, and take sides.
     times = st.integers(0, 2000).map(lambda n: n * np.pi / 317)
     taken = data.draw(st.lists(st.tuples(times, st.integers(0, 2), times.map(lambda t: t / 7)), max_size=3))
     interval = data.draw(st.integers(1, 20)) * np.pi / 61
+    results = []
     for stride in (None, 1):
         served = Served(
             requests,
             bandwidth,
             limits,
-            (1.0, np.e / 3, np.pi / 3),
+            (1.0, np.e / 3, np.sqrt(1.2)),
             batching=batching,
             kv_cache=cache,
             stride=stride,
@@ -216,6 +218,7 @@ def test_nothing_is_lost_when_requests_move(data: st.DataObject) -> None:
         for time, replica, grace in taken:
             served.at(time, lambda fleet=fleet, replica=replica, grace=grace: fleet.revoke(replica, grace))
         run = served.run()
+        results.append(run)
         assert run.completed.all() and not served.process.held and not served.process.away
         assert run.gaps[:, 2] @ run.gaps[:, 3] == run.output_tokens.sum() - size
         spans = run.gaps[:, 0] * run.gaps[:, 2] + run.gaps[:, 1] * run.gaps[:, 2] * (run.gaps[:, 2] - 1) / 2
@@ -223,3 +226,4 @@ def test_nothing_is_lost_when_requests_move(data: st.DataObject) -> None:
         served.clock.run(served.clock.now + 1e4)
         for one in served.process.replicas:
             assert (one.free_blocks, one.outstanding) == (one.kv_blocks, 0)
+    np.testing.assert_allclose(results[0].finish, results[1].finish, rtol=1e-9)
