@@ -22,9 +22,10 @@ from typing import Any
 import numpy as np
 
 from simulator.engine.clock import Clock
-from simulator.serving.deployment import DeploymentProcess, simulate_deployment
+from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.limits import EngineLimits
 from simulator.serving.separable import ChunkTerm, SeparableCost
+from simulator.serving.simulate import simulate_deployment
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
 

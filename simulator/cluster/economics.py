@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from simulator.hardware.power import node_power, utilisation
 from simulator.hardware.types import Cluster, Price, Terms
 
-__all__ = ["Bill", "Draw", "bill", "item_rows", "mean_draw", "money_columns"]
+__all__ = ["Bill", "Draw", "bill", "item_rows", "mean_draw", "money_columns", "with_item"]
 
 YEAR = 31557600.0
 LIFETIME = 4 * YEAR
@@ -116,6 +116,15 @@ def bill(
     low, high = (sum(item[key] for item in items) for key in ("usd_low", "usd_high"))
     carbon = energy * site.mean_carbon(begin, end)
     return Bill((low + high) / 2, low, high, energy, carbon, tuple(items), capital)
+
+
+def with_item(charge: Bill, workload: str, item: str, usd: float, source: str, seconds: float) -> Bill:
+    """A bill with something more that cost ``usd`` over ``seconds`` [s]."""
+    monthly = usd * MONTH / seconds if seconds else math.nan
+    row = _item(workload, item, usd, usd, source) | {"usd_per_month": monthly, "usd_36_months": 36 * monthly}
+    return replace(
+        charge, usd=charge.usd + usd, low=charge.low + usd, high=charge.high + usd, items=(*charge.items, row)
+    )
 
 
 def _of_mode(terms: Terms) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from simulator.cluster.economics import Bill, with_item
 from simulator.cluster.replica_failures import ReplicaFailures
+from simulator.cluster.request_moves import RequestMoves
 from simulator.cluster.serving_engine import Engine
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons
@@ -25,6 +27,7 @@ class FleetTenant(ServingTenant):
     """A deployment under an autoscaler, or on machines that may be taken away or fail."""
 
     fleet: ReplicaFleet
+    moves: RequestMoves
 
     def __init__(self, deployment: Deployment, scenario: ClusterScenario, number: int) -> None:
         super().__init__(deployment, scenario, number)
@@ -40,7 +43,7 @@ class FleetTenant(ServingTenant):
         """Those of the engine, and what the autoscaler assumes."""
         name, scaling = self.deployment.name, self.scaling
         notes = []
-        if not scaling.startup:
+        if not scaling.startup and (self.deployment.autoscaling or self.deployment.spot or self.fails):
             notes.append(f"{name}: no start-up time is given: a replica is ready once its weights are there")
         if self._needs_target and not self.reason:
             notes.append(f"{name}: autoscaling aims at {self._batch:.0f} requests per replica, a full engine's batch")
@@ -76,6 +79,7 @@ class FleetTenant(ServingTenant):
             service=1.0 / self.main.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
+        self.moves = RequestMoves(commons, d, process, self.fleet, sum(sizes) * d.plan.accelerators / len(sizes))
         commons.fleets[d.name] = self.fleet
         if commons.failing is not None:
             failures = ReplicaFailures(commons, self.fleet, d.name, scaling.maximum, self.seed)
@@ -85,6 +89,13 @@ class FleetTenant(ServingTenant):
     def rented(self, engine: Engine, end: float) -> float:
         """From the order of every replica to its release."""
         return self.fleet.provisioned(end)
+
+    def _bill(self, run: Outcome, end: float) -> Bill:
+        charge, bursts = super()._bill(run, end), self.moves.bursts
+        if bursts is None:
+            return charge
+        name = self.deployment.name
+        return with_item(charge, name, f"{bursts.count} requests on functions", bursts.cost, "scenario", end)
 
     @property
     def price_share(self) -> float:
@@ -105,7 +116,8 @@ class FleetTenant(ServingTenant):
             "replicas_ordered": len(waits),
             "startup_time": sum(waits) / len(waits) if waits else float("nan"),
             "revocations": sum(e.event == "replica revoked" for e in fleet.events),
-            "restarts": fleet.restarts,
+            "restarts": fleet.restarts + self.moves.lost,
+            **self.moves.columns(),
             **({"interruptions": sum(fleet.failures.values())} if self.fails else {}),
             "utilization": busy / rented if rented else float("nan"),
             "kv_occupancy_mean": held / (rented * self._blocks) if rented else float("nan"),

@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from simulator.cluster.request_moves import replica_link
 from simulator.cluster.serving_engine import Engine
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import ClusterScenario, Commons
-from simulator.cluster.weight_loading import endpoints_of
 from simulator.registry import lookup
 from simulator.serving.pools import Pool, PooledDeployment, PoolsRun
-from simulator.serving.pools_transfer import FabricLink, kv_wire_bytes
+from simulator.serving.pools_transfer import kv_wire_bytes
 from simulator.serving.setup import policies
 from simulator.workload.jobs import Deployment
 
@@ -41,15 +41,10 @@ class PoolsTenant(ServingTenant):
         """The two pools, their link on the shared fabric."""
         d = self.deployment
         assert d.pools is not None
-        fabric, scenario = commons.fabric, commons.scenario
-        places = [
-            [end for _, end in endpoints_of(fabric.topology, scenario.placement(d.name, replica))]
-            for replica in range(d.replicas)
-        ]
         options: dict[str, Any] = dict(d.pools.options)
         return PooledDeployment(
             commons.clock, d.requests, self._pool(self.engines[0]), self._pool(self.engines[1]),
-            FabricLink(commons.clock, fabric, places, f"{d.name} keys and values"),
+            replica_link(commons, d),
             wire_bytes=lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype), layers=d.model.num_hidden_layers,
             policy=lookup("disaggregation", d.pools.policy)(**options),
         )  # fmt: skip

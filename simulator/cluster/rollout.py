@@ -18,10 +18,10 @@ from simulator.cost.network import CommGroup
 from simulator.hardware.types import Cluster, Node
 from simulator.registry import lookup
 from simulator.results.estimate import Estimate, MemoryLedger, TimeBreakdown, Traffic
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.estimate import check_deployment, replica_cost
 from simulator.serving.memory import cache_size
 from simulator.serving.setup import engine_limits, policies
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.rollout.methods import RolloutMethod
 from simulator.training.nearest import nearest_fit
 from simulator.training.step import estimate_step

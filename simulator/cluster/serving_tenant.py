@@ -92,7 +92,7 @@ class ServingTenant:
         return DeploymentProcess(
             commons.clock, d.requests, costs, limits if len(engines) > 1 else limits[0], replicas=d.replicas,
             seed=self.seed, slo=d.slo, record=commons.scenario.record,
-            progress=commons.progress_of(len(d.requests)), **policies(d, self.seed),
+            progress=commons.progress_of(len(d.requests)), movable=d.movable, **policies(d, self.seed),
         )  # fmt: skip
 
     # -- what kinds of deployments differ in ---------------------------------------------------------------------

@@ -21,7 +21,7 @@ def serving_tenant(deployment: Deployment, scenario: ClusterScenario, number: in
         return CascadeTenant(deployment, scenario, number)
     if deployment.pools is not None:
         return PoolsTenant(deployment, scenario, number)
-    comes_and_goes = deployment.autoscaling is not None or deployment.spot is not None
+    comes_and_goes = any(x is not None for x in (deployment.autoscaling, deployment.spot, deployment.migration))
     if comes_and_goes or (scenario.failures is not None and not deployment.groups):
         return FleetTenant(deployment, scenario, number)
     return ServingTenant(deployment, scenario, number)

@@ -315,9 +315,13 @@ def _fleet_figures(row: Row) -> list[tuple[str, str]]:
     if mean is None:
         return []
     started = f", {ordered:.0f} started, ready after {_seconds(after)}" if ordered else ""
+    moved, pause = _number(row, "requests_moved"), _number(row, "move_pause_mean")
+    outside, price = _number(row, "function_requests"), _number(row, "function_usd")
     return [
         ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
         ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
+        ("moved while running", f"{moved:,.0f} requests, stopped for {_seconds(pause)} on average" if moved else ""),
+        ("served by functions", f"{outside:,.0f} requests, {price:,.4g} USD" if outside else ""),
     ]
 
 

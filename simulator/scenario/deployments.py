@@ -9,10 +9,10 @@ from typing import Any
 from simulator.errors import ConfigError
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
+from simulator.scenario.fleets import fleet_of, fleet_problems
 from simulator.scenario.placement import Demand
 from simulator.scenario.spec import ServingSpec
 from simulator.scenario.spec_deployment import (
-    AutoscalingSpec,
     DeploymentSpec,
     EngineSpec,
     GroupSpec,
@@ -21,7 +21,6 @@ from simulator.scenario.spec_deployment import (
     SparsitySpec,
 )
 from simulator.serving.options import FAMILIES, option_problems
-from simulator.workload.fleets import Autoscaling, SpotMarket
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import CascadeChoice, Deployment, Member, Pools, ServiceLevel, Sharing
 from simulator.workload.model import ModelSpec
@@ -66,8 +65,7 @@ def build_deployment(
         requests=requests, replicas=asked.autoscaling.max_replicas if asked.autoscaling else asked.replicas,
         router=asked.router, preemption=asked.preemption, admission=asked.admission,
         slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
-        options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), autoscaling=_autoscaling(asked),
-        spot=SpotMarket(asked.spot.mean_life, asked.spot.grace, asked.spot.price) if asked.spot else None,
+        options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), **fleet_of(asked),
         **_sizes(asked, model, framework),
     )  # fmt: skip
     if asked.pools is not None:
@@ -141,7 +139,7 @@ def _pool(whole: Deployment, deployment: DeploymentSpec, pool: PoolSpec) -> Depl
     sizes = _sizes(engine, whole.model, whole.framework)
     return replace(
         whole, plan=serving_plan(engine.plan, engine.sparsity), replicas=pool.replicas, autoscaling=None, spot=None,
-        **sizes,
+        migration=None, **sizes,
     )  # fmt: skip
 
 
@@ -180,17 +178,6 @@ def _options(spec: DeploymentSpec) -> dict[str, Any]:
     return options | {key: value for key, value in named.items() if value is not None}
 
 
-def _autoscaling(spec: DeploymentSpec) -> Autoscaling | None:
-    asked = spec.autoscaling
-    if asked is None:
-        return None
-    initial = asked.min_replicas if asked.initial_replicas is None else asked.initial_replicas
-    return Autoscaling(
-        asked.policy, asked.min_replicas, asked.max_replicas, initial, asked.interval, asked.startup or 0.0,
-        asked.load_from, asked.options,
-    )  # fmt: skip
-
-
 def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: Cluster | None) -> Iterator[Problem]:
     """What is wrong with a deployment, as (path below ``deployment``, message)."""
     yield from _misplaced(spec)
@@ -205,8 +192,6 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
         yield (kinds[1],), f"cannot be combined with '{kinds[0]}' in one deployment"
     if spec.early_exit:
         yield from _exit_problems(deployment, spec.early_exit)
-    if spec.spot is not None and kinds and kinds[0] != "autoscaling":
-        yield ("spot",), f"cannot be combined with '{kinds[0]}' in one deployment"
     if "replicas" in spec.model_fields_set and (said := [k for k in kinds if k in ("pools", "groups")]):
         yield ("replicas",), f"'{said[0]}' says how many replicas there are, leave it out"
     if spec.pools is not None:
@@ -214,13 +199,7 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
             lookup("disaggregation", spec.pools.policy)(**spec.pools.options)
         except (ConfigError, TypeError, ValueError) as error:
             yield ("pools", "options"), f"'{spec.pools.policy}' does not take these parameters ({error})"
-    if spec.autoscaling is not None:
-        if "replicas" in spec.model_fields_set:
-            yield (
-                ("replicas",),
-                "autoscaling says how many replicas there are, leave it out or use min and max_replicas",
-            )
-        yield from _scaling_problems(spec.autoscaling, cluster)
+    yield from fleet_problems(deployment, spec, cluster, kinds)
 
 
 def _exit_problems(deployment: Deployment, exits: Sequence[float]) -> Iterator[Problem]:
@@ -245,25 +224,3 @@ def _misplaced(spec: DeploymentSpec) -> Iterator[Problem]:
         yield ("options", "kv_cache", "tiers"), "write it as deployment.kv_tiers"
     if spec.kv_tiers and spec.kv_cache not in (None, "prefix-tiered"):
         yield ("kv_tiers",), f"kv_cache '{spec.kv_cache}' uses no tiers, write 'prefix-tiered' or leave kv_cache out"
-
-
-def _scaling_problems(spec: AutoscalingSpec, cluster: Cluster | None) -> Iterator[Problem]:
-    low, high, first = spec.min_replicas, spec.max_replicas, spec.initial_replicas
-    if low > high:
-        yield ("autoscaling", "min_replicas"), f"{low} is more than max_replicas {high}"
-    elif first is not None and not low <= first <= high:
-        yield ("autoscaling", "initial_replicas"), f"{first} is not between min_replicas {low} and max_replicas {high}"
-    try:
-        lookup("autoscaling", spec.policy)(**spec.options)
-    except (ConfigError, TypeError) as error:
-        yield ("autoscaling", "options"), f"'{spec.policy}' does not take these parameters ({error})"
-    if cluster is None:
-        return
-    known = [
-        "host",
-        *(["nvme"] if all(g.node.nvme for g in cluster.groups) else []),
-        *(s.name for s in cluster.storage),
-    ]
-    if spec.load_from not in known:
-        where = ("autoscaling", "load_from")
-        yield where, f"the cluster has no '{spec.load_from}' to load weights from, known: {', '.join(known)}"

@@ -17,7 +17,7 @@ from simulator.units import DIMENSIONS, parse_quantity
 
 __all__ = [
     "Bandwidth", "Count", "Data", "DataPrice", "Duration", "HostingRange", "HourlyCarbon", "HourlyPrice", "Interval",
-    "MoneyRange", "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName",
+    "Money", "MoneyRange", "Named", "OneOrMany", "Power", "Rate", "Ratio", "RatioRange", "RentRange", "StrategyName",
     "TextOrMapping", "TokenLaw", "TopologyName", "is_path",
 ]  # fmt: skip
 
@@ -64,6 +64,7 @@ Rate: TypeAlias = Annotated[float, Quantity("rate")]
 Ratio: TypeAlias = Annotated[float, Quantity("ratio")]
 Power: TypeAlias = Annotated[float, Quantity("power")]
 DataPrice: TypeAlias = Annotated[float, Quantity("data_price")]
+Money: TypeAlias = Annotated[float, Quantity("money")]
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,24 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from simulator.scenario.fields import Bandwidth, Count, Data, Duration, OneOrMany, Ratio, StrategyName, TextOrMapping
+from simulator.scenario.fields import (
+    Bandwidth,
+    Count,
+    Data,
+    Duration,
+    Money,
+    OneOrMany,
+    Ratio,
+    StrategyName,
+    TextOrMapping,
+)
 from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, Options, Strict
 from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
-    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "GroupSpec", "PoolSpec",
-    "PoolsSpec", "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec", "TierSpec",
+    "AutoscalingSpec", "CascadeSpec", "DeploymentSpec", "DiffusionSpec", "EngineSpec", "FunctionsSpec", "GroupSpec",
+    "MigrationSpec", "PoolSpec", "PoolsSpec", "ServingPlanSpec", "SharingSpec", "SparsitySpec", "SpotSpec",
+    "TierSpec",
 ]  # fmt: skip
 
 
@@ -29,6 +40,14 @@ class ServingPlanSpec(Strict):
     options: Options = Field(default_factory=dict)
 
 
+class FunctionsSpec(Strict):
+    """Functions that take requests which would wait too long, at ``price`` each and ``speed`` of a replica alone."""
+
+    startup: Annotated[Duration, Field(ge=0)] = 0.0
+    speed: Annotated[Ratio, Field(gt=0)] = 1.0
+    price: Annotated[Money, Field(ge=0)] = 0.0
+
+
 class AutoscalingSpec(Strict):
     """How the number of replicas follows the load; ``options`` are the policy's own parameters.
 
@@ -43,15 +62,28 @@ class AutoscalingSpec(Strict):
     interval: Annotated[Duration, Field(gt=0)] = 15.0
     startup: Annotated[Duration, Field(ge=0)] | None = None
     load_from: str = "nvme"
+    functions: FunctionsSpec | None = None
     options: Options = Field(default_factory=dict)
 
 
 class SpotSpec(Strict):
-    """Machines that may be taken away: each after ``mean_life`` on average, with ``grace`` between notice and end."""
+    """Machines that may be taken away: each after ``mean_life`` on average, with ``grace`` between notice and end.
+
+    With a ``recovery`` the requests of such a machine move to others within the grace; else they begin again.
+    """
 
     mean_life: Annotated[Duration, Field(gt=0)]
     grace: Annotated[Duration, Field(ge=0)] = 30.0
     price: Annotated[Ratio, Field(gt=0, le=1)] = 1.0
+    recovery: Annotated[str, StrategyName(("autoscaling",), kind="planner")] | None = None
+
+
+class MigrationSpec(Strict):
+    """Running requests move between replicas; ``options`` are the policy's own parameters."""
+
+    policy: Annotated[str, StrategyName(("migration",))] = "llumnix"
+    interval: Annotated[Duration, Field(gt=0)] = 0.05
+    options: Options = Field(default_factory=dict)
 
 
 class SparsitySpec(Strict):
@@ -175,6 +207,7 @@ class DeploymentSpec(EngineSpec):
     early_exit: Annotated[list[float], Field(min_length=1)] | None = None
     autoscaling: AutoscalingSpec | None = None
     spot: SpotSpec | None = None
+    migration: MigrationSpec | None = None
     router: Annotated[str, StrategyName(("router",))] = "round-robin"
     admission: Annotated[str, StrategyName(("admission",))] = "always"
     preemption: Literal["recompute", "swap"] = "recompute"

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.protocols import BatchPolicy, BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable

@@ -8,18 +8,21 @@ remains: a deployment alone on the clock is one clock event, however many iterat
 from __future__ import annotations
 
 import math
+from array import array
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.chosen import chosen_kv_policy, make
 from simulator.serving.compiled.choose import Loop, compiled_loop
-from simulator.serving.limits import mean_limits
+from simulator.serving.limits import mean_limits, one_each
+from simulator.serving.movable_replica import MovableReplica
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rejections import impossible
 from simulator.serving.replica import EngineLimits, Replica
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
 _PACE = 8192
 """Arrivals from one report of progress to the next."""
 
-__all__ = ["DeploymentProcess", "simulate_deployment"]
+__all__ = ["DeploymentProcess"]
 
 
 class DeploymentProcess:
@@ -82,6 +85,8 @@ class DeploymentProcess:
         Called with (requests arrived, time [s]) every 8,192 arrivals.
     fed
         Requests come when :meth:`release` says so, until :meth:`close`.
+    movable
+        Whether requests that decode may go on on another replica (:mod:`simulator.serving.migration`).
     loop
         ``objects``: one object per request and replica; ``compiled``: the same over arrays by numba, where the case
         is covered (:func:`~simulator.serving.compiled.choose.plain_case`); ``auto``: compiled where that is possible
@@ -101,25 +106,22 @@ class DeploymentProcess:
         stride: int | None = None, seed: int = 0, on_finish: Callable[[RequestState, float], object] | None = None,
         record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
         progress: Callable[[int, float], object] | None = None, loop: Loop = "auto", fed: bool = False,
+        movable: bool = False,
     ) -> None:  # fmt: skip
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
         self.clock = clock
-        self._limits = limits if isinstance(limits, list) else [limits] * replicas
+        self.costs, self._limits = one_each(cost, limits, replicas)
         self.limits = mean_limits(self._limits)
         self.policy: BatchPolicy = make("batching", batching)
         self.kv_policy: KVCachePolicy = chosen_kv_policy(kv_cache, self.policy)
         self.router: Router = make("router", router, seed)
         self.admission: AdmissionPolicy = make("admission", admission)
-        self.costs = costs = cost if isinstance(cost, list) else [cost] * replicas
-        if not len(costs) == len(self._limits) == replicas:
-            raise ValueError(
-                f"{len(costs)} costs and {len(self._limits)} limits for {replicas} replicas; give one for all or each"
-            )
         self._fast: CompiledLoop | None = None
         shared = {t.name: TierStore(t, self.limits.kv_bytes_per_token) for t in self.kv_policy.tiers if t.shared}
         self._shared, self._stride = shared, stride
-        self._replicas = [self._new_replica(i, c) for i, c in enumerate(costs)]
+        self._replica_type = MovableReplica if movable else Replica
+        self._replicas = [self._new_replica(i, c) for i, c in enumerate(self.costs)]
         self._open = list(self._replicas)
         self.held: deque[tuple[RequestState, float]] = deque()
         """Requests for which no replica is open, and since when [s]."""
@@ -127,6 +129,10 @@ class DeploymentProcess:
         """∫ requests held over time [s]."""
         self.on_held: Callable[[float], object] | None = None
         """Called with the time [s] when a request finds no replica open."""
+        self.on_arrival: Callable[[RequestState, float], bool] | None = None
+        """Called with every request that can be served; true where somebody else does, until :meth:`served`."""
+        self.away = 0
+        """Requests on their way between replicas, or with somebody else until :meth:`served`."""
         self.table = requests
         self._stream = ArrivalStream(requests, fed)
         block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
@@ -138,16 +144,14 @@ class DeploymentProcess:
         self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
-        self._origin = 0.0
         smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
         self.rejected = impossible(requests, smallest)
-        self._hook = on_finish
-        self._stocked = -1
-        self._loop: Loop = loop
+        self._hook, self._elsewhere = on_finish, array("d")
+        self._stocked, self._loop = -1, loop
         alike = all(one is self._limits[0] for one in self._limits)
-        self.independent = stride is None and self._alone and not self._asks and alike
+        self.independent = stride is None and self._alone and not self._asks and alike and not movable
         """Whether replicas meet nobody but the router."""
-        self._limit = math.inf
+        self._origin, self._limit = 0.0, math.inf
         self._entry: Any = None
         self.done: simpy.Event | None = None
 
@@ -155,7 +159,7 @@ class DeploymentProcess:
         stores, limits = self._shared, self._limits[index]
         tiers = tuple(stores.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers)
         policy = deepcopy(self.policy)
-        return Replica(index, limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
+        return self._replica_type(index, limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
 
     def start(self) -> simpy.Event:
         """Begin now; the returned event fires with the :class:`ServingRun` when the last request has ended."""
@@ -240,46 +244,68 @@ class DeploymentProcess:
         lost = old.evict(now)
         new = self.replicas[index] = self._new_replica(index, old.cost)
         new.usage, new.gaps, new.pool.peak, new.version = old.usage, old.gaps, old.pool.peak, old.version + 1
-        self.held.extend((request, now) for request in lost)
-        self.open_only([replica.index for replica in self.open if replica is not old])
+        self._open = [replica for replica in self._open if replica is not old]
+        self.begin_again(lost)
         return len(lost)
+
+    def begin_again(self, requests: Sequence[RequestState]) -> None:
+        """These requests have no place any more: they go to replicas that are open, or wait for one."""
+        self.held.extend((request, self.now) for request in requests)
+        self.open_only([replica.index for replica in self.open])
+
+    def acted(self, replica: Replica, version: int) -> None:
+        """Somebody else did something with a replica, whose version was ``version`` before."""
+        self._announce(replica, version)
+        self._pump_soon()
+
+    def served(self, request: RequestState, finish: float) -> None:
+        """A request that somebody else took ended at ``finish`` [s]; its tokens came evenly."""
+        count = request.output_tokens - 1
+        if count:
+            self._elsewhere.extend(((finish - request.first_token) / count, 0.0, count, 1))
+        self.away -= 1
+        self._finished(request, finish)
+        self._pump_soon()
 
     def outcome(self) -> ServingRun | ServingSummary:
         """What has happened so far, as it is recorded."""
         return self.summary() if isinstance(self._rows, SummaryRows) else self.result()
 
     def _take_stock(self, row: int, now: float) -> None:
-        """Say how far things are, and enter gaps between tokens in their sketch where no rows are kept."""
+        """Say how far things are; gaps between tokens enter their sketch where no rows are kept."""
         self._stocked = row
         if self._progress is not None:
             self._progress(row, now + self._origin)
         if isinstance(self._rows, SummaryRows):
-            gaps = np.concatenate([np.array(replica.gaps).reshape(-1, 4) for replica in self._replicas])
-            add_segments(self._rows.sketches["itl"], gaps)
-            for replica in self._replicas:
-                del replica.gaps[:]
+            add_segments(self._rows.sketches["itl"], self._gaps())
+            for gaps in (self._elsewhere, *(replica.gaps for replica in self._replicas)):
+                del gaps[:]
+
+    def _close_books(self) -> float:
+        for replica in self.replicas:
+            replica.close_books(self.now)
+        return self.now
+
+    def _gaps(self) -> NDArray[np.float64]:
+        """Gaps between tokens that are not in a sketch yet."""
+        all_of = (self._elsewhere, *(replica.gaps for replica in self._replicas))
+        return np.concatenate([np.array(gaps).reshape(-1, 4) for gaps in all_of])
 
     def summary(self) -> ServingSummary:
         """What has happened so far, of a deployment with ``record="summary"``."""
         if not isinstance(self._rows, SummaryRows):
             raise ValueError("a deployment that records rows gives a result(), not a summary()")
-        now = self.clock.now - self._origin
-        for replica in self.replicas:
-            replica.close_books(now)
-        self._take_stock(len(self.table), now)
+        self._take_stock(len(self.table), self._close_books())
         return self._rows.summary(tuple(r.usage for r in self.replicas))
 
     def result(self) -> ServingRun:
         """What has happened so far; times count from the start of the deployment."""
         if isinstance(self._rows, SummaryRows):
             raise ValueError("a deployment that records a summary has no rows; ask for its summary()")
-        now = self.clock.now - self._origin
-        for replica in self.replicas:
-            replica.close_books(now)
-        gaps = [np.array(r.gaps).reshape(-1, 4) for r in self.replicas]
+        self._close_books()
         return ServingRun(
             **self._rows.columns(),
-            gaps=np.concatenate(gaps),
+            gaps=self._gaps(),
             replicas=tuple(r.usage for r in self.replicas),
             limits=self.limits,
         )
@@ -292,7 +318,7 @@ class DeploymentProcess:
         time = self._work(self.clock.now - self._origin)
         if time < math.inf:
             self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
-        elif self.done is not None and not self.done.triggered and not (self.held or self._stream.fed):
+        elif self.done is not None and not self.done.triggered and not (self.held or self.away or self._stream.fed):
             last = max(r.usage.until for r in self.replicas)
             done, end = self.done, max(last + self._origin, self.clock.now)
             self._entry = self.clock.at(end, lambda: done.succeed(self.outcome()))
@@ -337,6 +363,10 @@ class DeploymentProcess:
             self._rows.reject(row, now, reason)
             self._stream.ended(row, now)
             return
+        if self.on_arrival is not None and self.on_arrival(request, now):
+            self.away += 1
+            self._limit = self.clock.next_time - self._origin
+            return
         if not self._open:
             self.held.append((request, now))
             if self.on_held is not None:
@@ -367,48 +397,3 @@ class DeploymentProcess:
         if self._hook is not None:
             self._hook(request, now + self._origin)
             self._limit = self.clock.next_time - self._origin
-
-
-def simulate_deployment(
-    requests: RequestTable,
-    cost: IterationCost,
-    *,
-    kv_blocks: int,
-    block_size: int = 16,
-    replicas: int = 1,
-    batching: str | BatchPolicy = "chunked-prefill",
-    router: str | Router = "round-robin",
-    kv_cache: str | KVCachePolicy | None = None,
-    admission: str | AdmissionPolicy = "always",
-    max_num_batched_tokens: int = 8192,
-    max_num_seqs: int = 256,
-    max_model_len: int = 0,
-    pipeline_stages: int = 1,
-    watermark: float = 0.01,
-    clock: Clock | None = None,
-    until: float = math.inf,
-    stride: int | None = None,
-    seed: int = 0,
-    loop: Loop = "auto",
-    **more_limits: Any,
-) -> ServingRun:
-    """Serve ``requests`` to the end, or until ``until`` [s], and return what happened.
-
-    See :class:`DeploymentProcess` and :class:`~simulator.serving.replica.EngineLimits` for the parameters. With a
-    ``clock`` of the caller everything else on it runs too.
-    """
-    if clock is None:
-        from simulator.engine.clock import Clock as NewClock
-
-        clock = NewClock()
-    limits = EngineLimits(
-        kv_blocks, block_size, max_num_batched_tokens, max_num_seqs, max_model_len, pipeline_stages, watermark,
-        **more_limits,
-    )  # fmt: skip
-    process = DeploymentProcess(
-        clock, requests, cost, limits, replicas=replicas, batching=batching, router=router, kv_cache=kv_cache,
-        admission=admission, stride=stride, seed=seed, loop=loop,
-    )  # fmt: skip
-    done = process.start()
-    clock.run(done if until == math.inf else clock.now + until)
-    return process.result()

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from simulator.errors import ConfigError
+from simulator.strategies.serving_protocols import IterationCost
 
-__all__ = ["EngineLimits", "mean_limits"]
+__all__ = ["EngineLimits", "mean_limits", "one_each"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,19 @@ class EngineLimits:
     def host_block_seconds(self) -> float:
         """Time to copy one KV block over the host link [s]."""
         return self.block_size * self.kv_bytes_per_token / self.host_bandwidth if self.host_memory > 0.0 else 0.0
+
+
+def one_each(
+    cost: IterationCost | list[IterationCost], limits: EngineLimits | list[EngineLimits], replicas: int
+) -> tuple[list[IterationCost], list[EngineLimits]]:
+    """Cost and limits of every replica, given for all or for each."""
+    costs = cost if isinstance(cost, list) else [cost] * replicas
+    every = limits if isinstance(limits, list) else [limits] * replicas
+    if not len(costs) == len(every) == replicas:
+        raise ValueError(
+            f"{len(costs)} costs and {len(every)} limits for {replicas} replicas; give one for all or each"
+        )
+    return costs, every
 
 
 def mean_limits(limits: Sequence[EngineLimits]) -> EngineLimits:

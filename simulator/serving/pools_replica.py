@@ -49,8 +49,14 @@ class PoolReplica(Replica):
         self.close_books(now)
         self._give_back(request, request.blocks)
         self.running -= 1
+        self._look_again(now)
+
+    def _look_again(self, now: float) -> None:
+        """Something has come or gone: ask the policy now, or at the end of the iteration that runs."""
         if len(self._flights) < self.stages:
             self._set_next(now)
+        else:
+            self.truncate(now)
 
     def _launch(self, plan: Any, now: float) -> bool:
         count = len(self._flights)
@@ -64,7 +70,7 @@ class PoolReplica(Replica):
     # -- the side that decodes ---------------------------------------------------------------------------------------
 
     def prompt_blocks(self, request: RequestState) -> int:
-        """KV blocks a request from elsewhere takes."""
+        """KV blocks of a prompt from elsewhere."""
         return self.pool.blocks(request.input_tokens)
 
     def reserve(self, request: RequestState, now: float) -> int:
@@ -72,18 +78,25 @@ class PoolReplica(Replica):
         return 0 if self._offered else self._reserve(request, now)
 
     def _reserve(self, request: RequestState, now: float) -> int:
+        return self._seat(self.prompt_blocks(request), now)
+
+    @property
+    def _room(self) -> int:
+        """KV blocks that may be given out."""
         # A running jump has been promised blocks that it has not taken yet.
         grown = sum(f.group.growth(f.iterations)[0] for f in self._flights if f.group is not None and f.iterations > 1)
-        needed = self.prompt_blocks(request)
+        return self.free_blocks - grown - (self.watermark_blocks if self.running else 0)
+
+    def _seat(self, blocks: int, now: float) -> int:
+        """Take so many blocks for one more request; 0 where there is no room."""
         # One block more, as the policies ask of swapped requests: its next token must not preempt somebody.
-        room = self.free_blocks - grown - (self.watermark_blocks if self.running else 0)
         alive = self.running + len(self.swapped) - len(self._offered)
-        if needed + 1 > room or alive >= self.max_num_seqs:
+        if blocks + 1 > self._room or alive >= self.max_num_seqs:
             return 0
         self.close_books(now)
-        self.pool.allocate(needed)
+        self.pool.allocate(blocks)
         self.running += 1
-        return needed
+        return blocks
 
     def offer(self, request: RequestState, now: float) -> None:
         """A request whose keys and values are ready elsewhere waits for room here."""
@@ -98,10 +111,7 @@ class PoolReplica(Replica):
         request.replica = self.index
         self.running -= 1
         self.swapped.append(request)
-        if len(self._flights) < self.stages:
-            self._set_next(now)
-        else:
-            self.truncate(now)
+        self._look_again(now)
 
     def _swap_back(self) -> None:
         """At an iteration boundary: who has arrived decodes, who was offered is reserved for, first come first."""

@@ -105,6 +105,8 @@ class ReplicaFleet:
         """Requests that began again because their replica was taken away or failed."""
         self.on_machine: Callable[[int, bool], object] | None = None
         """Called with a replica's number when its machine has nothing to do (True), or is needed again (False)."""
+        self.on_notice: Callable[[int, float], object] | None = None
+        """Called with a replica whose machine will be taken away, and its grace [s]."""
         self.failures: dict[str, int] = {}
         """Failure kind → replicas it stopped."""
         self._random = np.random.Generator(np.random.PCG64(seed))
@@ -138,6 +140,10 @@ class ReplicaFleet:
         """Replica seconds from order to release, up to ``end`` [s]."""
         self._release_idle()
         return sum(min(end, end if math.isnan(i.stopped) else i.stopped) - min(end, i.ordered) for i in self.lives)
+
+    def bursts(self, now: float) -> bool:
+        """Whether the request that comes at ``now`` [s] goes to a function, by the policy."""
+        return self.policy is not None and self.policy.bursts(self.view(), now)
 
     def view(self) -> FleetView:
         """What the policy sees now."""
@@ -266,6 +272,8 @@ class ReplicaFleet:
         if life.is_up:
             life.entry = self.clock.after(grace, lambda: self._taken(life))
             self._open()
+            if self.on_notice is not None:
+                self.on_notice(replica, grace)
         else:
             self._stop(life)
 

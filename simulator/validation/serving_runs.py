@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
 from simulator.serving.setup import policies
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.protocols import BatchShape
 from simulator.validation.cases import Subject
 from simulator.validation.power_runs import static_power

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.serving.deployment import simulate_deployment
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.prefill_first import PrefillFirst
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.validation.cases import Subject

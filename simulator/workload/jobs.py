@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from simulator.workload.fleets import Autoscaling, SpotMarket
+from simulator.workload.fleets import Autoscaling, LiveMigration, SpotMarket
 from simulator.workload.framework import Framework
 from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
@@ -116,6 +116,8 @@ class Deployment:
         ``recompute`` or ``swap``.
     autoscaling, spot
         How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
+    migration
+        Whether running requests move between replicas.
     items
         Images (or other inputs that a tower encodes) in every request of a multimodal model.
     denoising
@@ -152,6 +154,7 @@ class Deployment:
     options: tuple[tuple[str, object], ...] = field(default=())
     autoscaling: Autoscaling | None = None
     spot: SpotMarket | None = None
+    migration: LiveMigration | None = None
     items: int = 0
     denoising: Denoising | None = None
     early_exit: tuple[float, ...] = ()
@@ -159,6 +162,11 @@ class Deployment:
     cascade: CascadeChoice | None = None
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
+
+    @property
+    def movable(self) -> bool:
+        """Whether running requests may go on on another replica."""
+        return self.migration is not None or (self.spot is not None and bool(self.spot.recovery))
 
     @property
     def parts(self) -> tuple[Deployment, ...]:

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 import simulator
 from simulator.engine.clock import Clock
 from simulator.serving.compiled.choose import plain_case
-from simulator.serving.deployment import DeploymentProcess, simulate_deployment
+from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.estimate import replica_cost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.limits import EngineLimits
 from simulator.serving.run import ServingRun
 from simulator.serving.separable import ChunkTerm, SeparableCost
+from simulator.serving.simulate import simulate_deployment
 from simulator.serving.summary import ServingSummary
 from simulator.strategies.batching.prefill_first import PrefillFirst
 from simulator.strategies.protocols import BatchShape

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.registry import lookup, strategies
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import PrefixBlocks, RequestTable

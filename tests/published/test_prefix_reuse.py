@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from vidur_tables import cost_of
 
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests import read_requests
 from simulator.workload.requests.provenance import TraceProvenance

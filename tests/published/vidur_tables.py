@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.prefill_first import PrefillFirst
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance

@@ -1,49 +1,10 @@
-"""The seam of autoscaling: kinds of instances, what a policy sees, what it decides."""
+"""The seam of autoscaling: what a policy sees, and what it decides."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from simulator.errors import ConfigError
-
-__all__ = ["Autoscaler", "FleetView", "InstanceKind"]
-
-
-@dataclass(frozen=True)
-class InstanceKind:
-    """Something to rent.
-
-    Attributes
-    ----------
-    price
-        [USD/h] from the order to the release.
-    startup
-        From the order until weights can be loaded [s].
-    load_bandwidth
-        Weights from storage into it [B/s].
-    speed
-        Requests take their service time over this.
-    per_request
-        [USD] of a request on a function, which is not rented by the hour and scales by itself.
-    """
-
-    name: str
-    price: float
-    startup: float = 0.0
-    load_bandwidth: float = float("inf")
-    speed: float = 1.0
-    per_request: float = 0.0
-
-    def __post_init__(self) -> None:
-        if min(self.price, self.startup, self.per_request) < 0.0 or self.load_bandwidth <= 0.0 or self.speed <= 0.0:
-            raise ConfigError(
-                f"instance kind '{self.name}': price, startup and per_request from 0 on, bandwidth and speed above 0"
-            )
-
-    def ready_after(self, weights: float) -> float:
-        """From the order to the first request, for ``weights`` [B] [s]."""
-        return self.startup + weights / self.load_bandwidth
+__all__ = ["Autoscaler", "FleetView"]
 
 
 class FleetView(NamedTuple):

@@ -78,6 +78,47 @@ def test_equal_seeds_give_equal_fleets_and_both_records_agree() -> None:
     assert rents[0]["source"].startswith("50 % of")
 
 
+def test_functions_take_who_would_wait_too_long_at_their_price() -> None:
+    """No replica is ready for the 9 s that the weights take: everybody goes to a function at first."""
+    functions = {"startup": "200 ms", "speed": 0.5, "price": "0.01 USD"}
+    keys = {"policy": "mark", "max_replicas": 2, "initial_replicas": 0, "min_replicas": 0, "startup": "5 s",
+            "load_from": "store", "functions": functions, "options": {"slo": 2.0}}  # fmt: skip
+    result = simulator.run(with_deployment(autoscaling=keys))
+    row = result.of("chat")
+    rows = result.rows("requests")
+    count = sum(r["replica"] == -1 for r in rows)
+    assert row["requests"] == 600 and 0 < count < 600
+    assert row["function_requests"] == count and row["function_usd"] == pytest.approx(0.01 * count)
+    item = next(r for r in result.rows("costs") if "functions" in r["item"])
+    assert item["usd"] == pytest.approx(0.01 * count)
+    assert sum(r["usd"] for r in result.rows("costs")) == pytest.approx(row["usd"])
+    # All are alike there: start-up, prompt and 99 tokens with nobody else, at half the speed.
+    spans = {round(r["finish"] - r["arrival"], 9) for r in rows if r["replica"] == -1}
+    assert len(spans) == 1 and spans.pop() > 0.2
+    brief = simulator.run({**with_deployment(autoscaling=keys), "record": "summary"}).of("chat")
+    assert brief["function_requests"] == count and brief["e2e_mean"] == pytest.approx(row["e2e_mean"], rel=0.01)
+
+
+def test_requests_of_spot_machines_are_saved_over_the_network() -> None:
+    """Grace enough for all keys and values: nothing is computed again, and the fabric carries what moved."""
+    asked = {"mean_life": "15 s", "grace": "5 s"}
+    requests = {"rate": "10 /s", "count": 600, "input_tokens": 300, "output_tokens": 1000}
+    rows = []
+    for spot in (asked, {**asked, "recovery": "spotserve"}):
+        scenario = with_deployment(spot=spot, replicas=3)
+        del scenario["workloads"][0]["deployment"]["autoscaling"]
+        scenario["workloads"][0]["requests"] = requests
+        rows.append(simulator.run(scenario).of("chat"))
+    lost, saved = rows
+    assert saved["requests"] == 600 and saved["requests_moved"] > 0
+    assert saved["restarts"] < 0.2 * lost["restarts"]
+    assert saved["recomputed_tokens"] < 0.2 * lost["recomputed_tokens"]
+    # Keys and values of llama-3.1-8b: 2 · 32 layers · 8 heads · 128 · 2 B a token, 300 to 1300 tokens a request.
+    each = saved["moved_bytes"] / saved["requests_moved"]
+    assert 300 * 131072 < each < 1300 * 131072
+    assert 0.0 < saved["move_pause_mean"] < 0.1
+
+
 def scaled(**changes: Any) -> dict[str, Any]:
     return {"autoscaling": {"policy": "hpa", "max_replicas": 2, **changes}}
 
@@ -94,6 +135,12 @@ def scaled(**changes: Any) -> dict[str, Any]:
         (scaled(max_replicas=9), "replica 8 of 'chat' needs 1 accelerators but 0 are left"),
         ({"replicas": 2}, "autoscaling says how many replicas there are"),
         ({"spot": {"mean_life": "1 h", "price": 2}}, "at most 1"),
+        ({"spot": {"mean_life": "1 h", "recovery": "mark"}}, "unknown"),
+        ({"migration": {"policy": "lumnix"}}, "did you mean 'llumnix'"),
+        ({"migration": {"options": {"limit": 1}}}, "does not take these parameters"),
+        ({"migration": {}, "batching": "static"}, "requests move at every iteration"),
+        ({"migration": {}, "plan": {"pipeline_parallel": 2}}, "choose tensor_parallel"),
+        ({"migration": {}, "preemption": "swap"}, "choose 'recompute'"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_said_where_it_is_written(changes: dict[str, Any], message: str) -> None:

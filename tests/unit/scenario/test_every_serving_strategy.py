@@ -10,11 +10,6 @@ import simulator
 from simulator.registry import StrategyRecord, strategies
 
 RECORDS = strategies(area="serving")
-PYTHON_ONLY = {
-    ("autoscaling", "spotserve"): "chooses layouts and mappings of a fleet, which 'spot' does not change yet"
-}
-"""Strategies that answer a question of their own in Python only, and why."""
-
 SPECULATION: dict[str, dict[str, Any]] = {
     "draft-model": {"draft_model": "llama-3.2-1b", "draft_tokens": 3, "acceptance": 0.7},
     "ngram": {"draft_tokens": 3, "acceptance": 0.4},
@@ -46,6 +41,10 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
         if name == "prefix-tiered":
             keys |= {"kv_tiers": {"name": "host", "capacity": "10 GiB", "bandwidth": "20 GB/s"}}
         return keys
+    if name == "spotserve":
+        return {"replicas": 2, "spot": {"mean_life": "2 s", "grace": "1 s", "recovery": name}}
+    if family == "migration":
+        return {"replicas": 2, "migration": {"policy": name}}
     if family == "autoscaling":
         return {"autoscaling": {"policy": name, "max_replicas": 2, "startup": "1 s", "interval": "1 s"}}
     if family == "disaggregation":
@@ -90,8 +89,6 @@ def scenario_of(record: StrategyRecord) -> dict[str, Any]:
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda r: f"{r.family}-{r.name}")
 def test_a_scenario_reaches_it(record: StrategyRecord) -> None:
-    if (record.family, record.name) in PYTHON_ONLY:
-        pytest.skip(PYTHON_ONLY[record.family, record.name])
     row = simulator.run(scenario_of(record)).of("test")
     assert row["feasible"], row["reason"]
     expected = 30 if record.family == "model_scheduling" else 20

@@ -8,8 +8,8 @@ import itertools
 import numpy as np
 import pytest
 
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.adaptive import ClipperAIMD, ServerlessBatch
 from simulator.strategies.batching.cellular import DVABatch, LazyBatching
 from simulator.strategies.batching.fair import VirtualTokenCounter

@@ -9,10 +9,10 @@ import pytest
 
 from simulator.errors import ConfigError
 from simulator.registry import strategies
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.limits import EngineLimits
 from simulator.serving.prefix_cache import PrefixPool
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.admission.limits import FirstTokenDeadline, QueueLimit
 from simulator.strategies.kv_cache.prefix import TieredPrefix
 from simulator.strategies.protocols import BatchShape, CacheTier, RequestState, Segment

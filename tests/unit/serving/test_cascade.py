@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simulator.errors import ConfigError
-from simulator.serving.deployment import simulate_deployment
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.cascade.models import EarlyExit, EdgeFM, LLMCad, Tabi
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.speculation.acceptance import chain_tokens

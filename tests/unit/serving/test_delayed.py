@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from simulator.errors import ConfigError
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.delayed import BatchWait, Polled
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance

@@ -8,10 +8,11 @@ import pytest
 from simulator.engine.clock import Clock
 from simulator.errors import ConfigError
 from simulator.registry import strategies
-from simulator.serving.deployment import DeploymentProcess, simulate_deployment
+from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.metrics import slo_met, summarize
 from simulator.serving.replica import EngineLimits
 from simulator.serving.run import ServingRun
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.request_level import Dynamic, Static
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.jobs import ServiceLevel

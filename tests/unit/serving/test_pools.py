@@ -16,11 +16,11 @@ from simulator.hardware.types import Fabric as FabricSpec
 from simulator.network.fabric import Fabric
 from simulator.network.topology import build
 from simulator.registry import strategies
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.limits import EngineLimits
 from simulator.serving.pools import Pool, PooledDeployment, simulate_pools
 from simulator.serving.pools_transfer import FabricLink, PointToPoint, kv_wire_bytes
 from simulator.serving.quantiles import segment_quantiles
+from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.disaggregation.pools import MixedPool
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.model_files import load_model

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from simulator.errors import ConfigError
 from simulator.registry import lookup
-from simulator.serving.deployment import simulate_deployment
 from simulator.serving.estimate import check_deployment, estimate_deployment
 from simulator.serving.memory import cache_size
+from simulator.serving.simulate import simulate_deployment
 from simulator.serving.speculative import SpeculativeCost
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.settings import settings_of

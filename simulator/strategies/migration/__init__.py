@@ -1,0 +1,1 @@
+"""Which running requests go on on another replica, and when."""

@@ -1,0 +1,45 @@
+"""What cannot be served is a result that says why: requests too long, a model too large, a rate above capacity."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import simulator
+
+
+def served(requests: dict[str, Any], **deployment: Any) -> dict[str, Any]:
+    model = deployment.pop("model", "llama-3.1-8b")
+    scenario = {
+        "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}},
+        "workloads": [
+            {
+                "serving": "chat", "model": model, "framework": "vllm-0.10", "deployment": deployment,
+                "requests": {"rate": "5 /s", "count": 40, "input_tokens": 300, "output_tokens": 20} | requests,
+            }
+        ],
+    }  # fmt: skip
+    return simulator.run(scenario).of("chat")
+
+
+def test_requests_over_the_context_limit_are_rejected_by_reason() -> None:
+    row = served({}, max_model_len=310)
+    assert (row["requests"], row["rejected"]) == (0, 40)
+    assert row["rejections"] == "40 longer than max_model_len"
+
+
+def test_a_model_that_does_not_fit_is_infeasible_with_its_sizes() -> None:
+    row = served({}, model="llama-3.1-70b")
+    assert not row["feasible"] and "GiB" in row["reason"]
+
+
+@pytest.mark.parametrize(("share", "unstable"), [(0.5, False), (2.0, True)])
+def test_a_rate_above_capacity_is_said_with_the_growth_of_the_queue(share: float, unstable: bool) -> None:
+    """The service rate is what the same engine does when all its requests are there at once."""
+    sizes = {"count": 600, "input_tokens": 2000, "output_tokens": 100}
+    most = served(sizes | {"rate": "100000 /s"})["requests_per_s"]
+    row = served(sizes | {"rate": f"{share * most} /s"})
+    assert row["unstable"] == unstable
+    if unstable:
+        assert row["queue_growth"] == pytest.approx((share - 1.0) * most, rel=0.25)
