@@ -9,6 +9,14 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from simulator.report.figures_of_merit import (
+    figure_of,
+    iteration_figures,
+    percent,
+    service_figures,
+    serving_figures,
+    training_figures,
+)
 from simulator.results.tables import Result
 from simulator.units import format_quantity
 
@@ -51,7 +59,7 @@ def print_training(result: Result, row: Row, console: Console) -> None:
     name = row["workload"]
     _title(row, console)
     if not math.isnan(row["seconds"]):
-        _figures(_training_figures(row), console)
+        _figures(training_figures(row), console)
         print_time(result, name, console)
     print_memory(result, name, console)
     print_traffic(result, name, console)
@@ -62,14 +70,14 @@ def print_functions(result: Result, row: Row, console: Console) -> None:
     _title(row, console)
     if not row["feasible"]:
         return
-    cold, attained, fair = (_number(row, n) for n in ("cold_start_rate", "slo_attainment", "fairness"))
-    usd, joules = _number(row, "usd_per_thousand_calls"), _number(row, "energy_per_call")
+    cold, attained, fair = (figure_of(row, n) for n in ("cold_start_rate", "slo_attainment", "fairness"))
+    usd, joules = figure_of(row, "usd_per_thousand_calls"), figure_of(row, "energy_per_call")
     _figures(
         [
             ("calls", f"{row['requests']:,.0f} done, {row['rejected']:,.0f} turned away"),
-            ("cold starts", _share(cold)),
-            ("kept the limit", _share(attained)),
-            ("containers at work", _share(_number(row, "utilization"))),
+            ("cold starts", percent(cold)),
+            ("kept the limit", percent(attained)),
+            ("containers at work", percent(figure_of(row, "utilization"))),
             ("fairness of owners", "" if fair is None else f"{fair:.3f}"),
             ("USD per thousand calls", "" if usd is None else f"{usd:.4g}"),
             ("J per call", "" if joules is None else f"{joules:.4g}"),
@@ -83,7 +91,7 @@ def print_functions(result: Result, row: Row, console: Console) -> None:
         table.add_column(column, justify="left" if column == "  site" else "right")
     for site in (r for r in result.rows("sites") if r["workload"] == row["workload"]):
         table.add_row(
-            f"  {site['site']}", f"{site['calls']:,.0f}", f"{site['cold_starts']:,.0f}", _share(site["utilization"]),
+            f"  {site['site']}", f"{site['calls']:,.0f}", f"{site['cold_starts']:,.0f}", percent(site["utilization"]),
             f"{site['usd']:.4g}", f"{site['carbon'] / 1e3:.3g}", format_quantity(site["response_mean"], "time"),
         )  # fmt: skip
     console.print(table)
@@ -93,12 +101,12 @@ def print_serving(result: Result, row: Row, console: Console) -> None:
     """Requests, rates, latencies, KV occupancy, service levels, cost and energy, in the order of serving benchmarks."""
     _title(row, console)
     if row["depth"] != "run" and row["feasible"]:
-        _figures(_iteration_figures(row), console)
+        _figures(iteration_figures(row), console)
         print_time(result, row["workload"], console, "iteration")
-    if _number(row, "requests") is not None:
-        _figures(_serving_figures(row), console)
+    if figure_of(row, "requests") is not None:
+        _figures(serving_figures(row), console)
         _latencies(row, console)
-        _figures(_service_figures(row), console)
+        _figures(service_figures(row), console)
     print_memory(result, row["workload"], console)
 
 
@@ -129,11 +137,6 @@ def _title(row: Row, console: Console) -> None:
         console.print(Text(f"  does not work: {row['reason']}", style="bold red"))
 
 
-def _number(row: Row, name: str) -> float | None:
-    value = row.get(name)
-    return None if value is None or isinstance(value, str) or math.isnan(value) else float(value)
-
-
 def _figures(pairs: Iterable[tuple[str, str]], console: Console) -> None:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", min_width=24)
@@ -145,136 +148,9 @@ def _figures(pairs: Iterable[tuple[str, str]], console: Console) -> None:
         console.print(grid)
 
 
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{100 * value:.1f} %"
-
-
-def _seconds(value: float | None) -> str:
-    """Step times stay in seconds up to an hour: that is how papers and logs print them."""
-    if value is None:
-        return ""
-    return f"{value:.4g} s" if 1 <= value < 3600 else format_quantity(value, "time", 4)
-
-
-def _filled(row: Row) -> str:
-    """How much of the bubbles second-order work takes, and how fresh that keeps its inverses."""
-    filled, steps = _number(row, "bubble_filled"), _number(row, "curvature_refresh_steps")
-    if filled is None:
-        return ""
-    fresh = "never" if steps is None or math.isinf(steps) else f"every {steps:,.0f} steps"
-    return f"{_share(filled)}  (new inverses {fresh})"
-
-
-def _slow_down(row: Row) -> str:
-    """How much longer the steps took for their links; nothing to say where they did not."""
-    factor, lost = _number(row, "contention_slow_down"), _number(row, "lost_network")
-    if factor is None or not lost:
-        return ""
-    return f"{factor:.3g} times, {format_quantity(lost, 'time')} lost (fmsim explain RUN traffic)"
-
-
-def _training_figures(row: Row) -> list[tuple[str, str]]:
-    def text(name: str, dimension: str) -> str:
-        value = _number(row, name)
-        return "" if value is None else format_quantity(value, dimension)
-
-    low, high = _seconds(_number(row, "seconds_low")), _seconds(_number(row, "seconds_high"))
-    step = _seconds(_number(row, "seconds")) + (f"  (80 % interval {low} to {high})" if low and high else "")
-    rate, per_gpu = _number(row, "tokens_per_s"), _number(row, "tokens_per_s_per_gpu")
-    mfu, causal = _share(_number(row, "mfu")), _share(_number(row, "mfu_causal"))
-    bubble, total = _share(_number(row, "bubble_over_ideal")), _share(_number(row, "bubble_over_total"))
-    exposed, share = text("exposed_communication", "time"), _share(_number(row, "exposed_communication_share"))
-    flops = _number(row, "model_flops_per_s_per_gpu")
-    trust = [
-        f"{k} {_share(v)}"
-        for k in ("measured", "fitted", "borrowed", "datasheet", "assumed")
-        if (v := _number(row, f"share_{k}"))
-    ]
-    return [
-        ("bound on step time" if row["depth"] == "estimate" else "step time", step),
-        ("roofline floor", _seconds(_number(row, "floor_seconds"))),
-        ("MFU", mfu + (f"  (causal attention {causal})" if causal else "")),
-        ("HFU", _share(_number(row, "hfu"))),
-        ("model FLOP/s per GPU", "" if flops is None else format_quantity(flops, "compute_rate")),
-        ("tokens/s", "" if rate is None else f"{rate:,.0f}  ({per_gpu:,.0f} per GPU)"),
-        ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
-        ("bubbles filled", _filled(row)),
-        ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
-        (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
-        ("contention slow-down", _slow_down(row)),
-        *_money(row),
-        *_goal(row),
-        ("rests on constants", ", ".join(trust)),
-    ]
-
-
-def _goal(row: Row) -> list[tuple[str, str]]:
-    """The way to the job's goal, where it has one."""
-    tokens, steps = _number(row, "tokens_needed"), _number(row, "steps_needed")
-    if tokens is None or steps is None:
-        return []
-    share, loss = _share(_number(row, "batch_efficiency")), _number(row, "expected_loss")
-    usd = _number(row, "usd_to_train")
-    spent = "" if usd is None else f", {format_quantity(usd, 'money')}"
-    return [
-        ("time to train", f"{format_quantity(_number(row, 'time_to_train'), 'time')}{spent}"),
-        ("tokens needed", f"{format_quantity(tokens, 'tokens')}  ({steps:,.0f} steps)"),
-        ("tokens a small batch needs", share and f"{share} of them"),
-        ("expected loss", "" if loss is None else f"{loss:.3f} nat per token"),
-    ]
-
-
-def _money(row: Row) -> list[tuple[str, str]]:
-    usd, low, high = (_number(row, f"usd_per_million_tokens{s}") for s in ("", "_low", "_high"))
-    joules = _number(row, "energy_per_token")
-    spread = f"  ({low:.3g} to {high:.3g})" if low is not None and high is not None and low != high else ""
-    return [
-        ("USD per million tokens", "" if usd is None else f"{usd:.3g}{spread}"),
-        ("J per token", "" if joules is None else f"{joules:.3g}"),
-    ]
-
-
-def _iteration_figures(row: Row) -> list[tuple[str, str]]:
-    """One decode iteration of a full engine, and what the replicas can take."""
-    low, high = _seconds(_number(row, "seconds_low")), _seconds(_number(row, "seconds_high"))
-    batch, capacity, rate = (_number(row, n) for n in ("decode_batch", "kv_capacity_tokens", "capacity_requests_per_s"))
-    alone, prefill = _number(row, "decode_time_alone"), _number(row, "prefill_time")
-    spread = f"  (80 % interval {low} to {high})" if low and high else ""
-    return [
-        ("decode iteration", _seconds(_number(row, "seconds")) + spread),
-        ("roofline floor", _seconds(_number(row, "floor_seconds"))),
-        ("batch of a full engine", "" if batch is None else f"{batch:,.0f} requests"),
-        ("one request alone", _seconds(alone)),
-        ("prefill of a mean prompt", _seconds(prefill)),
-        ("KV cache", "" if capacity is None else f"{capacity:,.0f} tokens per replica"),
-        ("capacity", "" if rate is None else f"{rate:.2f} req/s before queues grow"),
-    ]
-
-
-def _serving_figures(row: Row) -> list[tuple[str, str]]:
-    def number(name: str, digits: int = 0, unit: str = "") -> str:
-        value = _number(row, name)
-        return "" if value is None else f"{value:,.{digits}f}{unit}"
-
-    lost = row.get("rejections") or ""
-    per_gpu = f"{number('output_tokens_per_s_per_gpu')} output, {number('total_tokens_per_s_per_gpu')} total"
-    behind = f"yes: queue grows by {number('queue_growth', 2)} req/s, latencies depend on the length of the run"
-    return [
-        ("completed requests", number("requests")),
-        ("rejected requests", f"{number('rejected')}  ({lost})" if _number(row, "rejected") else ""),
-        ("unfinished requests", number("unfinished") if _number(row, "unfinished") else ""),
-        ("duration", format_quantity(_number(row, "duration"), "time", 4)),
-        ("request throughput", number("requests_per_s", 2, " req/s")),
-        ("output token throughput", number("output_tokens_per_s", 0, " tok/s")),
-        ("total token throughput", number("total_tokens_per_s", 0, " tok/s")),
-        ("tokens/s/GPU", per_gpu),
-        ("falls behind", behind if row.get("unstable") is True else ""),
-    ]  # fmt: skip
-
-
 def _latencies(row: Row, console: Console) -> None:
     table = Table(box=None, padding=(0, 2), header_style="dim", pad_edge=False)
-    error = _number(row, "quantile_error")
+    error = figure_of(row, "quantile_error")
     table.add_column("  latency" + (f" (± {100 * error:g} %)" if error else ""), min_width=24)
     for column in ("mean", "median", "p90", "p99"):
         table.add_column(column, justify="right")
@@ -285,54 +161,10 @@ def _latencies(row: Row, console: Console) -> None:
         ("e2e", "end-to-end"),
         ("queueing", "queueing"),
     ):
-        values = [_number(row, f"{name}_{c}") for c in ("mean", "median", "p90", "p99")]
+        values = [figure_of(row, f"{name}_{c}") for c in ("mean", "median", "p90", "p99")]
         if any(v is not None for v in values):
             table.add_row(f"  {label}", *(format_quantity(v, "time") for v in values))
     console.print(table)
-
-
-def _service_figures(row: Row) -> list[tuple[str, str]]:
-    mean, most = _share(_number(row, "kv_occupancy_mean")), _share(_number(row, "kv_occupancy_max"))
-    capacity = _number(row, "kv_capacity_tokens")
-    kv = mean and f"{mean} mean, {most} highest" + (f" of {capacity:,.0f} tokens per replica" if capacity else "")
-    goodput, attained = _number(row, "slo_goodput"), _number(row, "slo_attainment")
-    preempted = _number(row, "preemptions")
-    return [
-        ("KV cache occupancy", kv),
-        ("preemptions", f"{preempted:,.0f}" if preempted else ""),
-        *_fleet_figures(row),
-        *_pool_figures(row),
-        ("SLO attainment", _share(attained)),
-        ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
-        *_money(row),
-    ]  # fmt: skip
-
-
-def _fleet_figures(row: Row) -> list[tuple[str, str]]:
-    """How the number of replicas changed, where it did."""
-    mean, ordered, after = (_number(row, name) for name in ("replicas_mean", "replicas_ordered", "startup_time"))
-    lost, again = _number(row, "revocations"), _number(row, "restarts")
-    if mean is None:
-        return []
-    started = f", {ordered:.0f} started, ready after {_seconds(after)}" if ordered else ""
-    moved, pause = _number(row, "requests_moved"), _number(row, "move_pause_mean")
-    outside, price = _number(row, "function_requests"), _number(row, "function_usd")
-    return [
-        ("replicas", f"{mean:.2f} on average of {row['replicas']:.0f} at most{started}"),
-        ("machines taken away", f"{lost:.0f}, {again:,.0f} requests began again" if lost else ""),
-        ("moved while running", f"{moved:,.0f} requests, stopped for {_seconds(pause)} on average" if moved else ""),
-        ("served by functions", f"{outside:,.0f} requests, {price:,.4g} USD" if outside else ""),
-    ]
-
-
-def _pool_figures(row: Row) -> list[tuple[str, str]]:
-    """What travelled between pools, where there are any."""
-    sent, wait, most = (_number(row, f"kv_transfer_{name}") for name in ("bytes", "wait_mean", "wait_p99"))
-    if sent is None:
-        return []
-    busy = ", ".join(f"{name} {_share(_number(row, f'{name}_utilization'))}" for name in ("prefill", "decode"))
-    waits = f", in place {_seconds(wait)} after the prompt (p99 {_seconds(most)})" if wait is not None else ""
-    return [("keys and values sent", format_quantity(sent, "data") + waits), ("pools busy", busy)]
 
 
 def print_time(result: Result, workload: str, console: Console, unit: str = "step") -> None:
@@ -350,7 +182,7 @@ def print_time(result: Result, workload: str, console: Console, unit: str = "ste
         grid.add_row(
             f"  {r['part'].replace('_', ' ')}",
             format_quantity(r["seconds"], "time"),
-            _share(share),
+            percent(share),
             "█" * round(share * _BAR),
         )
     console.print(Text(f"  time of one {unit}", style="bold dim"))
