@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -29,39 +29,15 @@ from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
-from simulator.training.second_order import SecondOrder, second_order, with_factors
+from simulator.training.second_order import second_order, with_factors
 from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
+from simulator.training.step_run import StepRun
 from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import Tier
 
-__all__ = ["PipelinedJob", "StepRun"]
-
-
-@dataclass(frozen=True)
-class StepRun:
-    """One executed step.
-
-    Attributes
-    ----------
-    seconds
-        Whole step.
-    parts
-        Exposed seconds by category of the busiest rank; they add up to ``seconds``.
-    timeline
-        Pipeline tasks.
-    busiest
-        That rank.
-    second_order
-        What fills the bubbles.
-    """
-
-    seconds: float
-    parts: Mapping[str, float]
-    timeline: PipelineTimeline
-    busiest: int
-    second_order: SecondOrder | None = None
+__all__ = ["PipelinedJob"]
 
 
 class PipelinedJob:

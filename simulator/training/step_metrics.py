@@ -8,7 +8,8 @@ from simulator.cost.sensitivity import interval
 from simulator.results.estimate import Interval
 from simulator.results.metrics import hfu, mfu
 from simulator.training.overlapped_pairs import tasks_of_rank, work_time
-from simulator.training.pipelined import PipelinedJob, StepRun
+from simulator.training.pipelined import PipelinedJob
+from simulator.training.step_run import StepRun
 from simulator.workload.counting import training_flops_per_token
 from simulator.workload.ops import OpKind, Phase, TensorClass
 

@@ -16,7 +16,8 @@ from simulator.training.messages import message_counts
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
 if TYPE_CHECKING:
-    from simulator.training.pipelined import PipelinedJob, StepRun
+    from simulator.training.pipelined import PipelinedJob
+    from simulator.training.step_run import StepRun
 
 __all__ = ["MOST_ROWS", "communication_by_axis", "counted_ops", "timeline_tables", "times_in_a_step"]
 

@@ -10,7 +10,8 @@ import pytest
 
 import simulator as sim
 from simulator.results.tables import schema
-from simulator.training.pipelined import PipelinedJob, StepRun
+from simulator.training.pipelined import PipelinedJob
+from simulator.training.step_run import StepRun
 from simulator.training.tables import communication_by_axis, timeline_tables
 
 
