@@ -43,11 +43,17 @@ def runs(draw: st.DrawFn, name: str | None = None) -> tuple[str, int, int, int, 
     def times() -> np.ndarray:
         return np.array(draw(st.lists(seconds, min_size=stages, max_size=stages)))
 
-    b, w = times(), times()
+    f, b, w = times(), times(), times()
+    share = draw(st.sampled_from([None, 1.0, 0.8]))
+
+    def pair(forward: int, backward: int, split: bool) -> float:
+        """A share of both halves one after the other, as DualPipe's pairs overlap."""
+        return float(share or 1.0) * float(f[forward] + b[backward] + (0.0 if split else w[backward]))
+
     costs = PipelineCosts(
-        forward=times(), backward=b + w, input_gradient=b, weight_gradient=w,
+        forward=f, backward=b + w, input_gradient=b, weight_gradient=w,
         p2p=draw(st.sampled_from([0.0, 0.1, 3.0])), overlap_p2p=draw(st.booleans()),
-        activation_bytes=times(), overlapped_ratio=draw(st.sampled_from([1.0, 0.8])),
+        activation_bytes=times(), overlapped=pair if share else None,
         swap=draw(st.sampled_from([0.0, 0.5])),
     )  # fmt: skip
     return chosen, p, m, chunks, costs
