@@ -118,7 +118,11 @@ def test_time_scales(case: tuple[str, int, int, int, PipelineCosts], factor: flo
     name, p, m, chunks, costs = case
     schedule = lookup("pipeline", name)()
     parts = ("forward", "backward", "input_gradient", "weight_gradient", "p2p", "swap")
-    scaled = replace(costs, **{part: np.asarray(getattr(costs, part)) * factor for part in parts})
+    pair = costs.overlapped
+    scaled = replace(
+        costs, **{part: np.asarray(getattr(costs, part)) * factor for part in parts},
+        overlapped=None if pair is None else lambda f, b, split: factor * pair(f, b, split),
+    )  # fmt: skip
     one, other = (run_schedule(schedule, c, p, m, chunks) for c in (costs, scaled))
     assert other.makespan == pytest.approx(one.makespan * factor)
     assert other.bubble_over_total == pytest.approx(one.bubble_over_total, abs=1e-9)

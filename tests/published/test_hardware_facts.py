@@ -140,15 +140,22 @@ def test_what_was_recalled_is_marked(facts: dict[str, Any]) -> None:
             assert "price" in ours.estimated
 
 
+REFITTED = {"rtx-pro-6000-server": ("gemm.fp4",)}
+"""Curves that were fitted again to the measured table, because the carried ones were 42 % off it."""
+
+
 def test_gemm_and_attention_fits_are_carried(facts: dict[str, Any]) -> None:
     for fit in facts["calibration"]["gemm_fit"]["fits"]:
         ours = load_accelerator(our(fit["gpu"])).efficiency
         key = f"gemm.{DTYPE.get(fit['dtype'], fit['dtype'])}"
+        if key in REFITTED.get(our(fit["gpu"]), ()):
+            continue
         assert ours[f"{key}.launch"].value == close(fit["t0_us"] * 1e-6)
         assert ours[f"{key}.compute"].value == close(fit["eff_flops"])
         assert ours[f"{key}.memory"].value == close(fit["eff_bw"])
         assert ours[f"{key}.sharpness"].value == close(fit["p"])
-        assert ours[f"{key}.memory"].sigma == close(fit["err_median"])
+        # A sigma that holds four of five kernels is wider than the median error (docs/decisions/0017).
+        assert ours[f"{key}.memory"].sigma >= fit["err_median"] * (1 - 1e-9)
     for fit in facts["calibration"]["attention_fit"]["fits"]:
         ours = load_accelerator(our(fit["gpu"])).efficiency
         key = f"attention_{fit['op']}.{DTYPE.get(fit['kv'], fit['kv'])}"
