@@ -41,22 +41,8 @@ class TrainingResolver(ResolverBase):
     ) -> TrainingJob | None:
         model, framework = self._software(spec, loc, "training")
         unsure = cluster is None or self._tainted((*loc, "plan"), (*loc, "nodes"))
-        # Beside other workloads a job with all degrees written takes what they ask for; alone it must use the cluster.
-        given, where = spare, f"{spare} are free for it"
-        if cluster is not None:
-            if spec.nodes is not None:
-                per_node = cluster.groups[0].node.accelerators
-                given, where = (
-                    spec.nodes * per_node,
-                    f"the job has {spec.nodes} nodes × {per_node} = {spec.nodes * per_node}",
-                )
-            elif alone:
-                groups = " + ".join(f"{g.count} nodes × {g.node.accelerators}" for g in cluster.groups)
-                where = f"the cluster has {groups} = {given}"
+        given, where = self._room(spec, cluster, spare, alone)
         per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
-        apart = generating_accelerators(spec.rollout, cluster.groups[-1].node.accelerators if cluster else 1)
-        if apart:
-            given, where = given - apart, f"{where}, {apart} of them generate"
         plan = _training_plan(spec.plan, framework, given)
         if plan is None:
             axes = ("tensor_parallel", "pipeline_parallel", "context_parallel")
@@ -101,6 +87,22 @@ class TrainingResolver(ResolverBase):
             goal,
             rollout,
         )
+
+    def _room(self, spec: TrainingSpec, cluster: Cluster | None, spare: int, alone: bool) -> tuple[int, str]:
+        """Accelerators that train, and in words where they come from.
+
+        Beside other workloads a job with all degrees written takes what they ask for; alone it must use the cluster.
+        """
+        given, where = spare, f"{spare} are free for it"
+        if cluster is not None and spec.nodes is not None:
+            per_node = cluster.groups[0].node.accelerators
+            given = spec.nodes * per_node
+            where = f"the job has {spec.nodes} nodes × {per_node} = {given}"
+        elif cluster is not None and alone:
+            groups = " + ".join(f"{g.count} nodes × {g.node.accelerators}" for g in cluster.groups)
+            where = f"the cluster has {groups} = {given}"
+        apart = generating_accelerators(spec.rollout, cluster.groups[-1].node.accelerators if cluster else 1)
+        return (given - apart, f"{where}, {apart} of them generate") if apart else (given, where)
 
     def _rollout(
         self, spec: TrainingSpec, loc: Loc, model: ModelSpec, batch: Batch, training: int, per_node: int

@@ -6,7 +6,7 @@ from typing import Any
 
 from simulator.validation.cases import Subject
 
-__all__ = ["run_checkpoint", "run_failures"]
+__all__ = ["LLAMA3", "run_checkpoint", "run_failures"]
 
 Prediction = dict[str, float]
 

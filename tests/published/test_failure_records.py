@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import simulator
+from simulator.validation.cluster_runs import LLAMA3
 from simulator.workload.failures import failure_records, load_failures, read_node_events
 
 HOUR, DAY = 3600.0, 86400.0
@@ -46,25 +47,7 @@ def test_llama3_54_days(published: dict[str, Any]) -> None:
     assert without["interruptions"] == pytest.approx(24 / 1.8, abs=3 * math.sqrt(24 / 1.8))
 
 
-LLAMA: dict[str, Any] = {
-    "seed": 11,
-    "cluster": {"profile": "meta-24k-roce"},
-    "workloads": [
-        {
-            "training": "pretrain",
-            "model": "llama-3.1-405b",
-            "framework": "megatron-core-0.8",
-            "batch": {"global_batch_size": 2048, "sequence_length": 8192},
-            "steps": 10_000_000,
-            "nodes": 2048,
-            "plan": {"tensor_parallel": 8, "sequence_parallel": True, "context_parallel": 2, "pipeline_parallel": 16,
-                     "data_parallel": 64, "zero_stage": 1},
-            "checkpoint": {"every": "10 min", "to": "tectonic"},
-        }
-    ],
-    "failures": "llama3-2024",
-    "until": "54 d",
-}  # fmt: skip
+LLAMA: dict[str, Any] = {**LLAMA3, "failures": "llama3-2024"}
 
 
 def test_meta_rsc_mean_time_to_failure_by_size(published: dict[str, Any]) -> None:
