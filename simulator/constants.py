@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-__all__ = ["Constant", "ConstantSet", "Trust"]
+__all__ = ["Constant", "ConstantSet", "Trust", "both"]
 
 
 class Trust(StrEnum):
@@ -78,3 +78,11 @@ class ConstantSet(Mapping[str, float]):
     def moved(self, scale: Mapping[str, float]) -> ConstantSet:
         """The same constants with those in ``scale`` multiplied by the given factors."""
         return ConstantSet(self.entries, {**self.scale, **scale})
+
+
+def both(first: Mapping[str, float], second: Mapping[str, float] | None) -> dict[str, float]:
+    """Factors on constants, one on top of the other: a constant in both moves by their product."""
+    found = dict(first)
+    for name, factor in (second or {}).items():
+        found[name] = found.get(name, 1.0) * factor
+    return found

@@ -102,7 +102,9 @@ def compare(
     workload: Annotated[str | None, typer.Option("--workload", "-w", help="Which workload.")] = None,
     draws: Annotated[int, typer.Option(min=100, help="Draws of constants and prices.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Of these draws.")] = 0,
-    traffic_draws: Annotated[int, typer.Option(min=0, help="Also draw the requests anew this often.")] = 0,
+    traffic_draws: Annotated[
+        int, typer.Option(min=0, help="Runs with requests, failures, constants, prices drawn.")
+    ] = 0,
     jobs: Jobs = None,
     as_json: AsJson = False,
 ) -> int:

@@ -360,6 +360,8 @@ class Cluster:
         Draw of switches and optics per network port of a node [W]; 0: the network is not counted.
     place
         Where these nodes are, if they are part of a larger cluster: it says which links of the fabric they use.
+    factors
+        What if constants of the cost model were other than believed: factors on them by id.
     """
 
     name: str
@@ -374,6 +376,7 @@ class Cluster:
     terms: Terms = Terms()
     port_power: float = 0.0
     place: Place | None = None
+    factors: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def node_count(self) -> int:

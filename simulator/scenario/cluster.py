@@ -58,6 +58,7 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         site=site,
         rack=Rack(spec.rack.nodes or 0, spec.rack.power, spec.rack.cooling) if spec.rack else Rack(),
         terms=terms_of(spec.price),
+        factors=dict(scenario.constants),
     )
     cluster = replace(cluster, port_power=power_per_port(cluster))
     if cluster.terms.mode == "purchase" and cluster.terms.network is None:

@@ -119,8 +119,8 @@ def compare(
     draws, seed
         Of the constants and prices.
     traffic_draws
-        How often scenarios are run again with other seeds (other requests, other failures), the same seeds for all;
-        times and costs then also carry a draw of constants and prices each.
+        How often scenarios are run again, each time with another seed (other requests, other failures) and another draw
+        of the constants and prices; the same seeds and draws for all.
 
     Raises
     ------

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from simulator.results.tables import Result
 
-__all__ = ["COSTS", "Side", "better_when_higher", "draw", "odds_against", "sensitivities"]
+__all__ = [
+    "COSTS", "Side", "better_when_higher", "draw", "factors_of_constants", "odds_against", "price_factors",
+    "sensitivities",
+]  # fmt: skip
 
 Floats = NDArray[np.float64]
 
@@ -30,6 +33,8 @@ _HIGHER = (*_RATES, "slo_attainment", "slo_goodput", "requests_per_s", "output_t
            "output_tokens_per_s_per_gpu", "total_tokens_per_s_per_gpu", "effective_time_ratio")  # fmt: skip
 LEAST_FACTOR = 0.05
 """A time never falls below this share of itself, however far a linear draw goes."""
+LEAST_CONSTANT = 0.1
+"""Nor a drawn constant below this share, the same as where intervals move it."""
 
 
 def better_when_higher(metric: str) -> bool:
@@ -49,18 +54,23 @@ class Side:
         Relative change of its step or iteration time for one sigma of a constant, by id.
     prices
         (source, low, high) [USD] of each item of its bill.
+    sigmas
+        Relative standard deviation of every constant it rests on, by id.
     """
 
     row: Mapping[str, Any]
     sensitivity: Mapping[str, float] = field(default_factory=dict)
     prices: tuple[tuple[str, float, float], ...] = ()
+    sigmas: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, result: Result, workload: str) -> Side:
         """The side of one workload of a result."""
         costs = [r for r in result.rows("costs") if r["workload"] == workload]
         prices = tuple((str(r["source"]), float(r["usd_low"]), float(r["usd_high"])) for r in costs)
-        return cls(result.of(workload), sensitivities(result, workload), prices)
+        rows = [r for r in result.rows("sources") if r["workload"] == workload]
+        sigmas = {str(r["constant"]): float(r["sigma"]) for r in rows if r["sigma"] > 0}
+        return cls(result.of(workload), sensitivities(result, workload), prices, sigmas)
 
 
 def sensitivities(result: Result, workload: str) -> dict[str, float]:
@@ -96,6 +106,20 @@ def draw(sides: Sequence[Side], metric: str, draws: int, seed: int) -> list[Floa
         else:
             found.append(value / factor if metric in _RATES else value * factor)
     return found
+
+
+def factors_of_constants(side: Side, draws: int, seed: int) -> dict[str, Floats]:
+    """Factors on every uncertain constant that a side rests on, by id [draw]; the same draws as of :func:`draw`.
+
+    A constant is not drawn below a tenth of itself: near 0 a share of a rate has no meaning.
+    """
+    normal = _Named(seed, draws, 0)
+    return {n: np.maximum(1.0 + s * normal[n], LEAST_CONSTANT) for n, s in sorted(side.sigmas.items())}
+
+
+def price_factors(side: Side, draws: int, seed: int) -> Floats:
+    """Drawn over middle bill of a side [draw]; the same draws as of :func:`draw`."""
+    return _price_factor(side.prices, _Named(seed, draws, 1), draws)
 
 
 def _price_factor(prices: Sequence[tuple[str, float, float]], uniform: _Named, draws: int) -> Floats:

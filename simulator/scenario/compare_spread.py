@@ -1,18 +1,20 @@
 """How far the figures of merit spread when everything that is not certain is drawn at once.
 
-A draw has a seed of its own, which gives other requests and other failures, and one draw of the constants and prices
-that the times and costs rest on. All variants have the same draws, so what they share moves them together.
+A draw has a seed of its own, which gives other requests and other failures, and one draw of the constants that times
+rest on and of prices. The simulation runs with the constants drawn, so that a slower kernel lengthens queues and breaks
+limits as it would. All variants have the same draws, so what they share moves them together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from simulator.errors import ConfigError
-from simulator.scenario.compare_draws import Floats, Side, draw, odds_against
+from simulator.scenario.axes import Point
+from simulator.scenario.compare_draws import COSTS, Side, factors_of_constants, odds_against, price_factors
 from simulator.scenario.sweep import compute_points
 from simulator.scenario.sweep_points import Answer, Recipe
 
@@ -27,6 +29,9 @@ SPREAD = (
 )  # fmt: skip
 """Columns of a summary whose spread is given where they are known."""
 
+OVER = "requests, failures, constants, prices"
+"""What is drawn."""
+
 
 def redrawn(
     recipes: Sequence[Recipe],
@@ -39,56 +44,49 @@ def redrawn(
 ) -> list[dict[str, Any]]:
     """p10, p50 and p90 of every variant over ``count`` draws.
 
-    A metric that no constant is known to move (a share of requests that keep a limit) is spread by requests and
-    failures alone; ``over`` says which.
-
     Raises
     ------
     ConfigError
         If a variant cannot be computed under some draw.
     """
     drawn: list[list[dict[str, Any]]] = []
-    for recipe, workload in zip(recipes, workloads, strict=True):
-        rows = [
-            row for answer in _answers(recipe, count, jobs) for row in answer["rows"] if row["workload"] == workload
-        ]
+    for recipe, side, workload in zip(recipes, sides, workloads, strict=True):
+        answers = _answers(recipe, list(draws_of(side, count, seed)), jobs)
+        rows = [row for answer in answers for row in answer["rows"] if row["workload"] == workload]
         if len(rows) < count:
             raise ConfigError(f"'{workload}' cannot be computed under every draw of its requests and failures")
         drawn.append(rows)
     table: list[dict[str, Any]] = []
     for metric in SPREAD:
         values = [np.array([_number(row.get(metric)) for row in rows]) for rows in drawn]
-        factors = _factors(sides, metric, count, seed)
-        moved = values if factors is None else [v * f for v, f in zip(values, factors, strict=True)]
-        over = "requests, failures" + ("" if factors is None else ", constants, prices")
-        for name, mine in zip(names, moved, strict=True):
+        if metric in COSTS:
+            prices = [price_factors(side, count, seed) for side in sides]
+            values = [v * f for v, f in zip(values, prices, strict=True)]
+        for name, mine in zip(names, values, strict=True):
             if np.isnan(mine).all():
                 continue
             low, middle, high = np.nanquantile(mine, (0.1, 0.5, 0.9))
-            beats = odds_against(mine, moved[0], metric) if name != names[0] else None
+            beats = odds_against(mine, values[0], metric) if name != names[0] else None
             spread = {"p10": float(low), "p50": float(middle), "p90": float(high)}
-            table.append({"name": name, "metric": metric, **spread, "draws": count, "over": over, "beats_first": beats})
+            table.append({"name": name, "metric": metric, **spread, "draws": count, "over": OVER, "beats_first": beats})
     return sorted(table, key=lambda row: (list(names).index(row["name"]), SPREAD.index(row["metric"])))
 
 
-def _factors(sides: Sequence[Side], metric: str, count: int, seed: int) -> list[Floats] | None:
-    """By what constants and prices move a metric of each variant [draw]."""
-    found = draw(sides, metric, count, seed)
-    if found is None:
-        return None
-    own = [_number(side.row.get(metric)) for side in sides]
-    return [values / value if value else np.ones(count) for values, value in zip(found, own, strict=True)]
+def draws_of(side: Side, count: int, seed: int) -> Iterator[Point]:
+    """What each draw changes in a scenario: its seed, and the constants its times rest on."""
+    moved = factors_of_constants(side, count, seed)
+    for i in range(count):
+        yield {"seed": FIRST_SEED + i, "constants": {name: float(factors[i]) for name, factors in moved.items()}}
 
 
-def _answers(recipe: Recipe, count: int, jobs: int | None) -> list[Answer]:
-    """Answers of a scenario under other seeds, the same for every scenario."""
+def _answers(recipe: Recipe, points: list[Point], jobs: int | None) -> list[Answer]:
     answers: dict[int, Answer] = {}
 
     def keep(_: int, index: int, answer: Answer) -> None:
         answers[index] = answer
 
-    compute_points(recipe, [{"seed": FIRST_SEED + i} for i in range(count)], keep, jobs)
-    return [answers[i] for i in range(count)]
+    compute_points(recipe, points, keep, jobs)
+    return [answers[i] for i in range(len(points))]
 
 
 def _number(value: Any) -> float:

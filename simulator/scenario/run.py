@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from simulator.errors import unknown_name
 from simulator.results.from_estimate import estimate_tables
 from simulator.results.storage import file_hashes
 from simulator.results.tables import Columns, Result, concat
@@ -76,13 +77,24 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     ]
     warnings += [f"{queue.name}: a queue of jobs has no step; 'fmsim run' runs its jobs" for queue in scenario.queues]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
+    tables = merge_tables(parts)
     return Result(
-        tables=merge_tables(parts),
+        tables=tables,
         document=scenario.document,
         provenance=provenance(scenario, depth, command),
-        warnings=tuple(dict.fromkeys(warnings)),
+        warnings=tuple(dict.fromkeys([*warnings, *moved_constants(scenario, tables)])),
         details=details,
     )
+
+
+def moved_constants(scenario: Scenario, tables: Mapping[str, Columns]) -> Iterator[str]:
+    """What ``constants`` moved, and the names in it that no result rests on."""
+    known = {str(name) for name in tables.get("sources", {}).get("constant", ())}
+    for name, factor in scenario.cluster.factors.items():
+        if name in known or not known:
+            yield f"constants: {name} is taken {factor:g} times"
+        else:
+            yield f"constants: no result rests on it: {unknown_name('constant', name, known)}"
 
 
 def named_parts(deployment: Deployment) -> list[tuple[str, Deployment]]:
@@ -112,7 +124,7 @@ def run_scenario(scenario: Scenario, command: str = "", progress: Callable[[int,
         tables=tables,
         document=scenario.document,
         provenance={**provenance(scenario, "run", command), **answer.provenance},
-        warnings=tuple(dict.fromkeys([*scenario.warnings, *answer.warnings])),
+        warnings=tuple(dict.fromkeys([*scenario.warnings, *answer.warnings, *moved_constants(scenario, tables)])),
         sketches=sketches,
         details=answer.details,
     )

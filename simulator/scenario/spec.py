@@ -223,4 +223,5 @@ class ScenarioSpec(Strict):
     security: SecuritySpec | None = None
     until: Annotated[Duration, Field(gt=0)] | None = None
     record: Literal["full", "summary"] = "full"
+    constants: dict[str, Annotated[Ratio, Field(gt=0)]] = Field(default_factory=dict)
     what_if: Options = Field(default_factory=dict)

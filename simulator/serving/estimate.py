@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Literal
 
-from simulator.constants import Constant, ConstantSet
+from simulator.constants import Constant, ConstantSet, both
 from simulator.cost.sensitivity import interval
 from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
@@ -50,6 +50,7 @@ def replica_cost(
 ) -> ServingCost:
     """Iteration times of a replica of ``deployment`` on ``node`` (the cluster's first node type by default)."""
     node = node or cluster.groups[0].node
+    scale = both(cluster.factors, scale)
     served = ServedModel.of(deployment, node)
     plain = (
         deployment.model, served.plan, deployment.framework, node, cluster.fabric, deployment.kv_dtype,

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from simulator.constants import Constant, ConstantSet, Trust
+from simulator.constants import Constant, ConstantSet, Trust, both
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster, Node
@@ -87,6 +87,11 @@ class PipelinedJob:
             reason = f"{plan.pipeline_parallel} stages × {plan.virtual_stages} chunks are more than the {layers} layers"
         return reason
 
+    @cached_property
+    def factors(self) -> dict[str, float]:
+        """Factors on constants by id: those of the cluster, and ``scale`` on top."""
+        return both(self.cluster.factors, self.scale)
+
     # -- shape -----------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -149,9 +154,9 @@ class PipelinedJob:
         """One pricer per node type."""
         made = {}
         for node in {n.name: n for n in self.node_of_rank}.values():
-            device = DeviceCost(node.accelerator, self.framework, self.scale, recorded=True)
-            network = NetworkCost(node, self.cluster.fabric, self.framework, self.scale, slow=self.slow)
-            made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.scale)
+            device = DeviceCost(node.accelerator, self.framework, self.factors, recorded=True)
+            network = NetworkCost(node, self.cluster.fabric, self.framework, self.factors, slow=self.slow)
+            made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.factors)
         return made
 
     def pricer(self, rank: int) -> BlockPricer:
@@ -328,7 +333,7 @@ class PipelinedJob:
     def constant(self, key: str) -> float:
         """A constant of the framework, with the factor in force; 0 where it has none."""
         constant: Constant | None = self.framework.constants.get(key)
-        return constant.value * self.scale.get(constant.id, 1.0) if constant else 0.0
+        return constant.value * self.factors.get(constant.id, 1.0) if constant else 0.0
 
     # -- summaries -----------------------------------------------------------------------------------------------
 

@@ -79,8 +79,8 @@ class PlanEvaluator:
         self.model, self.framework, self.cluster, self.batch = model, framework, cluster, batch
         self.node = cluster.groups[0].node
         self.uniform = len({g.node.name for g in cluster.groups}) == 1
-        self._device = DeviceCost(self.node.accelerator, framework, recorded=True)
-        self._network = NetworkCost(self.node, cluster.fabric, framework)
+        self._device = DeviceCost(self.node.accelerator, framework, cluster.factors, recorded=True)
+        self._network = NetworkCost(self.node, cluster.fabric, framework, cluster.factors)
         self._work = lru_cache(MEMORY)(self._price_work)
         self._states = lru_cache(MEMORY)(self._price_states)
 
@@ -116,8 +116,9 @@ class PlanEvaluator:
         backward: Floats = np.bincount(chunk_of_block, work.backward, len(owner)).astype(np.float64)
         seconds = pipeline_bound(forward, backward, owner, ranks, microbatches, traits)
         update = np.bincount(owner[chunk_of_block], states.update, ranks)
-        host = self.framework.constants.get("host_per_step")
-        return PlanBound((seconds + float(update.max()) + (host.value if host else 0.0)) * (1 - 1e-9))
+        constant = self.framework.constants.get("host_per_step")
+        host = constant.value * self.cluster.factors.get(constant.id, 1.0) if constant else 0.0
+        return PlanBound((seconds + float(update.max()) + host) * (1 - 1e-9))
 
     def layers(self, plan: Plan) -> list[LayerCosts]:
         """Costs of the transformer layers in model order."""
@@ -162,7 +163,8 @@ class PlanEvaluator:
         return compiled_layers(TrainingJob("blocks", self.model, self.framework, batch, plan))
 
     def _pricer(self, plan: Plan) -> BlockPricer:
-        return BlockPricer(self._device, self._network, RankLayout(plan, self.node), self.framework)
+        layout = RankLayout(plan, self.node)
+        return BlockPricer(self._device, self._network, layout, self.framework, self.cluster.factors)
 
     def _price_work(self, plan: Plan, micro_batch: int) -> _Work:
         blocks, pricer = self._blocks(plan, micro_batch), self._pricer(plan)
