@@ -209,6 +209,8 @@ def money_columns(charge: Bill, seconds: float, tokens: float) -> dict[str, floa
         "usd": charge.usd,
         "usd_per_month": monthly,
         "tco_36_months": 36 * monthly,
+        "tco_36_months_low": 36 * monthly * charge.low / charge.usd if charge.usd else 36 * monthly,
+        "tco_36_months_high": 36 * monthly * charge.high / charge.usd if charge.usd else 36 * monthly,
         "capital": charge.capital,
         "usd_per_million_tokens": charge.usd * per_token * 1e6,
         "usd_per_million_tokens_low": charge.low * per_token * 1e6,

@@ -4,7 +4,7 @@
 >>> list(FIGURES)[:4]
 ['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars']
 >>> list(SWEEP_FIGURES)
-['pareto', 'goodput_against_rate', 'mfu_against_scale', 'cost_bars']
+['pareto', 'goodput_against_rate', 'mfu_against_scale', 'cost_bars', 'tco_bars']
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.plot.compare import tornado
-from simulator.plot.cost import cost_bars
+from simulator.plot.cost import cost_bars, tco_bars
 from simulator.plot.failures import failures_and_goodput
 from simulator.plot.gantt import pipeline_gantt
 from simulator.plot.load import goodput_against_rate
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FIGURES", "SWEEP_FIGURES", "cost_bars", "failures_and_goodput", "figures_of", "goodput_against_rate",
     "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pipeline_gantt", "queue_and_kv",
-    "queue_occupancy",    "roofline", "save", "step_waterfall", "tornado", "traffic_bars",
+    "queue_occupancy", "roofline", "save", "step_waterfall", "tco_bars", "tornado", "traffic_bars",
 ]  # fmt: skip
 
 Figure = Callable[..., "Axes"]
@@ -46,13 +46,13 @@ FIGURES: dict[str, Figure] = {
     figure.__name__: figure
     for figure in (
         memory_bars, step_waterfall, pipeline_gantt, traffic_bars, roofline, link_heat_map, failures_and_goodput,
-        queue_occupancy, latency_cdf, queue_and_kv, cost_bars, tornado,
+        queue_occupancy, latency_cdf, queue_and_kv, cost_bars, tco_bars, tornado,
     )
 }  # fmt: skip
 """Of one result: name → function ``(result, workload=None, ax=None)``."""
 
 SWEEP_FIGURES: dict[str, Figure] = {
-    figure.__name__: figure for figure in (pareto, goodput_against_rate, mfu_against_scale, cost_bars)
+    figure.__name__: figure for figure in (pareto, goodput_against_rate, mfu_against_scale, cost_bars, tco_bars)
 }
 """Of many variants: name → function ``(sweep, workload=None, ax=None)``."""
 

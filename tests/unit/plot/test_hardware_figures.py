@@ -13,7 +13,7 @@ from simulator.errors import ConfigError
 from simulator.hardware.profiles import load_accelerator, load_link
 from simulator.network.links import KINDS
 from simulator.network.topology import build
-from simulator.plot import cost_bars, failures_and_goodput, link_heat_map, roofline
+from simulator.plot import cost_bars, failures_and_goodput, link_heat_map, roofline, tco_bars
 from simulator.plot.topology import tiers_of
 from simulator.results.tables import Result
 from simulator.training.link_phases import link_loads
@@ -106,6 +106,16 @@ def test_lost_time_is_drawn_as_its_share(failing: Result) -> None:
 def test_costs_of_a_result_are_those_of_its_items(served: Result) -> None:
     ax = cost_bars(served, "chat")
     assert sum(p.get_width() for p in ax.patches) == pytest.approx(served.of("chat")["usd_per_million_tokens"])
+
+
+def test_cost_of_ownership_is_that_of_the_items(served: Result) -> None:
+    ax = tco_bars(served, "chat")
+    of_items = sum(r["usd_36_months"] for r in served.rows("costs") if r["workload"] == "chat")
+    assert sum(p.get_width() for p in ax.patches) * 1e6 == pytest.approx(of_items)
+    row = served.of("chat")
+    whisker = ax.collections[0].get_segments()[0][:, 0] * 1e6
+    assert whisker.tolist() == pytest.approx([row["tco_36_months_low"], row["tco_36_months_high"]])
+    assert row["tco_36_months_low"] < row["tco_36_months"] < row["tco_36_months_high"]
 
 
 def test_steps_are_those_of_training_jobs_only() -> None:

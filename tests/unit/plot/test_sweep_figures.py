@@ -127,4 +127,4 @@ def test_figures_say_which_kind_of_source_they_need(tmp_path: Any) -> None:
         save(SWEEP, "memory_bars", tmp_path / "x.png")
     with pytest.raises(ConfigError, match="is it of the right kind and depth"):
         mfu_against_scale(SWEEP)
-    assert set(SWEEP_FIGURES) == {"pareto", "goodput_against_rate", "mfu_against_scale", "cost_bars"}
+    assert set(SWEEP_FIGURES) == {"pareto", "goodput_against_rate", "mfu_against_scale", "cost_bars", "tco_bars"}
