@@ -18,6 +18,7 @@ from simulator.plot.compare import tornado
 from simulator.plot.cost import cost_bars, tco_bars
 from simulator.plot.failures import failures_and_goodput
 from simulator.plot.gantt import pipeline_gantt
+from simulator.plot.interactive import explore
 from simulator.plot.load import goodput_against_rate
 from simulator.plot.memory import memory_bars
 from simulator.plot.pareto import pareto
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "FIGURES", "SWEEP_FIGURES", "cost_bars", "failures_and_goodput", "figures_of", "goodput_against_rate",
+    "FIGURES", "SWEEP_FIGURES", "cost_bars", "explore", "failures_and_goodput", "figures_of", "goodput_against_rate",
     "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pipeline_gantt", "queue_and_kv",
     "queue_occupancy", "roofline", "save", "step_waterfall", "tco_bars", "tornado", "traffic_bars",
 ]  # fmt: skip

@@ -69,14 +69,16 @@ def _bars(source: Source, workload: str | None, ax: Axes | None, money: _Money) 
     rows = sorted(rows, key=lambda r: number(r, money.column))
     shown = rows[:_MOST]
     parts = _items(source, points.workload) if isinstance(source, Result) else {}
-    series = {id(r): (i, label) for i, (label, mine) in enumerate(points.series(shown)) for r in mine}
+    kept = set(map(id, shown))  # in the order of the sweep, so that its other figures have the same colours
+    series = points.series([r for r in points.rows if id(r) in kept])
+    colours = {id(r): (i, label) for i, (label, mine) in enumerate(series) for r in mine}
     labels = [points.label(r) or points.workload for r in shown]
     width = min(11.0, 6.5 + 0.06 * max(map(len, labels)))
     with drawing(ax, width, 1.5 + 0.42 * max(2, len(shown))) as axes:
         most = max(max(number(r, f"{money.column}{e}") for e in ("", "_high")) for r in shown) / money.unit
         drawn: dict[str, Any] = {}
         for place, row in enumerate(shown):
-            index, label = series[id(row)]
+            index, label = colours[id(row)]
             for item, bar in _bar(axes, place, row, parts or {label: 1.0}, index, money).items():
                 drawn.setdefault(item, bar)
         axes.set_yticks(range(len(shown)), labels)

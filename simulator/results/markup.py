@@ -10,9 +10,18 @@ from typing import Any
 from simulator.results.tables import schema
 from simulator.units import format_quantity
 
-__all__ = ["figure_text", "html_list", "html_table"]
+__all__ = ["HEADLINE", "figure_text", "html_folded", "html_list", "html_table"]
 
 _DIMENSION = {"s": "time", "B": "data"}
+
+HEADLINE = (
+    "kind", "feasible", "plan", "accelerators", "replicas", "seconds", "seconds_low", "seconds_high", "floor_seconds",
+    "mfu", "tokens_per_s_per_gpu", "exposed_communication", "memory_peak", "memory_capacity", "training_seconds",
+    "effective_time_ratio", "interruptions", "requests", "rejected", "ttft_p90", "tpot_p90", "e2e_p90",
+    "slo_attainment", "slo_goodput", "output_tokens_per_s_per_gpu", "unstable", "wait_median", "completion_median",
+    "cold_start_rate", "energy_per_token", "usd", "usd_per_million_tokens",
+)  # fmt: skip
+"""Columns of the summary that a notebook shows at once; the others unfold."""
 
 
 def figure_text(column: str, value: Any) -> str:
@@ -46,7 +55,13 @@ def html_table(title: str, heads: Sequence[str], rows: Iterable[Sequence[Any]], 
     head = "".join(f'<th style="text-align: left">{escape(str(h))}</th>' for h in heads)
     head = f"<thead><tr>{head}</tr></thead>" if any(heads) else ""
     said = f": {escape(verdict)}" if verdict else ""
-    return f"<div><p><b>{escape(title)}</b>{said}</p><table>{head}<tbody>{''.join(lines)}</tbody></table></div>"
+    heading = f"<p><b>{escape(title)}</b>{said}</p>" if title or verdict else ""
+    return f"<div>{heading}<table>{head}<tbody>{''.join(lines)}</tbody></table></div>"
+
+
+def html_folded(title: str, body: str) -> str:
+    """Something that a click on its title unfolds."""
+    return f"<details><summary>{escape(title)}</summary>{body}</details>"
 
 
 def html_list(notes: Iterable[str]) -> str:

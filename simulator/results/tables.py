@@ -180,11 +180,14 @@ class Result:
 
     def _repr_html_(self) -> str:
         """The summary as a table with units, and definitions on hover, for notebooks."""
-        from simulator.results.markup import figure_text, html_list, html_table
+        from simulator.results.markup import HEADLINE, figure_text, html_folded, html_list, html_table
 
         rows = self.rows("summary")
         texts = {n: [figure_text(n, row[n]) for row in rows] for n in (self.tables.get("summary") or {})}
         shown = [[name, *values] for name, values in texts.items() if name != "workload" and any(values)]
+        first = [row for row in shown if row[0] in HEADLINE]
         verdict = "feasible" if self.feasible else "not feasible: " + "; ".join(self.reasons)
         title = str(self.provenance.get("scenario", "result"))
-        return html_table(title, ["", *texts.get("workload", [])], shown, verdict) + html_list(self.warnings)
+        heads = ["", *texts.get("workload", [])]
+        rest = html_folded(f"all {len(shown)} figures", html_table("", heads, shown)) if len(shown) > len(first) else ""
+        return html_table(title, heads, first or shown, verdict) + rest + html_list(self.warnings)

@@ -199,7 +199,7 @@ class Recommendation:
         if self.best is None:
             return html_table("nothing keeps the limits", ["", "why"], [[d.get("reason", "")] for d in self.dropped])
         shown = dict.fromkeys([self.metric, *(x.metric for x in self.limits), "accelerators", "usd_per_million_tokens"])
-        rows = [[p.rpartition(".")[2], *(c.point.get(p, "") for c in self.ranked)] for p in self.best.point]
+        rows = [[p.rpartition(".")[2], *(_told(c, p) for c in self.ranked)] for p in self.best.point]
         rows += [[name, *(figure_text(name, metric_of(c.row, name)) for c in self.ranked)] for name in shown]
         heads = ["", *("best" if not i else f"#{i + 1}" for i in range(len(self.ranked)))]
         bound = [
@@ -209,6 +209,12 @@ class Recommendation:
         ]
         verdict = f"{self.considered:,} variants considered, {self.simulated:,} simulated"
         return html_table(f"best by {self.metric}", heads, rows, verdict) + html_list([*bound, *self.notes])
+
+
+def _told(candidate: Candidate, path: str) -> Any:
+    """What a candidate has at a path; a whole plan in its short form."""
+    value = candidate.point.get(path, "")
+    return candidate.row.get("plan", value) if isinstance(value, Mapping) else value
 
 
 def objective_metric(objective: str, kind: str) -> str:

@@ -19,7 +19,8 @@ def test_notebook_runs(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
-    figures = [o for c in notebook.cells for o in c.get("outputs", ()) if "image/png" in o.get("data", {})]
+    kinds = {"image/png", "application/vnd.plotly.v1+json"}
+    figures = [o for c in notebook.cells for o in c.get("outputs", ()) if kinds & set(o.get("data", {}))]
     drawing = [c for c in notebook.cells if c.cell_type == "code" and "plot." in c.source and "import" not in c.source]
     assert len(figures) >= len(drawing)
     assert not list(tmp_path.iterdir())

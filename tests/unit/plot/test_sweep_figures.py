@@ -11,7 +11,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from simulator.errors import ConfigError
-from simulator.plot import SWEEP_FIGURES, cost_bars, goodput_against_rate, mfu_against_scale, pareto, save
+from simulator.plot import SWEEP_FIGURES, cost_bars, explore, goodput_against_rate, mfu_against_scale, pareto, save
 from simulator.plot.pareto import frontier
 from simulator.scenario.sweep_table import Sweep
 
@@ -128,3 +128,17 @@ def test_figures_say_which_kind_of_source_they_need(tmp_path: Any) -> None:
     with pytest.raises(ConfigError, match="is it of the right kind and depth"):
         mfu_against_scale(SWEEP)
     assert set(SWEEP_FIGURES) == {"pareto", "goodput_against_rate", "mfu_against_scale", "cost_bars", "tco_bars"}
+
+
+def test_the_mouse_is_told_every_variant_and_its_figures() -> None:
+    pytest.importorskip("plotly")
+    broken = [r | {"slo_met": False} if r[RATE] == "8 /s" else r for r in ROWS]
+    figure = explore(sweep_of(broken, "cluster.nodes.profile", RATE), x="usd_per_million_tokens")
+    told = [text for trace in figure.data for text in trace.text]
+    assert len(told) == len(ROWS) and len(set(told)) == len(told)
+    assert all("usd per million tokens: " in text and "output tokens per s per gpu: " in text for text in told)
+    symbols = [symbol for trace in figure.data for symbol in trace.marker.symbol]
+    assert symbols.count("circle-open") == sum(not row.get("slo_met", True) for row in broken)
+    assert figure.layout.xaxis.title.text.endswith("[USD]")
+    with pytest.raises(ConfigError, match="unknown column 'tpot_p9'"):
+        explore(SWEEP, x="tpot_p9")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from html.parser import HTMLParser
 
 import simulator
-from simulator.results.markup import figure_text, html_list, html_table
+from simulator.results.markup import HEADLINE, figure_text, html_list, html_table
+from simulator.results.tables import schema
 
 
 class Cells(HTMLParser):
@@ -61,3 +62,11 @@ def test_comparisons_and_advice_show_their_variants() -> None:
     )
     shown = Cells(advice._repr_html_()).texts
     assert "best" in shown or "nothing keeps the limits" in shown
+
+
+def test_what_a_notebook_shows_first_is_in_the_schema_and_the_rest_unfolds() -> None:
+    assert all(("summary", name) in schema() for name in HEADLINE)
+    shown = simulator.run("quickstart")._repr_html_()
+    first, folded = shown.split("<details>")
+    assert "lost rework" not in first and "lost rework" in folded
+    assert first.count("<tr") < 30 < folded.count("<tr")
