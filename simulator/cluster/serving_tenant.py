@@ -10,7 +10,7 @@ from simulator.cluster.economics import Bill, item_rows, money_columns
 from simulator.cluster.serving_engine import Engine, engines_of, joint_bill
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.results.estimate import Estimate
-from simulator.results.from_estimate import estimate_tables
+from simulator.results.from_estimate import estimate_tables, share_columns
 from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns
 from simulator.serving.deployment import DeploymentProcess
@@ -198,4 +198,5 @@ def _iteration_row(estimate: Estimate) -> dict[str, float]:
         "seconds_low": interval.low if interval else math.nan,
         "seconds_high": interval.high if interval else math.nan,
         "floor_seconds": estimate.floor,
+        **share_columns(estimate),
     }

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulator.errors import ConfigError
 from simulator.plot.source import columns_of, definition, scale_of, summary_of, workload_of
-from simulator.plot.style import OKABE_ITO, colour_of, drawing, finish, ink_of, titles
+from simulator.plot.style import OKABE_ITO, colour_of, drawing, finish, ink_of, ink_on, lighter, titles
 from simulator.results.tables import Result
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ __all__ = ["step_waterfall", "traffic_bars"]
 
 def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, ax: Axes | None = None) -> Axes:
     """Exposed seconds of a step, part by part up to the whole, with the roofline floor as a line.
+
+    The whole is divided by where its constants come from: measured, fitted, borrowed, from a datasheet, assumed.
 
     The share in the label of the floor is the speed-of-light share: floor over step time. The whisker on the whole is
     the 80 % interval.
@@ -53,7 +55,7 @@ def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, a
                 edge = (start + length) * scale.factor
                 axes.plot([edge, edge], [place + 0.35, place + 0.65], color=ink_of(axes), linewidth=0.6)
         whole = len(parts)
-        axes.barh(whole, total * scale.factor, 0.7, color=OKABE_ITO["grey"])
+        _rests_on(axes, whole, total * scale.factor, summary)
         end = max(total, high or 0.0) * scale.factor
         if low is not None and high is not None:
             axes.errorbar(
@@ -72,6 +74,24 @@ def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, a
         titles(axes, f"{name}: where the time of {what} goes", f"{definition('time', 'seconds')}{interval}")
         finish(axes, "x")
         return axes
+
+
+_TRUSTS = ("measured", "fitted", "borrowed", "datasheet", "assumed")
+
+
+def _rests_on(ax: Axes, place: float, total: float, summary: Any) -> None:
+    """The whole, lighter the less its constants are to be trusted; one grey where that is not known."""
+    shares = {trust: share for trust in _TRUSTS if (share := _number(summary, f"share_{trust}"))}
+    left = 0.0
+    for trust, share in (shares or {"": 1.0}).items():
+        colour = lighter(OKABE_ITO["grey"], 0.17 * _TRUSTS.index(trust) if trust else 0.0)
+        ax.barh(place, share * total, 0.7, left, color=colour, edgecolor="white", linewidth=0.8)
+        if trust and share > 0.14:
+            ax.annotate(
+                f"{trust} {share:.0%}", (left + share * total / 2, place + 0.2), ha="center", va="center",
+                fontsize=7.5, color=ink_on(colour),
+            )  # fmt: skip
+        left += share * total
 
 
 def _number(summary: Any, column: str) -> float | None:

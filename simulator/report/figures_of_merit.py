@@ -62,11 +62,6 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
     bubble, total = percent(figure_of(row, "bubble_over_ideal")), percent(figure_of(row, "bubble_over_total"))
     exposed, share = text("exposed_communication", "time"), percent(figure_of(row, "exposed_communication_share"))
     flops = figure_of(row, "model_flops_per_s_per_gpu")
-    trust = [
-        f"{k} {percent(v)}"
-        for k in ("measured", "fitted", "borrowed", "datasheet", "assumed")
-        if (v := figure_of(row, f"share_{k}"))
-    ]
     return [
         ("bound on step time" if row["depth"] == "estimate" else "step time", step),
         ("roofline floor", _seconds(figure_of(row, "floor_seconds"))),
@@ -81,8 +76,14 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         ("contention slow-down", _slow_down(row)),
         *_money(row),
         *_goal(row),
-        ("rests on constants", ", ".join(trust)),
+        ("rests on constants", _rests_on(row)),
     ]
+
+
+def _rests_on(row: Row) -> str:
+    """Shares of the time of a step or iteration by trust of the constants behind it."""
+    kinds = ("measured", "fitted", "borrowed", "datasheet", "assumed")
+    return ", ".join(f"{k} {percent(v)}" for k in kinds if (v := figure_of(row, f"share_{k}")))
 
 
 def _goal(row: Row) -> list[tuple[str, str]]:
@@ -127,6 +128,7 @@ def iteration_figures(row: Row) -> list[tuple[str, str]]:
         ("prefill of a mean prompt", _seconds(prefill)),
         ("KV cache", "" if capacity is None else f"{capacity:,.0f} tokens per replica"),
         ("capacity", "" if rate is None else f"{rate:.2f} req/s before queues grow"),
+        ("rests on constants", _rests_on(row)),
     ]
 
 
@@ -168,6 +170,7 @@ def service_figures(row: Row) -> list[tuple[str, str]]:
         ("SLO attainment", percent(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
         *_money(row),
+        ("rests on constants", _rests_on(row)),
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from simulator.results.estimate import Estimate
 from simulator.results.metrics import samples_per_second, tokens_per_second_per_gpu
 from simulator.results.tables import Columns, columns_from_rows
 
-__all__ = ["estimate_tables"]
+__all__ = ["estimate_tables", "share_columns"]
 
 _SAME = {
     "step_time": ("seconds", 1.0),
@@ -100,8 +100,12 @@ def _summary(
     if estimate.memory.stages:
         worst = estimate.memory.worst
         row |= {"memory_peak": float(worst.peak), "memory_capacity": float(worst.capacity)}
-    row |= {f"share_{trust}": float(estimate.shares.get(trust, 0.0)) for trust in _TRUSTS if estimate.shares}
-    return row
+    return row | share_columns(estimate)
+
+
+def share_columns(estimate: Estimate) -> dict[str, float]:
+    """Columns of the time by trust of the constants behind it; none where that is not known."""
+    return {f"share_{trust}": float(estimate.shares.get(trust, 0.0)) for trust in _TRUSTS if estimate.shares}
 
 
 def _constants(estimate: Estimate) -> Mapping[str, Constant]:

@@ -15,6 +15,7 @@ from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
+from simulator.serving.trust import trust_shares
 from simulator.serving.wrapped_cost import DenoisingCost, EarlyExitCost, ServingBase, TowerCost
 from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.compile import check_plan
@@ -144,6 +145,7 @@ def estimate_deployment(
         _traffic(cost, batch),
         iteration_interval(deployment, cluster, cost, batch),
         metrics=metrics,
+        shares=trust_shares(cost.priced[0], batch),
         warnings=warnings,
         details={"constants": constants_of(cost)},
     )

@@ -11,6 +11,7 @@ from bisect import bisect_left
 from functools import cached_property
 from typing import NamedTuple
 
+from simulator.constants import Trust
 from simulator.cost.priced import Priced
 from simulator.serving.pricing import Pricing
 from simulator.strategies.compile import compile_block
@@ -119,6 +120,16 @@ class TokenCosts:
         low = self._knot(index, sizes[at - 1])
         share = (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
         return low.seconds + share * (high.seconds - low.seconds)
+
+    def by_trust(self, part: Part, tokens: int) -> dict[Trust, float]:
+        """Seconds of the Ops of one part at the next grid size, by the weakest trust among their constants."""
+        size = self._sizes[min(bisect_left(self._sizes, tokens), len(self._sizes) - 1)]
+        found: dict[Trust, float] = {}
+        for op in served_block(part, self.model, self.plan, self.framework, size).forward:
+            if op.kind is not OpKind.ATTENTION:
+                priced = self.price(op)[1]
+                found[priced.trust] = found.get(priced.trust, 0.0) + priced.seconds
+        return found
 
     def below(self, part: Part, tokens: int) -> LinearCost:
         """Cost at the grid size at or below ``tokens``: a bound from below."""
