@@ -96,7 +96,7 @@ VLLM = _names("""
     limit-mm-per-prompt media-io-kwargs mm-processor-kwargs mm-processor-cache-gb disable-mm-preprocessor-cache
     interleave-mm-strings default-mm-loras show-hidden-metrics-for-version otlp-traces-endpoint
     collect-detailed-traces cuda-graph-sizes num-lookahead-slots scheduler-delay-factor preemption-mode
-    multi-step-stream-outputs disable-chunked-mm-input scheduler-cls kv-events-config additional-config
+    disable-chunked-mm-input scheduler-cls kv-events-config additional-config
     disable-log-stats enable-prompt-adapter host port uvicorn-log-level disable-uvicorn-access-log allow-credentials
     allowed-origins allowed-methods allowed-headers api-key chat-template chat-template-content-format response-role
     ssl-keyfile ssl-certfile ssl-ca-certs root-path middleware return-tokens-as-token-ids enable-auto-tool-choice

@@ -30,7 +30,6 @@ UNMODELLED = {
     "--max-num-partial-prefills": "one prompt is cut at a time",
     "--max-long-partial-prefills": "one prompt is cut at a time",
     "--long-prefill-token-threshold": "one prompt is cut at a time",
-    "--num-scheduler-steps": "the scheduler runs every iteration",
     "--disable-hybrid-kv-cache-manager": "layers with windows hold what the framework file says",
     "--async-scheduling": "host time is that of the framework file",
     "--enable-lora": "see the adapters strategies",
