@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 
-from simulator.constants import ConstantSet
+from simulator.constants import Constant, ConstantSet, Trust
 from simulator.results.estimate import Interval
 
-__all__ = ["Z80", "interval"]
+__all__ = ["Z80", "by_trust", "interval"]
 
 Z80 = 1.2815515655446004
 """Standard normal quantile of 90 %: p10 and p90 lie this many standard deviations away."""
@@ -51,3 +51,29 @@ def interval(evaluate: Callable[[Mapping[str, float]], float], constants: Consta
             above += max(up, down, 0.0) ** 2
             below += max(-up, -down, 0.0) ** 2
     return Interval(max(0.0, value * (1 - Z80 * math.sqrt(below))), value * (1 + Z80 * math.sqrt(above)), shares)
+
+
+STEP = 1e-3
+"""By which constants are moved to see how much of a time hangs on each."""
+
+
+def by_trust(evaluate: Callable[[Mapping[str, float]], float], constants: Iterable[Constant]) -> dict[Trust, float]:
+    """A time by trust of the constants it rests on; the parts sum to ``evaluate({})``.
+
+    Each constant has the share of its elasticity |∂ ln t / ∂ ln c| among all: a launch that is a tenth of a kernel does
+    not make the kernel as uncertain as the launch. Where none moves the time, all have equal shares.
+    """
+    known = list(constants)
+    value = evaluate({})
+    if not known or not value:
+        return {Trust.MEASURED: value} if value else {}
+    if len({c.trust for c in known}) == 1:
+        return {known[0].trust: value}
+    moved = {c.id: abs(evaluate({c.id: 1.0 + STEP}) - value) for c in known}
+    whole = sum(moved.values())
+    found: dict[Trust, float] = {}
+    for constant in known:
+        share = moved[constant.id] / whole if whole else 1.0 / len(known)
+        if share:
+            found[constant.trust] = found.get(constant.trust, 0.0) + share * value
+    return found

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from simulator.constants import Trust
 from simulator.cost.priced import Priced
+from simulator.cost.sensitivity import by_trust
 from simulator.serving.pricing import Pricing
 from simulator.strategies.compile import compile_block
 from simulator.strategies.rank_layout import RankLayout
@@ -122,14 +123,30 @@ class TokenCosts:
         return low.seconds + share * (high.seconds - low.seconds)
 
     def by_trust(self, part: Part, tokens: int) -> dict[Trust, float]:
-        """Seconds of the Ops of one part at the next grid size, by the weakest trust among their constants."""
+        """Seconds of the Ops of one part at the next grid size, by trust of their constants."""
         size = self._sizes[min(bisect_left(self._sizes, tokens), len(self._sizes) - 1)]
         found: dict[Trust, float] = {}
         for op in served_block(part, self.model, self.plan, self.framework, size).forward:
             if op.kind is not OpKind.ATTENTION:
-                priced = self.price(op)[1]
-                found[priced.trust] = found.get(priced.trust, 0.0) + priced.seconds
+                for trust, seconds in self._op_by_trust(op).items():
+                    found[trust] = found.get(trust, 0.0) + seconds
         return found
+
+    def _op_by_trust(self, op: Op) -> dict[Trust, float]:
+        work, priced = self.price(op)
+        if op.kind is OpKind.COLLECTIVE:
+            group, network = self.layout.group(op.axis), self.network
+            known = network.constants.entries
+            return by_trust(
+                lambda scale: (network.moved(scale) if scale else network).price(work, group).seconds,
+                [known[name] for name in priced.constants],
+            )
+        device = self.device
+        known = device.constants.entries
+        return by_trust(
+            lambda scale: (device.moved(scale) if scale else device).price(work).seconds,
+            [known[name] for name in priced.constants],
+        )
 
     def below(self, part: Part, tokens: int) -> LinearCost:
         """Cost at the grid size at or below ``tokens``: a bound from below."""

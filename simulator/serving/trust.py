@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from simulator.constants import Trust
-from simulator.cost.priced import weakest
+from simulator.cost.sensitivity import by_trust
+from simulator.serving.attention_terms import attention_term
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.token_costs import Part
 from simulator.strategies.protocols import BatchShape
+from simulator.workload.model import AttentionSpec
 
 __all__ = ["trust_shares"]
 
 
 def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
-    """Share of the seconds of an iteration by the weakest trust among the constants of each part; they sum to 1.
+    """Share of the seconds of an iteration by trust of the constants behind them; they sum to 1.
 
     Parameters
     ----------
@@ -22,7 +26,8 @@ def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
 
     Notes
     -----
-    Token-wise Ops are told apart one by one, attention by kind of layer, the host by constant.
+    Token-wise Ops are told apart one by one, attention by kind of layer, the host by constant; what rests on several
+    constants is divided by :func:`~simulator.cost.sensitivity.by_trust`.
     """
     total = dict.fromkeys(Trust, 0.0)
     mine = cost.local(batch)
@@ -34,11 +39,10 @@ def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
         for part, count, size in parts:
             for trust, seconds in cost.costs.by_trust(part, size).items():
                 total[trust] += count * seconds
-        known = cost.device.constants.entries
-        for term, count in cost.attention[stage]:
-            trust = weakest(known[name].trust for name in term.constants if name in known)
-            decoding = term.decode(mine.decodes, mine.decode_context)[0] if mine.decodes else 0.0
-            total[trust] += count * (decoding + (term.prefill(mine.prefill) if mine.prefill else 0.0))
+        for part, count in layers.items():
+            if part.attention is not None:
+                for trust, seconds in _attention(cost, part.attention, mine).items():
+                    total[trust] += count * seconds
     for key, times in (
         ("host_per_step", 1),
         ("host_per_sequence", batch.decodes + len(batch.prefill)),
@@ -49,3 +53,17 @@ def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
             total[constant.trust] += times * constant.value * cost.scale.get(constant.id, 1.0)
     whole = sum(total.values())
     return {str(trust.value): seconds / whole for trust, seconds in total.items() if seconds} if whole else {}
+
+
+def _attention(cost: ReplicaCost, spec: AttentionSpec, batch: BatchShape) -> dict[Trust, float]:
+    """Seconds of one layer's attention by trust."""
+
+    def seconds(scale: Mapping[str, float]) -> float:
+        device = cost.device.moved(scale) if scale else cost.device
+        term = attention_term(spec, device, cost.mesh, cost.kv_dtype, cost.queries, cost.kept)
+        decoding = term.decode(batch.decodes, batch.decode_context)[0] if batch.decodes else 0.0
+        return decoding + (term.prefill(batch.prefill) if batch.prefill else 0.0)
+
+    known = cost.device.constants.entries
+    used = attention_term(spec, cost.device, cost.mesh, cost.kv_dtype, cost.queries, cost.kept).constants
+    return by_trust(seconds, [known[name] for name in sorted(used) if name in known])
