@@ -55,15 +55,15 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
 
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
     """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
-    left, top, width, height = 62.0, 30.0, 340.0, 270.0
+    left, top, width, height = 78.0, 30.0, 340.0, 270.0
     x_most, y_most = _round_up(max(p[0] for p in points)), _round_up(max(p[1] for p in points))
     groups = list(dict.fromkeys(p[2] for p in points))
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
     for i in range(6):
         x, y = left + width * i / 5, top + height - height * i / 5
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y}" y2="{y}" stroke="#d9d9d9" stroke-width="0.7"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{y_most * i / 5:.3g}</text>')
-        parts.append(f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{x_most * i / 5:.3g}</text>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{_tick(y_most * i / 5)}</text>')
+        parts.append(f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{_tick(x_most * i / 5)}</text>')
     middle = top + height / 2
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>'
@@ -82,6 +82,11 @@ def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float
         parts.append(f'<circle cx="{left + width + 24}" cy="{y}" r="5" fill="{COLOURS[i % len(COLOURS)]}"/>')
         parts.append(f'<text x="{left + width + 34}" y="{y + 4}" {_TEXT}>{escape(group)}</text>')
     return _svg(left + width + 150, top + height + 50, title, parts)
+
+
+def _tick(value: float) -> str:
+    """A number on an axis: digits up to a million, powers of ten beyond."""
+    return f"{value:,.4g}" if value < 9999.5 else f"{value:,.0f}" if value < 1e6 else f"{value:.3g}"
 
 
 def _round_up(value: float) -> float:

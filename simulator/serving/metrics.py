@@ -97,8 +97,9 @@ def stability(run: ServingRun) -> dict[str, Any]:
 
     Judged over the second half of the arrivals, past the filling of an empty system: ``queue_growth`` is the slope of
     the least-squares line through the number in system at each arrival [requests/s]. The load is called unstable when
-    that growth is above 5 % of the arrival rate and the number in system rose by more than three standard deviations
-    of the Poisson noise of so many arrivals: then latencies depend on how long one looks and mean nothing.
+    that growth is above 5 % of the arrival rate, the number in system rose by more than three standard deviations of
+    the Poisson noise of so many arrivals, and it is requests that wait that it rose by: then latencies depend on how
+    long one looks and mean nothing. A run shorter than its requests only fills the system, and nobody waits.
     """
     accepted = (run.rejected == 0) & ~np.isnan(run.arrival)
     arrivals = np.sort(run.arrival[accepted])
@@ -106,14 +107,23 @@ def stability(run: ServingRun) -> dict[str, Any]:
     ends = np.sort(run.finish[run.completed])
     in_system = np.arange(len(arrivals) - len(half), len(arrivals)) - np.searchsorted(ends, half, side="right")
     served = np.searchsorted(ends, half[-1]) - np.searchsorted(ends, half[0]) if len(half) else 0
-    return growth_of(half, in_system, len(half), int(served))
+    waits = run.queueing[run.completed]
+    return growth_of(half, in_system, len(half), int(served), float(waits.mean()) if len(waits) else 0.0)
+
+
+WAITING = 0.25
+"""Least share of a backlog that waits: between 0 of a system that only fills and 1 of one that falls behind."""
 
 
 def growth_of(
-    times: NDArray[np.float64], in_system: NDArray[Any], arrivals: int, completions: int
-) -> dict[str, Any]:  # fmt: skip
+    times: NDArray[np.float64], in_system: NDArray[Any], arrivals: int, completions: int, queueing: float
+) -> dict[str, Any]:
     """Columns of :func:`stability` from the number in system at some times of a window with so many arrivals and
-    completions."""
+    completions; ``queueing`` is the mean wait of all requests [s].
+
+    A backlog that grows in a straight line over a window, the second half of the arrivals, held on average over all of
+    them as many waiting requests (arrival rate times mean wait, Little) as it rose by in the window.
+    """
     if len(times) < 10 or times[-1] <= times[0]:
         return {"arrival_rate": math.nan, "completion_rate": math.nan, "queue_growth": math.nan, "unstable": False}
     window = float(times[-1] - times[0])
@@ -123,7 +133,11 @@ def growth_of(
         "arrival_rate": float(rate),
         "completion_rate": completions / window,
         "queue_growth": growth,
-        "unstable": bool(growth > 0.05 * rate and growth * window > 3.0 * math.sqrt(arrivals)),
+        "unstable": bool(
+            growth > 0.05 * rate
+            and growth * window > 3.0 * math.sqrt(arrivals)
+            and rate * queueing > WAITING * growth * window
+        ),
     }
 
 

@@ -60,10 +60,11 @@ class ServingSummary:
         time, arrived, in_system = self.progress.T
         late = arrived >= arrived[-1] / 2 if len(arrived) else np.zeros(0, dtype=bool)
         if not late.any():
-            return growth_of(time, in_system, 0, 0)
+            return growth_of(time, in_system, 0, 0, 0.0)
         time, arrived, in_system = time[late], arrived[late], in_system[late]
         arrivals = int(arrived[-1] - arrived[0]) + 1
-        return growth_of(time, in_system, arrivals, int(arrivals - 1 - (in_system[-1] - in_system[0])))
+        completions = int(arrivals - 1 - (in_system[-1] - in_system[0]))
+        return growth_of(time, in_system, arrivals, completions, self.sketches["queueing"].mean)
 
     def to_dict(self) -> dict[str, Any]:
         """Metrics named as by :func:`~simulator.serving.metrics.summarize`; quantiles within the sketches' error."""

@@ -10,8 +10,9 @@ import simulator
 
 
 def served(requests: dict[str, Any], **deployment: Any) -> dict[str, Any]:
-    model = deployment.pop("model", "llama-3.1-8b")
+    model, record = deployment.pop("model", "llama-3.1-8b"), deployment.pop("record", "full")
     scenario = {
+        "record": record,
         "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}},
         "workloads": [
             {
@@ -43,3 +44,12 @@ def test_a_rate_above_capacity_is_said_with_the_growth_of_the_queue(share: float
     assert row["unstable"] == unstable
     if unstable:
         assert row["queue_growth"] == pytest.approx((share - 1.0) * most, rel=0.25)
+
+
+@pytest.mark.parametrize("record", ["full", "summary"])
+def test_a_run_shorter_than_its_requests_is_not_called_overloaded(record: str) -> None:
+    """Long answers of a system at a tenth of its capacity: all requests are still in it when the last one comes."""
+    row = served({"count": 200, "rate": "40 /s", "input_tokens": 100, "output_tokens": 1500}, record=record)
+    assert row["e2e_median"] > 200 / 40
+    assert row["queue_growth"] > 0.5 * row["arrival_rate"]
+    assert not row["unstable"]
