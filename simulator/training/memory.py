@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from simulator.cost.tiers import TierCost
 from simulator.hardware.types import Node
 from simulator.results.estimate import MemoryLedger, StageMemory
 from simulator.strategies.peak import peak_workspace
+from simulator.strategies.pipeline.orders import F
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.stages import Chunk
 from simulator.workload.framework import Framework
-from simulator.workload.ops import Block, Mesh, Op, OpKind, Tensor, TensorClass, Tier
+from simulator.workload.ops import Block, Collective, Mesh, Op, OpKind, Tensor, TensorClass, Tier
 
 __all__ = ["ChunkMemory", "chunk_memory", "memory_ledger"]
 
@@ -33,6 +36,8 @@ class ChunkMemory:
         Bytes one micro-batch holds in other tiers from forward to backward.
     staging
         Host buffers of copies that go through host memory on their way to NVMe.
+    handed_over
+        Bytes that the reductions of one forward hand to a communicator's stream.
     """
 
     activations: float
@@ -40,11 +45,12 @@ class ChunkMemory:
     workspace: float
     evicted: Mapping[Tier, float] = field(default_factory=dict)
     staging: float = 0.0
+    handed_over: float = 0.0
 
 
 def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
     """Activation and workspace bytes of one virtual stage."""
-    activations = weight_part = workspace = staging = buffers = 0.0
+    activations = weight_part = workspace = staging = buffers = handed = 0.0
     evicted: dict[Tier, float] = {}
     for block, count in chunk.blocks:
         held = [t for t in block.saved if t.tier is Tier.HBM]
@@ -55,6 +61,7 @@ def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
         for tensor in block.saved:
             if tensor.tier is not Tier.HBM:
                 evicted[tensor.tier] = evicted.get(tensor.tier, 0.0) + count * tensor.bytes(mesh)
+        handed += count * sum(op.reads[0].bytes(mesh) for op in block.forward if _reduces(op))
         buffers = max(buffers, sum(t.bytes(mesh) for t in block.states if t.cls is TensorClass.WORKSPACE))
         passes = (
             (block.forward, block.gather_forward, ()),
@@ -72,7 +79,12 @@ def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
             inside += _leaving(block, (*ops, *after), count, mesh)
             workspace = max(workspace, inside)
             staging = max(staging, _staged((*ops, *gathers, *after), count, mesh))
-    return ChunkMemory(activations, weight_part, workspace + buffers, evicted, staging)
+    return ChunkMemory(activations, weight_part, workspace + buffers, evicted, staging, handed)
+
+
+def _reduces(op: Op) -> bool:
+    """Whether a forward Op reduces partial sums over the tensor-parallel ranks."""
+    return op.axis == "tp" and op.collective in (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
 
 
 def _leaving(block: Block, ops: Sequence[Op], count: int, mesh: Mesh) -> float:
@@ -158,6 +170,12 @@ def memory_ledger(
     -----
     Host memory and drives are shared equally by the accelerators of a node. The peer tier is the room that the stages
     without evictions leave in their HBM, shared by the stages that evict.
+
+    The allocator's loss is a share of what is allocated and, where the framework ``holds_sent_ahead``, what the
+    forwards at the start of a step handed to a communicator's stream: freed, but not to be reused before the device
+    gets there (PyTorch's ``Tensor.record_stream``). The forwards that follow each other number one more than the
+    warm-up; the one after it runs when the host has waited for the first gradient, so the room of one of the others is
+    free for its own activations.
     """
     reserve = framework.constants.get("memory_reserve")
     fragmentation = framework.constants.get("fragmentation")
@@ -171,7 +189,8 @@ def memory_ledger(
         beyond = _update_workspace(chunks, mesh, framework) - by_class[TensorClass.ACTIVATION.value]
         by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())
-        by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0)
+        ahead = _ahead(timeline, rank, chunks, memory) if framework.holds_sent_ahead else 0.0
+        by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0) + ahead
         by_class["reserve"] = reserve.value if reserve else 0.0
         stages.append(StageMemory(rank, Tier.HBM, by_class, nodes[rank].accelerator.memory_usable))
         for tier, peaks in (evicted or {}).items():
@@ -186,6 +205,18 @@ def memory_ledger(
             capacity = {Tier.HOST: tiers.host_memory, Tier.NVME: tiers.nvme_capacity}
             stages += [StageMemory(rank, tier, held, capacity[tier]) for tier, held in states.items()]
     return MemoryLedger((*stages, *_peer_stages(stages, peers)))
+
+
+def _ahead(
+    timeline: PipelineTimeline, rank: int, chunks: Sequence[Chunk], memory: Sequence[ChunkMemory]
+) -> float:
+    """Bytes that wait for the device after the forwards at the start of a step, of all but the last two of them."""
+    order = timeline.program.order
+    kinds = order.kind[int(order.offsets[rank]) : int(order.offsets[rank + 1])]
+    others = np.flatnonzero(kinds != F)
+    first = int(others[0]) if others.size else len(kinds)
+    each = sum(memory[c.position].handed_over for c in chunks) / max(len(chunks), 1)
+    return max(0, first - 2) * each
 
 
 def _host_buffers(chunks: Sequence[Chunk], memory: Sequence[ChunkMemory], mesh: Mesh) -> float:

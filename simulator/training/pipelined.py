@@ -117,8 +117,7 @@ class PipelinedJob:
     def chunks(self) -> tuple[Chunk, ...]:
         """Virtual stages in model order."""
         stages = 1 + max(p for where in self.positions for p in where)
-        layers = sum(block.name == "layer" for block in compiled_layers(self.job))
-        sizes = layers_per_stage(self.plan, layers, stages)
+        sizes = layers_per_stage(self.plan, self.framework, compiled_layers(self.job), stages)
         return cut_into_chunks(varied_layers(self.job, sizes), sizes)
 
     @cached_property

@@ -21,13 +21,12 @@ from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
 from simulator.results.estimate import Estimate
-from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.planner.problem import LayerCosts, PlanBound
 from simulator.strategies.protocols import PipelineSchedule, ScheduleTraits
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer
 from simulator.training.memory import chunk_memory
-from simulator.training.stages import Chunk, compiled_layers
+from simulator.training.stages import Chunk, compiled_layers, layers_per_stage
 from simulator.training.step import check_job, estimate_step
 from simulator.training.update import optimizer_time
 from simulator.units import format_quantity
@@ -109,7 +108,9 @@ class PlanEvaluator:
         if owner is None:
             return PlanBound(0.0)
         microbatches = job.batch.microbatches(plan)
-        chunk_of_block = _chunk_of_blocks(work.layer, len(owner))
+        blocks = self._blocks(_work_key(plan), job.batch.micro_batch_size)
+        counts = layers_per_stage(plan, self.framework, blocks, len(owner))
+        chunk_of_block = _chunk_of_blocks(work.layer, counts)
         if reason := self._too_much(plan, work, states, chunk_of_block, owner, microbatches):
             return PlanBound(math.inf, reason)
         forward: Floats = np.bincount(chunk_of_block, work.forward, len(owner)).astype(np.float64)
@@ -300,9 +301,10 @@ def _in_flight(schedule: str, ranks: int, chunks: int, microbatches: int) -> NDA
     return np.ones(ranks, dtype=np.int64)
 
 
-def _chunk_of_blocks(layer: NDArray[np.bool_], stages: int) -> NDArray[np.int64]:
-    """Virtual stage of every block: other blocks stay with the layer they follow, the first ones with the first."""
-    counts = partition_layers(int(layer.sum()), stages)
-    of_layer = np.repeat(np.arange(stages), counts)
+def _chunk_of_blocks(layer: NDArray[np.bool_], counts: Sequence[int]) -> NDArray[np.int64]:
+    """Virtual stage of every block: other blocks stay with the layer they follow, the first ones with the first, those
+    after the last layer with the last."""
+    of_layer = np.repeat(np.arange(len(counts)), counts)
     found: NDArray[np.int64] = of_layer[np.maximum(np.cumsum(layer) - 1, 0)]
+    found[int(np.flatnonzero(layer)[-1]) + 1 :] = len(counts) - 1
     return found

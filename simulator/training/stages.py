@@ -17,7 +17,7 @@ from simulator.workload.framework import Framework
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block
+from simulator.workload.ops import Block, Mesh, OpKind, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layers_per_stage"]
@@ -106,13 +106,27 @@ def counted_ends(plan: Plan) -> tuple[int, int]:
     return first, last
 
 
-def layers_per_stage(plan: Plan, layers: int, stages: int) -> list[int]:
-    """Layers of every virtual stage; the first and the last have one less where embedding and head count as layers."""
+def layers_per_stage(plan: Plan, framework: Framework, blocks: Sequence[Block], stages: int) -> list[int]:
+    """Layers of every virtual stage, dealt out as the framework does.
+
+    The first and the last have one less where embedding and head count as layers.
+    """
     first, last = counted_ends(plan)
-    sizes = partition_layers(layers + first + last, stages)
-    sizes[0] -= first
-    sizes[-1] -= last
-    return sizes
+    positions = [index for index, block in enumerate(blocks) if block.name == "layer"]
+    if framework.pipeline_split == "share" and not (first or last) and stages > 1:
+        sizes = {id(block): _matrix_elements(block, plan.mesh) for block in blocks}
+        costs, tail = [sizes[id(blocks[i])] for i in positions], sum(sizes[id(b)] for b in blocks[positions[-1] + 1 :])
+        return partition_layers(costs, stages, method="share", tail=tail)
+    dealt = partition_layers(len(positions) + first + last, stages)
+    dealt[0] -= first
+    dealt[-1] -= last
+    return dealt
+
+
+def _matrix_elements(block: Block, mesh: Mesh) -> float:
+    """Elements of the matrices that a block multiplies with: a measure of its computation."""
+    gemms = (op for op in block.forward if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM))
+    return float(sum(t.elements(mesh) for op in gemms for t in op.reads if t.cls is TensorClass.PARAM))
 
 
 def cut_into_chunks(blocks: Sequence[Block], layers_per_chunk: Sequence[int]) -> tuple[Chunk, ...]:

@@ -119,9 +119,10 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     if ran:
         seconds = batch.tokens / (float(row["tokens_per_s_per_gpu"]) * gpus)
         measured.append(Measurement("training_step_time", seconds, "step"))
-        # mem_alloc is read between steps, without activations; nanotron logs bytes / 1024**3 as "GB".
+        # nanotron logs rank 0, which is on the first stage, in GiB (src/nanotron/helpers.py); mem_alloc is the peak after
+        # the backward, without activations.
         if row.get("mem_reserved_gb"):
-            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * GIB, "reserved"))
+            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * GIB, "reserved_first"))
     fixed = fixed or pp == 1
     source = "nanotron sweep" if fixed else "nanotron sweep, pipeline rows before the fix"
     assumed += ["feed-forward width by hidden size (Llama)", "sequence 4096"]

@@ -49,12 +49,13 @@ def run_training(subject: Subject) -> tuple[Prediction, str]:
 
 def memory_figures(ledger: MemoryLedger) -> Prediction:
     """Peak of the fullest rank by what is counted: allocated by tensors, reserved by the allocator, taken of the
-    device."""
+    device; ``reserved_first`` is that of the first stage."""
     hbm = [s for s in ledger.stages if s.tier is Tier.HBM]
-    worst = max(hbm, key=lambda s: s.peak)
+    worst, first = max(hbm, key=lambda s: s.peak), hbm[0]
     return {
         "allocated": worst.allocated,
         "reserved": worst.allocated + worst.by_class.get("fragmentation", 0.0),
+        "reserved_first": first.allocated + first.by_class.get("fragmentation", 0.0),
         "device": worst.peak,
         "fits": float(ledger.fits),
         **{f"memory.{k}": v for k, v in worst.by_class.items()},
@@ -76,7 +77,7 @@ def baseline_memory(job: TrainingJob, capacity: float) -> Prediction:
     per_layer = tokens * model.hidden_size * (2 if plan.recompute == "full" else 34)
     in_flight = min(batch.microbatches(plan), plan.pipeline_parallel)
     total = states + in_flight * layers * per_layer / plan.tensor_parallel
-    return {f"baseline.{k}": total for k in ("allocated", "reserved", "device")} | {
+    return {f"baseline.{k}": total for k in ("allocated", "reserved", "reserved_first", "device")} | {
         "baseline.fits": float(total < capacity)
     }
 

@@ -37,9 +37,18 @@ class Framework:
         Type in which gradients are accumulated.
     keeps_half_gradients
         Whether the 16-bit gradients of a whole backward stay beside the accumulators until they are added to them.
+    keeps_gradient_buckets
+        Whether replicas without ZeRO keep the 16-bit buckets of ``DistributedDataParallel`` beside the gradients.
+    holds_sent_ahead
+        Whether the forwards at the start of a step are launched without waiting for the device, so that what was handed
+        to a communicator's stream (``Tensor.record_stream``) cannot be reused yet: see
+        :func:`~simulator.training.memory.memory_ledger`.
     keeps_gathered_inputs
         Whether sequence parallelism keeps the gathered inputs of column-parallel layers for the backward, instead of
         their shards that are gathered again.
+    pipeline_split
+        How layers are dealt to pipeline stages: ``even`` numbers, or ``share``: a stage takes layers until their cost so
+        far reaches its share of the model's, the head included.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
     p2p_scatter_gather
@@ -88,6 +97,9 @@ class Framework:
     dropout: bool | None = None
     gradient_dtype: str = "fp32"
     keeps_half_gradients: bool = False
+    keeps_gradient_buckets: bool = False
+    holds_sent_ahead: bool = False
+    pipeline_split: Literal["even", "share"] = "even"
     keeps_gathered_inputs: bool = False
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True

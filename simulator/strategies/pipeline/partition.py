@@ -12,7 +12,11 @@ __all__ = ["partition_layers"]
 
 
 def partition_layers(
-    costs: Sequence[float] | int, ranks: int, chunks: int = 1, method: Literal["even", "balanced"] = "even"
+    costs: Sequence[float] | int,
+    ranks: int,
+    chunks: int = 1,
+    method: Literal["even", "balanced", "share"] = "even",
+    tail: float = 0.0,
 ) -> list[int]:
     """Layers of every virtual stage, in model order.
 
@@ -25,12 +29,17 @@ def partition_layers(
     method
         ``even``: as many layers each; what is left over goes one each to the first virtual stages (the rule where
         Megatron's default, an exact multiple, does not hold). ``balanced``: contiguous cuts that minimise the
-        dearest stage, by dynamic programming; among those, the ones with the least sum of squares.
+        dearest stage, by dynamic programming; among those, the ones with the least sum of squares. ``share``: every
+        stage takes layers until the cost so far reaches its share of the whole, the rule of nanotron.
+    tail
+        Cost of what follows the last layer on the last virtual stage, which ``share`` counts: the last virtual stage
+        may then hold no layer.
 
     Returns
     -------
     list of int
-        Number of layers of every virtual stage; they sum to the number of layers and are at least 1.
+        Number of layers of every virtual stage; they sum to the number of layers and are at least 1, but for the last
+        one under ``share``.
 
     Raises
     ------
@@ -47,7 +56,18 @@ def partition_layers(
     if method == "even":
         share, extra = divmod(layers, stages)
         return [share + (stage < extra) for stage in range(stages)]
-    return _balanced(costs, stages)
+    return _shares(costs, stages, tail) if method == "share" else _balanced(costs, stages)
+
+
+def _shares(costs: Sequence[float], stages: int, tail: float) -> list[int]:
+    """Layers taken one by one; a stage ends with the one that reaches its share. Later stages keep one layer each."""
+    reached = np.cumsum(costs) / (sum(costs) + tail) * (1 + 1e-9)
+    sizes: list[int] = []
+    for stage in range(1, stages):
+        start = sum(sizes)
+        wanted = int(np.searchsorted(reached, stage / stages)) + 1 - start
+        sizes.append(max(1, min(wanted, len(costs) - start - (stages - stage) + (tail > 0))))
+    return [*sizes, len(costs) - sum(sizes)]
 
 
 def _balanced(costs: Sequence[float], stages: int) -> list[int]:

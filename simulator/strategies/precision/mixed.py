@@ -43,6 +43,8 @@ class PrecisionRecipe:
         typed = block.map(self._typed)
         gradient = self.gradient(framework)
         halves = framework.keeps_half_gradients and gradient != self.storage
+        replicas = plan.data_parallel * plan.context_parallel if plan.zero_stage == 0 else 1
+        buckets = framework.keeps_gradient_buckets and replicas > 1
         states: list[Tensor] = []
         sums: list[Op] = []
         for parameter in typed.parameters:
@@ -55,6 +57,8 @@ class PrecisionRecipe:
                 half = replace(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
                 states.append(half)
                 sums.append(_accumulate(half, total))
+            if buckets:
+                states.append(replace(total, name=f"{parameter.name}.bucket", dtype=self.storage))
             states += [
                 replace(parameter, name=f"{parameter.name}.{n}", cls=TensorClass.OPTIM, dtype=d)
                 for n, d in self.optimizer
