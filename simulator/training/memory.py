@@ -171,11 +171,10 @@ def memory_ledger(
     Host memory and drives are shared equally by the accelerators of a node. The peer tier is the room that the stages
     without evictions leave in their HBM, shared by the stages that evict.
 
-    The allocator's loss is a share of what is allocated and, where the framework ``holds_sent_ahead``, what the
-    forwards at the start of a step handed to a communicator's stream: freed, but not to be reused before the device
-    gets there (PyTorch's ``Tensor.record_stream``). The forwards that follow each other number one more than the
-    warm-up; the one after it runs when the host has waited for the first gradient, so the room of one of the others is
-    free for its own activations.
+    The allocator's loss is a share of what is allocated and, where the host runs ahead of the device
+    (``holds_handed_over``), what forwards handed to a communicator's stream: freed, but not to be reused before the
+    device gets there (PyTorch's ``Tensor.record_stream``). It is that of one forward, or of the forwards at the start
+    of a step but for two: the last one runs after the wait for the first gradient, and in the room of another.
     """
     reserve = framework.constants.get("memory_reserve")
     fragmentation = framework.constants.get("fragmentation")
@@ -189,8 +188,8 @@ def memory_ledger(
         beyond = _update_workspace(chunks, mesh, framework) - by_class[TensorClass.ACTIVATION.value]
         by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())
-        ahead = _ahead(timeline, rank, chunks, memory) if framework.holds_sent_ahead else 0.0
-        by_class["fragmentation"] = allocated * (fragmentation.value if fragmentation else 0.0) + ahead
+        share = fragmentation.value if fragmentation else 0.0
+        by_class["fragmentation"] = allocated * share + _held(timeline, rank, chunks, memory, framework)
         by_class["reserve"] = reserve.value if reserve else 0.0
         stages.append(StageMemory(rank, Tier.HBM, by_class, nodes[rank].accelerator.memory_usable))
         for tier, peaks in (evicted or {}).items():
@@ -207,16 +206,19 @@ def memory_ledger(
     return MemoryLedger((*stages, *_peer_stages(stages, peers)))
 
 
-def _ahead(
-    timeline: PipelineTimeline, rank: int, chunks: Sequence[Chunk], memory: Sequence[ChunkMemory]
+def _held(
+    timeline: PipelineTimeline, rank: int, chunks: Sequence[Chunk], memory: Sequence[ChunkMemory], framework: Framework
 ) -> float:
-    """Bytes that wait for the device after the forwards at the start of a step, of all but the last two of them."""
-    order = timeline.program.order
-    kinds = order.kind[int(order.offsets[rank]) : int(order.offsets[rank + 1])]
-    others = np.flatnonzero(kinds != F)
-    first = int(others[0]) if others.size else len(kinds)
-    each = sum(memory[c.position].handed_over for c in chunks) / max(len(chunks), 1)
-    return max(0, first - 2) * each
+    """Bytes that wait for the device after forwards that the host launched ahead of it."""
+    if framework.holds_handed_over == "no":
+        return 0.0
+    forwards = 1
+    if framework.holds_handed_over == "warm-up":
+        order = timeline.program.order
+        mine = order.kind[int(order.offsets[rank]) : int(order.offsets[rank + 1])]
+        others = np.flatnonzero(mine != F)
+        forwards = max(0, (int(others[0]) if others.size else len(mine)) - 2)
+    return forwards * sum(memory[c.position].handed_over for c in chunks) / max(len(chunks), 1)
 
 
 def _host_buffers(chunks: Sequence[Chunk], memory: Sequence[ChunkMemory], mesh: Mesh) -> float:

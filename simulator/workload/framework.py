@@ -39,9 +39,9 @@ class Framework:
         Whether the 16-bit gradients of a whole backward stay beside the accumulators until they are added to them.
     keeps_gradient_buckets
         Whether replicas without ZeRO keep the 16-bit buckets of ``DistributedDataParallel`` beside the gradients.
-    holds_sent_ahead
-        Whether the forwards at the start of a step are launched without waiting for the device, so that what was handed
-        to a communicator's stream (``Tensor.record_stream``) cannot be reused yet: see
+    holds_handed_over
+        How far the host runs ahead of the device while tensors that were handed to a communicator's stream
+        (``Tensor.record_stream``) cannot be reused: one ``forward``, or the ``warm-up`` of a pipeline. See
         :func:`~simulator.training.memory.memory_ledger`.
     keeps_gathered_inputs
         Whether sequence parallelism keeps the gathered inputs of column-parallel layers for the backward, instead of
@@ -98,7 +98,7 @@ class Framework:
     gradient_dtype: str = "fp32"
     keeps_half_gradients: bool = False
     keeps_gradient_buckets: bool = False
-    holds_sent_ahead: bool = False
+    holds_handed_over: Literal["no", "forward", "warm-up"] = "no"
     pipeline_split: Literal["even", "share"] = "even"
     keeps_gathered_inputs: bool = False
     overlap_grad_reduce: bool = True
