@@ -87,11 +87,9 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     degrees = {k: int(layout.get(k) or 1) for k in ("tp", "pp", "dp", "cp", "ep")}
     chunks = int(layout.get("vpp") or 0)
     schedule = next(s for p, s in SCHEDULES if re.search(p, str(layout.get("schedule") or "none").lower()))
+    ends = bool(re.search(r"place of one layer|L\+2|one layer fewer", str(layout.get("pipeline_layout") or "")))
     if schedule == "interleaved-1f1b" and not chunks:
-        per_chunk = record.get("layers_per_virtual_stage")
-        chunks = int(record["model"]["layers"]) // degrees["pp"] // int(per_chunk) if per_chunk else 2
-        if not per_chunk:
-            assumed.append("2 virtual stages")
+        chunks = _chunks(record, degrees["pp"], ends, assumed)
     if chunks > 1 and schedule == "1f1b":
         schedule = "interleaved-1f1b"
     if degrees["pp"] > 1 and not layout.get("schedule"):
@@ -102,8 +100,7 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     options, stage = _sharding(
         layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], framework
     )
-    layers = str(layout.get("pipeline_layout") or "")
-    if degrees["pp"] > 1 and re.search(r"place of one layer|L\+2|one layer fewer", layers):
+    if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     recompute = _recompute(record, options, assumed)
     return Plan(
@@ -123,6 +120,20 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     ), assumed
 
 
+def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str]) -> int:
+    """Virtual stages of a rank, where the record does not count them.
+
+    Where embedding and head take a layer's place, they fill the first and the last chunk alone (Llama 3, arXiv
+    2407.21783 §3.3.2), so every chunk has room for one layer.
+    """
+    layers = int(record["model"]["layers"]) + 2 * ends
+    if per_chunk := record.get("layers_per_virtual_stage"):
+        return layers // ranks // int(per_chunk)
+    chunks = layers // ranks if ends and layers % ranks == 0 else 2
+    assumed.append(f"{chunks} virtual stages")
+    return chunks
+
+
 def _sharding(words: object, per_node: int, replicas: int, framework: Framework) -> tuple[dict[str, object], int]:
     """Options and ZeRO stage of a ``zero_stage`` that is a number or a sentence."""
     text = str(words if words is not None else framework.distributed_optimizer_default)
@@ -131,7 +142,8 @@ def _sharding(words: object, per_node: int, replicas: int, framework: Framework)
     if match := re.search(r"over (\d+) ranks", text):
         return {"sharding": "amsp", "parameter_group": 1, "gradient_group": 1, "optimizer_group": int(match[1])}, 1
     if "not resharded" in text or "ZeRO-2" in text:  # parameters are gathered once per step and stay
-        return {"sharding": "fsdp", "reshard_after_forward": False}, 3
+        kept = {"shard_gradients": True} if "gradients sharded" in text else {}
+        return {"sharding": "fsdp", "reshard_after_forward": False, **kept}, 3
     match = re.search(r"\d", text)
     stage = int(match[0]) if match else 0
     if stage < 3:

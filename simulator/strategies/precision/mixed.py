@@ -108,6 +108,21 @@ class FP16(PrecisionRecipe):
 
 
 @register(
+    "bf16-pure", kind="pass", area="training", family="precision",
+    cites=("Zamirai et al. 2020 (Revisiting BFloat16 Training), arXiv 2010.06192",),
+    catalogue=("bf16, FP8 (TE, FP8-LM), Campo",), validated_by="closed_form",
+)  # fmt: skip
+class PureBF16(PrecisionRecipe):
+    """Everything in bf16: 8 bytes per parameter with Adam, no master copy (a model that was cast as a whole)."""
+
+    optimizer = (("exp_avg", "bf16"), ("exp_avg_sq", "bf16"))
+
+    def gradient(self, framework: Framework) -> str:
+        """Gradients have the type of the parameters."""
+        return self.storage
+
+
+@register(
     "fp32",
     kind="pass",
     area="training",

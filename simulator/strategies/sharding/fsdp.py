@@ -30,7 +30,9 @@ class Fsdp(ShardedStates):
 
     Options: ``fsdp_unit`` layers per unit (1), ``fsdp_prefetch`` units gathered ahead (1; 0 exposes every gather),
     ``reshard_after_forward`` (true; false keeps the gathered parameters for the backward, a number of ranks keeps a
-    copy spread over that many: give it as ``secondary_group`` too).
+    copy spread over that many: give it as ``secondary_group`` too), ``shard_gradients`` (false; under a pipeline true
+    reduces the gradients of every micro-batch to shards instead of keeping them whole until the step's end, as Llama 3
+    did, arXiv 2407.21783 §3.3.2).
     """
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
@@ -51,8 +53,8 @@ class Fsdp(ShardedStates):
         """Everything over the same ranks."""
         size = self.group(plan, axis)
         if plan.option("reshard_after_forward", True) is False:
-            if plan.pipeline_parallel > 1:  # parameters are gathered once per step and gradients kept until its end
-                return Groups(1, 1, size)
+            if plan.pipeline_parallel > 1:  # parameters are gathered once per step
+                return Groups(1, size if plan.option("shard_gradients", False) is True else 1, size)
             return Groups(size, size, size, 1)
         return Groups(size, size, size, plan.group_size("secondary_group", axis, 0))
 
