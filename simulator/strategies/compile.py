@@ -73,7 +73,9 @@ def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[st
 
 
 def compile_block(block: Block, plan: Plan, framework: Framework, area: Area = "training") -> Block:
-    """The block after every pass of the plan."""
+    """The block after every pass of the plan; a compiler that recomputes elementwise kernels does so unasked."""
+    if area == "training" and plan.recompute == "none" and framework.recomputes_elementwise:
+        plan = replace(plan, recompute="elementwise")
     for step in passes_of(plan, area):
         block = step.apply(block, plan, framework)
     return block

@@ -78,6 +78,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "secondary_group": "zero++, fsdp: ranks that share the secondary copy",
     "secondary_shard": "zero++: keep a secondary copy",
     "servers": "parameter-server, byteps: machines that aggregate",
+    "shard_gradients": "fsdp: micro-batches of a chunk after which a pipeline reduces gradients to shards",
     "shard_group": "hsdp, mics: ranks that share one copy of the states",
     "sharding": "strategy of sharded states",
     "stage_layers": "mobius: layers of a stage",

@@ -98,7 +98,7 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     if sequence is None and degrees["tp"] > 1:
         assumed.append("no sequence parallelism")
     options, stage = _sharding(
-        layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], framework
+        layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], degrees["pp"], framework
     )
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
@@ -134,7 +134,7 @@ def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str
     return chunks
 
 
-def _sharding(words: object, per_node: int, replicas: int, framework: Framework) -> tuple[dict[str, object], int]:
+def _sharding(words: object, per_node: int, replicas: int, ranks: int, framework: Framework) -> tuple[dict[str, object], int]:
     """Options and ZeRO stage of a ``zero_stage`` that is a number or a sentence."""
     text = str(words if words is not None else framework.distributed_optimizer_default)
     if "HSDP" in text or "replicate across" in text:
@@ -142,7 +142,8 @@ def _sharding(words: object, per_node: int, replicas: int, framework: Framework)
     if match := re.search(r"over (\d+) ranks", text):
         return {"sharding": "amsp", "parameter_group": 1, "gradient_group": 1, "optimizer_group": int(match[1])}, 1
     if "not resharded" in text or "ZeRO-2" in text:  # parameters are gathered once per step and stay
-        kept = {"shard_gradients": True} if "gradients sharded" in text else {}
+        # The micro-batches that follow each other on a chunk of an interleaved pipeline share one reduction.
+        kept = {"shard_gradients": ranks} if "gradients sharded" in text and ranks > 1 else {}
         return {"sharding": "fsdp", "reshard_after_forward": False, **kept}, 3
     match = re.search(r"\d", text)
     stage = int(match[0]) if match else 0
@@ -171,8 +172,7 @@ def _recompute(record: Mapping[str, Any], options: dict[str, object], assumed: l
     if text.startswith("none"):
         return "none"
     if "norm" in text or ("act" in text and "core attention" not in text):
-        assumed.append(f"recomputation '{text}' as none: no strategy recomputes just those")
-        return "none"
+        return "elementwise"
     return "selective"
 
 

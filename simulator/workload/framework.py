@@ -31,6 +31,9 @@ class Framework:
         Whether one kernel computes the loss from the 16-bit logits, without a copy in fp32.
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
+    recomputes_elementwise
+        Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
+        else.
     dropout
         Whether training stores dropout masks (None: as the model's recipe says).
     gradient_dtype
@@ -123,6 +126,7 @@ class Framework:
     sources: tuple[str, ...] = ()
     notes: str = ""
     composite: tuple[str, ...] = ()
+    recomputes_elementwise: bool = False
     small_device_gib: int = 0
     small_devices: tuple[str, ...] = ()
     small_max_num_batched_tokens: int = 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import cast
 
 from simulator.registry import register
 from simulator.strategies.sharding.states import Groups, ShardedStates, refuse_pipeline
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, Tensor, TensorClass
 from simulator.workload.plan import Plan
 from simulator.workload.wire import Wire
 
@@ -30,15 +31,15 @@ class Fsdp(ShardedStates):
 
     Options: ``fsdp_unit`` layers per unit (1), ``fsdp_prefetch`` units gathered ahead (1; 0 exposes every gather),
     ``reshard_after_forward`` (true; false keeps the gathered parameters for the backward, a number of ranks keeps a
-    copy spread over that many: give it as ``secondary_group`` too), ``shard_gradients`` (false; under a pipeline true
-    reduces the gradients of every micro-batch to shards instead of keeping them whole until the step's end, as Llama 3
-    did, arXiv 2407.21783 §3.3.2).
+    copy spread over that many: give it as ``secondary_group`` too), ``shard_gradients`` (0: under a pipeline
+    gradients stay whole until the step's end; n: they are reduced to shards after every n micro-batches of a chunk, and
+    one layer's are whole meanwhile, as in Llama 3, arXiv 2407.21783 §3.3.2).
     """
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Units and prefetch must be sensible; a pipeline needs parameters that stay gathered."""
-        for name, least in (("fsdp_unit", 1), ("fsdp_prefetch", 0)):
-            value = plan.option(name, 1)
+        for name, least in (("fsdp_unit", 1), ("fsdp_prefetch", 0), ("shard_gradients", 0)):
+            value = plan.option(name, least)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 return f"{name} must be a whole number from {least} on, have {value}"
         if plan.pipeline_parallel > 1 and plan.option("reshard_after_forward", True) is not False:
@@ -54,7 +55,7 @@ class Fsdp(ShardedStates):
         size = self.group(plan, axis)
         if plan.option("reshard_after_forward", True) is False:
             if plan.pipeline_parallel > 1:  # parameters are gathered once per step
-                return Groups(1, size if plan.option("shard_gradients", False) is True else 1, size)
+                return Groups(1, size if plan.option("shard_gradients", 0) else 1, size)
             return Groups(size, size, size, 1)
         return Groups(size, size, size, plan.group_size("secondary_group", axis, 0))
 
@@ -63,9 +64,20 @@ class Fsdp(ShardedStates):
         unit, ahead = (cast(int, plan.option(name, 1)) for name in ("fsdp_unit", "fsdp_prefetch"))
         return Wire(blocks=unit, prefetch=ahead)
 
+    def scatter_ops(
+        self, block: Block, gradients: tuple[Tensor, ...], axis: str, ranks: int, plan: Plan
+    ) -> tuple[Op, ...]:
+        """Under a pipeline, one reduction for several micro-batches: each pays its share."""
+        made = super().scatter_ops(block, gradients, axis, ranks, plan)
+        if not (count := cast(int, plan.option("shard_gradients", 0))):
+            return made
+        return tuple(replace(op, wire=replace(op.wire, volume=op.wire.volume / count)) for op in made)
+
     def place(self, tensor: Tensor, block: Block, plan: Plan) -> tuple[Tensor, ...]:
         """The 16-bit shard does not reside: it is cast from the fp32 master shard when it is gathered."""
         placed = super().place(tensor, block, plan)
+        if tensor.cls is TensorClass.GRAD and cast(int, plan.option("shard_gradients", 0)) > 1:
+            return (*placed, replace(tensor, name=f"{tensor.name}.whole", cls=TensorClass.WORKSPACE))
         mastered = any(t.name == f"{tensor.name}.master" for t in block.states)
         if tensor.cls is TensorClass.PARAM and mastered and self.groups(plan, "dpcp").parameter > 1:
             return placed[1:]
