@@ -83,10 +83,10 @@ def check_model(plan: Plan, model: ModelSpec) -> Iterator[Problem]:
         if count % ep:
             near = _or(divisors_near(count, ep))
             yield ("plan", "expert_parallel"), f"{count} experts are not divisible by {ep}, use {near}"
-    ranks = plan.data_parallel * plan.context_parallel
+    ranks = plan.expert_ranks
     if ep > 1 and ranks % ep and plan.option("expert") != "tensor-ranks":
-        near = _or(divisors_near(ranks, ep))
-        message = f"expert_parallel {ep} must divide data_parallel × context_parallel = {ranks}, use {near}"
+        near, over = _or(divisors_near(ranks, ep)), "tensor_parallel × " * plan.folds_experts
+        message = f"expert_parallel {ep} must divide {over}data_parallel × context_parallel = {ranks}, use {near}"
         yield ("plan", "expert_parallel"), message
     layers, chunks = model.num_hidden_layers, pp * v
     if layers < chunks:

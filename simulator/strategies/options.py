@@ -30,6 +30,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "expert_block": "megablocks: rows of a block",
     "expert_group": "tutel: ranks of the inner all-to-all",
     "expert_slots": "flexmoe, smartmoe: expert slots of a rank",
+    "expert_tensor_parallel": "expert parallelism: 1 gives tensor-parallel ranks whole experts",
     "flash_share": "g10: share of the swapped bytes that goes to flash",
     "fsdp_prefetch": "fsdp: units gathered ahead",
     "fsdp_unit": "fsdp: layers of a unit",

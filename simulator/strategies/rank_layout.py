@@ -36,8 +36,9 @@ class RankLayout:
         for axis in AXES:
             strides[axis] = step
             step *= self.plan.mesh[axis]
-        strides["dpcp"] = strides["ep"] = strides["cp"]
-        strides["edp"] = strides["cp"] * self.plan.expert_parallel
+        strides["dpcp"] = strides["cp"]
+        strides["ep"] = strides["tp"] if self.plan.folds_experts else strides["cp"]
+        strides["edp"] = strides["ep"] * self.plan.expert_parallel
         for axis in self.plan.mesh:
             if axis not in strides:  # a sub-axis "dpcp[8:64]" steps over 8 ranks of its axis
                 strides[axis] = strides[base_axis(axis)] * int(axis.partition("[")[2].partition(":")[0])

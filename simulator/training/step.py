@@ -40,11 +40,9 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
         )
     elif reason := PipelinedJob.check_schedule(job):
         reasons.append(reason)
-    if plan.expert_parallel > 1 and plan.mesh["dpcp"] % plan.expert_parallel:
-        reasons.append(
-            f"expert_parallel {plan.expert_parallel} does not divide "
-            f"data_parallel × context_parallel = {plan.mesh['dpcp']}"
-        )
+    if plan.expert_parallel > 1 and plan.expert_ranks % plan.expert_parallel:
+        over = "tensor_parallel × " * plan.folds_experts + "data_parallel × context_parallel"
+        reasons.append(f"expert_parallel {plan.expert_parallel} does not divide {over} = {plan.expert_ranks}")
     if reason := goal_reason(job):
         reasons.append(reason)
     return reasons

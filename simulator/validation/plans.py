@@ -102,6 +102,8 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     )
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
+    if int(layout.get("etp") or 0) == 1 and min(degrees["tp"], degrees["ep"]) > 1:
+        options["expert_tensor_parallel"] = 1
     recompute = _recompute(record, options, assumed)
     return Plan(
         tensor_parallel=degrees["tp"],

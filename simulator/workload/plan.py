@@ -59,7 +59,8 @@ class Plan:
     tensor_parallel, context_parallel, pipeline_parallel, data_parallel
         Degrees; their product is the number of accelerators.
     expert_parallel
-        Ranks over which the routed experts of a layer are spread; divides context_parallel × data_parallel.
+        Ranks over which the routed experts of a layer are spread; divides context_parallel × data_parallel, times
+        tensor_parallel where ``expert_tensor_parallel`` is 1.
     sequence_parallel
         Split the residual stream along the sequence over the tensor-parallel ranks (Korthikanti 2022).
     virtual_stages
@@ -116,9 +117,20 @@ class Plan:
             "dp": self.data_parallel,
             "pp": self.pipeline_parallel,
             "ep": self.expert_parallel,
-            "edp": max(1, self.data_parallel * self.context_parallel // self.expert_parallel),
+            "edp": max(1, self.expert_ranks // self.expert_parallel),
             "dpcp": self.data_parallel * self.context_parallel,
         }
+
+    @property
+    def folds_experts(self) -> bool:
+        """Whether tensor-parallel ranks hold whole experts of their own (option ``expert_tensor_parallel`` 1)."""
+        return self.option("expert_tensor_parallel") == 1 and min(self.tensor_parallel, self.expert_parallel) > 1
+
+    @property
+    def expert_ranks(self) -> int:
+        """Ranks of a pipeline stage over which experts and their replicas are spread."""
+        tensor_ranks = self.tensor_parallel if self.folds_experts else 1
+        return tensor_ranks * self.data_parallel * self.context_parallel
 
     @property
     def accelerators(self) -> int:

@@ -4,7 +4,9 @@ Rows are (token, expert) pairs. Where the load is balanced a rank's rows stay as
 conserved; capacity, block rounding and skew scale the rows at the experts, and memory, FLOPs and messages follow.
 
 With tensor parallelism its ranks share the tokens: each sends its slice of the rows, the slices are gathered before
-the experts (whose width is cut) and the partial sums reduce-scattered behind them, as Megatron's dispatcher does.
+the experts (whose width is cut) and the partial sums reduce-scattered behind them, as Megatron's dispatcher does. With
+``expert_tensor_parallel`` 1 the experts are spread over those ranks too and stay whole: nothing is gathered (MoE
+Parallel Folding, arXiv 2504.14960).
 """
 
 from __future__ import annotations
@@ -17,12 +19,13 @@ from simulator.strategies.expert.routing import imbalance, placement, rank_loads
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Phase, Stream, Tensor
+from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Phase, Sharding, Stream, Tensor
 from simulator.workload.plan import Plan
 
 __all__ = ["ExpertExchange", "Rows", "collective"]
 
 ROUTED = "routed"
+FFN = "expert_ffn"
 INSIDE = (".expert_up", ".expert_act", ".expert_down")
 
 
@@ -67,6 +70,10 @@ def _scaled(dim: Dim, factor: float) -> Dim:
     if dim.name != ROUTED:
         return dim
     return Dim(dim.name, tuple((math.ceil(units * factor - 1e-9), size) for units, size in dim.parts))
+
+
+def _without_width(sharding: Sharding) -> Sharding:
+    return tuple((dim, axis) for dim, axis in sharding if dim != FFN)
 
 
 def collective(op: Op, name: str, kind: Collective, axis: str, reads: Tensor, writes: Tensor) -> Op:
@@ -157,6 +164,7 @@ class _Walk:
         self.leave = {outward, f"{inward}.grad"}
         self.spread = plan.expert_parallel > 1
         self.tensor_ranks = self.spread and plan.tensor_parallel > 1
+        self.folded = plan.folds_experts
 
     def run(self, ops: tuple[Op, ...]) -> Iterator[Op]:
         """The Ops with exchanges."""
@@ -191,6 +199,8 @@ class _Walk:
 
     def _experts_side(self, tensor: Tensor) -> Tensor:
         sized = resized(tensor, self.rows.experts)
+        if self.folded:  # whole experts: a slice of the rows for each tensor-parallel rank instead of one of the width
+            sized = replace(sized, sharding=_without_width(sized.sharding)).sharded(ROUTED, "tp")
         edge = self.spread and tensor.name in self.edges
         return replace(sized, name=f"{tensor.name}|experts") if edge else sized
 
@@ -199,7 +209,10 @@ class _Walk:
             return tuple(self._experts_side(t) for t in tensors)
 
         dims = tuple(_scaled(d, self.rows.experts) for d in op.flop_dims)
-        return replace(op, reads=side(op.reads), writes=side(op.writes), saves=side(op.saves), flop_dims=dims)
+        sized = replace(op, reads=side(op.reads), writes=side(op.writes), saves=side(op.saves), flop_dims=dims)
+        if self.folded:
+            sized = replace(sized, sharding=_without_width(sized.sharding))
+        return sized.shard(ROUTED, "tp") if self.folded else sized
 
     def _outside(self, op: Op) -> Op:
         """Dispatch, combine and their backward: as many rows as are sent, sliced over tensor-parallel ranks."""
@@ -226,7 +239,7 @@ class _Walk:
             self._edge(tensor, self.rows.wire),
             replace(experts, name=f"{tensor.name}|slice").sharded(ROUTED, "tp"),
         )
-        if not self.tensor_ranks:
+        if not self.tensor_ranks or self.folded:
             read, write = (edge, experts) if inward else (replace(edge, name=experts.name), edge)
             yield from self.strategy.wires(op, self.layer, self.plan, read, write, inward)
             return
