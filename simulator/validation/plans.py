@@ -102,8 +102,7 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     )
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
-    if int(layout.get("etp") or 0) == 1 and min(degrees["tp"], degrees["ep"]) > 1:
-        options["expert_tensor_parallel"] = 1
+    options |= _experts(record, degrees)
     recompute = _recompute(record, options, assumed)
     return Plan(
         tensor_parallel=degrees["tp"],
@@ -153,6 +152,22 @@ def _sharding(words: object, per_node: int, replicas: int, ranks: int, framework
         return {}, stage
     exposed = {} if framework.overlap_param_gather else {"fsdp_prefetch": 0}
     return {"sharding": "fsdp", **exposed}, stage
+
+
+def _experts(record: Mapping[str, Any], degrees: Mapping[str, int]) -> dict[str, object]:
+    """Options of expert parallelism: whole experts on tensor-parallel ranks, and DeepEP's dispatcher.
+
+    DeepEP sends a token once to every node that holds one of its experts and forwards it there over NVLink (DeepSeek-V3,
+    arXiv 2412.19437 §3.2.2).
+    """
+    found: dict[str, object] = {}
+    folded = int(record["parallelism"].get("etp") or 0) == 1 and min(degrees["tp"], degrees["ep"]) > 1
+    if folded:
+        found["expert_tensor_parallel"] = 1
+    inside = int(record["hardware"]["gpus_per_node"]) // (1 if folded else degrees["tp"])
+    if "DeepEP" in str(record.get("notes", "")) and degrees["ep"] > inside > 1 and degrees["ep"] % inside == 0:
+        found |= {"expert": "node-limited", "expert_group": inside, "node_limit": degrees["ep"] // inside}
+    return found
 
 
 def _recompute(record: Mapping[str, Any], options: dict[str, object], assumed: list[str]) -> str:
