@@ -34,8 +34,8 @@ class Measurement:
     value
         In SI units.
     quantity
-        Which figure of the prediction it is compared with (``step``, ``forward``, ``allocated``, ``reserved``, ``reserved_first``,
-        ``device``, ``ttft_mean`` ...), where a kind has several.
+        Which figure of the prediction it is compared with (``step``, ``forward``, ``allocated``, ``reserved``,
+        ``reserved_first``, ``device``, ``ttft_mean`` ...), where a kind has several.
     load
         For TTFT: the kind of load (``closed_loop``, ``all_at_once``, ``online``), because they measure other things.
     """

@@ -135,8 +135,10 @@ def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str
     return chunks
 
 
-def _sharding(words: object, per_node: int, replicas: int, ranks: int, framework: Framework) -> tuple[dict[str, object], int]:
-    """Options and ZeRO stage of a ``zero_stage`` that is a number or a sentence."""
+def _sharding(
+    words: object, per_node: int, replicas: int, ranks: int, framework: Framework
+) -> tuple[dict[str, object], int]:
+    """Options and ZeRO stage of a ``zero_stage`` that is a number or a sentence; ``ranks`` of the pipeline."""
     text = str(words if words is not None else framework.distributed_optimizer_default)
     if "HSDP" in text or "replicate across" in text:
         return {"sharding": "hsdp", "shard_group": min(per_node, replicas)}, 3
@@ -157,8 +159,8 @@ def _sharding(words: object, per_node: int, replicas: int, ranks: int, framework
 def _experts(record: Mapping[str, Any], degrees: Mapping[str, int]) -> dict[str, object]:
     """Options of expert parallelism: whole experts on tensor-parallel ranks, and DeepEP's dispatcher.
 
-    DeepEP sends a token once to every node that holds one of its experts and forwards it there over NVLink (DeepSeek-V3,
-    arXiv 2412.19437 §3.2.2).
+    DeepEP sends a token once to every node that holds one of its experts and forwards it there over NVLink
+    (DeepSeek-V3, arXiv 2412.19437 §3.2.2).
     """
     found: dict[str, object] = {}
     folded = int(record["parallelism"].get("etp") or 0) == 1 and min(degrees["tp"], degrees["ep"]) > 1

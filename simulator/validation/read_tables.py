@@ -119,8 +119,8 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     if ran:
         seconds = batch.tokens / (float(row["tokens_per_s_per_gpu"]) * gpus)
         measured.append(Measurement("training_step_time", seconds, "step"))
-        # nanotron logs rank 0, which is on the first stage, in GiB (src/nanotron/helpers.py); mem_alloc is the peak after
-        # the backward, without activations.
+        # nanotron logs rank 0, which is on the first stage, in GiB (src/nanotron/helpers.py); mem_alloc is the peak
+        # after the backward, without activations.
         if row.get("mem_reserved_gb"):
             measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * GIB, "reserved_first"))
     fixed = fixed or pp == 1

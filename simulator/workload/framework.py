@@ -50,8 +50,8 @@ class Framework:
         Whether sequence parallelism keeps the gathered inputs of column-parallel layers for the backward, instead of
         their shards that are gathered again.
     pipeline_split
-        How layers are dealt to pipeline stages: ``even`` numbers, or ``share``: a stage takes layers until their cost so
-        far reaches its share of the model's, the head included.
+        How layers are dealt to pipeline stages: ``even`` numbers, or ``share``: a stage takes layers until their cost
+        so far reaches its share of the model's, the head included.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
     p2p_scatter_gather

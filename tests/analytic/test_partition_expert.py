@@ -51,6 +51,20 @@ def test_experts_are_held_once_per_group() -> None:
     assert held(EP) * 8 == held(Plan(data_parallel=8))
 
 
+def test_experts_fold_over_tensor_ranks() -> None:
+    # arXiv 2504.14960: eight experts on 4 × 2 ranks, whole; every rank sends its slice of the rows and gathers none.
+    plan = plan_of(
+        tensor_parallel=4, sequence_parallel=True, data_parallel=2, expert_parallel=8, expert_tensor_parallel=1
+    )
+    block, alone = mixtral(plan), Plan()
+    assert plan.mesh["edp"] == 1
+    assert expert_flops(block, plan) * 4 == expert_flops(mixtral(alone), alone)
+    assert messages(block.forward, plan, "all_to_all", "ep") == [ROW_BYTES / 4] * 2
+    assert not any("rows." in op.name for op in block.ops if op.collective is not None)
+    held = [sum(t.bytes(p.mesh) for t in mixtral(p).states if "experts" in t.dim_names) for p in (plan, alone)]
+    assert held[0] * 8 == held[1]
+
+
 def test_gradients_of_experts_are_reduced_among_their_replicas() -> None:
     plan = plan_of(data_parallel=16, expert_parallel=8)
     block = mixtral(plan)

@@ -44,6 +44,11 @@ def test_zero_3_with_fp32_gradients_is_deepspeeds_estimate() -> None:
     assert ours == pytest.approx(deepspeed_zero3_bytes(2851e6, 32e6, 8), rel=1e-4)
 
 
+def test_states_all_in_bf16() -> None:
+    """Parameter, gradient and two moments of two bytes, whatever the framework accumulates in."""
+    assert per_parameter(Plan(precision="bf16-pure"), FP32_GRADIENTS) == 8.0
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([8, 16, 64]))
 def test_paro_bytes(parameter: int, gradient: int, optimizer: int) -> None:

@@ -185,6 +185,25 @@ def test_orders_survive_a_round_trip_through_actions(case: tuple[str, int, int, 
 
 
 @settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0.1, 10), min_size=1, max_size=12), st.integers(1, 6), st.floats(0, 20))
+def test_partition_by_share_ends_each_stage_with_the_layer_that_reaches_it(
+    costs: list[float], stages: int, tail: float
+) -> None:
+    if len(costs) < stages:
+        return
+    counts = partition_layers(costs, stages, 1, "share", tail)
+    assert sum(counts) == len(costs) and all(c >= 1 for c in counts[:-1]) and counts[-1] >= (tail == 0)
+    total, taken = sum(costs) + tail, 0
+    for stage, count in enumerate(counts[:-1], 1):
+        taken += count
+        before = sum(costs[: taken - 1])
+        # The last layer of a stage was needed: without it the share was not reached, or the stage would be empty.
+        assert count == 1 or before < total * stage / stages
+        spare = len(costs) - taken - (stages - stage) + (tail > 0)
+        assert spare == 0 or sum(costs[:taken]) >= total * stage / stages * (1 - 1e-6)
+
+
+@settings(max_examples=60, deadline=None)
 @given(st.lists(st.floats(0.1, 10), min_size=1, max_size=9), st.integers(1, 5), st.sampled_from(["even", "balanced"]))
 def test_partition_covers_all_layers_and_is_optimal(costs: list[float], stages: int, method: str) -> None:
     if len(costs) < stages:

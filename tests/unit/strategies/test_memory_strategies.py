@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ from simulator.hardware import load_node
 from simulator.registry import StrategyRecord, strategies
 from simulator.results.estimate import Estimate
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.stages import compiled_layers
+from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import TrainingJob
+from simulator.workload.model_files import load_model
 from simulator.workload.ops import OpKind, Phase, Tier
+from simulator.workload.plan import Plan
 
 FAMILIES = ("recompute", "precision", "offload")
 RECORDS = [record for family in FAMILIES for record in strategies("training", family)]
@@ -103,3 +108,21 @@ def test_decisions_are_options_of_the_plan() -> None:
     assert isinstance(decided, tuple)
     assert len(decided) > 0
     assert hash(run.plan) == hash(PipelinedJob(run.job, run.cluster).plan)
+
+
+def test_elementwise_recomputation_drops_norms_and_the_product() -> None:
+    """Llama: outputs of two norms and the gated product, 2·(h + h + f) bytes per token; GEMMs run once."""
+    model, kept = load_model("llama-2-7b"), {}
+    for recompute in ("none", "elementwise"):
+        base = job(batch=(1, 1), framework="megatron-core-0.8")
+        chosen = replace(base, model=model, plan=Plan(recompute=recompute))
+        block = next(b for b in compiled_layers(chosen) if b.name == "layer")
+        gemms = sum(op.flops() for op in block.ops if op.kind is OpKind.GEMM)
+        kept[recompute] = sum(t.bytes() for t in block.saved), gemms
+    tokens = base.batch.sequence_length
+    assert kept["none"][0] - kept["elementwise"][0] == 2 * tokens * (2 * 4096 + 11008)
+    assert kept["none"][1] == kept["elementwise"][1]
+    compiled = replace(load_framework("megatron-core-0.8"), recomputes_elementwise=True)
+    unasked = replace(base, model=model, plan=Plan(), framework=compiled)
+    block = next(b for b in compiled_layers(unasked) if b.name == "layer")
+    assert sum(t.bytes() for t in block.saved) == kept["elementwise"][0]

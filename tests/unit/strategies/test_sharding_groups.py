@@ -9,7 +9,7 @@ from simulator.strategies.rank_layout import RankLayout
 from simulator.training.memory import chunk_memory
 from simulator.training.stages import Chunk
 from simulator.workload.framework import Framework
-from simulator.workload.ops import Phase
+from simulator.workload.ops import Block, Phase, TensorClass
 from simulator.workload.plan import Plan
 from tests.unit.strategies.training_cases import FRAMEWORK, RANKS, cluster, estimate, layers
 
@@ -156,6 +156,21 @@ def test_pipelines_refuse_per_microbatch_shards() -> None:
     plan = Plan(data_parallel=8, pipeline_parallel=2).with_(sharding="mics", shard_group=8)
     assert "pipeline_parallel" in estimate(plan).reason
     assert estimate(plan.with_(sharding="fsdp", reshard_after_forward=False)).feasible
+
+
+def test_a_pipeline_can_shard_gradients_every_few_microbatches() -> None:
+    base = Plan(data_parallel=8, pipeline_parallel=2).with_(sharding="fsdp", reshard_after_forward=False)
+    whole, each, fourth = (layers(base.with_(shard_gradients=n))[0] for n in (0, 1, 4))
+    mesh = base.mesh
+
+    def held(block: Block) -> float:
+        return sum(t.bytes(mesh) for t in block.states if t.cls is TensorClass.GRAD)
+
+    assert held(each) == held(fourth) == pytest.approx(held(whole) / 8)
+    assert not whole.reduce_each and [op.wire.volume for op in each.reduce_each] == [1.0]
+    assert [op.wire.volume for op in fourth.reduce_each] == [0.25]
+    kept = [sum(t.bytes(mesh) for t in b.states if t.cls is TensorClass.WORKSPACE) for b in (each, fourth)]
+    assert kept == [0.0, held(whole)]  # whole while the four follow each other
 
 
 def test_gradient_type_of_the_framework_counts() -> None:

@@ -178,5 +178,9 @@ def test_partition_rules() -> None:
     assert partition_layers(22, 8) == [3, 3, 3, 3, 3, 3, 2, 2]
     assert partition_layers([1] * 96, 8, 4) == [3] * 32
     assert partition_layers([4, 1, 1, 1, 1], 2, method="balanced") == [1, 4]
+    # nanotron: a stage ends with the layer that reaches its share; the head here costs as much as 4 layers
+    assert partition_layers([1] * 16, 2, method="share", tail=4) == [10, 6]
+    assert partition_layers([1] * 16, 4, method="share", tail=4) == [5, 5, 5, 1]
+    assert partition_layers([3.0] * 4, 4, method="share", tail=6.0) == [2, 1, 1, 0]  # the head alone ends the pipeline
     with pytest.raises(ValueError, match="3 layers cannot fill 4 virtual stages"):
         partition_layers(3, 4)

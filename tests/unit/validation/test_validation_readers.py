@@ -61,6 +61,24 @@ def test_what_is_incomplete_is_listed_with_the_reason(tmp_path: Path, change: di
     assert "neither a count of failures" in reading.skipped[1].reason
 
 
+def test_words_about_chunks_gradients_and_experts_become_options(tmp_path: Path) -> None:
+    moe = {**RUN["model"], "num_experts": 8}
+    layout = {"tp": 2, "pp": 2, "dp": 8, "schedule": "interleaved",
+              "pipeline_layout": "embedding takes the place of one layer",
+              "zero_stage": "FSDP: optimizer+gradients sharded, parameters not resharded"}  # fmt: skip
+    hardware = {**RUN["hardware"], "n_gpus": 32}
+    run = {**RUN, "model": {**moe, "layers": 22}, "parallelism": layout, "hardware": hardware, "recompute": "norm, act"}
+    [case] = read_file(training_file(tmp_path, run)).cases
+    plan = case.subject.job.plan if case.subject.job else None
+    assert plan is not None and plan.virtual_stages == 12  # 22 layers and two ends over 2 ranks, one to a chunk
+    assert plan.option("shard_gradients") == 2 and plan.recompute == "elementwise"
+    folded = {**layout, "zero_stage": 1, "ep": 16, "etp": 1}
+    [case] = read_file(training_file(tmp_path, {**run, "parallelism": folded, "notes": "dispatcher DeepEP"})).cases
+    plan = case.subject.job.plan if case.subject.job else None
+    assert plan is not None and plan.folds_experts and plan.option("expert") == "node-limited"
+    assert (plan.option("expert_group"), plan.option("node_limit"), plan.mesh["edp"]) == (8, 2, 1)
+
+
 def test_a_table_is_recognised_by_its_header_wherever_it_lies(tmp_path: Path) -> None:
     path = tmp_path / "anything.csv"
     path.write_text(
