@@ -46,9 +46,6 @@ class Framework:
         How far the host runs ahead of the device while tensors that were handed to a communicator's stream
         (``Tensor.record_stream``) cannot be reused: one ``forward``, or the ``warm-up`` of a pipeline. See
         :func:`~simulator.training.memory.memory_ledger`.
-    keeps_gathered_inputs
-        Whether sequence parallelism keeps the gathered inputs of column-parallel layers for the backward, instead of
-        their shards that are gathered again.
     pipeline_split
         How layers are dealt to pipeline stages: ``even`` numbers, or ``share``: a stage takes layers until their cost
         so far reaches its share of the model's, the head included.
@@ -103,7 +100,6 @@ class Framework:
     keeps_gradient_buckets: bool = False
     holds_handed_over: Literal["no", "forward", "warm-up"] = "no"
     pipeline_split: Literal["even", "share"] = "even"
-    keeps_gathered_inputs: bool = False
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     overlap_p2p: bool = True

@@ -10,12 +10,11 @@ This is the propagation rule of GSPMD (arXiv 2105.04663 §3) for the two layouts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 
-__all__ = ["gathered_of", "insert_collectives"]
+__all__ = ["insert_collectives"]
 
 SEQ = "seq"
 
@@ -63,7 +62,6 @@ class _Walk:
 
 def insert_collectives(
     ops: tuple[Op, ...], axis: str, *, split_residual: bool, split_inputs: frozenset[str], stream: Stream,
-    whole: Mapping[str, Tensor] | None = None,
 ) -> tuple[Op, ...]:  # fmt: skip
     """Ops with the collectives over ``axis`` that their shardings imply.
 
@@ -77,11 +75,9 @@ def insert_collectives(
         Names of tensors that enter already split (block inputs, tensors saved in the forward).
     stream
         Queue of the collectives; COMPUTE when the framework does not overlap them.
-    whole
-        Tensors that were gathered before and kept, by the name of the shard.
     """
     split = set(split_inputs) if split_residual else set[str]()
-    walk = _Walk(axis, split_residual, stream, split, gathered=dict(whole or {}))
+    walk = _Walk(axis, split_residual, stream, split)
     for op in ops:
         sharded = {dim for dim, by in op.sharding if by == axis}
         reads = op.reads
@@ -113,12 +109,6 @@ def insert_collectives(
         )
         walk.reduce(target, op.phase)
     return tuple(walk.out)
-
-
-def gathered_of(ops: tuple[Op, ...]) -> dict[str, Tensor]:
-    """What the all-gathers among ``ops`` made whole, by the name of the shard."""
-    gathers = (op for op in ops if op.collective is Collective.ALL_GATHER)
-    return {op.reads[0].name: op.writes[0] for op in gathers}
 
 
 def _as_split(tensor: Tensor, axis: str) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
-from simulator.strategies.tensor.layout import gathered_of, insert_collectives
+from simulator.strategies.tensor.layout import insert_collectives
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Op, Stream
@@ -61,13 +61,9 @@ class MegatronTensorParallel:
         inputs = frozenset({block.boundary.name} if split and block.name not in ("embedding",) else ())
         stream = Stream.SCALE_UP if framework.tensor_parallel_overlap else Stream.COMPUTE
         forward = insert_collectives(sharded.forward, "tp", split_residual=split, split_inputs=inputs, stream=stream)
-        whole = gathered_of(forward) if framework.keeps_gathered_inputs else {}
-        forward = tuple(replace(op, saves=tuple(whole.get(t.name, t) for t in op.saves)) for op in forward)
         # In the backward the stream's gradient arrives split, and so do tensors that were saved split.
         known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs)
-        backward = insert_collectives(
-            sharded.backward, "tp", split_residual=split, split_inputs=known, stream=stream, whole=whole
-        )
+        backward = insert_collectives(sharded.backward, "tp", split_residual=split, split_inputs=known, stream=stream)
         boundary = sharded.boundary.sharded("seq", "tp") if inputs else sharded.boundary
         return replace(sharded, forward=forward, backward=backward, boundary=boundary)
 
