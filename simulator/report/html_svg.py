@@ -63,7 +63,9 @@ def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float
         x, y = left + width * i / 5, top + height - height * i / 5
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y}" y2="{y}" stroke="#d9d9d9" stroke-width="0.7"/>')
         parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{_tick(y_most * i / 5)}</text>')
-        parts.append(f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{_tick(x_most * i / 5)}</text>')
+        parts.append(
+            f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{_tick(x_most * i / 5)}</text>'
+        )
     middle = top + height / 2
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>'
