@@ -217,5 +217,6 @@ class DeploymentSpec(EngineSpec):
     sparse_attention: TextOrMapping = None
     offload: TextOrMapping = None
     adapters: TextOrMapping = None
+    decode_attention: TextOrMapping = None
     diffusion: DiffusionSpec | None = None
     options: Options = Field(default_factory=dict)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from simulator.cost.device import DeviceCost
+from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.workload.lowering_attention import mean_context
 from simulator.workload.model import AttentionSpec
-from simulator.workload.ops import DTYPE_BYTES, Mesh, OpKind, Work
+from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
 __all__ = ["AttentionTerm", "attention_term"]
 
@@ -27,7 +28,7 @@ class AttentionTerm(Protocol):
 
     @property
     def bounded(self) -> bool:
-        """Whether a window or budget ends the growth with the context."""
+        """Whether seconds per token of context are not the same for every batch: a window or budget ends the growth."""
 
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
         """(seconds now, growth per iteration, iterations for which that holds) for a decode batch."""
@@ -61,6 +62,8 @@ class SoftmaxTerm:
         Type of the cache, which selects the decode kernel's curve.
     kept
         Which part of the context is attended.
+    grid
+        Thread blocks of the decode kernel; ``None``: as those the device's curve was measured on.
     """
 
     spec: AttentionSpec
@@ -72,6 +75,7 @@ class SoftmaxTerm:
     queries: int = 1
     kv_dtype: str = "bf16"
     kept: KeptContext = ALL
+    grid: Grid | None = None
     constants: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -126,8 +130,14 @@ class SoftmaxTerm:
 
     @property
     def bounded(self) -> bool:
-        """Whether a window or budget caps what is read."""
-        return self._cap > 0
+        """Whether a window or budget caps what is read, or the batch decides how fast."""
+        return self._cap > 0 or self.grid is not None
+
+    def _stretch(self, decodes: int) -> float:
+        """Time of the cache's read over that of kernels which fill the device."""
+        if self.grid is None:
+            return 1.0
+        return self.grid.stretch(decodes, self.heads, self.kv_heads, self.device.accelerator.sm_count)
 
     def _attended(self, decodes: int, context: float) -> tuple[float, float, int]:
         """Rows of the cache a decode batch reads, their growth per iteration, iterations for which that holds.
@@ -147,7 +157,8 @@ class SoftmaxTerm:
         """Affine in the summed context until a window or budget is full."""
         rows, growth, holds = self._attended(decodes, context)
         fixed = self._constant + self._per_sequence * decodes
-        return fixed + self._per_token * rows, self._per_token * growth, holds
+        per_token = self._per_token * self._stretch(decodes)
+        return fixed + per_token * rows, per_token * growth, holds
 
     def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
         """One variable-length kernel: every chunk adds its work, the launch is paid once."""
@@ -225,8 +236,9 @@ class RecurrentTerm:
 
 
 def attention_term(
-    spec: AttentionSpec, device: DeviceCost, mesh: Mesh, kv_dtype: str, queries: int = 1, kept: KeptContext = ALL
-) -> AttentionTerm:
+    spec: AttentionSpec, device: DeviceCost, ranks: int, kv_dtype: str, queries: int = 1, kept: KeptContext = ALL,
+    grid: Grid | None = None,
+) -> AttentionTerm:  # fmt: skip
     """The term of one mixer on one rank.
 
     Parameters
@@ -235,8 +247,8 @@ def attention_term(
         The mixer.
     device
         Cost of its kernels.
-    mesh
-        For the tensor-parallel degree: query heads are split, KV heads are split and replicated once there are fewer
+    ranks
+        Over which heads are cut: query heads are split, KV heads are split and replicated once there are fewer
         heads than ranks, a latent cache is kept whole.
     kv_dtype
         Type of the cache.
@@ -244,8 +256,9 @@ def attention_term(
         Tokens per decoding sequence and iteration.
     kept
         Part of the context that is attended.
+    grid
+        Thread blocks of the decode kernel.
     """
-    ranks = mesh["tp"]
     heads = -(-spec.num_attention_heads // ranks)
     width = DTYPE_BYTES[kv_dtype]
     if spec.kind == "linear":
@@ -254,8 +267,8 @@ def attention_term(
     if spec.kind == "latent":
         cached = spec.kv_lora_rank + spec.qk_rope_head_dim
         flops = 2.0 * heads * (cached + spec.kv_lora_rank)
-        return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept)
+        return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept, grid)
     kv_heads = max(1, -(-spec.num_key_value_heads // ranks))
     per_token = kv_heads * (spec.head_dim + spec.v_head_dim) * width
     flops = 2.0 * heads * (spec.head_dim + spec.v_head_dim)
-    return SoftmaxTerm(spec, device, heads, kv_heads, per_token, flops, queries, kv_dtype, kept)
+    return SoftmaxTerm(spec, device, heads, kv_heads, per_token, flops, queries, kv_dtype, kept, grid)

@@ -59,9 +59,9 @@ def replica_cost(
     )  # fmt: skip
     cost: ServingCost
     if served.speculation is None:
-        cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream)
+        cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream, grid=served.grid)
     else:
-        cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream)
+        cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream, grid=served.grid)
     return _wrapped(cost, served, deployment, scale)
 
 

@@ -18,17 +18,18 @@ from simulator.workload.requests.table import RequestTable
 __all__ = ["held_share", "kv_bytes_per_token", "part_memory", "stage_weights", "state_bytes"]
 
 
-def kv_bytes_per_token(layer: AttentionSpec, ranks: int, width: float) -> float:
+def kv_bytes_per_token(layer: AttentionSpec, ranks: int, width: float, sequences: int = 1) -> float:
     """Cache of one token in one layer on one rank [B].
 
     Heads are split over tensor-parallel ranks and replicated once there are fewer heads than ranks; a latent cache is
-    kept whole by every rank; recurrent mixers keep a state per sequence instead (:func:`state_bytes`).
+    kept whole by every rank; recurrent mixers keep a state per sequence instead (:func:`state_bytes`). Where sequences
+    are dealt out over ranks (``sequences`` of them), it is the mean over those.
     """
     if layer.kind == "linear":
         return 0.0
     if layer.kind == "latent":
-        return (layer.kv_lora_rank + layer.qk_rope_head_dim) * width
-    return max(1, -(-layer.num_key_value_heads // ranks)) * (layer.head_dim + layer.v_head_dim) * width
+        return (layer.kv_lora_rank + layer.qk_rope_head_dim) * width / sequences
+    return max(1, -(-layer.num_key_value_heads // ranks)) * (layer.head_dim + layer.v_head_dim) * width / sequences
 
 
 def state_bytes(layer: AttentionSpec, ranks: int) -> float:

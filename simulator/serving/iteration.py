@@ -18,18 +18,21 @@ run in step because their experts are shared; the fullest rank is priced.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
+from simulator.serving.dealing import dealt
 from simulator.serving.pricing import pricing_of
 from simulator.serving.separable import ChunkTerm, SeparableCost
 from simulator.serving.token_costs import LinearCost, TokenCosts
+from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.rank_layout import RankLayout
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
+from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.framework import Framework
 from simulator.workload.model import AttentionSpec, LayerSpec, ModelSpec
 from simulator.workload.ops import Collective, OpKind, Work
@@ -74,20 +77,22 @@ class ReplicaCost:
         Part of the context that attention reads.
     stream
         Weights that arrive from outside device memory in every iteration.
+    grid
+        Thread blocks of the decode attention kernel, where the deployment names one.
     """
 
     def __init__(
         self, model: ModelSpec, plan: Plan, framework: Framework, node: Node, fabric: Fabric, kv_dtype: str = "bf16",
         max_tokens: int = 8192, scale: Mapping[str, float] | None = None, *, queries: int = 1, kept: KeptContext = ALL,
-        stream: WeightStream = RESIDENT,
+        stream: WeightStream = RESIDENT, grid: Grid | None = None,
     ) -> None:  # fmt: skip
         self.model, self.plan, self.framework, self.node, self.fabric = model, plan, framework, node, fabric
         self.kv_dtype, self.scale = kv_dtype, dict(scale or {})
-        self.queries, self.kept, self.stream = queries, kept, stream
+        self.queries, self.kept, self.stream, self.grid = queries, kept, stream, grid
         self._pricing = pricing_of(model, plan, framework, node, fabric, self.scale)
         self.device, self.network = self._pricing.device, self._pricing.network
         self.layout = RankLayout(plan, node)
-        self.mesh = plan.mesh
+        self.split = attention_split(plan)
         self.stages = plan.pipeline_parallel
         self.ranks = plan.data_parallel
         self.costs = TokenCosts(model, plan, framework, self._pricing, self.layout, max_tokens)
@@ -108,21 +113,12 @@ class ReplicaCost:
         return [Counter(layers) for layers in layers_of_stage(self.model, self.stages)]
 
     def local(self, batch: BatchShape) -> BatchShape:
-        """What the fullest data-parallel rank computes of ``batch``; prompts go whole to the rank with least of
-        them."""
-        ranks = self.ranks
-        if ranks == 1:
-            return batch
-        decodes = -(-batch.decodes // ranks)
-        context = batch.decode_context * decodes // batch.decodes if batch.decodes else 0
-        shares: list[list[tuple[int, int]]] = [[] for _ in range(min(ranks, len(batch.prefill)))]
-        loads = [0] * len(shares)
-        for chunk in sorted(batch.prefill, reverse=True):
-            lightest = loads.index(min(loads))
-            shares[lightest].append(chunk)
-            loads[lightest] += chunk[0]
-        fullest = tuple(shares[loads.index(max(loads))]) if shares else ()
-        return BatchShape(fullest, decodes, context, batch.decode_max_context)
+        """What the fullest data-parallel rank computes of ``batch``."""
+        return dealt(batch, self.ranks)
+
+    def attended(self, mine: BatchShape) -> BatchShape:
+        """What a rank attends of its data-parallel rank's batch."""
+        return dealt(mine, self.split.sequences)
 
     def tokens(self, batch: BatchShape) -> int:
         """Tokens of a rank's batch that pass through the linear layers."""
@@ -203,16 +199,20 @@ class ReplicaCost:
         return found
 
     def _term(self, spec: AttentionSpec) -> AttentionTerm:
-        known, key = self._pricing.terms, (spec, self.kv_dtype, self.queries, self.kept)
+        known, key = self._pricing.terms, (spec, self.kv_dtype, self.queries, self.kept, self.grid)
         if key not in known:
-            known[key] = attention_term(spec, self.device, self.mesh, self.kv_dtype, self.queries, self.kept)
+            known[key] = attention_term(
+                spec, self.device, self.split.heads, self.kv_dtype, self.queries, self.kept, self.grid
+            )
         return known[key]
 
-    def _prefill_attention(self, stage: int, chunks: Sequence[tuple[int, int]]) -> float:
+    def _prefill_attention(self, stage: int, batch: BatchShape) -> float:
+        chunks = self.attended(batch).prefill
         return sum(count * term.prefill(chunks) for term, count in self.attention[stage])
 
     def decode_attention(self, stage: int, batch: BatchShape) -> tuple[float, float, int]:
         """(seconds now, seconds more per iteration, iterations for which that holds) of a rank's decodes."""
+        batch = self.attended(batch)
         decodes, context = batch.decodes, batch.decode_context
         per_token = self._per_token[stage]
         if per_token is not None:
@@ -267,10 +267,10 @@ class ReplicaCost:
         for stage in range(self.stages):
             device = self.linear_seconds(stage, tokens, rows, mixed)
             if mine.prefill:
-                device += self._prefill_attention(stage, mine.prefill)
+                device += self._prefill_attention(stage, mine)
             if mine.decodes:
                 device += self.decode_attention(stage, mine)[0]
-            away = self._cache_wire[stage] * mine.decode_context
+            away = self._cache_wire[stage] * mine.decode_context / self.split.sequences
             times.append(max(device + self.stream.exposed(stage, tokens), self.stream.hidden(stage, tokens) + away))
         return times
 
@@ -300,7 +300,7 @@ class ReplicaCost:
             seconds += self.linear_seconds(stage, tokens, rows) + self.stream.exposed(stage, tokens)
             valid = min(valid, holds)
             # The device waits for weights and a cache elsewhere, or for the host, until contexts have grown enough.
-            wire = self._cache_wire[stage]
+            wire = self._cache_wire[stage] / self.split.sequences
             wait, slower = self.stream.hidden(stage, tokens) + wire * mine.decode_context, wire * mine.decodes
             if overlapped and host > wait:
                 valid = min(valid, max(1, int((host - wait) / slower) + 1)) if slower else valid
@@ -320,7 +320,8 @@ class ReplicaCost:
         """The cost by terms; ``None`` with stages, ranks, drafts, windows, recurrent mixers, or streams that depend on
         the batch."""
         terms = [(term, count) for term, count in self.attention[0] if isinstance(term, SoftmaxTerm)]
-        plain = self.stages == 1 and self.ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])
+        ranks = self.ranks * self.split.sequences
+        plain = self.stages == 1 and ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])
         per_token = self._per_token[0]
         fixed = type(self.stream) is WeightStream and self.stream.cache == 1.0
         if not plain or not fixed or per_token is None:
@@ -340,12 +341,14 @@ class ReplicaCost:
         """Roofline bound of an iteration: Σ over its Ops of max(FLOPs/peak, bytes/bandwidth) [s]."""
         mine = self.local(batch)
         total = sum(count * linear.floor for count, linear in self._below(mine))
+        mine = self.attended(mine)
         return total + sum(c * term.floor(mine) for terms in self.attention for term, c in terms)
 
     def flops(self, batch: BatchShape) -> float:
         """FLOPs of an iteration on one rank of each stage together."""
         mine = self.local(batch)
         total = sum(count * linear.flops for count, linear in self._below(mine))
+        mine = self.attended(mine)
         return total + sum(c * term.flops(mine) for terms in self.attention for term, c in terms)
 
     def traffic(self, batch: BatchShape) -> dict[str, float]:
@@ -356,7 +359,7 @@ class ReplicaCost:
             moved["hbm"] += count * linear.hbm
             moved["scale_up"] += count * linear.scale_up
             moved["scale_out"] += count * linear.scale_out
-        moved["hbm"] += sum(c * term.bytes(mine) for terms in self.attention for term, c in terms)
+        moved["hbm"] += sum(c * term.bytes(self.attended(mine)) for terms in self.attention for term, c in terms)
         if self.stages > 1:
             inside = self.layout.inside_domain(self.layout.neighbour("pp"))
             sent = (self.stages - 1) * self.tokens(mine) * self.model.hidden_size * 2.0
@@ -367,7 +370,7 @@ class ReplicaCost:
         """Where the seconds of a decode iteration go: they add up to :meth:`iteration`."""
         mine = self.local(batch)
         attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages)) if mine.decodes else 0.0
-        attention += sum(self._prefill_attention(stage, mine.prefill) for stage in range(self.stages) if mine.prefill)
+        attention += sum(self._prefill_attention(stage, mine) for stage in range(self.stages) if mine.prefill)
         gaps = sum(self.layer_gaps(stage) for stage in range(self.stages))
         tokens, rows = self.tokens(mine), self.rows(mine)
         mixed = bool(mine.prefill)

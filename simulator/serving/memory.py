@@ -14,6 +14,7 @@ from simulator.serving.options import ServedModel
 from simulator.serving.token_costs import Part
 from simulator.strategies.serving_offload.streaming import RESIDENT
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
+from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.counting import parameters
 from simulator.workload.jobs import Deployment
 from simulator.workload.model import LayerSpec
@@ -148,10 +149,10 @@ def _stage(
 
 def _cache(deployment: Deployment, mine: Sequence[LayerSpec], kept: KeptContext = ALL) -> tuple[float, float]:
     """Bytes per token and bytes per sequence of one stage's cache on one rank."""
-    width, ranks = DTYPE_BYTES[deployment.kv_dtype], deployment.plan.tensor_parallel
+    width, (ranks, dealt) = DTYPE_BYTES[deployment.kv_dtype], attention_split(deployment.plan)
     hybrid = deployment.framework.hybrid_kv_manager
     # What reads its whole input at once keeps nothing for later.
     mixers = [layer.attention for layer in mine if layer.attention is not None and layer.attention.causal]
     share = {a: held_share(a, deployment.requests, hybrid, kept) for a in dict.fromkeys(mixers)}
-    per_token = sum(kv_bytes_per_token(a, ranks, width) * share[a] for a in mixers)
+    per_token = sum(kv_bytes_per_token(a, ranks, width, dealt) * share[a] for a in mixers)
     return per_token, sum(state_bytes(a, ranks) for a in mixers)

@@ -15,6 +15,7 @@ from simulator.serving.iteration import layers_of_stage
 from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
 from simulator.strategies.adapters.methods import AdapterMethod
+from simulator.strategies.decode_attention.kernels import DecodeAttention, Grid
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.settings import settings_of
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
@@ -29,7 +30,7 @@ __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
 FAMILIES = {
     "speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload",
-    "adapters": "adapters",
+    "adapters": "adapters", "decode_attention": "decode_attention",
 }  # fmt: skip
 """Keys of a deployment that name a strategy, with its family; they come among the deployment's ``options``."""
 
@@ -65,6 +66,8 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[tu
                 strategy.draft(deployment.model)
             elif key == "sparse_attention":
                 _ = strategy.kept
+            elif key == "decode_attention":
+                _ = strategy.grid
             if node is not None:
                 ServedModel.of(alone, node)
         except ConfigError as error:
@@ -75,8 +78,8 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[tu
 def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     """Declared quality cost of every strategy that may change answers."""
     plan = deployment.plan
-    # Adapters are the tenants' own models: the backbone's answers are no measure of theirs.
-    classes = [type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters)]
+    # Adapters are the tenants' own models: the backbone's answers are no measure of theirs. Kernels are exact.
+    classes = [type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters | DecodeAttention)]
     if plan.precision not in ("bf16", "fp16"):
         classes.append(lookup("quantization", plan.precision))
     if (sparsity := plan.option("sparsity")) is not None:
@@ -120,6 +123,8 @@ class ServedModel:
         Memory of slower tiers.
     adapters
         Low-rank adapters beside the backbone, or ``None``.
+    grid
+        Thread blocks of the decode attention kernel, where one is named.
     plan
         The deployment's, with the neurons that an offload strategy picks.
     """
@@ -132,6 +137,7 @@ class ServedModel:
     outside: tuple[StageMemory, ...] = ()
     adapters: Adapters | None = None
     plan: Plan = field(default_factory=Plan)
+    grid: Grid | None = None
 
     @classmethod
     def of(cls, deployment: Deployment, node: Node) -> ServedModel:
@@ -145,6 +151,7 @@ class ServedModel:
         chosen = _chosen(deployment)
         speculation = chosen.get("speculation")
         kept = chosen["sparse_attention"].kept if "sparse_attention" in chosen else ALL
+        grid = chosen["decode_attention"].grid if "decode_attention" in chosen else None
         stream, outside = _stream(deployment, node, chosen.get("offload"))
         weights, per_token = _draft(deployment, speculation)
         plan = deployment.plan
@@ -154,7 +161,7 @@ class ServedModel:
                 raise ConfigError("deployment.offload: it picks neurons itself, leave 'sparsity' out")
             picked = {**dict(plan.options), "sparsity": "deja-vu", "sparsity_density": density}
             plan = replace(plan, options=tuple(sorted(picked.items())))
-        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"), plan)
+        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"), plan, grid)
 
 
 def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.iteration import ReplicaCost
+from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
@@ -39,20 +40,20 @@ class SpeculativeCost:
     ----------
     speculation
         The strategy: tokens verified and yielded per iteration, and who drafts.
-    model, plan, framework, node, fabric, kv_dtype, max_tokens, scale, kept, stream
+    model, plan, framework, node, fabric, kv_dtype, max_tokens, scale, kept, stream, grid
         Of the target, as in :class:`~simulator.serving.iteration.ReplicaCost`.
     """
 
     def __init__(
         self, speculation: Speculation, model: ModelSpec, plan: Plan, framework: Framework, node: Node, fabric: Fabric,
         kv_dtype: str = "bf16", max_tokens: int = 8192, scale: Mapping[str, float] | None = None, *,
-        kept: KeptContext = ALL, stream: WeightStream = RESIDENT,
+        kept: KeptContext = ALL, stream: WeightStream = RESIDENT, grid: Grid | None = None,
     ) -> None:  # fmt: skip
         self.speculation = speculation
         self.yielded = speculation.expected_tokens
         self.target = ReplicaCost(
             model, plan, framework, node, fabric, kv_dtype, max_tokens, scale, queries=speculation.verify_tokens,
-            kept=kept, stream=stream,
+            kept=kept, stream=stream, grid=grid,
         )  # fmt: skip
         draft = speculation.draft(model)
         self.draft: Draft | None = draft

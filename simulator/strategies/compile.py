@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields, replace
 
-from simulator.registry import Area, lookup
+from simulator.registry import Area, lookup, record_of
 from simulator.strategies.pipeline.choice import schedule_of
 from simulator.strategies.protocols import Communicating, CommunicationTraits, Noted, Pass
 from simulator.workload.framework import Framework
@@ -24,8 +24,12 @@ def passes_of(plan: Plan, area: Area = "training") -> tuple[Pass, ...]:
     return tuple(sorted(_named(plan, area), key=lambda p: p.stage))
 
 
+def _tensor(plan: Plan) -> str:
+    return str(plan.option("tensor", DEFAULTS["tensor"]))
+
+
 def _named(plan: Plan, area: Area) -> Iterator[Pass]:
-    names = {"tensor": str(plan.option("tensor", DEFAULTS["tensor"]))}
+    names = {"tensor": _tensor(plan)}
     if plan.context_parallel > 1:
         names["context"] = str(plan.option("context", DEFAULTS["context"]))
     # Experts come after tensors: their exchanges send slices of rows that tensor-parallel ranks share.
@@ -69,6 +73,8 @@ def plan_notes(plan: Plan) -> tuple[str, ...]:
 
 def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[str]:
     """Reasons of all passes why ``plan`` does not work for ``model``; empty when it does."""
+    if area == "training" and record_of(lookup("tensor", tensor := _tensor(plan))).area == "serving":
+        return [f"{tensor} is a layout of serving, it has no backward pass; use megatron-1d"]
     return [reason for p in passes_of(plan, area) if (reason := p.check(model, plan))]
 
 

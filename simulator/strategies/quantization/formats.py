@@ -44,9 +44,14 @@ class WeightFormat:
         return replace(typed, states=typed.parameters)
 
     def _typed(self, op: Op) -> Op:
+        if op.kind is OpKind.COLLECTIVE:  # weights that travel do so as they are stored
+            return replace(op, reads=tuple(map(self._stored, op.reads)), writes=tuple(map(self._stored, op.writes)))
         if op.kind not in (OpKind.GEMM, OpKind.GROUPED_GEMM) or not any(map(self._is_quantised, op.reads)):
             return op
         return replace(op, dtype=self.arithmetic, reads=tuple(map(self._retype, op.reads)))
+
+    def _stored(self, tensor: Tensor) -> Tensor:
+        return replace(tensor, dtype=self.weights) if self._is_quantised(tensor) else tensor
 
     def _retype(self, tensor: Tensor) -> Tensor:
         if self._is_quantised(tensor):
@@ -55,7 +60,8 @@ class WeightFormat:
         return replace(tensor, dtype=self.activations) if narrow else tensor
 
     def _is_quantised(self, tensor: Tensor) -> bool:
-        matrix = tensor.cls is TensorClass.PARAM and len(tensor.dims) >= 2
+        # Workspace that an Op reads is a gathered copy of a weight.
+        matrix = tensor.cls in (TensorClass.PARAM, TensorClass.WORKSPACE) and len(tensor.dims) >= 2
         return matrix and not any(part in tensor.name for part in NARROW)
 
 
