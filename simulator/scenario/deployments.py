@@ -21,6 +21,7 @@ from simulator.scenario.spec_deployment import (
     SparsitySpec,
 )
 from simulator.serving.options import FAMILIES, option_problems
+from simulator.strategies.options import unknown_options
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import CascadeChoice, Deployment, Member, Pools, ServiceLevel, Sharing
 from simulator.workload.model import ModelSpec
@@ -212,14 +213,28 @@ def _exit_problems(deployment: Deployment, exits: Sequence[float]) -> Iterator[P
         yield ("early_exit",), "cannot be combined with 'speculation': a verification runs through all layers"
 
 
+def _plans(spec: DeploymentSpec) -> Iterator[tuple[tuple[str, ...], ServingPlanSpec]]:
+    """Every plan of a deployment with its path."""
+    yield ("plan",), spec.plan
+    if spec.pools is not None:
+        yield ("pools", "prefill", "plan"), spec.pools.prefill.plan
+        yield ("pools", "decode", "plan"), spec.pools.decode.plan
+    if spec.cascade is not None:
+        yield ("cascade", "small", "plan"), spec.cascade.small.plan
+    for group in spec.groups:
+        if group.plan is not None:
+            yield ("groups",), group.plan
+
+
 def _misplaced(spec: DeploymentSpec) -> Iterator[Problem]:
     """Parameters that have a key of their own."""
     for key in spec.options:
         if key in OWN_KEYS:
             yield ("options", key), f"write it as deployment.{key}"
-    for key in spec.plan.options:
-        if key.startswith("sparsity"):
-            yield ("plan", "options", key), "write it below deployment.sparsity"
+    for where, plan in _plans(spec):
+        for key, message in unknown_options(serving_plan(plan)):
+            misplaced = key.startswith("sparsity")
+            yield (*where, "options", key), "write it below deployment.sparsity" if misplaced else message
     if isinstance(cache := spec.options.get("kv_cache"), Mapping) and "tiers" in cache:
         yield ("options", "kv_cache", "tiers"), "write it as deployment.kv_tiers"
     if spec.kv_tiers and spec.kv_cache not in (None, "prefix-tiered"):

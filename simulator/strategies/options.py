@@ -1,4 +1,4 @@
-"""The keys that ``options`` of a training plan may have: what the chosen strategies take besides their names."""
+"""The keys that ``options`` of a plan may have: what the chosen strategies take besides their names."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ from collections.abc import Iterator
 from simulator.errors import did_you_mean
 from simulator.workload.plan import Plan
 
-__all__ = ["TRAINING_OPTIONS", "unknown_options"]
+__all__ = ["PLAN_OPTIONS", "unknown_options"]
 
-TRAINING_OPTIONS: dict[str, str] = {
+PLAN_OPTIONS: dict[str, str] = {
     "account_for_embedding_in_pipeline_split": "stages: count the embedding as a layer",
     "account_for_loss_in_pipeline_split": "stages: count the head as a layer",
     "activation_share": "planned recompute and swaps: share of the saved bytes that may stay",
+    "attention_over": "weight-stationary-2d: heads or sequences",
     "backprop_ratio": "optimus-cc: bytes of a gradient between stages over the plain tensor",
     "bucket_size": "buckets, lina: bytes that leave together",
     "capacity_factor": "gshard, switch: rows per expert over the mean",
     "chunk_size": "patrickstar: elements of a chunk",
+    "client_spread": "fedavg: deviation of the logarithm of the clients' computing times",
+    "clients": "fedavg: population a round is drawn from",
     "communication": "strategies of gradients on their way, joined by +",
     "compression_ratio": "compression: bytes over the plain gradient",
     "context": "strategy of context parallelism",
@@ -26,6 +29,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "delayed_update": "host optimizers: update one step late under the next step",
     "density": "top-k: share of the gradient that is sent",
     "dispatch_precision": "node-limited: type of dispatched rows",
+    "dropout": "fedavg: share of the invited clients that never report",
     "expert": "strategy of expert parallelism",
     "expert_block": "megablocks: rows of a block",
     "expert_group": "tutel: ranks of the inner all-to-all",
@@ -38,7 +42,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "gradient_group": "paro, amsp: ranks that share gradients",
     "hot_share": "in-network: share of the gradient that switches aggregate",
     "local_group": "local-steps, diloco: ranks that stay synchronous",
-    "local_steps": "local-steps, diloco: steps between meetings",
+    "local_steps": "local-steps, diloco, fedavg: steps between meetings",
     "lora_rank": "lora, qlora: rank of the adapters",
     "lora_targets": "lora, qlora: all or attention",
     "micro_batch_size": "planners: size that replaces the batch's",
@@ -55,6 +59,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "offload_tensors": "planned swaps: pairs of tensor and action",
     "offload_tier": "zero-infinity: host or nvme",
     "optimizer_group": "paro, amsp: ranks that share optimizer states",
+    "over_selection": "fedavg: clients invited over clients awaited",
     "parameter_group": "paro, amsp: ranks that share parameters",
     "peft": "strategy of parameter-efficient fine-tuning",
     "pipelines": "avgpipe: copies of the model per rank",
@@ -78,6 +83,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "routing": "expert parallelism: uniform, zipf(s) or a list of loads",
     "secondary_group": "zero++, fsdp: ranks that share the secondary copy",
     "secondary_shard": "zero++: keep a secondary copy",
+    "server_links": "fedavg: client links that the server's is worth",
     "servers": "parameter-server, byteps: machines that aggregate",
     "shard_gradients": "fsdp: micro-batches of a chunk after which a pipeline reduces gradients to shards",
     "shard_group": "hsdp, mics: ranks that share one copy of the states",
@@ -86,7 +92,7 @@ TRAINING_OPTIONS: dict[str, str] = {
     "stage_share": "optimus-cc: share of the stages that compress",
     "tensor": "strategy of tensor parallelism",
     "tensor_depth": "grids: ranks of one layer of the grid",
-    "tensor_rows": "grids: ranks of one row",
+    "tensor_rows": "grids: ranks of one row; serving layouts: ranks that cut the stream, or gather weights",
     "tensor_slices": "async-tensor-parallel, domino: slices of a collective",
     "token_slices": "terapipe: pieces of a micro-batch",
     "top_share": "cocktail-sgd: share kept of the largest values",
@@ -99,6 +105,6 @@ TRAINING_OPTIONS: dict[str, str] = {
 def unknown_options(plan: Plan) -> Iterator[tuple[str, str]]:
     """Name and message of each option that no strategy reads."""
     for name, _ in plan.options:
-        if name not in TRAINING_OPTIONS:
-            near = did_you_mean(name, TRAINING_OPTIONS)
+        if name not in PLAN_OPTIONS:
+            near = did_you_mean(name, PLAN_OPTIONS)
             yield name, f"no strategy takes the option '{name}'{f', {near}' if near else ''}"

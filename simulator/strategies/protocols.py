@@ -83,6 +83,8 @@ class CommunicationTraits:
         Whether tensor-parallel ranks send slices of a pipeline message and join them: None = as the framework does.
     pipeline_volume
         Bytes of a gradient sent between stages over those of the plain tensor.
+    straggling
+        Time until the slowest replica that is waited for is done, over that of the one that is priced.
     """
 
     bucket: float = 0.0
@@ -95,6 +97,7 @@ class CommunicationTraits:
     overlaps: bool | None = None
     pipeline_split: bool | None = None
     pipeline_volume: float = 1.0
+    straggling: float = 1.0
 
 
 @runtime_checkable

@@ -23,7 +23,14 @@ __all__ = ["gather_delay", "reduction_end"]
 
 
 def reduction_end(pipeline: PipelinedJob, update: float) -> float:
-    """When the update may begin: all gradients reduced, in the mean over local and synchronising steps [s]."""
+    """When the update may begin: all gradients reduced, in the mean over local and synchronising steps [s].
+
+    Replicas that differ in speed are waited for before the reduction.
+    """
+    return _mean_end(pipeline, update) + (pipeline.sending.straggling - 1.0) * pipeline.timeline.makespan
+
+
+def _mean_end(pipeline: PipelinedJob, update: float) -> float:
     every = {op.wire.every for c in pipeline.chunks for block, _ in c.blocks for op in block.reduce}
     period = max(every, default=1)
     sync = max(_reduced(pipeline, rank, update, True) for rank in range(pipeline.ranks))

@@ -43,6 +43,7 @@ OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
     ("recompute", "per-stage"): {"recomputed_layers": [6, 4, 2, 0]},
     ("communication", "local-steps"): {"local_steps": 4},
     ("communication", "diloco"): {"local_steps": 4},
+    ("communication", "fedavg"): {"local_steps": 4},
 }
 TENSOR_DEGREE = {"summa-2d": 4, "tesseract-2.5d": 8, "3d": 8}
 BATCH_ROWS = {"summa-2d": 2, "tesseract-2.5d": 4, "3d": 2}
@@ -130,7 +131,8 @@ def test_what_costs_quality_says_so() -> None:
     from simulator.strategies.compile import plan_notes
     from simulator.workload.plan import Plan
 
-    lossy = ("1-bit-adam", "0/1-adam", "1-bit-lamb", "top-k", "cocktail-sgd", "optimus-cc", "diloco", "local-steps")
+    lossy = ("1-bit-adam", "0/1-adam", "1-bit-lamb", "top-k", "cocktail-sgd", "optimus-cc", "diloco", "local-steps",
+             "fedavg")  # fmt: skip
     for name in lossy:
         assert plan_notes(Plan(data_parallel=8, pipeline_parallel=2).with_(communication=name, local_steps=4)), name
     for record in registry.strategies(area="training", family="pipeline"):
