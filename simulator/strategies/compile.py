@@ -39,6 +39,8 @@ def _named(plan: Plan, area: Area) -> Iterator[Pass]:
         names["quantization"] = plan.precision
         if (sparsity := plan.option("sparsity")) is not None:
             names["sparsity"] = str(sparsity)
+        if (fusion := plan.option("fusion")) is not None:
+            names["fusion"] = str(fusion)
     else:
         names["sharding"] = str(plan.option("sharding", DEFAULTS["sharding"]))
         names["precision"] = plan.precision

@@ -39,6 +39,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "fsdp_prefetch": "fsdp: units gathered ahead",
     "fsdp_unit": "fsdp: layers of a unit",
     "fused_pieces": "coconet: pieces of reduction and update in one kernel",
+    "fusion": "strategy of fused kernels, in serving",
     "gradient_group": "paro, amsp: ranks that share gradients",
     "hot_share": "in-network: share of the gradient that switches aggregate",
     "local_group": "local-steps, diloco: ranks that stay synchronous",

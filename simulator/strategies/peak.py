@@ -24,7 +24,7 @@ def peak_workspace(ops: Sequence[Op], mesh: Mesh, kept: frozenset[str]) -> float
         for tensor in op.writes:
             if tensor.cls is TensorClass.ACTIVATION and tensor.name not in kept:
                 live[tensor.name] = max(live.get(tensor.name, 0.0), tensor.bytes(mesh))
-            elif tensor.cls is TensorClass.PARAM:  # gathered for this use only (ZeRO-3)
+            elif tensor.cls in (TensorClass.PARAM, TensorClass.WORKSPACE):  # gathered for this use only
                 live[tensor.name] = tensor.bytes(mesh)
         peak = max(peak, sum(live.values()))
         for name in [n for n in live if last[n] == index]:

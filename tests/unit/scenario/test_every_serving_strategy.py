@@ -62,6 +62,8 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
     if family == "model_scheduling":
         other = {"model": "bert-base", "requests": {"rate": "5 /s", "count": 10, "input_tokens": 64}, "deadline": "1 s"}
         return {"replicas": 2, "sharing": {"policy": name, "models": [other]}}
+    if family == "fusion":
+        return {"plan": {"options": {"fusion": name}}}
     if family == "tensor":
         return {"plan": {"tensor_parallel": 4, "options": {"tensor": name, "tensor_rows": 2}}}
     if family == "expert":

@@ -1,0 +1,1 @@
+"""Kernels that do the work of several neighbours."""
