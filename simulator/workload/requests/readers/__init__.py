@@ -16,6 +16,7 @@ from simulator.workload.requests.readers import (  # noqa: F401  (imported to re
     mooncake,
     ragpulse,
     servegen,
+    weka,
 )
 from simulator.workload.requests.readers.base import FORMATS, TraceFile, TraceFormat
 from simulator.workload.requests.table import RequestTable
