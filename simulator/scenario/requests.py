@@ -10,10 +10,11 @@ import numpy as np
 
 from simulator.errors import ConfigError, Issue, IssueCollector
 from simulator.scenario.fields import is_path
-from simulator.scenario.spec_requests import RequestsSpec, SessionsSpec
+from simulator.scenario.spec_requests import DocumentsSpec, RequestsSpec, SessionsSpec
 
 if TYPE_CHECKING:
     from simulator.workload.requests.arrivals import ArrivalSpec
+    from simulator.workload.requests.documents import DocumentLaw
     from simulator.workload.requests.lengths import LengthSpec
     from simulator.workload.requests.table import RequestTable
 
@@ -94,6 +95,7 @@ def _from_name(spec: RequestsSpec, key: str, seed: int, base: Path | None, skip_
 
 def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable:
     from simulator.workload.requests.arrivals import ClosedLoop, Poisson
+    from simulator.workload.requests.documents import generate_with_documents
     from simulator.workload.requests.generators import generate_requests
     from simulator.workload.requests.specs import parse_arrival, parse_length
 
@@ -124,8 +126,13 @@ def _from_laws(spec: RequestsSpec, seed: int, base: Path | None) -> RequestTable
     issues.raise_if_any()
     inputs, outputs = lengths["input_tokens"], lengths["output_tokens"]
     assert arrival is not None and inputs is not None and outputs is not None  # else an issue was raised
+    if spec.sessions is not None and spec.documents is not None:
+        raise ConfigError([Issue("", 0, 0, "documents", "cannot be combined with 'sessions', leave one out")])
     if spec.sessions is not None:
         return _sessions(spec.sessions, arrival, inputs, outputs, spec, seed, folder)
+    if spec.documents is not None:
+        law = _documents(spec.documents, folder)
+        return generate_with_documents(arrival, law, inputs, outputs, spec.duration, spec.count, seed)
     return generate_requests(arrival, inputs, outputs, spec.duration, spec.count, seed)
 
 
@@ -141,8 +148,26 @@ def _sessions(
     turns = parse_length(sessions.turns, "sessions.turns", lambda path, message: issues.add(message, path), folder)
     issues.raise_if_any()
     assert turns is not None
-    law = SessionLaw(turns, sessions.think_time, sessions.think_sigma, sessions.max_context)
+    law = SessionLaw(
+        turns, sessions.think_time, sessions.think_sigma, sessions.max_context, sessions.system_tokens
+    )  # fmt: skip
     return generate_sessions(arrival, law, inputs, outputs, spec.duration, spec.count, seed)
+
+
+def _documents(documents: DocumentsSpec, folder: Path) -> DocumentLaw:
+    """What prompts begin with."""
+    from simulator.workload.requests.documents import DocumentLaw
+    from simulator.workload.requests.specs import parse_length
+
+    issues = IssueCollector()
+    laws = {
+        key: parse_length(getattr(documents, key), f"documents.{key}", lambda path, m: issues.add(m, path), folder)
+        for key in ("tokens", "per_request")
+    }
+    issues.raise_if_any()
+    tokens, per_request = laws["tokens"], laws["per_request"]
+    assert tokens is not None and per_request is not None
+    return DocumentLaw(documents.count, tokens, per_request, documents.skew, documents.system_tokens)
 
 
 def _with_rate(spec: RequestsSpec) -> Any:

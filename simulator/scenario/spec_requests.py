@@ -9,7 +9,7 @@ from pydantic import Field
 from simulator.scenario.fields import Count, Duration, Named, Rate, Ratio, TextOrMapping, TokenLaw
 from simulator.scenario.spec_base import Strict
 
-__all__ = ["RequestsSpec", "SessionsSpec"]
+__all__ = ["DocumentsSpec", "RequestsSpec", "SessionsSpec"]
 
 RequestsName: TypeAlias = Annotated[
     str, Named("workloads/requests", "request workload", "simulator.workload.requests.files:load_workload")
@@ -26,6 +26,20 @@ class SessionsSpec(Strict):
     think_time: Annotated[Duration, Field(ge=0)] = 0.0
     think_sigma: Annotated[Ratio, Field(ge=0)] = 0.0
     max_context: Annotated[Count, Field(ge=1)] = 131_072
+    system_tokens: Annotated[Count, Field(ge=0)] = 0
+
+
+class DocumentsSpec(Strict):
+    """Text that prompts share: ``system_tokens`` of all, then ``per_request`` of ``count`` documents, then their own.
+
+    The i-th document is chosen with a weight of 1 / i^``skew``; ``tokens`` is the law of their lengths.
+    """
+
+    count: Annotated[Count, Field(ge=1)]
+    tokens: TokenLaw
+    per_request: TokenLaw = 1
+    skew: Annotated[Ratio, Field(ge=0)] = 0.0
+    system_tokens: Annotated[Count, Field(ge=0)] = 0
 
 
 class RequestsSpec(Strict):
@@ -48,4 +62,5 @@ class RequestsSpec(Strict):
     images: Annotated[Count, Field(ge=1)] | None = None
     steps: TokenLaw = None
     sessions: SessionsSpec | None = None
+    documents: DocumentsSpec | None = None
     skip_bad_rows: bool = False

@@ -6,6 +6,9 @@ the trace files themselves are not part of the project.
 
 from __future__ import annotations
 
+import csv
+import gzip
+import json
 from pathlib import Path
 
 import numpy as np
@@ -196,7 +199,9 @@ def test_shipped_workload_has_its_published_statistics(name: str) -> None:
     """With 200,000 requests, so that the tolerance in the file is about the law and not about luck."""
     workload = load_workload(name)
     assert workload.published and workload.source
-    found = load_requests(name, seed=11, count=200_000).statistics()
+    # Sessions have dozens of requests each, and documents are drawn one by one.
+    count = 250 if workload.sessions else 20_000 if workload.documents else 200_000
+    found = load_requests(name, seed=11, count=count).statistics()
     for statistic, value in workload.published.items():
         tolerance = workload.tolerance.get(statistic, workload.tolerance["default"])
         assert found[statistic] == pytest.approx(value, rel=tolerance), statistic
@@ -222,6 +227,39 @@ def test_reasoning_quantiles_are_those_of_the_drawn_day(reasoning_day: RequestTa
     workload = load_workload("reasoning")
     assert workload.input_tokens == Quantiles.from_values(reasoning_day.input_tokens)
     assert workload.output_tokens == Quantiles.from_values(reasoning_day.output_tokens)
+
+
+def test_quantiles_of_passages_and_of_steps_are_those_of_the_traces(traces: Path) -> None:
+    with gzip.open(traces / "ragpulse" / "2_passages.jsonl.gz", "rt") as file:
+        passages = np.array([json.loads(line)["token_length"] for line in file if line.strip()])
+    with gzip.open(traces / "alibaba_genai_2026" / "lora_request_trace.csv.gz", "rt") as file:
+        steps = [row["num_inference_steps"] for row in csv.DictReader(file)]
+    assert load_workload("embeddings").input_tokens == Quantiles.from_values(passages)
+    documents = load_workload("rag-documents").documents
+    assert documents is not None and documents.tokens == Quantiles.from_values(passages)
+    images = load_workload("image-generation").output_tokens
+    assert images == Quantiles.from_values(np.array([float(s) for s in steps if s]).astype(int))
+
+
+def test_agent_sessions_as_published(traces: Path) -> None:
+    """Figures of all 692 sessions, here for the first 60 of the sample; hits of an unlimited cache in a session."""
+    table = read_requests(traces / "weka_claude_code" / "traces_sample.jsonl.gz", sessions=60, rate=0.1)
+    assert table.prefix_block_tokens == 64
+    assert table.parent is not None and table.session is not None and table.think_time is not None
+    assert (table.parent < 0).sum() == 60 == len(np.unique(table.session))
+    assert np.isnan(table.think_time).sum() == 60
+    assert np.nanmedian(table.think_time) == pytest.approx(10, rel=0.25)
+    assert np.median(table.output_tokens) == pytest.approx(217, rel=0.15)
+    blocks, seen, hit = table.prefix_blocks, set[int](), 0
+    assert blocks is not None
+    for i in range(len(table)):
+        ids = blocks[i].tolist()
+        hit += 64 * next((n for n, b in enumerate(ids) if b not in seen), len(ids))
+        seen.update(ids)
+    assert hit / table.input_tokens.sum() == pytest.approx(0.966, abs=0.01)
+    # A request follows the one before it, or a sub-agent the request that sent it out.
+    assert (table.session[table.parent[table.parent >= 0]] == table.session[table.parent >= 0]).all()
+    assert (table.arrival == table.arrival[np.searchsorted(table.arrival, table.arrival)]).all()
 
 
 def test_arxiv_quantiles_are_those_of_the_sample(shared: Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "Gamma",
     "OnOff",
     "Poisson",
+    "Superposed",
     "renewal_times",
 ]
 
@@ -302,6 +303,59 @@ class Diurnal(ArrivalSpec):
 
 
 @dataclass(frozen=True)
+class Superposed(ArrivalSpec):
+    """Many clients, each a bursty renewal process of its own, as in ServeGen (arXiv 2505.09999).
+
+    Every client has gamma gaps with the coefficient of variation ``cv``; client i has a share of ``rate`` that falls
+    as 1 / i^``skew``. The gaps of the sum are nearer to those of a Poisson process than those of one client, but the
+    variance over the mean of counts in long windows is cv² still: bursts last.
+
+    Attributes
+    ----------
+    rate
+        Of all clients together [req/s].
+    clients
+        How many.
+    skew, cv
+        Of their rates, and of each one's gaps.
+    """
+
+    process: ClassVar[str] = "superposed"
+    rate: float = field(metadata={"dimension": "rate"})
+    clients: int = field(metadata={"dimension": "count"})
+    skew: float = field(default=0.0, metadata={"dimension": "ratio"})
+    cv: float = field(default=1.0, metadata={"dimension": "ratio"})
+
+    def __post_init__(self) -> None:
+        _require_positive(self, rate=self.rate, cv=self.cv, clients=self.clients)
+        if not 0 <= self.skew < 10:
+            raise ConfigError(f"skew of clients' rates is from 0 (all equal) to 10, not {self.skew}")
+
+    @property
+    def mean_rate(self) -> float:
+        """See :attr:`ArrivalSpec.mean_rate`."""
+        return self.rate
+
+    def rates(self) -> Times:
+        """Rate of each client [req/s], the busiest first."""
+        shares = np.arange(1, self.clients + 1, dtype=np.float64) ** -self.skew
+        return shares * (self.rate / shares.sum())
+
+    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
+        """See :meth:`ArrivalSpec.sample`."""
+        seeds = rng.integers(0, 1 << 63, self.clients)
+        end = duration if math.isfinite(duration) else 1.1 * (count or 1) / self.rate
+        while True:  # a longer horizon only appends: every client draws from a stream of its own
+            laws = (Gamma(rate, self.cv) for rate in self.rates())
+            times = np.sort(
+                np.concatenate([law.sample(np.random.default_rng(s), end) for law, s in zip(laws, seeds, strict=True)])
+            )
+            if count is None or len(times) >= count or end >= duration:
+                return times if count is None else times[:count]
+            end *= 1.5
+
+
+@dataclass(frozen=True)
 class ClosedLoop(ArrivalSpec):
     """``concurrency`` requests in flight at any time; the next is sent when one completes.
 
@@ -328,6 +382,6 @@ class ClosedLoop(ArrivalSpec):
 
 
 ARRIVALS: dict[str, type[ArrivalSpec]] = {
-    law.process: law for law in (Poisson, Gamma, Deterministic, OnOff, Diurnal, ClosedLoop)
+    law.process: law for law in (Poisson, Gamma, Deterministic, OnOff, Diurnal, Superposed, ClosedLoop)
 }
 """Laws of arrival by their name in a YAML file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,19 @@ from simulator import data
 from simulator.errors import ConfigError, IssueCollector, unknown_name
 from simulator.units import UnitError, parse_quantity
 from simulator.workload.requests.arrivals import ArrivalSpec
+from simulator.workload.requests.documents import DocumentLaw, generate_with_documents
 from simulator.workload.requests.generators import generate_requests
 from simulator.workload.requests.lengths import LengthSpec
+from simulator.workload.requests.mixes import Part, merged
 from simulator.workload.requests.readers import read_requests, recognise
-from simulator.workload.requests.specs import parse_arrival, parse_length
+from simulator.workload.requests.sessions import SessionLaw, generate_sessions
+from simulator.workload.requests.specs import (
+    parse_arrival,
+    parse_documents,
+    parse_length,
+    parse_mix,
+    parse_sessions,
+)
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["RequestWorkload", "load_requests", "load_workload", "workload_names"]
@@ -24,7 +33,7 @@ __all__ = ["RequestWorkload", "load_requests", "load_workload", "workload_names"
 FOLDER = "workloads/requests"
 _KEYS = (
     "name", "description", "source", "assumes", "arrival", "input_tokens", "output_tokens", "count", "duration",
-    "trace", "format", "options", "published", "tolerance",
+    "trace", "format", "options", "published", "tolerance", "sessions", "documents", "mix", "rate",
 )  # fmt: skip
 
 
@@ -40,6 +49,11 @@ class RequestWorkload:
         Laws; ``None`` when a trace is read.
     count, duration
         Default extent: requests, or time [s].
+    sessions, documents
+        Turns that follow one another, or text that prompts share; ``arrival`` and ``count`` are then those of sessions,
+        ``input_tokens`` what a turn or request adds.
+    mix, rate
+        Tenants with a share each of a common rate [req/s] instead of laws.
     trace, format, options
         The trace file, its format, and options of that format.
     published
@@ -62,6 +76,10 @@ class RequestWorkload:
     options: Mapping[str, Any] = field(default_factory=dict)
     published: Mapping[str, float] = field(default_factory=dict)
     tolerance: Mapping[str, float] = field(default_factory=dict)
+    sessions: SessionLaw | None = None
+    documents: DocumentLaw | None = None
+    mix: tuple[Part, ...] = ()
+    rate: float | None = None
 
 
 def workload_names() -> list[str]:
@@ -112,15 +130,47 @@ def load_requests(
     workload = load_workload(name_or_path)
     if workload.trace is not None:
         return _from_trace(workload, seed, rate, duration, count, skip_bad_rows, concurrency)
+    if duration is None and count is None:
+        duration, count = workload.duration, workload.count
+    table = _mixed(workload, seed, rate, duration, count) if workload.mix else None
+    table = table or _generated(workload, seed, rate, duration, count)
+    return table if concurrency is None else table.closed_loop(concurrency)
+
+
+def _generated(
+    workload: RequestWorkload, seed: int, rate: float | None, duration: float | None, count: int | None
+) -> RequestTable:
+    """Draw from the laws of a workload."""
     arrival, inputs, outputs = workload.arrival, workload.input_tokens, workload.output_tokens
     if arrival is None or inputs is None or outputs is None:
         raise ConfigError(f"'{workload.name}' has neither a trace nor laws of arrival and length")
     if rate is not None:
         arrival = arrival.with_rate(rate)
-    if duration is None and count is None:
-        duration, count = workload.duration, workload.count
-    table = generate_requests(arrival, inputs, outputs, duration, count, seed, workload.name)
-    return table if concurrency is None else table.closed_loop(concurrency)
+    if workload.sessions is not None:
+        table = generate_sessions(arrival, workload.sessions, inputs, outputs, duration, count, seed)
+        return replace(table, name=workload.name)
+    if workload.documents is not None:
+        return generate_with_documents(
+            arrival, workload.documents, inputs, outputs, duration, count, seed, workload.name
+        )
+    return generate_requests(arrival, inputs, outputs, duration, count, seed, workload.name)
+
+
+def _mixed(
+    workload: RequestWorkload, seed: int, rate: float | None, duration: float | None, count: int | None
+) -> RequestTable:
+    """Every tenant's workload at its share of the rate, for as long as ``count`` requests take together."""
+    total = rate if rate is not None else workload.rate
+    if total is None:
+        raise ConfigError(f"'{workload.name}' is a mix of workloads and needs a 'rate'")
+    assert duration is not None or count is not None
+    until = duration if duration is not None else 1.5 * (count or 1) / total + 60.0
+    tables = [
+        load_requests(part.workload, seed + number, total * part.share, until)
+        for number, part in enumerate(workload.mix)
+    ]
+    table = merged(tables, workload.mix, workload.name)
+    return table if count is None else table.head(count)
 
 
 def _from_trace(
@@ -191,9 +241,21 @@ def _workload(path: Path, document: dict[str, Any], report: Any) -> RequestWorkl
         for key in ("arrival", "input_tokens", "output_tokens"):
             if key in document:
                 report(key, "a workload has either a trace or laws: remove one of them")
+    elif "mix" in document:
+        laws["mix"] = parse_mix(document["mix"], "mix", report)
     else:
         for key, parse in (("arrival", parse_arrival), ("input_tokens", parse_length), ("output_tokens", parse_length)):
             laws[key] = parse(document.get(key), key, report, path.parent)
+        for key, read in (("sessions", parse_sessions), ("documents", parse_documents)):
+            if key in document:
+                laws[key] = read(document[key], key, report, path.parent)
+        if "sessions" in document and "documents" in document:
+            report("documents", "a workload has either sessions or documents: remove one of them")
+    if "rate" in document:
+        try:
+            laws["rate"] = parse_quantity(document["rate"], "rate")
+        except UnitError as error:
+            report("rate", str(error))
     duration = None
     if "duration" in document:
         try:

@@ -33,12 +33,15 @@ class SessionLaw:
         median.
     max_context
         A session ends before a prompt would be longer [tokens].
+    system_tokens
+        What every prompt of every session begins with: instructions, descriptions of tools [tokens].
     """
 
     turns: LengthSpec
     think_time: float
     think_sigma: float = 0.0
     max_context: int = 131_072
+    system_tokens: int = 0
 
 
 def generate_sessions(
@@ -47,8 +50,8 @@ def generate_sessions(
 ) -> RequestTable:  # fmt: skip
     """Draw sessions; ``arrival``, ``duration`` and ``count`` are those of sessions.
 
-    Turn i sends the prompts and answers of all turns before and ``new_tokens`` more; blocks of text that turns have in
-    common carry the same id, for prefix caches.
+    Turn i sends what all sessions begin with, the prompts and answers of all turns before, and ``new_tokens`` more;
+    blocks of text that turns have in common carry the same id, for prefix caches.
 
     Raises
     ------
@@ -69,7 +72,7 @@ def generate_sessions(
     session = np.repeat(np.arange(len(starts)), turns)
     first = np.repeat(np.cumsum(turns) - turns, turns)
     said = np.cumsum(new.astype(np.int64) + outputs)
-    prompts = said - outputs - np.where(first > 0, said[first - 1], 0)
+    prompts = law.system_tokens + said - outputs - np.where(first > 0, said[first - 1], 0)
     keep = (prompts <= law.max_context) | (first == np.arange(total))
     row = np.cumsum(keep) - 1
     at = np.flatnonzero(keep)
@@ -77,7 +80,9 @@ def generate_sessions(
     counts = prompts[at] // BLOCK
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     step = np.arange(offsets[-1]) - np.repeat(offsets[:-1], counts)
-    ids = (np.repeat(session[at], counts).astype(np.int64) << 24) + step
+    # Whole blocks of what all sessions begin with have the ids of a session that does not exist.
+    owner = np.where(step < law.system_tokens // BLOCK, -1, np.repeat(session[at], counts))
+    ids = (owner.astype(np.int64) + 1 << 24) + step
     provenance = TraceProvenance(
         f"{arrival.process} sessions, {law.turns.law} turns, {new_tokens.law} new tokens, {output_tokens.law} output",
         "generated", len(at), len(at), synthetic_fields=("arrival", "input_tokens", "output_tokens", "think_time"),

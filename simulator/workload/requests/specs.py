@@ -10,9 +10,12 @@ from typing import Any, TypeVar
 from simulator.errors import ConfigError, unknown_name
 from simulator.units import UnitError, parse_quantity
 from simulator.workload.requests.arrivals import ARRIVALS, ArrivalSpec
+from simulator.workload.requests.documents import DocumentLaw
 from simulator.workload.requests.lengths import LENGTHS, Fixed, LengthSpec
+from simulator.workload.requests.mixes import Part
+from simulator.workload.requests.sessions import SessionLaw
 
-__all__ = ["Report", "parse_arrival", "parse_length"]
+__all__ = ["Report", "parse_arrival", "parse_documents", "parse_length", "parse_mix", "parse_sessions"]
 
 Report = Callable[[str, str], None]
 """``(path in the document, message)``."""
@@ -30,6 +33,86 @@ def parse_length(value: Any, path: str, report: Report, folder: Path) -> LengthS
     if isinstance(value, int) and not isinstance(value, bool):
         value = {"law": Fixed.law, "tokens": value}
     return _parse(value, path, report, folder, LENGTHS, "law", "length law")
+
+
+_SESSIONS = {
+    "turns": "law", "think_time": "time", "think_sigma": "ratio", "max_context": "count", "system_tokens": "count",
+}  # fmt: skip
+_DOCUMENTS = {"count": "count", "tokens": "law", "per_request": "law", "skew": "ratio", "system_tokens": "count"}
+
+
+def parse_sessions(value: Any, path: str, report: Report, folder: Path) -> SessionLaw | None:
+    """Turns of sessions from ``{turns: ..., think_time: ..., ...}``."""
+    found = _settings(value, path, report, folder, _SESSIONS, ("turns", "think_time"))
+    return None if found is None else SessionLaw(**found)
+
+
+def parse_documents(value: Any, path: str, report: Report, folder: Path) -> DocumentLaw | None:
+    """Documents that prompts share from ``{count: ..., tokens: ..., ...}``."""
+    found = _settings(value, path, report, folder, _DOCUMENTS, ("count", "tokens"))
+    if found is None:
+        return None
+    try:
+        return DocumentLaw(**found)
+    except ConfigError as error:
+        report(path, str(error))
+        return None
+
+
+def parse_mix(value: Any, path: str, report: Report) -> tuple[Part, ...]:
+    """Tenants from a list of ``{workload: NAME, share: NUMBER, priority: NUMBER}``; shares are made to add up to 1."""
+    if not isinstance(value, list) or not value:
+        report(path, "write a list of '{workload: NAME, share: NUMBER}'")
+        return ()
+    parts, total = [], 0.0
+    for i, entry in enumerate(value):
+        where = f"{path}[{i}]"
+        found = _settings(
+            entry, where, report, Path(), {"workload": "text", "share": "ratio", "priority": "count"},
+            ("workload", "share"),
+        )  # fmt: skip
+        if found is None:
+            continue
+        if found["share"] <= 0:
+            report(f"{where}.share", f"a share of the requests is above 0, not {found['share']:g}")
+            continue
+        total += found["share"]
+        parts.append(Part(**found))
+    return tuple(Part(p.workload, p.share / total, p.priority) for p in parts)
+
+
+def _settings(
+    value: Any, path: str, report: Report, folder: Path, kinds: Mapping[str, str], needed: tuple[str, ...]
+) -> dict[str, Any] | None:
+    """A mapping with every setting read by its kind; ``None`` after reporting what is wrong."""
+    if not isinstance(value, dict):
+        report(path, f"write a mapping of {', '.join(kinds)}")
+        return None
+    found: dict[str, Any] = {}
+    complete = True
+    for key in (k for k in needed if k not in value):
+        report(path, f"needs '{key}'")
+        complete = False
+    for key, given in value.items():
+        where = f"{path}.{key}"
+        if key not in kinds:
+            report(where, unknown_name("key", str(key), kinds))
+            complete = False
+            continue
+        try:
+            found[key] = _setting(kinds[key], given, where, report, folder)
+        except (UnitError, ValueError) as error:
+            report(where, str(error))
+        complete = complete and found.get(key) is not None
+    return found if complete else None
+
+
+def _setting(kind: str, value: Any, path: str, report: Report, folder: Path) -> Any:
+    if kind == "law":
+        return parse_length(value, path, report, folder)
+    if kind == "text":
+        return str(value)
+    return _number(value, whole=True) if kind == "count" else parse_quantity(value, kind)
 
 
 def _parse(

@@ -68,7 +68,9 @@ def read_weka(
         if sessions and number == sessions:
             break
     if len(sizes) > 1:
-        raise ConfigError(f"{file.path}: sessions have blocks of {', '.join(map(str, sorted(sizes)))} tokens, not of one")
+        raise ConfigError(
+            f"{file.path}: sessions have blocks of {', '.join(map(str, sorted(sizes)))} tokens, not of one"
+        )
     random = np.random.Generator(np.random.PCG64(seed))
     starts = np.cumsum(random.exponential(1.0 / rate, number)) if number else np.zeros(0)
     session, parent = np.array(columns.session, dtype=np.int64), np.array(columns.parent, dtype=np.int64)

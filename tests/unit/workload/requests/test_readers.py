@@ -275,6 +275,15 @@ def test_wrong_names_are_input_errors(tmp_path: Path) -> None:
 
 def test_every_format_names_its_source() -> None:
     formats = trace_formats()
-    assert {f.name for f in formats} == {"azure", "mooncake", "burstgpt", "servegen", "bailian", "ragpulse", "csv"}
+    assert {f.name for f in formats} == {
+        "azure",
+        "mooncake",
+        "burstgpt",
+        "servegen",
+        "bailian",
+        "ragpulse",
+        "weka",
+        "csv",
+    }
     assert all(f.summary and f.source for f in formats)
     assert formats[-1].name == "csv"
