@@ -16,11 +16,12 @@ from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
 from simulator.serving.trust import trust_shares
-from simulator.serving.wrapped_cost import DenoisingCost, EarlyExitCost, ServingBase, TowerCost
+from simulator.serving.wrapped_cost import DenoisingCost, EarlyExitCost, EncoderDecoderCost, ServingBase, TowerCost
 from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.compile import check_plan
 from simulator.strategies.protocols import BatchShape
 from simulator.workload.jobs import Deployment
+from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
 __all__ = ["ServingCost", "check_deployment", "estimate_deployment", "replica_cost"]
@@ -82,6 +83,10 @@ def _wrapped(
         cost = EarlyExitCost(cost, EarlyExit(d.early_exit), d.model.num_hidden_layers)
     if d.denoising is not None:
         cost = DenoisingCost(cost, d.denoising.tokens, d.denoising.passes)
+    if d.model.encoder is not None:
+        base, plan = cost.priced[0], Plan(tensor_parallel=d.plan.tensor_parallel)
+        encoder = ReplicaCost(d.model.encoder, plan, d.framework, base.node, base.fabric, scale=scale)
+        cost = EncoderDecoderCost(cost, encoder, _cross_attention(d.model, d.plan.tensor_parallel))
     if d.items:
         base, plan = cost.priced[0], Plan(tensor_parallel=d.plan.tensor_parallel)
         towers = [
@@ -91,6 +96,13 @@ def _wrapped(
         ]
         cost = TowerCost(cost, towers, d.items)
     return cost
+
+
+def _cross_attention(model: ModelSpec, ranks: int) -> tuple[int, int]:
+    """Layers with cross-attention, and the width of their keys and values on one rank."""
+    found = [(a, count) for layer, count in model.layers if (a := layer.cross_attention) is not None]
+    width = max((-(-a.num_key_value_heads // ranks) * (a.head_dim + a.v_head_dim) for a, _ in found), default=0)
+    return sum(count for _, count in found), width
 
 
 def typical_batch(deployment: Deployment, cache: CacheSize) -> BatchShape:

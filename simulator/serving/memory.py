@@ -139,7 +139,8 @@ def _stage(
     if served.stream is not RESIDENT:
         weights = weights * served.stream.resident + served.stream.buffered[stage]
     if stage == 0:
-        weights += parts["embedding"][0] + sum(2.0 * parameters(t) for t in model.towers) / plan.tensor_parallel
+        beside = [*model.towers, *([model.encoder] if model.encoder is not None else [])]
+        weights += parts["embedding"][0] + sum(2.0 * parameters(m) for m in beside) / plan.tensor_parallel
     if stage == plan.pipeline_parallel - 1:
         tied = model.tie_word_embeddings and plan.pipeline_parallel == 1
         weights += 0.0 if tied else parts["head"][0]

@@ -167,8 +167,8 @@ class TokenCosts:
         used: set[str] = set()
         seconds = floor = flops = hbm = scale_up = scale_out = 0.0
         for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
-            if op.kind is OpKind.ATTENTION:
-                continue
+            if op.kind is OpKind.ATTENTION or (op.flop_dims and not op.flops()):
+                continue  # attention is priced apart; no token meets keys and values of an encoder here
             work, priced = self.price(op)
             seconds += priced.seconds
             used.update(priced.constants)

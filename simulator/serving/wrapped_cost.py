@@ -8,8 +8,9 @@ from simulator.serving.speculative import SpeculativeCost
 from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.framework import Framework
+from simulator.workload.ops import OpKind, Work
 
-__all__ = ["DenoisingCost", "EarlyExitCost", "TowerCost", "WrappedCost"]
+__all__ = ["DenoisingCost", "EarlyExitCost", "EncoderDecoderCost", "TowerCost", "WrappedCost"]
 
 FOREVER = 1 << 60
 
@@ -174,6 +175,49 @@ class EarlyExitCost(WrappedCost):
         parts = self.base.breakdown(batch)
         share = self.iteration(batch) / sum(parts.values())
         return {name: share * seconds for name, seconds in parts.items()}
+
+
+class EncoderDecoderCost(WrappedCost):
+    """An encoder-decoder model: its encoder reads the prompt, the decoder begins with one token.
+
+    Keys and values of the prompt are projected once, in every decoder layer. A generated token attends to them and to
+    the tokens before it: together as many as the context of a decoder alone, which is why decoding and cache are the
+    base's. The part of a prompt in a chunk is encoded as if it were alone: encoders want ``prefill-first`` batching.
+
+    Parameters
+    ----------
+    encoder
+        Cost of the encoder.
+    cross
+        Layers with cross-attention and the width of their keys and values on one rank.
+    """
+
+    part = "encoder"
+
+    def __init__(self, base: ServingBase, encoder: ReplicaCost, cross: tuple[int, int]) -> None:
+        super().__init__(base)
+        self.encoder, self.cross = encoder, cross
+
+    @property
+    def priced(self) -> list[ReplicaCost]:
+        """The decoder and the encoder."""
+        return [*self.base.priced, self.encoder]
+
+    def shape(self, batch: BatchShape) -> BatchShape:
+        """One token for every prompt that begins."""
+        starts = sum(context == 0 for _, context in batch.prefill)
+        return batch._replace(prefill=((1, 0),) * starts)
+
+    def added(self, batch: BatchShape) -> float:
+        """The encoder's pass over the prompts, and their keys and values for every decoder layer."""
+        if not batch.prefill:
+            return 0.0
+        layers, width = self.cross
+        tokens, hidden = sum(chunk for chunk, _ in batch.prefill), self.encoder.model.hidden_size
+        moved = 2.0 * (tokens * hidden + hidden * width + tokens * width)
+        project = Work(OpKind.GEMM, "bf16", 2.0 * tokens * hidden * width, moved, tokens, width, hidden)
+        encoded = sum(self.encoder.device_times(batch._replace(decodes=0, decode_context=0)))
+        return encoded + layers * self.encoder.device.price(project).seconds
 
 
 class TowerCost(WrappedCost):
