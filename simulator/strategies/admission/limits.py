@@ -56,7 +56,7 @@ class QueueLimit:
     family="admission",
     cites=("Qin et al., Mooncake, FAST 2025, arXiv:2407.00079 (early rejection)",),
     catalogue=("MLLM/PD routers (Llumnix, Mooncake)",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class FirstTokenDeadline:
     """Refuses a request whose first token would come too late: prompts queued before it, then its own.

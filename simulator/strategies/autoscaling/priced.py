@@ -21,7 +21,7 @@ __all__ = ["Cocktail", "Mark", "majority_accuracy"]
     family="autoscaling",
     cites=("Zhang et al. 2019 (MArk), USENIX ATC 2019",),
     catalogue=("MArk",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Mark:
     """Instances for the rate forecast at the time they would be ready; who would wait too long goes to a function.

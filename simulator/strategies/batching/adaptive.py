@@ -80,7 +80,7 @@ class ClipperAIMD(Static):
     cites=("Ali et al., BATCH: Machine Learning Inference Serving on Serverless Platforms with Adaptive Batching, "
            "SC 2020",),
     catalogue=("BATCH",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class ServerlessBatch(Static):
     """Batch size and time-out from a model of the arrivals: the cheapest batch that keeps the latency objective.

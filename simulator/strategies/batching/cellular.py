@@ -29,7 +29,7 @@ def _whole_prompts(replica: ReplicaView, most: int) -> list[tuple[RequestState, 
     family="batching",
     cites=("Gao et al., Low Latency RNN Inference with Cellular Batching, EuroSys 2018",),
     catalogue=("Cellular batching (BatchMaker)",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Cellular(FirstCome):
     """One queue per kind of cell, here prompts and decode steps; each pass runs cells of one kind.
@@ -64,7 +64,7 @@ class Cellular(FirstCome):
     cites=("Cui et al., DVABatch: Diversity-aware Multi-Entry Multi-Exit Batching for Efficient Processing of DNN "
            "Services on GPUs, USENIX ATC 2022",),
     catalogue=("DVABatch",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class DVABatch(FirstCome):
     """A batch may be entered and left at slice boundaries: new, stretch and split.
@@ -112,7 +112,7 @@ class DVABatch(FirstCome):
     cites=("Choi, Kim & Rhu, LazyBatching: An SLA-aware Batching System for Cloud Machine Learning Inference, HPCA "
            "2021, arXiv:2010.13103",),
     catalogue=("LazyBatching, E-Batch",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class LazyBatching(FirstCome):
     """A new request interrupts the running batch to catch up with it, if nobody's predicted slack falls below zero.

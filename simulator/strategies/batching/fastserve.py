@@ -35,7 +35,7 @@ class _Service:
     family="batching",
     cites=("Wu et al., Fast Distributed Inference Serving for Large Language Models, arXiv:2305.05920v1",),
     catalogue=("FastServe",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class FastServe(Preemptive):
     """Skip-join multi-level feedback queue with preemption after every token and proactive swapping (version 1).

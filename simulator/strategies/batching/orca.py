@@ -18,7 +18,7 @@ _DECODE = BatchPlan()
     family="batching",
     cites=("Yu et al., Orca: A Distributed Serving System for Transformer-Based Generative Models, OSDI 2022",),
     catalogue=("Orca",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Orca(FirstCome):
     """Requests join and leave between iterations; whole prompts run beside decodes; memory reserved to the end.

@@ -103,7 +103,7 @@ class ShortestJobFirst(Ordered):
         "Graham, Bounds on Multiprocessing Timing Anomalies, SIAM Journal on Applied Mathematics 17(2), 1969",
         "Sheng et al., FlexGen, ICML 2023, arXiv:2303.06865 (throughput-oriented batches)",
     ),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class OfflineThroughput(ShortestJobFirst):
     """For a list that is all there at the start: longest predicted outputs first, whatever fits is taken.
@@ -124,7 +124,7 @@ class OfflineThroughput(ShortestJobFirst):
     family="batching",
     cites=("Zheng et al., SGLang (RadixAttention, cache-aware scheduling), arXiv:2312.07104, section 3",),
     catalogue=("SGLang / RadixAttention, Prompt Cache",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class CacheAware(Ordered):
     """The waiting request with the longest cached prefix goes first (SGLang's longest prefix match).

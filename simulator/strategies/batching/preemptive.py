@@ -124,7 +124,7 @@ class _Room:
     area="serving",
     family="batching",
     cites=("vLLM documentation, scheduling_policy 'priority'",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Priority(Preemptive):
     """The most urgent requests run (greater ``priority`` first, then by arrival), at the cost of less urgent ones."""

@@ -20,7 +20,7 @@ __all__ = ["S3"]
     cites=("Jin et al., S3: Increasing GPU Utilization during Generative Inference for Higher Throughput, "
            "arXiv:2306.06000",),
     catalogue=("S³",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class S3(Ordered):
     """Decreasing first fit by predicted length into the KV cache; who outgrows its prediction starts over with twice.

@@ -17,7 +17,7 @@ __all__ = ["SplitFuse"]
     cites=("Holmes et al., DeepSpeed-FastGen: High-throughput Text Generation for LLMs via MII and "
            "DeepSpeed-Inference, arXiv:2401.08671, section 3",),
     catalogue=("DeepSpeed-FastGen SplitFuse",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class SplitFuse(ChunkedPrefill):
     """Long prompts are cut and short ones joined so that the token budget is met exactly while prompts last.

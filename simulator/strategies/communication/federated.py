@@ -80,7 +80,7 @@ class FederatedAveraging(CommunicationPass):
         if plan.zero_stage or plan.option("sharding", "zero") != "zero":
             return f"{self.name}: clients hold models of their own, nothing is sharded across them: use zero_stage 0"
         workers = plan.mesh["dpcp"]
-        limits = {
+        limits: dict[str, tuple[float, float, float]] = {
             "local_steps": (1, 1, 1e9), "clients": (workers, workers, 1e12), "over_selection": (1, 1, 1e3),
             "dropout": (0, 0, 0.999), "client_spread": (0, 0, 3), "server_links": (workers, 1e-9, 1e12),
         }  # fmt: skip

@@ -76,7 +76,7 @@ class DistServe:
     family="disaggregation",
     cites=(_SPLITWISE,),
     catalogue=("Splitwise",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class MixedPool(Splitwise):
     """Splitwise's pools, but overloaded ones borrow: a machine of the other pool then serves a request as a whole.

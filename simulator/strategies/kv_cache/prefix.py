@@ -53,7 +53,7 @@ class PrefixLRU(Paged):
         "LMCache, https://github.com/LMCache/LMCache",
     ),
     catalogue=("MLLM/PD routers (Llumnix, Mooncake)",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class TieredPrefix(PrefixLRU):
     """``prefix-lru`` with slower homes behind it: host memory, NVMe, a pool shared by all replicas.
@@ -82,7 +82,7 @@ class TieredPrefix(PrefixLRU):
     family="kv_cache",
     cites=("Gim et al., Prompt Cache: Modular Attention Reuse for Low-Latency Inference, arXiv:2311.04934",),
     catalogue=("SGLang / RadixAttention, Prompt Cache",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class PromptCache(PrefixLRU):
     """Known modules are reused wherever they stand in the prompt, not only in an unbroken run from its start.

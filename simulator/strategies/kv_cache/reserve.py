@@ -18,7 +18,7 @@ _VLLM = "Kwon et al., PagedAttention, SOSP 2023, section 6.1 (Orca baselines Max
     family="kv_cache",
     cites=("Yu et al., Orca, OSDI 2022", _VLLM),
     catalogue=("Orca",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class ReserveMax(NoReuse):
     """The longest sequence the model allows; the request's own length where there is no limit."""
@@ -37,7 +37,7 @@ class ReserveMax(NoReuse):
     area="serving",
     family="kv_cache",
     cites=(_VLLM,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class ReservePowerOfTwo(NoReuse):
     """Prompt plus the output rounded up to a power of two: over-reserves at most twice the output."""
@@ -57,7 +57,7 @@ class ReservePowerOfTwo(NoReuse):
     area="serving",
     family="kv_cache",
     cites=(_VLLM,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class ReserveExact(NoReuse):
     """Prompt plus the true output, as if it were known (an oracle)."""
@@ -77,7 +77,7 @@ class ReserveExact(NoReuse):
     family="kv_cache",
     cites=("Jin et al., S3, arXiv:2306.06000",),
     catalogue=("S³",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class ReservePredicted(NoReuse):
     """Prompt plus the output length that the batching policy predicts; without a prediction the true one."""

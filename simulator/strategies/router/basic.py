@@ -48,7 +48,7 @@ class RandomReplica:
         return int(next(self.draws) * len(replicas))
 
 
-@register("least-outstanding", kind="policy", area="serving", family="router", validated_by="mechanism")
+@register("least-outstanding", kind="policy", area="serving", family="router", validated_by="closed_form")
 class LeastOutstanding:
     """The replica with the fewest requests that wait or run; among equals, in turn."""
 
@@ -80,7 +80,7 @@ class LeastOutstanding:
         "Mitzenmacher, The Power of Two Choices in Randomized Load Balancing, IEEE Transactions on Parallel and "
         "Distributed Systems 12(10), 2001",
     ),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class PowerOfTwo:
     """Two different replicas at random, the less loaded of them."""

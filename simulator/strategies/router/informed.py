@@ -40,7 +40,7 @@ class _Least:
         return self._last
 
 
-@register("kv-aware", kind="policy", area="serving", family="router", cites=(_MOONCAKE,), validated_by="mechanism")
+@register("kv-aware", kind="policy", area="serving", family="router", cites=(_MOONCAKE,), validated_by="closed_form")
 class KVAware(_Least):
     """The replica with the smallest share of KV blocks held or asked for by those who wait."""
 
@@ -49,7 +49,7 @@ class KVAware(_Least):
         return (replica.kv_blocks_at(now) + replica.queued_tokens / replica.block_size) / replica.kv_blocks
 
 
-@register("least-prefill", kind="policy", area="serving", family="router", validated_by="mechanism")
+@register("least-prefill", kind="policy", area="serving", family="router", validated_by="closed_form")
 class LeastPrefill(_Least):
     """The replica with the fewest prompt tokens outstanding."""
 
@@ -119,7 +119,7 @@ class SessionSticky(_Least):
     family="router",
     cites=("SGLang router v0.4 (cache-aware load balancing): lmsys.org blog, 4 December 2024",),
     catalogue=("SGLang / RadixAttention, Prompt Cache",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class PrefixAware(_Least):
     """The replica with the longest cached prefix, unless loads are out of balance or too little is cached anywhere.
@@ -162,7 +162,7 @@ class PrefixAware(_Least):
     family="router",
     cites=(_MOONCAKE,),
     catalogue=("MLLM/PD routers (Llumnix, Mooncake)",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class SLOAware(_Least):
     """The replica with the earliest foreseen first token: queued prompts, and what of its own is not cached there."""
@@ -172,7 +172,7 @@ class SLOAware(_Least):
         return first_token_seconds(request, replica, now)
 
 
-@register("cost-aware", kind="policy", area="serving", family="router", validated_by="mechanism")
+@register("cost-aware", kind="policy", area="serving", family="router", validated_by="closed_form")
 class CostAware(_Least):
     """The cheapest replica that is foreseen to give the first token in time; if none is, the earliest.
 

@@ -152,7 +152,7 @@ class BlockSparse(SparseAttention):
             "abstract of arXiv 2012.09852",
         ),
     ),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class SpAtten(SparseAttention):
     """Token and head pruning with bits fetched on demand: the published ``dram_reduction`` divides the cache reads.

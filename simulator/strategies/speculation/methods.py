@@ -81,7 +81,7 @@ class Ngram(Speculation):
     family="speculation",
     cites=("Fu et al. 2023 (Lookahead), lmsys.org/blog/2023-11-21-lookahead-decoding",),
     catalogue=(_HEADS,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Lookahead(Speculation):
     """Jacobi iteration collects n-grams in a window and verifies ``guesses`` of them in the same pass.
@@ -117,7 +117,7 @@ class Lookahead(Speculation):
     claims=(
         Claim("about 2× at batch size 1 for Vicuna; Medusa-2 2.2-3.6×", "README of FasterDecoding/Medusa @0bfdcd2"),
     ),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Medusa(Speculation):
     """One extra head per position on the last hidden state; their candidates form a tree of ``widths``.
@@ -173,7 +173,7 @@ def _one_layer(target: ModelSpec, layer: LayerSpec, name: str, fused: int, vocab
             "SafeAILab/EAGLE README (EAGLE-3), as carried in published_serving.yaml",
         ),
     ),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Eagle(Speculation):
     """A one-layer head on the target's hidden states drafts a tree level by level.
@@ -214,7 +214,7 @@ class Eagle(Speculation):
         "SemiAnalysisAI/InferenceX @843c625 golden acceptance lengths",
     ),
     catalogue=(_HEADS,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class MultiTokenPrediction(Speculation):
     """A multi-token-prediction module (one layer like the target's last) drafts ``draft_tokens`` in a chain."""

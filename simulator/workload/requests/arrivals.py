@@ -339,7 +339,8 @@ class Superposed(ArrivalSpec):
     def rates(self) -> Times:
         """Rate of each client [req/s], the busiest first."""
         shares = np.arange(1, self.clients + 1, dtype=np.float64) ** -self.skew
-        return shares * (self.rate / shares.sum())
+        rates: Times = shares * (self.rate / shares.sum())
+        return rates
 
     def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
         """See :meth:`ArrivalSpec.sample`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
 from simulator.workload.requests.arrivals import ArrivalSpec
@@ -13,6 +14,8 @@ from simulator.workload.requests.lengths import Fixed, LengthSpec
 from simulator.workload.requests.table import PrefixBlocks, RequestTable
 
 __all__ = ["DocumentLaw", "generate_with_documents"]
+
+ONE = Fixed(1)
 
 _MOST_DOCUMENTS = 10_000_000
 
@@ -37,7 +40,7 @@ class DocumentLaw:
 
     count: int
     tokens: LengthSpec
-    per_request: LengthSpec = Fixed(1)
+    per_request: LengthSpec = ONE
     skew: float = 0.0
     system_tokens: int = 0
 
@@ -86,7 +89,7 @@ def generate_with_documents(
     )  # fmt: skip
 
 
-def _distinct(rng: np.random.Generator, cumulative: np.ndarray, n: int) -> list[int]:  # type: ignore[type-arg]
+def _distinct(rng: np.random.Generator, cumulative: NDArray[np.float64], n: int) -> list[int]:
     """``n`` different documents in the order drawn."""
     found: dict[int, None] = {}
     while len(found) < n:

@@ -57,6 +57,7 @@ def merged(tables: Sequence[RequestTable], parts: Sequence[Part], name: str) -> 
         )
     if any(t.session is not None for t in tables):
         columns["session"] = _sessions(tables)
+    sorted_columns: dict[str, Any] = {key: np.asarray(values)[order] for key, values in columns.items()}
     return RequestTable(
         arrival=arrival[order],
         input_tokens=np.concatenate([t.input_tokens for t in tables])[order],
@@ -69,7 +70,7 @@ def merged(tables: Sequence[RequestTable], parts: Sequence[Part], name: str) -> 
         ),
         prefix_blocks=_prefixes(tables, order) if sizes else None,
         prefix_block_tokens=sizes.pop() if len(sizes) == 1 else 0,
-        **{key: np.asarray(values)[order] for key, values in columns.items()},
+        **sorted_columns,
     )  # fmt: skip
 
 
