@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 
+from simulator.cost.device import DeviceCost
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
 from simulator.serving.dealing import dealt
@@ -201,10 +202,12 @@ class ReplicaCost:
     def _term(self, spec: AttentionSpec) -> AttentionTerm:
         known, key = self._pricing.terms, (spec, self.kv_dtype, self.queries, self.kept, self.grid)
         if key not in known:
-            known[key] = attention_term(
-                spec, self.device, self.split.heads, self.kv_dtype, self.queries, self.kept, self.grid
-            )
+            known[key] = self.term_on(self.device, spec)
         return known[key]
+
+    def term_on(self, device: DeviceCost, spec: AttentionSpec) -> AttentionTerm:
+        """The attention of one layer at the prices of ``device``."""
+        return attention_term(spec, device, self.split.heads, self.kv_dtype, self.queries, self.kept, self.grid)
 
     def _prefill_attention(self, stage: int, batch: BatchShape) -> float:
         chunks = self.attended(batch).prefill

@@ -62,6 +62,11 @@ def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework,
     return compile_block(block, plan, framework, "serving")
 
 
+def _token_wise(op: Op) -> bool:
+    """Attention over the cache is priced apart; no token meets the projection of an encoder's keys and values."""
+    return op.kind is not OpKind.ATTENTION and not (op.flop_dims and not op.flops())
+
+
 class TokenCosts:
     """Prices the parts of a model on one rank.
 
@@ -127,7 +132,7 @@ class TokenCosts:
         size = self._sizes[min(bisect_left(self._sizes, tokens), len(self._sizes) - 1)]
         found: dict[Trust, float] = {}
         for op in served_block(part, self.model, self.plan, self.framework, size).forward:
-            if op.kind is not OpKind.ATTENTION:
+            if _token_wise(op):
                 for trust, seconds in self._op_by_trust(op).items():
                     found[trust] = found.get(trust, 0.0) + seconds
         return found
@@ -167,8 +172,8 @@ class TokenCosts:
         used: set[str] = set()
         seconds = floor = flops = hbm = scale_up = scale_out = 0.0
         for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
-            if op.kind is OpKind.ATTENTION or (op.flop_dims and not op.flops()):
-                continue  # attention is priced apart; no token meets keys and values of an encoder here
+            if not _token_wise(op):
+                continue
             work, priced = self.price(op)
             seconds += priced.seconds
             used.update(priced.constants)

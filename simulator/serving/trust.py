@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from simulator.constants import Trust
 from simulator.cost.sensitivity import by_trust
-from simulator.serving.attention_terms import attention_term
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.token_costs import Part
 from simulator.strategies.protocols import BatchShape
@@ -41,7 +40,7 @@ def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
                 total[trust] += count * seconds
         for part, count in layers.items():
             if part.attention is not None:
-                for trust, seconds in _attention(cost, part.attention, mine).items():
+                for trust, seconds in _attention(cost, part.attention, cost.attended(mine)).items():
                     total[trust] += count * seconds
     for key, times in (
         ("host_per_step", 1),
@@ -60,10 +59,10 @@ def _attention(cost: ReplicaCost, spec: AttentionSpec, batch: BatchShape) -> dic
 
     def seconds(scale: Mapping[str, float]) -> float:
         device = cost.device.moved(scale) if scale else cost.device
-        term = attention_term(spec, device, cost.mesh, cost.kv_dtype, cost.queries, cost.kept)
+        term = cost.term_on(device, spec)
         decoding = term.decode(batch.decodes, batch.decode_context)[0] if batch.decodes else 0.0
         return decoding + (term.prefill(batch.prefill) if batch.prefill else 0.0)
 
     known = cost.device.constants.entries
-    used = attention_term(spec, cost.device, cost.mesh, cost.kv_dtype, cost.queries, cost.kept).constants
+    used = cost.term_on(cost.device, spec).constants
     return by_trust(seconds, [known[name] for name in sorted(used) if name in known])
