@@ -52,7 +52,7 @@ class SharingTenant:
         name = self.deployment.name
         notes = [f"{name}: {w}" for e in self.estimates for w in e.warnings]
         notes.append(f"{name}: a query is one answer of mean length, and a batch of b of them takes alpha·b + beta")
-        notes.append(f"{name}: the energy of shared devices is that of idle ones")
+        notes.append(f"{name}: busy devices draw as if each query ran alone")
         return tuple(dict.fromkeys(notes))
 
     def _profile(self, member: Member, weights: float) -> ModelProfile:
@@ -75,6 +75,23 @@ class SharingTenant:
         return ModelProfile(
             d.model.name, alpha, max(one - alpha, 0.0), weights, most, member.family, member.accuracy, member.cost
         )  # fmt: skip
+
+    def _shares(self, run: SharingRun) -> tuple[float, float]:
+        """Shares of peak FLOP/s and of memory bandwidth while a device is busy: those of one query of each model,
+        weighted by the time that its queries take."""
+        device = self.cluster.groups[0].node.accelerator
+        whole = flops = moved = 0.0
+        for number, member in enumerate(self.sharing.members):
+            d = member.deployment
+            cost, answered = replica_cost(d, self.cluster), int(np.isfinite(run.finish[run.model == number]).sum())
+            size = max(1, round(float(d.requests.input_tokens.mean())))
+            tokens = max(0.0, float(d.requests.output_tokens.mean()) - 1.0)
+            steps = [(1.0, BatchShape(((size, 0),), 0, 0)), (tokens, BatchShape((), 1, size, size))]
+            for times, batch in steps if tokens else steps[:1]:
+                whole += answered * times * cost.iteration(batch)
+                flops += answered * times * cost.flops(batch) / device.peak(d.plan.precision)
+                moved += answered * times * cost.traffic(batch)["hbm"] / device.memory_bandwidth
+        return (flops / whole, moved / whole) if whole else (0.0, 0.0)
 
     def start(self, commons: Commons) -> simpy.Event | None:
         """Open for queries."""
@@ -124,8 +141,9 @@ class SharingTenant:
         ended = done is not None and done.triggered
         run = cast(SharingRun, done.value) if done is not None and ended else self.process.result()
         span = float(np.nanmax(run.finish)) if np.isfinite(run.finish).any() else 0.0
-        draw = mean_draw(self.cluster, d.plan.accelerators, 0.0, 0.0)
-        charge = bill(d.name, self.cluster, d.plan.accelerators * d.replicas, span, draw.energy(0.0, span * d.replicas))
+        draw = mean_draw(self.cluster, d.plan.accelerators, *self._shares(run))
+        energy = draw.energy(run.busy, max(0.0, span * d.replicas - run.busy))
+        charge = bill(d.name, self.cluster, d.plan.accelerators * d.replicas, span, energy)
         whole = _row(run, np.ones(len(run.arrival), dtype=bool)) | money_columns(charge, span, len(run.arrival))
         whole |= {"utilization": run.busy / (span * d.replicas) if span else math.nan, "weight_loading": run.loading}
         parts = [serving_tables(d.name, whole, {}, **size)]

@@ -140,7 +140,8 @@ def serving_figures(row: Row) -> list[tuple[str, str]]:
         return "" if value is None else f"{value:,.{digits}f}{unit}"
 
     lost = row.get("rejections") or ""
-    per_gpu = f"{number('output_tokens_per_s_per_gpu')} output, {number('total_tokens_per_s_per_gpu')} total"
+    output, total = number("output_tokens_per_s_per_gpu"), number("total_tokens_per_s_per_gpu")
+    per_gpu = f"{output} output, {total} total" if output else ""
     behind = f"yes: queue grows by {number('queue_growth', 2)} req/s, latencies depend on the length of the run"
     return [
         ("completed requests", number("requests")),
