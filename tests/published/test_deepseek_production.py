@@ -83,7 +83,7 @@ def test_tokens_per_node(rows: dict[str, Any], tmp_path: Path) -> None:
 
 
 def test_cost_and_margin_of_the_day(rows: dict[str, Any], tmp_path: Path) -> None:
-    """226.75 nodes at 2 USD per accelerator and hour are 87,072 USD; the revenue stated for the same day is 545 % more."""
+    """226.75 nodes at 2 USD per accelerator and hour cost 87,072 USD; the revenue stated for that day is 545 % more."""
     metrics = rows["deepseek_day_fleet"]["metrics"]
     cluster = engine(tmp_path, 32, 4096).cluster
     usd = bill("day", cluster, 1814, 86_400.0, 0.0).usd

@@ -56,15 +56,15 @@ FLEXGEN = {
 
 @pytest.mark.parametrize("name", FLEXGEN)
 def test_flexgen_rows(name: str, rows: dict[str, Any]) -> None:
-    """In 16 bit within 30 %. With 4 bits the expansion in PyTorch costs far more than its memory traffic, which is
-    all that is priced: predictions are up to 2.2 times too fast and say so here."""
+    """In 16 bit within 30 %. With 4 bits every pass of PyTorch's expansion through memory is priced, not its launches
+    nor its strided halves: predictions are a fifth to two fifths too fast and say so here."""
     row, policy = rows[name], FLEXGEN[name]
     shape = layer_shape(load_model(row["model"]), row["workload"]["isl"], row["workload"]["osl"])
     error = report(name, throughput(shape, policy, GOOGLE_CLOUD_T4), row["metrics"]["out_tps"])
     if min(policy.weight_bits, policy.cache_bits) == 16:
         assert abs(error) < 0.30
     else:
-        assert 0.0 < error < 1.2
+        assert 0.0 < error < 0.5
 
 
 @pytest.mark.parametrize(("model", "published"), [("opt-6.7b", 38.28), ("opt-30b", 11.52), ("opt-175b", 0.83)])

@@ -130,10 +130,25 @@ class BlockPolicy:
         return _scale(self.cache_bits)
 
 
+EXPANSION = 13.0 / 2.0
+"""Bytes that FlexGen's own expansion of 4 bits moves in device memory, over those of the 16-bit result: shift and mask
+write temporaries (0.5 read and 0.5 written each, per element), both are copied into a 16-bit tensor (0.5 and 1 each), a
+division and an addition go through it in place (2 and 2 each). ``TorchCompressedDevice.decompress`` in compression.py
+of FMInference/FlexGen."""
+
+PACKING = 25.5 / 2.0
+"""The same for quantising: minimum and maximum (2 each), a difference (4), multiplication, clamping and rounding in
+place (4 each), the cast (3), shift and union of the halves (2.5). ``TorchCompressedDevice.compress``, as above."""
+
+
 def _expansion(whole: float, bits: int) -> float:
-    """Device memory traffic of turning a quantised tensor of ``whole`` bytes in 16 bit into that form: read and
-    write."""
-    return 0.0 if bits >= 16 else whole * (1.0 + _scale(bits))
+    """Device memory traffic of turning a quantised tensor of ``whole`` bytes in 16 bit into that form [B]."""
+    return 0.0 if bits >= 16 else whole * EXPANSION
+
+
+def _packing(whole: float, bits: int) -> float:
+    """Device memory traffic of quantising a tensor of ``whole`` bytes in 16 bit [B]."""
+    return 0.0 if bits >= 16 else whole * PACKING
 
 
 def _scale(bits: int, group: int = 64) -> float:
@@ -180,7 +195,9 @@ def layer_times(shape: LayerShape, policy: BlockPolicy, tiers: Tiers, *, prefill
     linear = block * tokens * shape.weights / (tiers.linear_prefill if prefill else tiers.linear_decode)
     linear = max(linear, policy.batches * shape.weights / tiers.gpu_bandwidth)
     expanded = policy.batches * _expansion(shape.weights, policy.weight_bits)
-    if not prefill:
+    if prefill:
+        expanded += _packing(shape.kv_per_token * block * tokens, policy.cache_bits)
+    else:
         expanded += _expansion(shape.kv_per_token * block * context, policy.cache_bits)
     if prefill:
         attention, on_host = 4.0 * block * shape.prompt**2 * shape.hidden / tiers.attention_prefill, 0.0
