@@ -64,7 +64,7 @@ def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework,
 
 def _token_wise(op: Op) -> bool:
     """Attention over the cache is priced apart; no token meets the projection of an encoder's keys and values."""
-    return op.kind is not OpKind.ATTENTION and not (op.flop_dims and not op.flops())
+    return op.kind is not OpKind.ATTENTION and not (op.kind is OpKind.GEMM and not op.flops())
 
 
 class TokenCosts:
