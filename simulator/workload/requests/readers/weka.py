@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,9 +62,12 @@ def read_weka(
         if type(size) is not int or size < 1 or not isinstance(requests, list):
             log.add(line, "bad session", "a session has a 'block_size' [tokens] and a list of 'requests'")
             continue
+        if problems := list(_problems(requests)):  # the turns behind a bad request hang in the air
+            log.add(line, "bad session", "; ".join(problems[:5]))
+            continue
         sizes.add(size)
-        log.rows_read -= 1  # rows are requests here
-        _enter(columns, number, requests, -1, log, line)
+        log.rows_read -= 1  # rows are requests here, or sessions that are left out
+        _enter(columns, number, requests, -1, log)
         number += 1
         if sessions and number == sessions:
             break
@@ -88,18 +92,25 @@ def read_weka(
     )  # fmt: skip
 
 
-def _enter(columns: _Columns, session: int, requests: list[Any], parent: int, log: RowLog, line: int) -> None:
-    """Append the requests of a session or sub-agent behind ``parent``."""
-    turn = 0
+def _problems(requests: list[Any]) -> Iterator[str]:
+    """What is wrong with the requests of a session and of its sub-agents."""
     for at, request in enumerate(requests):
         if isinstance(request, dict) and isinstance(request.get("requests"), list):
-            _enter(columns, session, request["requests"], parent, log, line)
+            yield from (f"request {at}: {problem}" for problem in _problems(request["requests"]))
+        elif isinstance(found := _numbers(request), str):
+            yield f"request {at}: {found}"
+
+
+def _enter(columns: _Columns, session: int, requests: list[Any], parent: int, log: RowLog) -> None:
+    """Append the requests of a session or sub-agent behind ``parent``."""
+    turn = 0
+    for request in requests:
+        if isinstance(request.get("requests"), list):
+            _enter(columns, session, request["requests"], parent, log)
             continue
         log.rows_read += 1
         found = _numbers(request)
-        if isinstance(found, str):
-            log.add(line, "bad request", f"request {at}: {found}")
-            continue
+        assert not isinstance(found, str)  # the session was checked
         inputs, outputs, think, ids = found
         if outputs == 0:  # what failed or was stopped; the next request still follows the one before
             log.leave_out("no generated token")

@@ -287,3 +287,40 @@ def test_every_format_names_its_source() -> None:
     }
     assert all(f.summary and f.source for f in formats)
     assert formats[-1].name == "csv"
+
+
+def session(*requests: object, **more: object) -> str:
+    return json.dumps({"id": "a", "block_size": 64, "hash_id_scope": "local", "requests": list(requests), **more})
+
+
+def test_weka_sessions_wait_for_their_answers(tmp_path: Path) -> None:
+    step = {"in": 200, "out": 10, "think_time": 2.0, "hash_ids": [1, 2, 3]}
+    agent = {"type": "subagent", "requests": [{**step, "in": 70, "hash_ids": [9]}, {**step, "in": 80}]}
+    path = tmp_path / "weka.jsonl"
+    path.write_text("\n".join([session(step, agent, step, {**step, "out": 0}), session(step)]), encoding="utf-8")
+    table = read_requests(path, rate=1.0)
+    assert table.provenance.format == "weka"
+    assert table.input_tokens.tolist() == [200, 70, 80, 200, 200]
+    assert table.parent is not None and table.think_time is not None and table.prefix_blocks is not None
+    assert table.parent.tolist() == [-1, 0, 1, 0, -1]  # a sub-agent and the step after it follow the same answer
+    assert np.isnan(table.think_time).tolist() == [True, False, False, False, True]
+    assert table.provenance.dropped == {"no generated token": 1}
+    assert not set(table.prefix_blocks[0].tolist()) & set(table.prefix_blocks[4].tolist())  # hashes are of a session
+
+
+def test_weka_mistakes_are_all_named(tmp_path: Path) -> None:
+    path = tmp_path / "weka.jsonl"
+    path.write_text(
+        "\n".join(
+            [session({"in": 0, "out": 3}, {"in": 5, "out": 3, "think_time": -1.0}), session(block_size="x")]
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        read_requests(path, format="weka")
+    messages = " ".join(str(issue) for issue in caught.value.issues)
+    assert "'in' and 'out'" in messages and "'think_time'" in messages and "'block_size'" in messages
+    good = session({"in": 5, "out": 3})
+    path.write_text(path.read_text(encoding="utf-8") + "\n" + good, encoding="utf-8")
+    left = read_requests(path, format="weka", skip_bad_rows=True)
+    assert (len(left), left.provenance.rows_read, left.provenance.dropped) == (1, 3, {"bad session": 2})
