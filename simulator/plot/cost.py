@@ -126,4 +126,7 @@ def _items(result: Result, workload: str) -> Mapping[str, Any]:
     total = sum(r["usd"] for r in rows)
     if not total:
         raise ConfigError(f"nothing that '{workload}' uses has a price")
-    return {str(r["item"]): r["usd"] / total for r in rows}
+    shares: dict[str, float] = {}
+    for row in rows:  # engines of one deployment have the same items each
+        shares[str(row["item"])] = shares.get(str(row["item"]), 0.0) + row["usd"] / total
+    return shares

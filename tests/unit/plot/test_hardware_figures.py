@@ -108,6 +108,25 @@ def test_costs_of_a_result_are_those_of_its_items(served: Result) -> None:
     assert sum(p.get_width() for p in ax.patches) == pytest.approx(served.of("chat")["usd_per_million_tokens"])
 
 
+def test_costs_of_two_engines_add_up() -> None:
+    """Both pools of a deployment rent machines: the bar is as long as its figure."""
+    result = sim.run(
+        {
+            "cluster": {"nodes": {"profile": "dgx-h100", "count": 1},
+                        "fabric": {"topology": "single-switch", "link": "ndr400"}},
+            "workloads": [
+                {
+                    "serving": "chat", "model": "llama-3.1-8b", "framework": "vllm-0.10",
+                    "requests": {"rate": "5 /s", "count": 5, "input_tokens": 200, "output_tokens": 10},
+                    "deployment": {"pools": {"prefill": {}, "decode": {}}},
+                }
+            ],
+        }
+    )  # fmt: skip
+    ax = cost_bars(result, "chat")
+    assert sum(p.get_width() for p in ax.patches) == pytest.approx(result.of("chat")["usd_per_million_tokens"])
+
+
 def test_cost_of_ownership_is_that_of_the_items(served: Result) -> None:
     ax = tco_bars(served, "chat")
     of_items = sum(r["usd_36_months"] for r in served.rows("costs") if r["workload"] == "chat")
