@@ -21,8 +21,7 @@ FOLDER = "workloads/frameworks"
 
 CONSTANTS = {
     "host_per_layer": "time", "host_per_step": "time", "host_per_sequence": "time", "memory_reserve": "data",
-    "fragmentation": "ratio", "compute_interference": "ratio", "host_per_tensor_rank": "time",
-    "optimizer_workspace": "data",
+    "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""
 
