@@ -29,6 +29,8 @@ class Framework:
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
     fused_cross_entropy
         Whether one kernel computes the loss from the 16-bit logits, without a copy in fp32.
+    vocab_parallel_loss
+        Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by kernel.
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
     recomputes_elementwise
@@ -138,6 +140,7 @@ class Framework:
     operators_backward: int = 0
     operators_per_parameter: int = 0
     checked_collectives: bool = False
+    vocab_parallel_loss: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:
         """The framework with its defaults for an accelerator of that name with that much memory [B]."""
