@@ -94,7 +94,8 @@ class Framework:
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
-        ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates.
+        ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share.
     """
 
     name: str
