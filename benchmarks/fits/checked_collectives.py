@@ -4,14 +4,14 @@ The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s
 
 * In the first state the all-gather over N nodes takes t = S/B + N·h: all but one chunk of a node pass N links between
   nodes on their way around the ring. The slope over 4 to 32 nodes is ``ring_hop`` of ``efa-v2``.
-* In the second the time is bound by the ranks n, t = c·n, whatever the number of bytes: something asks every rank about
-  every collective on the host. One version of the repository's launch script sets ``TORCH_DISTRIBUTED_DEBUG=DETAIL``
-  (huggingface/nanotron run_multinode.sh), under which PyTorch checks every call with a monitored barrier and an exchange
-  of fingerprints over TCP (pytorch ProcessGroupWrapper::runCollectiveChecks). The median of t/(n-1) over 8 to 32 nodes is
-  ``host.collective_check``.
+* In the second the time is bound by the ranks n, t = c·n, whatever the number of bytes: something asks every rank
+  about every collective on the host. One version of the repository's launch script sets
+  ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` (huggingface/nanotron run_multinode.sh), under which PyTorch checks every call with
+  a monitored barrier and an exchange of fingerprints (pytorch ProcessGroupWrapper::runCollectiveChecks). The median of
+  t/(n-1) over 8 to 32 nodes is ``host.collective_check``.
 
-The size is not in the file: at 1 GiB the all-reduce of one node has the bus bandwidth that the measured curve of the same
-device has at that size (458 against 456 GB/s). Step times are not used.
+The size is not in the file: at 1 GiB the all-reduce of one node has the bus bandwidth that the measured curve of the
+same device has at that size (458 against 456 GB/s). Step times are not used.
 
     python benchmarks/fits/checked_collectives.py --shared ../shared
 """

@@ -1,10 +1,10 @@
 """Fits what one call costs a host: ``host.operator`` and ``host.collective``, shared by all training frameworks.
 
-How many operators and collectives a layer calls is counted in the frameworks' sources (``workloads/frameworks/*.yaml``).
-The two times are chosen so that simulated steps match measured ones where the host binds: rows of every source in which
-the host is at least a tenth of the step. Sources weigh the same however many rows they have. A weak prior (a factor of
-two around published figures: 5 to 20 us per eager operator, tens of us per collective call) decides what one source alone
-leaves open. Each source is left out in turn; :mod:`simulator.validation.held_out` scores with those values.
+How many operators and collectives a layer calls is counted in the frameworks' sources
+(``workloads/frameworks/*.yaml``). The two times are chosen so that simulated steps match measured ones where the host
+binds: rows of every source in which the host is at least a tenth of the step. Sources weigh the same however many rows
+they have. A weak prior (12 us and 40 us, assumed) decides what one source alone leaves open. Each source is left out in
+turn; :mod:`simulator.validation.held_out` scores with those values.
 
     python benchmarks/fits/training_host.py --shared ../shared
 """

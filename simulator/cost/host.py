@@ -28,8 +28,8 @@ COLLECTIVE = Constant(
 )  # fmt: skip
 CHECK = Constant(
     "host.collective_check", 0.32e-3, "s", 0.15, Trust.MEASURED,
-    "benchmarks/fits/checked_collectives.py: all-gathers of 64 to 256 ranks timed inside the jobs of the nanotron sweep "
-    "(gkarfakis19/Rapid-LLM @317a2cb), none of its step times",
+    "benchmarks/fits/checked_collectives.py: all-gathers of 64 to 256 ranks timed inside the jobs of the "
+    "nanotron sweep (gkarfakis19/Rapid-LLM @317a2cb), none of its step times",
 )  # fmt: skip
 
 OWN = {OPERATOR.id: "host_per_operator", COLLECTIVE.id: "host_per_collective", CHECK.id: "host_per_check"}

@@ -98,9 +98,9 @@ def _vtrain(row: Row, file: str, index: int) -> Case:
 
 
 CHECKED_BELOW = 440.0
-"""Bus bandwidth of all-reduces inside a node, timed in the job [GB/s]. Runs of nanotron's sweep have 449 to 462 or 401 to
-432. In the second state every collective takes 0.3 ms longer per rank, as under ``TORCH_DISTRIBUTED_DEBUG=DETAIL``, which
-one version of the repository's ``run_multinode.sh`` sets (docs/decisions/0022)."""
+"""Bus bandwidth of all-reduces inside a node, timed in the job [GB/s]. Runs of nanotron's sweep have 449 to 462 or 401
+to 432. In the second state every collective takes 0.3 ms longer per rank, as under ``TORCH_DISTRIBUTED_DEBUG=DETAIL``,
+which one version of the repository's ``run_multinode.sh`` sets (docs/decisions/0022-host-time-is-counted.md)."""
 
 
 def _nanotron(row: Row, file: str, index: int) -> Case:

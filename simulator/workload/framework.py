@@ -30,7 +30,8 @@ class Framework:
     fused_cross_entropy
         Whether one kernel computes the loss from the 16-bit logits, without a copy in fp32.
     vocab_parallel_loss
-        Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by kernel.
+        Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by
+        kernel.
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
     recomputes_elementwise
