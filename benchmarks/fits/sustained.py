@@ -76,6 +76,7 @@ def computed(case: Case) -> bool:
     return (
         job.plan.precision != "fp8"
         and job.plan.offload == "none"
+        and not job.framework.checked_collectives
         and not (job.plan.zero_stage == 3 and not job.framework.overlap_param_gather)
     )
 

@@ -38,6 +38,9 @@ SQRT_BETWEEN = Constant(
     Trust.FITTED,
     "multi-node nccl-tests curves: benchmarks/fits/collectives.py",
 )
+BULK = 2.0**20
+"""[B] from which messages travel by NCCL's bulk protocol on every network."""
+
 INFINIBAND_LATENCY = 2.8e-6
 """[s] 64 B end to end (arXiv 2505.09343): the network that NCCL's hop latencies stand for."""
 
@@ -179,7 +182,10 @@ class NetworkCost:
             latency = nccl_latency(operation, tree, ranks, domains, wire, self._extra_latency, self._book.nccl(used))
             return alpha_sqrt_beta(latency, 1.0, max(sent / bandwidth, local), sqrt)
 
-        ring = seconds(False, wire_bytes(operation, ranks, size))
+        # All but one chunk of a node pass every link between nodes on their way around the ring.
+        rounds = 2 if operation == Collective.ALL_REDUCE else 1
+        waits = rounds * domains * self.fabric.link.ring_hop if size >= BULK else 0.0
+        ring = seconds(False, wire_bytes(operation, ranks, size)) + waits
         if operation != Collective.ALL_REDUCE:
             return ring
         # Every domain sends S up and S down a tree; of two, each is the root of one of the two trees.

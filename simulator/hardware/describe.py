@@ -133,6 +133,8 @@ def _link(field: str, link: Link, source: str = "") -> _Figures:
     if link.efficiency < 1:
         yield f"{field}.achievable", f"{link.achievable / 1e9:.4g} GB/s per direction", source
     yield f"{field}.latency", format_quantity(link.latency, "time"), source
+    if link.ring_hop:
+        yield f"{field}.ring_hop", format_quantity(link.ring_hop, "time"), source
 
 
 def _scale_up(field: str, scale_up: ScaleUp, source: str = "") -> _Figures:

@@ -97,11 +97,12 @@ def read_link(
         efficiency = achievable / bandwidth if bandwidth else 1.0
     if efficiency > 1:
         section.error("the achievable bandwidth is above the bandwidth of the wire", "achievable")
+    ring_hop = section.quantity("ring_hop", "time", 0.0)
     if latency is None or "latency" in section:
-        return Link(name, bandwidth, section.quantity("latency", "time"), efficiency)
+        return Link(name, bandwidth, section.quantity("latency", "time"), efficiency, ring_hop)
     section.take("latency")
     estimated[f"{field}.latency"] = reason
-    return Link(name, bandwidth, latency, efficiency)
+    return Link(name, bandwidth, latency, efficiency, ring_hop)
 
 
 def read_scale_up(reader: Reader, estimated: dict[str, str]) -> ScaleUp | None:

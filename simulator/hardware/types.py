@@ -49,12 +49,16 @@ class Link:
         [s] end to end for a small message over this link.
     efficiency
         Share of ``bandwidth`` that large transfers reach (protocol headers, measured), 0..1.
+    ring_hop
+        [s] by which one hop of a ring of megabytes is longer than ``latency``, where the transport has no protocol that
+        forwards a chunk while it arrives (NCCL's LL128); 0: it has one.
     """
 
     name: str
     bandwidth: float
     latency: float
     efficiency: float = 1.0
+    ring_hop: float = 0.0
 
     @property
     def achievable(self) -> float:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from simulator.constants import Constant, Trust
 from simulator.cost.device import DeviceCost
+from simulator.cost.host import HostCost
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
 from simulator.cost.tiers import TierCost
@@ -32,9 +33,6 @@ CATEGORY_OF_AXIS = {
     "edp": "data_parallel",
 }
 
-HOST_CONSTANTS = ("host_per_layer", "host_per_tensor_rank")
-"""Constants of a framework that make up the host time of one layer's forward."""
-
 DATA_AXES = ("dpcp", "edp")
 """Axes over which states are sharded: what runs on them belongs to no micro-batch's critical data flow."""
 
@@ -42,9 +40,6 @@ HOST_STREAMS = (Stream.H2D, Stream.D2H)
 
 TIER_DISTANCE = {Tier.HBM: 0, Tier.PEER: 1, Tier.HOST: 2, Tier.NVME: 3, Tier.REMOTE: 4}
 """How far a tier is from the compute units: a copy that comes nearer is a fetch, one that goes away an eviction."""
-
-HOST_LAUNCHES = {Phase.FORWARD: 1.0, Phase.RECOMPUTE: 1.0, Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}
-"""Host time of a phase in units of the forward's: input and weight gradient together launch twice the kernels."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +120,7 @@ class BlockPricer:
     layout
         Where the ranks of each mesh axis sit.
     framework
-        Host launch time per layer.
+        Host time to launch a layer.
     """
 
     def __init__(
@@ -139,14 +134,8 @@ class BlockPricer:
         self.device, self.network, self.layout, self.framework = device, network, layout, framework
         self.mesh = layout.plan.mesh
         self.tiers = TierCost(layout.node, layout.plan.accelerators, scale)
-        host = {key: framework.constants[key] for key in HOST_CONSTANTS if key in framework.constants}
-        seconds = {key: c.value * (scale or {}).get(c.id, 1.0) for key, c in host.items()}
-        self.host_per_layer = seconds.get("host_per_layer", 0.0)
-        if layout.plan.pipeline_parallel > 1:
-            self.host_per_layer += seconds.get("host_per_tensor_rank", 0.0) * layout.plan.tensor_parallel
-        else:
-            host.pop("host_per_tensor_rank", None)
-        self.host_ids = {c.id for c in host.values()}
+        self.host = HostCost(framework, scale)
+        self.host_ids = {c.id for c in self.host.constants}
         beside = framework.constants.get("compute_interference")
         self.interference_id = beside.id if beside else ""
         factor = 1.0 + (beside.value if beside else 0.0) * (scale or {}).get(self.interference_id, 1.0)
@@ -283,12 +272,16 @@ class BlockPricer:
         return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
 
     def host_seconds(self, block: Block, ops: Sequence[Op]) -> float:
-        """Host time to launch the pass: one unit for each phase of a layer that occurs in it."""
+        """Host time to launch the pass; only layers are launched faster than they run."""
         if block.name != "layer":
             return 0.0
-        phases = {op.phase for op in ops}
         copies = 1 + max((int(op.name.rpartition("#")[2]) for op in ops if "#" in op.name), default=0)
-        return copies * self.host_per_layer * sum(share for phase, share in HOST_LAUNCHES.items() if phase in phases)
+        passes = {op.phase: 1.0 for op in ops}
+        if Phase.RECOMPUTE in passes:
+            again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
+            passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
+        groups = [self.layout.group(op.axis).ranks for op in ops if op.kind is OpKind.COLLECTIVE]
+        return self.host.layer(passes, copies, groups)
 
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}

@@ -7,7 +7,7 @@ items, in which order they leave, and whether the next step may begin before the
 from __future__ import annotations
 
 import heapq
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from simulator.strategies.protocols import CommunicationTraits
@@ -202,19 +202,27 @@ def fused_update_end(items: Sequence[GradientItem], update: float, pieces: int) 
 
 def bulk_seconds(chunks: Sequence[Chunk], pricer: BlockPricer, sync: bool = True) -> float:
     """All gradients of a rank reduced at once after the backward [s]: one message per axis and collective."""
+    ops = (
+        (op, count)
+        for chunk in chunks
+        for block, count in chunk.blocks
+        for op in block.reduce
+        if sync or op.wire.every == 1
+    )
+    return _as_one_message(ops, pricer)
+
+
+def _as_one_message(ops: Iterable[tuple[Op, int]], pricer: BlockPricer) -> float:
+    """Time of Ops, each so many times, whose messages of one axis and collective travel as one [s]."""
     messages: dict[tuple[str, str], tuple[Op, float]] = {}
     seconds = 0.0
-    for chunk in chunks:
-        for block, count in chunk.blocks:
-            for op in block.reduce:
-                if not sync and op.wire.every > 1:
-                    continue
-                if op.kind not in COMMUNICATION:
-                    seconds += count * pricer.price(op).priced.seconds
-                    continue
-                key = (op.axis, str(op.collective))
-                known = messages.get(key, (op, 0.0))[1]
-                messages[key] = (op, known + count * pricer.price(op).bytes)
+    for op, count in ops:
+        if op.kind not in COMMUNICATION:
+            seconds += count * pricer.price(op).priced.seconds
+            continue
+        key = (op.axis, str(op.collective))
+        known = messages.get(key, (op, 0.0))[1]
+        messages[key] = (op, known + count * pricer.price(op).bytes)
     return seconds + sum(pricer.message_seconds(op, size) for op, size in messages.values())
 
 
@@ -226,11 +234,11 @@ def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, ov
     starts
         Blocks of a rank in the order of their first use, with the time each would start without gathers.
     overlap
-        Whether gathers run beside the first forward, or all before it.
+        Whether gathers run beside the first forward, or all before it, as one.
     """
-    seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]
     if not overlap:
-        return sum(s for s, _ in seconds)
+        return _as_one_message(((op, 1) for block, _ in starts for op in block.publish), pricer)
+    seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]
     done, delay = 0.0, 0.0
     for cost, start in seconds:
         done += cost

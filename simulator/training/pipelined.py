@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from simulator.constants import Constant, ConstantSet, Trust, both
+from simulator.constants import ConstantSet, Trust, both
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster, Node
@@ -35,7 +35,7 @@ from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
 from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import Tier
+from simulator.workload.ops import TensorClass, Tier
 
 __all__ = ["PipelinedJob"]
 
@@ -169,7 +169,8 @@ class PipelinedJob:
         for pricer in self.pricers.values():
             for used in (pricer.device.constants, pricer.network.constants, pricer.tiers.constants):
                 merged.entries.update(used.entries)
-        for constant in self.framework.constants.values():
+        host = self.pricer(0).host
+        for constant in (*self.framework.constants.values(), *host.constants, *host.step_constants):
             merged.entries[constant.id] = constant
         return merged
 
@@ -317,7 +318,7 @@ class PipelinedJob:
         updates = self.traits.updates(self.microbatches)
         reduced = self.traits.reductions(self.microbatches) * (reduction_end(self, update.seconds) - timeline.makespan)
         delay = max(gather_delay(self, rank) for rank in range(self.ranks))
-        host = self.constant("host_per_step")
+        host = self.host_per_step
         second = second_order(self, timeline)
         optimizer = updates * update.seconds + (second.precondition if second else 0.0)
         parts = dict(work_time(self, tasks_of_rank(timeline.program, busiest)).parts)
@@ -329,10 +330,14 @@ class PipelinedJob:
         parts["host"] = parts.get("host", 0.0) + host
         return StepRun(piped + reduced + optimizer + delay + host, parts, timeline, busiest, second)
 
-    def constant(self, key: str) -> float:
-        """A constant of the framework, with the factor in force; 0 where it has none."""
-        constant: Constant | None = self.framework.constants.get(key)
-        return constant.value * self.factors.get(constant.id, 1.0) if constant else 0.0
+    @cached_property
+    def host_per_step(self) -> float:
+        """Host time of a step beside the launches of its layers [s], of the rank with the most parameter tensors."""
+        held = [
+            sum(count * sum(t.cls is TensorClass.PARAM for t in b.states) for c in chunks for b, count in c.blocks)
+            for chunks in self.chunks_of_rank
+        ]
+        return self.pricer(0).host.step(max(held))
 
     # -- summaries -----------------------------------------------------------------------------------------------
 

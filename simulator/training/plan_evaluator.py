@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.device import DeviceCost
+from simulator.cost.host import HostCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
@@ -117,8 +118,7 @@ class PlanEvaluator:
         backward: Floats = np.bincount(chunk_of_block, work.backward, len(owner)).astype(np.float64)
         seconds = pipeline_bound(forward, backward, owner, ranks, microbatches, traits)
         update = np.bincount(owner[chunk_of_block], states.update, ranks)
-        constant = self.framework.constants.get("host_per_step")
-        host = constant.value * self.cluster.factors.get(constant.id, 1.0) if constant else 0.0
+        host = HostCost(self.framework, self.cluster.factors).step(0)  # at least
         return PlanBound((seconds + float(update.max()) + host) * (1 - 1e-9))
 
     def layers(self, plan: Plan) -> list[LayerCosts]:

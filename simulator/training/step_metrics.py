@@ -80,14 +80,14 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     """
     tasks = tasks_of_rank(step.timeline.program, step.busiest)
     base = work_time(pipeline, tasks).seconds
-    per_step = pipeline.framework.constants.get("host_per_step")
+    per_step = {c.id for c in pipeline.pricer(0).host.step_constants}
     piped = pipeline.pipeline_seconds
-    after = step.seconds - piped - pipeline.constant("host_per_step")
+    after = step.seconds - piped - pipeline.host_per_step
 
     def evaluate(scale: Mapping[str, float]) -> float:
         moved = PipelinedJob(pipeline.job, pipeline.cluster, scale, slow=pipeline.slow) if scale else pipeline
         stretch = work_time(moved, tasks).seconds / base if base else 1.0
-        return piped * stretch + after + moved.constant("host_per_step")
+        return piped * stretch + after + moved.host_per_step
 
     used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
-    return interval(evaluate, pipeline.constants, sorted(used | ({per_step.id} if per_step else set())))
+    return interval(evaluate, pipeline.constants, sorted(used | per_step))

@@ -136,7 +136,7 @@ def _pass(pipeline: PipelinedJob, kind: int, stage: int) -> PhaseTime:
 
 def _end_of_step(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     """What follows the last task, one after another: all stages wait for the slowest."""
-    host = pipeline.constant("host_per_step")
+    host = pipeline.host_per_step
     update = float(step.parts.get("optimizer", 0.0))
     ends = step.seconds - pipeline.pipeline_seconds - update - host
     network = Stream.SCALE_OUT if pipeline.plan.data_parallel > 1 else Stream.COMPUTE

@@ -11,7 +11,10 @@ from dataclasses import replace
 
 from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass
 
-__all__ = ["differentiate", "gradient_of"]
+__all__ = ["GRADIENT_ELSEWHERE", "differentiate", "gradient_of"]
+
+GRADIENT_ELSEWHERE = "gradient"
+"""Tag of an Op without a backward of its own; its value names the Op whose backward covers it."""
 
 FLASH_BACKWARD_GEMMS = 2.5
 """Attention backward recomputes the scores: 5 GEMMs against 2 (FlashAttention-2, arXiv 2307.08691 §3.1.2)."""
@@ -111,7 +114,7 @@ def _elementwise(op: Op, gradient_dtype: str) -> list[Op]:
     parameters = [t for t in op.reads if t.cls is TensorClass.PARAM]
     lookup = op.tags.get("lookup")
     upstream = tuple(gradient_of(t) for t in op.writes if t.dtype != "bool" and (t.dims[2:] or "routed" in t.dim_names))
-    if op.name.endswith(".add") and not op.saves:
+    if GRADIENT_ELSEWHERE in op.tags or (op.name.endswith(".add") and not op.saves):
         return []  # the gradient of an addition is the gradient itself
     if lookup:
         table = gradient_of(parameters[0], gradient_dtype)

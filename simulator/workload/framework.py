@@ -29,6 +29,9 @@ class Framework:
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
     fused_cross_entropy
         Whether one kernel computes the loss from the 16-bit logits, without a copy in fp32.
+    vocab_parallel_loss
+        Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by
+        kernel.
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
     recomputes_elementwise
@@ -79,13 +82,21 @@ class Framework:
         What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
         device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
         weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
+    operators_forward, operators_backward
+        Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
+        views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
+        constant ``host_per_layer`` says it.
+    operators_per_parameter
+        Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
+    checked_collectives
+        Whether every collective is first checked by its group on the host, as ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` does.
     constants
         By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
-        allocator loss, ``compute_interference`` slow-down of compute beside communication, ``host_per_tensor_rank`` [s]
-        host time that a layer's forward takes in a pipeline beyond ``host_per_layer``, times the tensor-parallel ranks,
-        ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates.
+        allocator loss, ``compute_interference`` slow-down of compute beside communication,
+        ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share.
     """
 
     name: str
@@ -127,6 +138,11 @@ class Framework:
     small_devices: tuple[str, ...] = ()
     small_max_num_batched_tokens: int = 0
     small_max_num_seqs: int = 0
+    operators_forward: int = 0
+    operators_backward: int = 0
+    operators_per_parameter: int = 0
+    checked_collectives: bool = False
+    vocab_parallel_loss: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:
         """The framework with its defaults for an accelerator of that name with that much memory [B]."""

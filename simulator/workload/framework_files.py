@@ -21,8 +21,8 @@ FOLDER = "workloads/frameworks"
 
 CONSTANTS = {
     "host_per_layer": "time", "host_per_step": "time", "host_per_sequence": "time", "memory_reserve": "data",
-    "fragmentation": "ratio", "compute_interference": "ratio", "host_per_tensor_rank": "time",
-    "optimizer_workspace": "data",
+    "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
+    "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from simulator.workload.autodiff import GRADIENT_ELSEWHERE
 from simulator.workload.framework import Framework
 from simulator.workload.lowering_attention import lower_attention
 from simulator.workload.lowering_mlp import lower_mlp
@@ -309,12 +310,27 @@ def _token_head(out: Tensor, ctx: LoweringContext) -> list[Op]:
     if not ctx.framework.fused_cross_entropy:
         logits = ctx.activation("head.logits", vocab, dtype="fp32")
         ops.append(ctx.elementwise("head.cast", head.writes, (logits,)))
+        if ctx.framework.vocab_parallel_loss:
+            ops += _softmax_in_place(logits)
     return [
         *ops,
         Op(
             "head.loss", OpKind.ELEMENTWISE, Phase.FORWARD, "fp32", (logits,), (loss,), logits.dims, 5.0, ("vocab",),
             saves=(logits,),
         ),
+    ]  # fmt: skip
+
+
+def _softmax_in_place(logits: Tensor) -> list[Op]:
+    """Megatron's loss: maximum, subtraction, exponential and division are kernels that each pass over the logits; one
+    pass of the loss's backward undoes them all."""
+    kernels = (("max", ()), ("shift", (logits,)), ("exp", (logits,)), ("divide", (logits,)))
+    return [
+        Op(
+            f"head.{name}", OpKind.ELEMENTWISE, Phase.FORWARD, "fp32", (logits,), writes, logits.dims, 1.0,
+            tags={GRADIENT_ELSEWHERE: "head.loss"},
+        )
+        for name, writes in kernels
     ]  # fmt: skip
 
 

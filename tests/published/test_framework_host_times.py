@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import statistics
 from pathlib import Path
@@ -10,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+from simulator.cost.host import CHECK, COLLECTIVE, OPERATOR
+from simulator.hardware.profiles import load_link
+from simulator.validation.read import read_file
 from simulator.workload.framework_files import load_framework
 
 
@@ -22,19 +24,42 @@ def fit_script(name: str) -> ModuleType:
     return module
 
 
-def test_deepspeed_steps_of_vtrain_are_host_bound(shared: Path) -> None:
-    script = fit_script("training_host_floor")
-    with (shared / "reference/training_peers/vtrain/step_times_single_node_dev.csv").open() as file:
-        rows = [{k: float(v) for k, v in r.items()} for r in csv.DictReader(file)]
-    constants = load_framework("deepspeed-2022").constants
-    layer, step = constants["host_per_layer"].value, constants["host_per_step"].value
+def test_host_bound_steps_follow_from_counted_operators(shared: Path) -> None:
+    """Small layers of vTrain (Megatron-DeepSpeed, A100) and of nanotron (H100): the same time per call fits both."""
+    script = fit_script("training_host")
+    peers = shared / "reference/training_peers"
+    for file, chosen in (
+        ("vtrain/step_times_single_node_dev.csv", lambda plan, batch: batch.micro_batch_size == 1),
+        ("nanotron/h100_sweep_dev.csv", lambda plan, batch: batch.micro_batch_size == 1 and plan.tensor_parallel == 8),
+    ):
+        found: dict[float, list[float]] = {0.0: [], 1.0: []}
+        cases = [
+            c
+            for c in read_file(peers / file).cases
+            if c.subject.job is not None
+            and c.subject.job.plan.pipeline_parallel == 1
+            and not c.subject.job.framework.checked_collectives
+            and chosen(c.subject.job.plan, c.subject.job.batch)
+            and any(m.kind == "training_step_time" for m in c.measured)
+        ]
+        for case in cases[:: max(1, len(cases) // 8)]:
+            published = next(m.value for m in case.measured if m.kind == "training_step_time")
+            for share, errors in found.items():
+                seconds, _ = script.seconds(case, share * OPERATOR.value, share * COLLECTIVE.value)
+                errors.append(abs(seconds / published - 1))
+        with_host, without = statistics.median(found[1.0]), statistics.median(found[0.0])
+        assert with_host < 0.2
+        assert without > 2 * with_host
 
-    def error(host_layer: float, host_step: float) -> float:
-        return statistics.median(map(abs, script.log_errors(rows, host_layer, host_step)))
 
-    assert error(layer, step) < 0.10
-    assert error(0.0, 0.0) > 3 * error(layer, step)
-    assert error(0.5 * layer, step) > error(layer, step) < error(1.5 * layer, step)
+def test_checks_and_hops_are_those_of_collectives_timed_in_jobs(shared: Path) -> None:
+    script = fit_script("checked_collectives")
+    free, checked = (
+        script.all_gathers(shared / "reference/training_peers/nanotron/h100_sweep_dev.csv")[s] for s in (False, True)
+    )
+    assert (free[32] - free[8]) / 24 == pytest.approx(load_link("efa-v2").ring_hop, rel=0.05)
+    for nodes in (8, 16, 32):
+        assert checked[nodes] / (8 * nodes - 1) == pytest.approx(CHECK.value, rel=0.05)
 
 
 def test_engines_of_2023_and_2024_have_the_host_line_of_their_profiles(shared: Path) -> None:

@@ -61,8 +61,10 @@ class MegatronTensorParallel:
         inputs = frozenset({block.boundary.name} if split and block.name not in ("embedding",) else ())
         stream = Stream.SCALE_UP if framework.tensor_parallel_overlap else Stream.COMPUTE
         forward = insert_collectives(sharded.forward, "tp", split_residual=split, split_inputs=inputs, stream=stream)
-        # In the backward the stream's gradient arrives split, and so do tensors that were saved split.
-        known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs)
+        # In the backward the stream's gradient arrives split, and so do tensors that were saved split. An addition has
+        # no kernel of its own there: what it added has the stream's gradient.
+        added = frozenset(t.name for op in sharded.forward if op.residual and len(op.reads) > 1 for t in op.reads)
+        known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs | added)
         backward = insert_collectives(sharded.backward, "tp", split_residual=split, split_inputs=known, stream=stream)
         boundary = sharded.boundary.sharded("seq", "tp") if inputs else sharded.boundary
         return replace(sharded, forward=forward, backward=backward, boundary=boundary)

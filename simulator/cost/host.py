@@ -1,0 +1,99 @@
+"""Seconds that a host needs to launch a layer: counted calls times constants that every framework shares.
+
+An eager framework runs one Python program per rank. What a layer costs it is the number of operators that the program
+calls, in the forward and from autograd, and the number of collectives; both are facts of its source and stand in
+``workloads/frameworks/*.yaml``. What one call costs is a property of PyTorch and the processor, not of the framework,
+and is fitted once over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from simulator.constants import Constant, Trust
+from simulator.workload.framework import Framework
+from simulator.workload.ops import Phase
+
+__all__ = ["CHECK", "COLLECTIVE", "OPERATOR", "HostCost"]
+
+OPERATOR = Constant(
+    "host.operator", 17e-6, "s", 0.15, Trust.FITTED,
+    "benchmarks/fits/training_host.py: host-bound steps of vTrain (VIA-Research/vTrain @f8dda84, A100) and nanotron "
+    "(gkarfakis19/Rapid-LLM @317a2cb, H100); 15 us without nanotron, 17 us without vTrain",
+)  # fmt: skip
+COLLECTIVE = Constant(
+    "host.collective", 40e-6, "s", 0.5, Trust.FITTED,
+    "benchmarks/fits/training_host.py: as host.operator, steps of vTrain and nanotron; 40 us without nanotron, 80 us "
+    "without vTrain",
+)  # fmt: skip
+CHECK = Constant(
+    "host.collective_check", 0.32e-3, "s", 0.15, Trust.MEASURED,
+    "benchmarks/fits/checked_collectives.py: all-gathers of 64 to 256 ranks timed inside the jobs of the "
+    "nanotron sweep (gkarfakis19/Rapid-LLM @317a2cb), none of its step times",
+)  # fmt: skip
+
+OWN = {OPERATOR.id: "host_per_operator", COLLECTIVE.id: "host_per_collective", CHECK.id: "host_per_check"}
+"""Keys of a framework's own constants in place of the shared ones, by the id of the latter."""
+
+
+class HostCost:
+    """Host time of one framework.
+
+    Parameters
+    ----------
+    framework
+        Counts of operators, or ``host_per_layer`` where it has none.
+    scale
+        Factors on constants by id.
+    """
+
+    def __init__(self, framework: Framework, scale: Mapping[str, float] | None = None) -> None:
+        self.framework, self._scale = framework, dict(scale or {})
+        own = framework.constants
+        self._operator, self._collective, self._check = (own.get(OWN[c.id], c) for c in (OPERATOR, COLLECTIVE, CHECK))
+        self._per_layer = framework.constants.get("host_per_layer")
+        self._per_step = framework.constants.get("host_per_step")
+        self.counted = framework.operators_forward > 0
+
+    @property
+    def constants(self) -> tuple[Constant, ...]:
+        """What :meth:`layer` rests on."""
+        if not self.counted:
+            return (self._per_layer,) if self._per_layer else ()
+        return (self._operator, self._collective, *((self._check,) if self.framework.checked_collectives else ()))
+
+    @property
+    def step_constants(self) -> tuple[Constant, ...]:
+        """What :meth:`step` rests on."""
+        counted = (self._operator,) if self.framework.operators_per_parameter else ()
+        return (*((self._per_step,) if self._per_step else ()), *counted)
+
+    def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int]) -> float:
+        """Time to launch a pass through ``copies`` equal layers [s].
+
+        Parameters
+        ----------
+        passes
+            Phases that occur in the pass, and the share of the forward's kernels that each repeats (1 but where part
+            of a layer is recomputed).
+        copies
+            Layers.
+        groups
+            Ranks of the group of each collective call of the pass.
+        """
+        if not self.counted:
+            return copies * self._value(self._per_layer) * sum(passes.values())
+        forward = passes.get(Phase.FORWARD, 0.0) + passes.get(Phase.RECOMPUTE, 0.0)
+        backward = (passes.get(Phase.BACKWARD, 0.0) + passes.get(Phase.WEIGHT_GRADIENT, 0.0)) / 2
+        counts = self.framework.operators_forward, self.framework.operators_backward
+        seconds = copies * (forward * counts[0] + backward * counts[1]) * self._value(self._operator)
+        checked = self._value(self._check) if self.framework.checked_collectives else 0.0
+        return seconds + sum(self._value(self._collective) + checked * (ranks - 1) for ranks in groups)
+
+    def step(self, parameters: int) -> float:
+        """Host time of a training step beside its layers, of a rank that holds so many parameter tensors [s]."""
+        counted = parameters * self.framework.operators_per_parameter * self._value(self._operator)
+        return self._value(self._per_step) + counted
+
+    def _value(self, constant: Constant | None) -> float:
+        return constant.value * self._scale.get(constant.id, 1.0) if constant else 0.0

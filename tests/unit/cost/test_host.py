@@ -1,0 +1,62 @@
+"""Host time of a layer: counted calls times shared constants."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from simulator.constants import Constant, Trust
+from simulator.cost.host import CHECK, COLLECTIVE, OPERATOR, HostCost
+from simulator.workload.framework import Framework
+from simulator.workload.ops import Phase
+
+COUNTED = Framework("mine", "training", operators_forward=50, operators_backward=80, operators_per_parameter=4)
+WHOLE = {Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}
+
+
+def test_a_pass_takes_its_operators_and_its_collectives() -> None:
+    host = HostCost(COUNTED)
+    assert host.layer({Phase.FORWARD: 1.0}, 1, []) == pytest.approx(50 * OPERATOR.value)
+    assert host.layer(WHOLE, 3, [8] * 6) == pytest.approx(3 * 80 * OPERATOR.value + 6 * COLLECTIVE.value)
+
+
+def test_both_halves_of_a_backward_launch_the_whole() -> None:
+    host = HostCost(COUNTED)
+    halves = (host.layer({phase: 1.0}, 1, []) for phase in WHOLE)
+    assert sum(halves) == pytest.approx(host.layer(WHOLE, 1, []))
+
+
+def test_recomputation_launches_the_forward_again_as_far_as_it_goes() -> None:
+    host = HostCost(COUNTED)
+    again = host.layer({**WHOLE, Phase.RECOMPUTE: 0.2}, 1, []) - host.layer(WHOLE, 1, [])
+    assert again == pytest.approx(0.2 * 50 * OPERATOR.value)
+
+
+def test_checked_collectives_ask_every_other_rank() -> None:
+    plain, checked = HostCost(COUNTED), HostCost(replace(COUNTED, checked_collectives=True))
+    for ranks in (2, 8, 32):
+        more = checked.layer({Phase.FORWARD: 1.0}, 1, [ranks] * 2) - plain.layer({Phase.FORWARD: 1.0}, 1, [ranks] * 2)
+        assert more == pytest.approx(2 * (ranks - 1) * CHECK.value)
+    assert CHECK in checked.constants
+    assert CHECK not in plain.constants
+
+
+def test_a_step_takes_its_operators_per_parameter_tensor() -> None:
+    assert HostCost(COUNTED).step(100) == pytest.approx(400 * OPERATOR.value)
+    assert OPERATOR in HostCost(COUNTED).step_constants
+
+
+def test_scales_and_constants_of_the_framework_itself_come_first() -> None:
+    own = Constant("mine.host_per_operator", 5e-6, "s", 0.1, Trust.MEASURED, "a test")
+    framework = replace(COUNTED, constants={"host_per_operator": own})
+    assert HostCost(framework).layer({Phase.FORWARD: 1.0}, 1, []) == pytest.approx(50 * 5e-6)
+    assert HostCost(COUNTED, {OPERATOR.id: 2.0}).step(1) == pytest.approx(8 * OPERATOR.value)
+
+
+def test_a_framework_without_counts_has_a_time_per_layer_and_phase() -> None:
+    constant = Constant("mine.host_per_layer", 1e-3, "s", 0.1, Trust.ASSUMED, "a test")
+    host = HostCost(Framework("mine", "training", constants={"host_per_layer": constant}))
+    assert host.layer({Phase.FORWARD: 1.0, Phase.RECOMPUTE: 0.5}, 4, [8, 8]) == pytest.approx(6e-3)
+    assert host.constants == (constant,)
+    assert HostCost(Framework("none", "training")).layer(WHOLE, 1, [8]) == 0.0
