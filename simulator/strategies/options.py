@@ -70,6 +70,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "quantized_weights": "zero++: gathers in 8 bits",
     "random_share": "cocktail-sgd: share kept by random sparsification",
     "recompute_group": "recompute inside a layer: what is run again",
+    "recompute_modules": "selective: core_attn, layernorm, mla_up_proj, mlp_act, moe_act, joined by +",
     "recompute_method": "every-k: uniform or block",
     "recompute_num_layers": "every-k: layers of a group",
     "recompute_repeats": "revolve: forwards of a layer",

@@ -37,6 +37,8 @@ class Framework:
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
         else.
+    weights_activated_rows
+        Whether router weights multiply the activated rows inside the experts: their outputs need not be kept then.
     dropout
         Whether training stores dropout masks (None: as the model's recipe says).
     gradient_dtype
@@ -134,6 +136,7 @@ class Framework:
     notes: str = ""
     composite: tuple[str, ...] = ()
     recomputes_elementwise: bool = False
+    weights_activated_rows: bool = False
     small_device_gib: int = 0
     small_devices: tuple[str, ...] = ()
     small_max_num_batched_tokens: int = 0

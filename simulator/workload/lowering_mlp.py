@@ -147,12 +147,13 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
     )
     up = grouped("expert_up", permuted, ctx.hidden, wide)
     activated = rows("expert_act.out", inner)
+    early = ctx.framework.weights_activated_rows
     act = Op(
         f"{name}.expert_act",
         OpKind.ELEMENTWISE,
         Phase.FORWARD,
         ctx.dtype,
-        up.writes,
+        (*up.writes, chosen) if early else up.writes,
         (activated,),
         activated.dims,
         8.0,
@@ -165,11 +166,11 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         OpKind.ELEMENTWISE,
         Phase.FORWARD,
         ctx.dtype,
-        (down.writes[0], chosen),
+        down.writes if early else (down.writes[0], chosen),
         (out,),
         (routed, ctx.hidden),
         2.0,
-        saves=ctx.saved(down.writes[0]),
+        saves=() if early else ctx.saved(down.writes[0]),
         tags={"moe": "combine"},
     )
     return [router, topk, dispatch, up, act, down, combine], out

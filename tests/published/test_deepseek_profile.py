@@ -1,55 +1,91 @@
-"""The pair of DualPipe chunks that DeepSeek profiled, and the cost of the whole pre-training.
+"""The pair of DualPipe chunks that DeepSeek profiled, its kernels, and the cost of the whole pre-training.
 
 Published: github.com/deepseek-ai/profile-data @4496024 train.json (one forward and one backward chunk of four MoE
 layers beside each other, 64 ranks of experts, 4,096 tokens, H800, balanced routing, no pipeline messages): 129.0 ms, of
 which 96.3 % of the communication is hidden. arXiv 2412.19437, section 1 and table 1: 180,000 H800 hours per trillion
-tokens on 2,048 H800.
+tokens on 2,048 H800, and section 3.2: that layout needs no tensor parallelism.
 """
 
 from __future__ import annotations
 
+import csv
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 
 import simulator
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.step import estimate_step
+from simulator.workload.ops import Op, OpKind, Phase
 
 PAIR = 129.0e-3
 HOURS = 180e3
-UP_PROJECTIONS = ("attention.q_b.out", "attention.kv_b.out", "attention.keys")
-NORMS = ("attention.norm.out", "mlp.norm.out", "attention.q_norm.out", "attention.kv_norm.out")
 
 
 @cache
-def view(schedule: str = "dualpipe", profiled: bool = False) -> PipelinedJob:
+def view(schedule: str = "dualpipe") -> PipelinedJob:
     scenario = simulator.load("deepseek-v3-h800")
     job = replace(scenario.training[0], plan=scenario.training[0].plan.with_(schedule=schedule))
-    if not profiled:
-        return PipelinedJob(job, scenario.cluster)
-    # Norms and up-projections of latent attention are computed again: arXiv 2412.19437, section 3.2.3.
-    dropped = tuple((name, "recompute") for name in (*UP_PROJECTIONS, *NORMS))
-    plan = job.plan.with_(recompute="checkmate", recompute_tensors=dropped)
-    return PipelinedJob(replace(job, plan=plan), scenario.cluster, settled=True)
+    return PipelinedJob(job, scenario.cluster)
 
 
 def test_the_profiled_pair() -> None:
-    # Too fast, not slower: casts and transposes to FP8 are kernels of their own in the trace (3.9 of 32 ms per layer)
-    # and part of the GEMM curves here; 20 of 132 SMs sent messages there, here another cluster's interference is taken.
-    work = view(profiled=True)
+    # Too fast: kernels bound by memory reach half to three quarters of the share of bandwidth that is assumed here when
+    # they run beside messages, and weight gradients with scales on both sides 0.8 of the forward's speed.
+    work = view()
     chunk = next(c for c in work.chunks if c.layer_count == 4 and len(c.blocks) == 1)
     pair = work.pair_time(chunk.position, chunk.position)
-    assert -0.25 < pair.seconds / PAIR - 1 < 0.0
+    assert -0.15 < pair.seconds / PAIR - 1 < 0.0
     exposed = pair.parts.get("expert_parallel", 0.0)
     apart = work.forward_times[chunk.position] + work.backward_times[chunk.position]
     assert 1 - exposed / apart.parts["expert_parallel"] == pytest.approx(0.963, abs=0.05)
 
 
+def test_kernels_of_the_profiled_layer(shared: Path) -> None:
+    """Sums by kind of kernel and layer; those measured beside messages are slower by up to the SMs these take."""
+    measured: dict[str, float] = {}
+    with (shared / "reference/deepseek_profile/op_class_summary.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            key = row["op_class"] if "(W)" not in row["phase"] else f"{row['op_class']} W"
+            measured[key] = measured.get(key, 0.0) + float(row["us_per_layer"]) * 1e-6
+    work = view()
+    chunk = next(c for c in work.chunks if c.layer_count == 4 and len(c.blocks) == 1)
+    pricer, layer = work.pricer(chunk.position), chunk.blocks[0][0]
+
+    def seconds(*kinds: OpKind, weights: bool = False) -> float:
+        def counted(op: Op) -> bool:
+            return op.kind in kinds and (op.phase is Phase.WEIGHT_GRADIENT) == weights and ".router" not in op.name
+
+        return sum(pricer.price(op).priced.seconds for op in layer.ops if counted(op))
+
+    products = measured["gemm_fp8"] + measured["gemm_grouped_expert"]
+    assert seconds(OpKind.GEMM, OpKind.GROUPED_GEMM) == pytest.approx(products, rel=0.15)
+    assert seconds(OpKind.ATTENTION) == pytest.approx(measured["attention_core"], rel=0.1)
+    messages = measured["a2a_dispatch"] + measured["a2a_combine"]
+    assert seconds(OpKind.COLLECTIVE) == pytest.approx(messages, rel=0.15)
+    casts = [op for op in layer.ops if op.name.removesuffix(".recompute").endswith((".cast", ".turn", ".transpose"))]
+    spent = sum(pricer.price(op).priced.seconds for op in casts)
+    assert 0.5 < spent / (measured["fp8_cast/transpose"] + measured["fp8_cast/transpose W"]) < 1.0
+
+
+def test_published_layout_fits_without_searching_what_to_recompute() -> None:
+    """16-way pipeline, 64-way experts, no tensor parallelism, both directions of DualPipe on 80 GB."""
+    scenario = simulator.load("deepseek-v3-h800")
+    job = scenario.training[0]
+    assert job.plan.tensor_parallel == 1 and job.plan.recompute == "selective"
+    assert estimate_step(job, scenario.cluster, with_interval=False).feasible
+    kept = estimate_step(replace(job, plan=job.plan.with_(precision="fp8")), scenario.cluster, with_interval=False)
+    assert not kept.feasible  # the same with activations in 16 bits
+
+
 def test_accelerator_hours_of_a_trillion_tokens() -> None:
+    # The published hours pay for the multi-token prediction module as well, one more layer and head of 61, which is not
+    # lowered here; the rest is the pair above.
     hours = {}
     for schedule in ("1f1b", "dualpipe"):
         work = view(schedule)
         hours[schedule] = work.run().seconds * work.plan.accelerators / work.job.batch.tokens * 1e12 / 3600
-    assert hours["dualpipe"] == pytest.approx(HOURS, rel=0.15)
+    assert 0.78 < hours["dualpipe"] / HOURS < 1.0
     assert hours["1f1b"] > 1.4 * hours["dualpipe"]

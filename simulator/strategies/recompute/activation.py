@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
+from simulator.strategies.recompute.dropping import recompute_tensors
 from simulator.workload.framework import Framework
 from simulator.workload.lowering_attention import CORE_ATTENTION
 from simulator.workload.model import ModelSpec
@@ -15,6 +16,20 @@ from simulator.workload.plan import Plan
 __all__ = ["FullRecompute", "NoRecompute", "SelectiveRecompute"]
 
 _KORTHIKANTI = "Korthikanti et al. 2022, arXiv 2205.05198"
+
+
+MODULES = {
+    "layernorm": ("norm",),
+    "mla_up_proj": (".q_norm", ".kv_norm", ".q_b", ".kv_b", ".rotary"),
+    "mlp_act": (".act",),
+    "moe_act": (".expert_act",),
+}
+"""How the Ops of a module end."""
+
+
+def _belongs(name: str, module: str) -> bool:
+    """Whether an Op, or the cast of what it made, is part of a module."""
+    return name.removesuffix(".cast").removesuffix(".out").endswith(MODULES.get(module, ("?",)))
 
 
 @register("none", kind="pass", area="training", family="recompute", cites=(), validated_by="closed_form")
@@ -39,10 +54,30 @@ class NoRecompute:
     claims=(Claim("drops the 5as/h term of the activation memory", "arXiv 2205.05198 §4.1"),), validated_by="published",
 )  # fmt: skip
 class SelectiveRecompute(NoRecompute):
-    """Keep all but the core attention (scores, softmax, dropout), which is computed again in the backward."""
+    """Keep all but the core attention (scores, softmax, dropout), which is computed again in the backward.
+
+    ``recompute_modules`` names others, joined by ``+``: ``core_attn``, ``layernorm``, ``mla_up_proj``, ``mlp_act`` and
+    ``moe_act``, in the words of Megatron-Core.
+    """
+
+    def modules(self, plan: Plan) -> tuple[str, ...]:
+        """What is computed again."""
+        return tuple(name.strip() for name in str(plan.option("recompute_modules", "core_attn")).split("+"))
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """The modules must be known."""
+        unknown = [name for name in self.modules(plan) if name != "core_attn" and name not in MODULES]
+        return f"recompute_modules: {unknown[0]!r} is none of core_attn, {', '.join(MODULES)}" if unknown else ""
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
-        """Drop what only the core attention saves, and run its Ops again before their backward."""
+        """Drop what the modules made, and run their Ops again where the backward needs it."""
+        modules = self.modules(plan)
+        if "core_attn" in modules:
+            block = self._core_attention(block)
+        made = [op for op in block.forward if any(_belongs(op.name, m) for m in modules)]
+        return recompute_tensors(block, {t.name for op in made for t in op.writes})
+
+    def _core_attention(self, block: Block) -> Block:
         core = [op for op in block.forward if op.recomputable == CORE_ATTENTION]
         if not core:
             return block
