@@ -44,7 +44,6 @@ UNMODELLED = {
     "--pipeline-model-parallel-layout": "layers are spread evenly over the stages",
     "--account-for-embedding-in-pipeline-split": "layers are spread evenly over the stages",
     "--account-for-loss-in-pipeline-split": "layers are spread evenly over the stages",
-    "--recompute-modules": "selective recomputation repeats the core attention",
     "--cpu-offloading-num-layers": "no activations are offloaded; see the 'activation-offload' strategy",
     "--use-torch-fsdp2": "read as the plan's ZeRO stage says; 'zero_stage: 3' is close to it",
     "--num-distributed-optimizer-instances": "optimizer states are sharded over all data-parallel ranks",
@@ -68,6 +67,7 @@ FLAGS = (
     Flag("--data-parallel-sharding-strategy", kind=str),
     Flag("--recompute-granularity", kind=str),
     Flag("--recompute-method", kind=str),
+    Flag("--recompute-modules", kind=list),
     Flag("--recompute-num-layers"),
     Flag("--fp8-format", kind=str),
     Flag("--normalization", kind=str),
@@ -229,6 +229,9 @@ def read_plan(found: Read, given: Arguments) -> None:
     else:
         selective = granularity == "selective" or "--recompute-activations" in given
         values["plan.recompute"] = "selective" if selective else "none"
+        if selective and (modules := given.values.get("--recompute-modules")):
+            assert isinstance(modules, list)
+            values["plan.options.recompute_modules"] = "+".join(modules)
     half = "fp16" if "--fp16" in given else "bf16" if "--bf16" in given else "fp32"
     values["plan.precision"] = "fp8" if "--fp8-format" in given else half
 

@@ -106,7 +106,8 @@ MODEL_ARGS=(
 PARALLEL="--tensor-model-parallel-size 2 --pipeline-model-parallel-size 4 --num-layers-per-virtual-pipeline-stage 4"
 torchrun --nproc_per_node $GPUS_PER_NODE --nnodes=$NUM_NODES --master_addr localhost pretrain_gpt.py \\
     ${MODEL_ARGS[@]} $PARALLEL --sequence-parallel --micro-batch-size 1 --global-batch-size 256 --seq-length 8192 \\
-    --max-position-embeddings 8192 --bf16 --recompute-activations --use-distributed-optimizer --lr 3e-4 \\
+    --max-position-embeddings 8192 --bf16 --use-distributed-optimizer --lr 3e-4 \\
+    --recompute-granularity selective --recompute-modules core_attn layernorm \\
     --log-interval 10 --save "$CHECKPOINTS" > train.log 2>&1
 """
     )
@@ -115,6 +116,7 @@ torchrun --nproc_per_node $GPUS_PER_NODE --nnodes=$NUM_NODES --master_addr local
     assert (plan.tensor_parallel, plan.pipeline_parallel, plan.data_parallel, plan.virtual_stages) == (2, 4, 4, 2)
     assert plan.schedule == "interleaved-1f1b"
     assert (plan.recompute, plan.zero_stage, plan.precision) == ("selective", 1, "bf16")
+    assert plan.option("recompute_modules") == "core_attn+layernorm"
     assert found.document["workloads"][0]["model"] == "llama-3-8b"
     assert any(flag.startswith("--log-interval") for flag in found.ignored)
 
