@@ -24,6 +24,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "compression_ratio": "compression: bytes over the plain gradient",
     "context": "strategy of context parallelism",
     "context_split": "ring: zig-zag or contiguous",
+    "copies": "autotm: asynchronous or synchronous",
     "credit_size": "bytescheduler: bytes in flight",
     "deferred_layers": "out-of-order-backprop: layers whose weight gradients wait",
     "delayed_update": "host optimizers: update one step late under the next step",

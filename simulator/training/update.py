@@ -93,7 +93,8 @@ def host_update(blocks: Sequence[tuple[Block, int]], pricer: BlockPricer, beside
 
     States on NVMe are read before and written after a block's update; parameters that stay in HBM are copied in while
     the next block is updated (ZeRO-Offload's tiling). When it starts is the strategy's choice: after the step, beside
-    the last micro-batch's backward as gradients arrive, or one step late under the next step's computation.
+    the last micro-batch's backward as gradients arrive, one step late under the next step's computation, or apart from
+    the steps (Angel-PTM), which then never wait.
     """
     tiers, mode = pricer.tiers, _update_mode(pricer.layout.plan)
     order = [block for block, count in reversed(blocks) for _ in range(count)]  # gradients arrive last layer first
@@ -120,7 +121,7 @@ def host_update(blocks: Sequence[tuple[Block, int]], pricer: BlockPricer, beside
     if written:
         queues.add(written, Stream.NVME, [done])
     makespan = run_streams(queues.seconds, queues.streams, queues.after).makespan
-    exposed = max(0.0, makespan - (beside if mode == "delayed" else hidden))
+    exposed = max(0.0, makespan - (beside if mode == "delayed" else hidden)) if mode != "decoupled" else 0.0
     floor = 0.0
     if mode == "after":
         floor = sum(tiers.host_update(_update_bytes(b, pricer).touched).floor * n for b, n in blocks)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from simulator.registry import register
 from simulator.strategies.offload.copies import Route, evict_activations
 from simulator.strategies.protocols import PassStage
-from simulator.strategies.recompute.dropping import recompute_tensors
+from simulator.strategies.recompute.dropping import recompute_chain, recompute_tensors
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Op, OpKind, Tier
@@ -61,14 +61,23 @@ class VDNN(ActivationOffload):
     validated_by="mechanism",
 )  # fmt: skip
 class SuperNeurons(ActivationOffload):
-    """Results of cheap layers (elementwise) are computed again, those of expensive ones (GEMM, attention) offloaded."""
+    """Results of cheap layers (elementwise) are computed again, those of expensive ones (GEMM, attention) offloaded.
+
+    A result is cheap if no GEMM and no attention must run again for it, given what is offloaded.
+    """
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
-        """Drop what elementwise kernels made, then evict the rest."""
+        """Drop what is cheap, then evict the rest."""
         if block.name != "layer":
             return block
-        makers = {t.name: op for op in block.forward for t in op.writes}
-        cheap = {t.name for t in block.saved if t.name in makers and makers[t.name].kind is OpKind.ELEMENTWISE}
+        saved = {t.name for t in block.saved}
+        made = {t.name for op in block.forward for t in op.writes}
+
+        def is_cheap(name: str) -> bool:
+            again = recompute_chain(block.forward, {name}, saved - {name})
+            return all(op.kind is OpKind.ELEMENTWISE for op in again)
+
+        cheap = {name for name in saved & made if is_cheap(name)}
         return super().apply(recompute_tensors(block, cheap), plan, framework)
 
 

@@ -22,7 +22,7 @@ from simulator.workload.plan import Plan
 
 __all__ = ["OPTIONS", "TIERS", "PlacementView", "StateOffload", "UpdateMode", "offload_efficiency", "smallest_window"]
 
-UpdateMode = Literal["after", "overlap", "delayed"]
+UpdateMode = Literal["after", "overlap", "delayed", "decoupled"]
 
 OPTIONS = {
     TensorClass.PARAM: "offload_parameters", TensorClass.GRAD: "offload_gradients",
@@ -88,7 +88,8 @@ class StateOffload:
     needs_zero_3: ClassVar[bool] = False
 
     def update_mode(self, plan: Plan) -> UpdateMode:
-        """When the optimizer on the host runs: after the step, beside the backward, or hidden under the next step."""
+        """When the optimizer on the host runs: after the step, beside the backward, hidden under the next step, or apart
+        from the steps, which never wait for it."""
         return "delayed" if plan.option("delayed_update", False) else self.update
 
     def notes(self, plan: Plan) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from simulator.registry import register
 from simulator.strategies.offload.copies import Route, evict_activations
 from simulator.strategies.protocols import PassStage
-from simulator.strategies.recompute.planned import TensorPlanner
+from simulator.strategies.recompute.planned import TensorPlanner, View
 from simulator.strategies.recompute.planning import Action, LayerProblem, greedy
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
@@ -24,6 +24,17 @@ class _Swapping(TensorPlanner):
 
     stage = PassStage.OFFLOAD
     actions: ClassVar[tuple[Action, ...]] = ("recompute", "swap")
+
+
+def _between_kernels(page: float = 0.0) -> Route:
+    """To host memory and back while the device waits."""
+    return Route(Tier.HOST, prefetch=0, on_demand=True, page_size=page)
+
+
+def _blocking(block: Block, moved: Block) -> Block:
+    """``moved``, whose fetches are issued by the backward itself instead of ahead of it."""
+    fetches = moved.gather_backward[len(block.gather_backward) :]
+    return replace(moved, gather_backward=block.gather_backward, backward=(*fetches, *moved.backward))
 
 
 @register(
@@ -73,9 +84,31 @@ class SwapAdvisor(_Swapping):
     catalogue=("AutoTM",), validated_by="mechanism",
 )  # fmt: skip
 class AutoTM(_Swapping):
-    """Integer programme that places tensors in fast or slow memory with asynchronous copies (HBM and host here)."""
+    """Integer programme that places tensors in fast or slow memory (HBM and host here).
+
+    ``copies: asynchronous`` (default) run beside kernels; ``synchronous`` ones between them, so that all of their time
+    shows and the programme moves the fewest bytes.
+    """
 
     actions = ("swap",)
+
+    def check(self, model: ModelSpec, plan: Plan) -> str:
+        """Two kinds of copies are known."""
+        kind = plan.option("copies", "asynchronous")
+        if kind not in ("asynchronous", "synchronous"):
+            return f"copies must be asynchronous or synchronous, have {kind!r}"
+        return super().check(model, plan)
+
+    def hides(self, plan: Plan) -> bool:
+        """Whether copies run beside computation."""
+        return plan.option("copies", "asynchronous") == "asynchronous"
+
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """Copies on queues of their own, or on the one of the kernels."""
+        chosen = plan.option(self.decision)
+        if self.hides(plan) or block.name != "layer" or not isinstance(chosen, tuple):
+            return super().apply(block, plan, framework)
+        return _blocking(block, evict_activations(block, dict.fromkeys(dict(chosen), _between_kernels())))
 
 
 @register(
@@ -104,9 +137,29 @@ class TSplit(_Swapping):
     catalogue=("G10",), validated_by="mechanism",
 )  # fmt: skip
 class G10(_Swapping):
-    """Planned migration over one address space: to flash while its bandwidth hides the move, to host memory beyond."""
+    """Planned migration over one address space: to flash while its bandwidth hides the move, to host memory beyond.
+
+    ``flash_share`` of the bytes goes to flash; without it as much as it takes in and gives back within a layer's
+    forward, none where there are no drives.
+    """
 
     actions = ("swap",)
+
+    def decide(self, view: View) -> Mapping[str, object]:
+        """What moves, and how much of it to flash."""
+        found = dict(super().decide(view))
+        if view.plan.option("flash_share") is not None:
+            return found
+        chosen = dict(cast("tuple[tuple[str, str], ...]", found.get(self.decision, view.plan.option(self.decision, ()))))
+        shares = [self._hidden(view, layer, chosen) for layer in view.layers]
+        return {**found, "flash_share": round(min(shares, default=0.0), 6)}
+
+    @staticmethod
+    def _hidden(view: View, layer: Block, chosen: Mapping[str, str]) -> float:
+        """Share of a layer's moving bytes that drives write while it runs forward."""
+        moving = sum(t.bytes(view.mesh) for t in layer.saved if t.name in chosen)
+        seconds = view.copy_seconds(moving, Tier.NVME) if moving else 0.0
+        return min(1.0, view.pass_seconds(layer)[0] / seconds) if seconds else 1.0
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Longest inactive tensors (earliest in the layer) to flash up to ``flash_share``, the others to the host."""
@@ -150,11 +203,9 @@ class DeepUM(_Swapping):
         ahead = evict_activations(block, dict.fromkeys(dict(chosen), Route(Tier.HOST)))
         if ratio >= 1:
             return ahead
-        faults = Route(Tier.HOST, prefetch=0, on_demand=True, page_size=2.0 * 2**20)
-        late = evict_activations(block, dict.fromkeys(dict(chosen), faults)).gather_backward[
-            len(block.gather_backward) :
-        ]
-        early = ahead.gather_backward[len(block.gather_backward) :]
+        faults, ready = _between_kernels(page=2.0 * 2**20), block.gather_backward
+        late = evict_activations(block, dict.fromkeys(dict(chosen), faults)).gather_backward[len(ready) :]
+        early = ahead.gather_backward[len(ready) :]
         hits = tuple(replace(op, wire=replace(op.wire, volume=ratio)) for op in early) if ratio else ()
         misses = tuple(replace(op, name=f"{op.name}.fault", wire=replace(op.wire, volume=1 - ratio)) for op in late)
-        return replace(ahead, gather_backward=block.gather_backward + hits, backward=(*misses, *block.backward))
+        return replace(ahead, gather_backward=ready + hits, backward=(*misses, *block.backward))

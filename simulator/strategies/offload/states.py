@@ -103,14 +103,26 @@ class PatrickStar(StateOffload):
     cites=("Nie et al. 2023 (Angel-PTM), arXiv 2303.02868",), catalogue=("Angel-PTM",), validated_by="mechanism",
 )  # fmt: skip
 class AngelPTM(StateOffload):
-    """Pages over HBM, host and SSD; with ``offload_optimizer: nvme`` its update is decoupled from the steps (stale)."""
+    """Pages over HBM, host and SSD; with ``offload_optimizer: nvme`` its update is decoupled from the steps (stale).
+
+    Steps then never wait for drives: gradients are added up in host memory until the next update takes them.
+    """
 
     tiers = _ALL_HOST
     resident_keeps = frozenset({TensorClass.PARAM})
 
     def update_mode(self, plan: Plan) -> UpdateMode:
-        """Lock-free, hence hidden, when the optimizer states are on SSD."""
-        return "delayed" if plan.option("offload_optimizer") == "nvme" else super().update_mode(plan)
+        """Lock-free when the optimizer states are on SSD."""
+        return "decoupled" if plan.option("offload_optimizer") == "nvme" else super().update_mode(plan)
+
+    def notes(self, plan: Plan) -> tuple[str, ...]:
+        """Steps run on while an update takes its time."""
+        if self.update_mode(plan) != "decoupled":
+            return super().notes(plan)
+        return (
+            f"{self.name}: updates on drives run apart from the steps and may be several of them late; tokens to a target "
+            "loss are those of synchronous training unless goal.extra_tokens says otherwise",
+        )
 
 
 @register(

@@ -96,13 +96,17 @@ class TensorPlanner:
     def _choose(self, view: View, share: float) -> tuple[tuple[str, str], ...]:
         found: dict[str, str] = {}
         for block in view.layers:
-            forward, backward = view.pass_seconds(block)
+            forward, backward = view.pass_seconds(block) if self.hides(view.plan) else (0.0, 0.0)
             whole = sum(t.bytes(view.mesh) for t in block.saved)
             problem = LayerProblem(
                 block, view.mesh, view.seconds, self._swap(view), forward, backward, share * whole, self.actions
             )
             found |= self.solve(problem)
         return tuple(sorted(found.items()))
+
+    def hides(self, plan: Plan) -> bool:
+        """Whether transfers run beside computation."""
+        return True
 
     def _swap(self, view: View) -> Callable[[float], float]:
         return lambda size: view.copy_seconds(size, self.tier)
