@@ -242,6 +242,40 @@ def test_copies_and_placement_balance() -> None:
     assert messages(block.reduce, base, "all_reduce", "ep") == [2 * before / 2]
 
 
+def test_counts_go_ahead_of_the_rows() -> None:
+    # FastMoE (arXiv 2103.13262): workers exchange how many rows follow, one number per expert, then the rows.
+    plan = EP.with_(expert="fastmoe")
+    block = mixtral(plan)
+    assert messages(block.forward, plan, "all_to_all", "ep") == [4 * 8, ROW_BYTES, ROW_BYTES]
+    assert messages(block.backward, plan, "all_to_all", "ep") == [ROW_BYTES] * 2
+    assert expert_flops(block, plan) == expert_flops(mixtral(EP), EP)
+
+
+def test_placement_by_load_and_what_the_move_costs() -> None:
+    """Two hot experts side by side: 16 of 30 rows on one rank; apart, 9 of 30. Moves by hand.
+
+    Heaviest first onto the lightest rank with room: experts 0 and 1 go to ranks 0 and 1, the next six to the other
+    ranks in turn, the last eight fill up from rank 2 on. A moved expert takes 2 + 12 bytes per parameter along.
+    """
+    loads = (8, 8, *(1,) * 14)
+    model = _sixteen_experts()
+    base = plan_of(data_parallel=8, expert_parallel=8, routing=loads)
+    smart = base.with_(expert="smartmoe", replan_every=50)
+    before, after = (expert_flops(layer_of(model, p, 1, S), p) for p in (base, smart))
+    assert before / after == pytest.approx(16 / 9, rel=1e-3)
+    neighbours = [e // 2 for e in range(16)]
+    balanced = [0, 1, *range(2, 8), *range(2, 8), 0, 1]
+    moved = sum(a != b for a, b in zip(neighbours, balanced, strict=True)) / 8
+    sends = messages(layer_of(model, smart, 1, S).reduce, smart, "send_recv", "ep")
+    assert sends == [pytest.approx(14 * moved * 3 * 4096 * 14336 / 50, rel=1e-6)]
+
+
+@pytest.mark.parametrize("routing", ["uniform", "zipf(1.2)"])
+def test_no_spare_slot_is_the_plain_exchange(routing: str) -> None:
+    plan = EP.with_(routing=routing)
+    assert same_work(mixtral(plan.with_(expert="flexmoe", expert_slots=0)), mixtral(plan), plan)
+
+
 # -- limits and refusals -----------------------------------------------------------------------------------------------
 
 

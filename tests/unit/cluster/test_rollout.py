@@ -13,6 +13,8 @@ from simulator.errors import ConfigError
 from simulator.results.estimate import Estimate
 from simulator.scenario.load import load_scenario
 from simulator.scenario.run import estimate_scenario, run_scenario
+from simulator.workload.counting import parameters
+from simulator.workload.model_files import load_model
 
 BASE: dict[str, Any] = {
     "cluster": {"nodes": {"profile": "dgx-h100", "count": 2}},
@@ -119,3 +121,21 @@ def test_what_does_not_go_together(tmp_path: Path, rollout: dict[str, Any], word
     with pytest.raises(ConfigError) as error:
         scenario(tmp_path, **rollout)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("method", "learning", "frozen"), [("ppo", 2, 2), ("grpo", 1, 1)])
+def test_states_of_the_models_that_learn_and_of_those_that_only_score(
+    tmp_path: Path, method: str, learning: int, frozen: int
+) -> None:
+    """PPO: actor and critic learn, reference and reward score (HybridFlow, arXiv 2409.19256, section 2.1).
+
+    GRPO needs no critic and takes rewards from rules (DeepSeekMath, arXiv 2402.03300): actor and reference. With fp32
+    gradients a model that learns takes 2 + 4 + 12 B per parameter, one that scores 2.
+    """
+    found = answer(tmp_path, method=method)
+    size = parameters(load_model("llama-3.2-1b")) / 2  # two tensor-parallel ranks
+    held = found.memory.worst.by_class
+    ranks = 8  # data-parallel ranks share the optimizer states
+    assert held["param"] == pytest.approx(2 * size * (learning + frozen), rel=2e-3)
+    assert held["grad"] == pytest.approx(4 * size * learning, rel=2e-3)
+    assert held["optim"] == pytest.approx(12 * size * learning / ranks, rel=2e-3)

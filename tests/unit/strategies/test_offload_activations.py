@@ -115,13 +115,6 @@ def test_joint_plans_are_no_slower_than_swapping_alone() -> None:
     assert results["delta"] <= results["swapadvisor"]
 
 
-def test_capuchin_beats_swapping_and_checkpointing_alone() -> None:
-    """The ordering the paper reports against vDNN and against checkpointing."""
-    capuchin = estimate(job(offload="capuchin", activation_share=0.3))
-    assert capuchin.seconds < estimate(job(offload="vdnn")).seconds
-    assert capuchin.seconds < estimate(job(recompute="full")).seconds
-
-
 def test_split_tensors_free_no_more_than_asked() -> None:
     node = with_host_link(load_node("dgx-a100-640"), 1e18)  # swaps cost nothing, so that whole tensors overshoot
     share = 0.55
