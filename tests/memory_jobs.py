@@ -48,8 +48,8 @@ def job(
 
 
 def estimate(work: TrainingJob, node: Node | str = "dgx-a100-640", count: int = 1) -> Estimate:
-    """The executed step."""
-    return estimate_step(work, single(load_node(node) if isinstance(node, str) else node, count))
+    """The executed step, without interval."""
+    return estimate_step(work, single(load_node(node) if isinstance(node, str) else node, count), with_interval=False)
 
 
 def on_tier(result: Estimate, tier: Tier, cls: str = "") -> float:

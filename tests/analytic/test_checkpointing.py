@@ -162,6 +162,28 @@ def test_integer_programme_finds_the_cheapest_recomputation(share: float) -> Non
     assert task.cost(greedy(task)) >= task.cost(choice) - 1e-12
 
 
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_joint_programme_finds_the_cheapest_of_all_plans(share: float) -> None:
+    """POFO: every set of recomputed tensors with every set of swapped ones among the rest, by enumeration."""
+    task = problem(share, ("recompute", "swap"), "megatron-core-0.8")
+    best = math.inf
+    names = list(task.sizes)
+    for dropped in (set(c) for n in range(len(names) + 1) for c in itertools.combinations(names, n)):
+        if not dropped <= task.made:
+            continue
+        again: dict[str, Action] = dict.fromkeys(dropped, "recompute")
+        kept, seconds = task.kept(again), task.cost(again)
+        others = [task.sizes[n] for n in names if n not in dropped]
+        for moved in (sum(c) for n in range(len(others) + 1) for c in itertools.combinations(others, n)):
+            if kept - moved <= task.budget:
+                out = task.swap_seconds(moved) if moved else 0.0
+                stalls = max(0.0, out - task.forward_seconds) + max(0.0, out - task.backward_seconds)
+                best = min(best, seconds + stalls)
+    choice = optimal(task)
+    assert task.kept(choice) <= task.budget
+    assert task.cost(choice) == pytest.approx(best, rel=1e-6, abs=1e-12)
+
+
 def test_with_no_budget_only_the_input_of_the_layer_stays() -> None:
     task = problem(0.0)
     assert task.kept(optimal(task)) == pytest.approx(task.block.boundary.bytes())

@@ -130,3 +130,20 @@ def test_cross_mesh_resharding_sends_one_copy_between_meshes(ranks: int) -> None
         assert sent["send_recv"] == microbatches * size
         assert sent["broadcast"] == microbatches * size / ranks
     assert sent["broadcast"] == sent["send_recv"] / ranks
+
+
+def test_coconet_hides_the_update_behind_the_link() -> None:
+    """CoCoNet (arXiv 2105.05720): link and update kernel as a flow shop; of an update u in c pieces u/c is left behind.
+
+    With c = 1 an update waits for the gradients of its own layer, with many pieces for nothing: where the link is the
+    slower of the two the step ends with the last piece.
+    """
+    plain = run(DP, 16)
+    update, whole, fine = (
+        plain.time.parts["optimizer"],
+        run(DP.with_(communication="coconet", fused_pieces=1), 16),
+        run(DP.with_(communication="coconet", fused_pieces=4096), 16),
+    )
+    assert fine.seconds < whole.seconds < plain.seconds
+    assert plain.seconds - fine.seconds == pytest.approx(update, rel=1e-3)
+    assert dict(fine.traffic.by_link) == pytest.approx(dict(plain.traffic.by_link))

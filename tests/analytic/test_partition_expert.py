@@ -90,6 +90,16 @@ def test_capacity_pads_rows_and_messages(factor: float) -> None:
     assert expert_flops(mixtral(plan), plan) == factor * expert_flops(mixtral(EP), EP)
 
 
+def test_switch_routes_to_one_expert_with_a_quarter_to_spare() -> None:
+    # Fedus et al., arXiv 2101.03961 §2.2: one expert per token, capacity 1.25 times the mean, padded rows travel too.
+    plan = plan_of(data_parallel=8, expert_parallel=8, expert="switch")
+    block = layer_of("llama4-scout", plan, 1, S, last=True)
+    hidden = load_model("llama4-scout").hidden_size
+    assert messages(block.ops, plan, "all_to_all", "ep") == [1.25 * 2 * S * hidden] * 4
+    alone = layer_of("llama4-scout", Plan(), 1, S, last=True)
+    assert expert_flops(block, plan) == 1.25 * expert_flops(alone, Plan())
+
+
 def test_capacity_one_and_balance_is_dropless() -> None:
     strategies = ("all-to-all", "gshard", "megablocks", "fastermoe", "smartmoe")
     blocks = [mixtral(EP.with_(expert=name, capacity_factor=1.0)) for name in strategies]

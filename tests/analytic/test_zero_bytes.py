@@ -49,12 +49,23 @@ def test_states_all_in_bf16() -> None:
     assert per_parameter(Plan(precision="bf16-pure"), FP32_GRADIENTS) == 8.0
 
 
+@pytest.mark.parametrize(("precision", "half", "full"), [("fp32", 16, 16), ("fp16", 16, 18), ("bf16", 16, 18)])
+def test_bytes_per_parameter_of_every_precision(precision: str, half: int, full: int) -> None:
+    """Adam in fp32: 4 + 4 + 8; mixed (arXiv 1710.03740): 2 + gradient + 4 master + 8, gradients in 16 or 32 bits."""
+    plan = Plan(precision=precision)
+    assert per_parameter(plan) == pytest.approx(half, rel=1e-6)
+    assert per_parameter(plan, FP32_GRADIENTS) == pytest.approx(full, rel=1e-6)
+
+
 @settings(max_examples=20, deadline=None)
-@given(st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([8, 16, 64]))
-def test_paro_bytes(parameter: int, gradient: int, optimizer: int) -> None:
+@given(
+    st.sampled_from(["paro", "amsp"]),
+    st.sampled_from([1, 2, 4, 8]), st.sampled_from([1, 2, 4, 8]), st.sampled_from([8, 16, 64]),
+)  # fmt: skip
+def test_paro_and_amsp_bytes(name: str, parameter: int, gradient: int, optimizer: int) -> None:
     """2/gp + 2/gg + 12/go bytes per parameter."""
     plan = Plan(data_parallel=64, precision="fp16").with_(
-        sharding="paro", parameter_group=parameter, gradient_group=gradient, optimizer_group=optimizer
+        sharding=name, parameter_group=parameter, gradient_group=gradient, optimizer_group=optimizer
     )
     assert per_parameter(plan) == pytest.approx(2 / parameter + 2 / gradient + 12 / optimizer, rel=1e-4)
 
@@ -65,6 +76,7 @@ def test_mics_and_hybrid_bytes(group: int) -> None:
     assert per_parameter(plan.with_(sharding="mics")) == pytest.approx(16 / group, rel=1e-4)
     # FSDP keeps an fp32 shard that is master and parameter at once: 12 + gradient.
     assert per_parameter(plan.with_(sharding="hsdp")) == pytest.approx(14 / group, rel=1e-4)
+    assert per_parameter(plan.with_(sharding="fsdp")) == pytest.approx(14 / 16, rel=1e-4)
 
 
 @pytest.mark.parametrize("group", [1, 4, 8])

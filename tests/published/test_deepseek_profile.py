@@ -51,6 +51,7 @@ def test_kernels_of_the_profiled_layer(shared: Path) -> None:
             key = row["op_class"] if "(W)" not in row["phase"] else f"{row['op_class']} W"
             measured[key] = measured.get(key, 0.0) + float(row["us_per_layer"]) * 1e-6
     work = view()
+    assert work.plan.precision == "fp8-blockwise"
     chunk = next(c for c in work.chunks if c.layer_count == 4 and len(c.blocks) == 1)
     pricer, layer = work.pricer(chunk.position), chunk.blocks[0][0]
 

@@ -28,11 +28,12 @@ def test_infinite_bandwidth_makes_swaps_free(name: str) -> None:
     assert on_tier(swapped, Tier.HBM, "activation") < 0.5 * on_tier(base, Tier.HBM, "activation")
 
 
-def test_a_slow_link_sets_the_pace_of_a_layer() -> None:
+@pytest.mark.parametrize("name", ["activation-offload", "vdnn"])
+def test_a_slow_link_sets_the_pace_of_a_layer(name: str) -> None:
     """In the steady state a layer takes max(computation, bytes / rate) in each direction."""
     for bandwidth in (2e9, 5e9):
         node = with_host_link(load_node("dgx-a100-640"), bandwidth)
-        run = PipelinedJob(job(offload="activation-offload"), single(node))
+        run = PipelinedJob(job(offload=name), single(node))
         plain = PipelinedJob(job(), single(node))
         pricer = run.pricer(0)
         layer = next(b for b, _ in run.chunks[0].blocks if b.name == "layer")
