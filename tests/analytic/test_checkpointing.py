@@ -155,6 +155,7 @@ def brute_force(task: LayerProblem) -> float:
 
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.8])
 def test_integer_programme_finds_the_cheapest_recomputation(share: float) -> None:
+    """Checkmate within a layer: every set of recomputed tensors, by enumeration."""
     task = problem(share, framework="megatron-core-0.8")
     choice = optimal(task)
     assert task.kept(choice) <= task.budget

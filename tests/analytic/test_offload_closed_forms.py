@@ -102,11 +102,14 @@ def test_delta_is_dtr_on_a_dead_link_and_free_on_an_infinite_one() -> None:
     dead, free = a100(1.0), a100(1e18)
     plan: dict[str, Any] = {"activation_share": 0.4}
     delta, dtr = (
-        settle(job(**{kind: name}, **plan), single(dead)).plan for kind, name in (("offload", "delta"), ("recompute", "dtr"))
+        settle(job(**{kind: name}, **plan), single(dead)).plan
+        for kind, name in (("offload", "delta"), ("recompute", "dtr"))
     )
     assert delta.option("offload_tensors") == dtr.option("recompute_tensors")
     assert estimate(job(offload="delta", **plan), dead).seconds == estimate(job(recompute="dtr", **plan), dead).seconds
-    assert estimate(job(offload="delta", **plan), free).seconds == pytest.approx(estimate(job(), free).seconds, rel=2e-3)
+    assert estimate(job(offload="delta", **plan), free).seconds == pytest.approx(
+        estimate(job(), free).seconds, rel=2e-3
+    )
 
 
 def test_capuchin_only_recomputes_on_a_dead_link_and_only_swaps_while_that_hides() -> None:
@@ -149,7 +152,7 @@ def test_g10_without_drives_swaps_to_the_host_and_with_fast_ones_to_flash_alone(
 
 
 def test_angel_ptm_never_waits_for_its_drives() -> None:
-    """Updates on SSD are decoupled: the step is that of the same offload without an optimizer, however slow drives are."""
+    """Updates on SSD are decoupled: the step is that of the offload without an optimizer, however slow drives are."""
     plan: dict[str, Any] = {"offload": "angel-ptm", "resident_layers": 0, **FP16}
     node = load_node("dgx-a100-640")
     assert node.nvme is not None
@@ -166,7 +169,12 @@ def test_angel_ptm_never_waits_for_its_drives() -> None:
 
 def test_mobius_loads_each_stage_twice_and_returns_its_gradients_once() -> None:
     """2 B per parameter for the forward, 2 B for the backward, 2 B of gradients, whatever the micro-batches."""
-    shape: dict[str, Any] = {"pipeline_parallel": 2, "virtual_stages": 2, "schedule": "breadth-first", "offload": "mobius"}
+    shape: dict[str, Any] = {
+        "pipeline_parallel": 2,
+        "virtual_stages": 2,
+        "schedule": "breadth-first",
+        "offload": "mobius",
+    }
     rank = 12 * 2048**2 * LAYERS / 2 + 50304 * 2048  # half of the layers and the embedding or the head
     for microbatches in (4, 16):
         result = estimate(job(batch=(4 * microbatches, 4), **shape, **FP16))

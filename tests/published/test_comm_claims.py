@@ -123,7 +123,7 @@ def test_out_of_order_backprop_speeds_data_parallelism_up_by_a_tenth_to_a_quarte
 
 @pytest.mark.parametrize("steps", [2, 16])
 def test_zero_one_adam_beats_one_bit_adam_by_at_most_two(steps: int) -> None:
-    """arXiv 2202.06009 abstract, BERT-Large: up to 2 times 1-bit Adam's throughput, up to 54 % fewer rounds, 87 % less data.
+    """arXiv 2202.06009 abstract, BERT-Large: up to 2 times 1-bit Adam's throughput, 54 % fewer rounds, 87 % less data.
 
     Rounds fall by 1 − 1/H; H = 2 is about the published share. 1-bit Adam keeps its warm-up of a sixth of the training.
     """

@@ -71,7 +71,8 @@ def test_pipefisher_uses_the_bubbles_that_bert_leaves() -> None:
     batch = Batch(128, 32, 128)
     for model in ("bert-base", "bert-large"):
         first, second = (
-            step(model, Plan(pipeline_parallel=4, schedule=name), batch, node="dgx-1-v100") for name in ("1f1b", "pipefisher")
+            step(model, Plan(pipeline_parallel=4, schedule=name), batch, node="dgx-1-v100")
+            for name in ("1f1b", "pipefisher")
         )
         bubble, filled = first.metrics["bubble_over_total"], second.metrics["bubble_filled"]
         assert 1 - bubble * (1 - filled) > 1.2 * (1 - bubble)

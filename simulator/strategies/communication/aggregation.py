@@ -173,7 +173,7 @@ class BytePS(_Aggregated):
     family="communication",
     cites=("Li et al. 2022 (EmbRace), arXiv 2110.09132",),
     catalogue=("EmbRace",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class EmbRace(CommunicationPass):
     """The embedding table is spread over the replicas and rows travel all-to-all; dense gradients stay all-reduced.

@@ -138,7 +138,13 @@ class OneBitLamb(OneBitAdam):
     family="communication",
     cites=("Lu et al. 2022 (0/1 Adam), arXiv 2202.06009",),
     catalogue=("1-bit Adam / LAMB, 0/1 Adam",),
-    validated_by="mechanism",
+    claims=(
+        Claim(
+            "up to 2 times the throughput of 1-bit Adam, up to 87 % less data in up to 54 % fewer rounds, BERT-Large",
+            "arXiv 2202.06009 abstract",
+        ),
+    ),
+    validated_by="ratio",
 )
 class ZeroOneAdam(OneBitAdam):
     """One bit per element, and only every ``local_steps``-th step synchronises."""

@@ -20,7 +20,7 @@ MIB = 1 << 20
     family="communication",
     cites=("Li et al. 2020 (PyTorch DDP), arXiv 2006.15704", "Sergeev and Del Balso 2018 (Horovod), arXiv 1802.05799"),
     catalogue=("DDP (PyTorch, Horovod ring), large-batch LAMB",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class GradientBuckets(CommunicationPass):
     """Gradients are bundled to ``bucket_size`` bytes (25 MiB, the DDP default) and reduced beside the backward."""
@@ -45,7 +45,8 @@ class GradientBuckets(CommunicationPass):
         "Hashemi et al. 2019 (TicTac), arXiv 1803.03288",
     ),
     catalogue=("ByteScheduler, P3, TicTac",),
-    validated_by="mechanism",
+    claims=(Claim("faster in every set-up tried, by up to 196 % (2.96 times)", "SOSP 2019 abstract"),),
+    validated_by="ratio",
 )
 class ByteScheduler(CommunicationPass):
     """First-needed gradients overtake, and the next forward starts when its own parameters are there.
@@ -74,7 +75,7 @@ class ByteScheduler(CommunicationPass):
     cites=("Li et al. 2022 (Lina), arXiv 2210.17223",),
     catalogue=("Lina",),
     claims=(Claim("training step up to 1.73x shorter than the baseline on A100", "arXiv 2210.17223 abstract"),),
-    validated_by="closed_form",
+    validated_by="ratio",
 )
 class Lina(CommunicationPass):
     """All-to-alls of experts go first: reductions are cut into pieces of ``bucket_size`` and wait between them.
@@ -100,7 +101,8 @@ class Lina(CommunicationPass):
     family="communication",
     cites=("Oh et al. 2022 (Out-of-order backprop), EuroSys",),
     catalogue=("Out-of-order backprop",),
-    validated_by="mechanism",
+    claims=(Claim("1.10 to 1.27 times in data-parallel training", "EuroSys 2022 abstract"),),
+    validated_by="ratio",
 )
 class OutOfOrderBackprop(CommunicationPass):
     """Weight gradients of the first ``deferred_layers`` layers run last, in the order the next forward needs them."""
@@ -145,7 +147,8 @@ class CoCoNet(CommunicationPass):
     family="communication",
     cites=("Zhuang et al. 2023 (Cross-mesh resharding), arXiv 2211.05322",),
     catalogue=("Alpa cross-mesh resharding",),
-    validated_by="mechanism",
+    claims=(Claim("GPT-3 end to end 10 % faster, up to 10 times in microbenchmarks", "arXiv 2211.05322 abstract"),),
+    validated_by="ratio",
 )
 class CrossMeshResharding(CommunicationPass):
     """Replicated activations cross between stages once: each tensor-parallel rank sends a slice, joined on arrival.

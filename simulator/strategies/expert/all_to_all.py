@@ -38,7 +38,7 @@ class AllToAll(ExpertExchange):
     family="expert",
     cites=("He et al. 2021 (FastMoE), arXiv 2103.13262",),
     catalogue=("FastMoE",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class CountedAllToAll(ExpertExchange):
     """Row counts are exchanged first, then the rows: one more small all-to-all ahead of each forward dispatch."""

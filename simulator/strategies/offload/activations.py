@@ -58,7 +58,7 @@ class VDNN(ActivationOffload):
 @register(
     "superneurons", kind="pass", area="training", family="offload",
     cites=("Wang et al. 2018 (SuperNeurons), arXiv 1801.04380",), catalogue=("vDNN, SuperNeurons",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class SuperNeurons(ActivationOffload):
     """Results of cheap layers (elementwise) are computed again, those of expensive ones (GEMM, attention) offloaded.

@@ -88,8 +88,10 @@ class StateOffload:
     needs_zero_3: ClassVar[bool] = False
 
     def update_mode(self, plan: Plan) -> UpdateMode:
-        """When the optimizer on the host runs: after the step, beside the backward, hidden under the next step, or apart
-        from the steps, which never wait for it."""
+        """When the optimizer on the host runs: after the step, beside the backward, under the next step, or apart.
+
+        Steps never wait for one that runs apart.
+        """
         return "delayed" if plan.option("delayed_update", False) else self.update
 
     def notes(self, plan: Plan) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from simulator.registry import register
+from simulator.registry import Claim, register
 from simulator.strategies.pipeline.one_f_one_b import OneFOneB
 from simulator.strategies.protocols import ScheduleTraits
 from simulator.workload.plan import Plan
@@ -19,7 +19,13 @@ __all__ = ["PipeFisher"]
     family="pipeline",
     cites=("Osawa et al., PipeFisher, arXiv 2211.14133",),
     catalogue=("PipeFisher",),
-    validated_by="closed_form",
+    claims=(
+        Claim(
+            "BERT-Base and -Large: utilisation greatly improved, simulated training time 50 to 75 %",
+            "arXiv 2211.14133 abstract",
+        ),
+    ),
+    validated_by="ratio",
 )
 class PipeFisher(OneFOneB):
     """1F1B whose idle slots take the curvature and inversion work of K-FAC, over as many steps as that needs.

@@ -21,7 +21,7 @@ __all__ = ["PerStageRecompute"]
     family="recompute",
     cites=("Lai et al. 2022 (Merak), arXiv 2206.04959",),
     catalogue=("Merak",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class PerStageRecompute:
     """``recomputed_layers``: how many layers of each stage are recomputed in full, the others kept."""

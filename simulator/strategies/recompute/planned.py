@@ -140,7 +140,7 @@ class Checkmate(TensorPlanner):
 
 @register(
     "dtr", kind="pass", area="training", family="recompute", cites=("Kirisame et al. 2021 (DTR), arXiv 2006.09616",),
-    catalogue=("DTR",), validated_by="closed_form",
+    catalogue=("DTR",), validated_by="mechanism",
 )  # fmt: skip
 class DTR(TensorPlanner):
     """Evicts the tensor of least recomputation cost per byte until the budget is met (staleness is one layer's)."""

@@ -21,7 +21,7 @@ class RolloutMethod(Protocol):
 
 @register(
     "ppo", kind="policy", area="training", family="rollout",
-    cites=("Sheng et al. 2024 (HybridFlow), arXiv 2409.19256",), validated_by="mechanism",
+    cites=("Sheng et al. 2024 (HybridFlow), arXiv 2409.19256",), validated_by="closed_form",
 )  # fmt: skip
 class PPO:
     """Actor, reference, critic and reward score what was generated; actor and critic learn from it."""
@@ -32,7 +32,7 @@ class PPO:
 
 @register(
     "grpo", kind="policy", area="training", family="rollout",
-    cites=("Shao et al. 2024 (DeepSeekMath, GRPO), arXiv 2402.03300",), validated_by="mechanism",
+    cites=("Shao et al. 2024 (DeepSeekMath, GRPO), arXiv 2402.03300",), validated_by="closed_form",
 )  # fmt: skip
 class GRPO:
     """No critic: groups of answers are each other's baseline; actor and reference score, rewards come from rules."""
