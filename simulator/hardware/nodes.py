@@ -107,7 +107,8 @@ def _nvme(reader: Reader, node: str, estimated: dict[str, str]) -> Storage | Non
     if write is None:
         estimated["nvme.write"] = NVME_WRITE_RULE
         write = NVME_WRITE_SHARE * read
-    storage = Storage(f"{node}-nvme", "nvme", read, write, capacity, section.quantity("latency", "time", 0.0))
+    latency, endurance = section.quantity("latency", "time", 0.0), section.quantity("endurance", "data", 0.0)
+    storage = Storage(f"{node}-nvme", "nvme", read, write, capacity, latency, endurance)
     section.finish()
     return storage
 

@@ -175,7 +175,8 @@ class Accelerator:
 class Storage:
     """A storage tier: node-local NVMe or a shared file system.
 
-    ``read`` and ``write`` are aggregate bandwidths [B/s] of the tier; ``capacity`` [B], 0 if unknown.
+    ``read`` and ``write`` are aggregate bandwidths [B/s] of the tier; ``capacity`` [B], 0 if unknown; ``endurance`` [B]
+    is what may be written to it in its life (a drive's TBW), 0 if unknown.
     """
 
     name: str
@@ -184,6 +185,7 @@ class Storage:
     write: float
     capacity: float = 0.0
     latency: float = 0.0
+    endurance: float = 0.0
     sources: tuple[str, ...] = ()
 
 

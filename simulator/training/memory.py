@@ -147,6 +147,7 @@ def memory_ledger(
     timeline: PipelineTimeline, chunks_of_rank: Sequence[Sequence[Chunk]], memory: Sequence[ChunkMemory], mesh: Mesh,
     nodes: Sequence[Node], framework: Framework, versions: Sequence[float],
     evicted: Mapping[Tier, Sequence[float]] | None = None, accelerators: int = 0, replicas: int = 1,
+    updates_on_device: bool = False,
 ) -> MemoryLedger:  # fmt: skip
     """Peak of every pipeline rank on every tier it uses.
 
@@ -165,6 +166,8 @@ def memory_ledger(
         Accelerators of the job: those of a node share its host memory and drives; 0 = whole nodes.
     replicas
         Copies of all states that each rank keeps.
+    updates_on_device
+        Whether optimizer states on drives pass through HBM instead of host memory when they are updated.
 
     Notes
     -----
@@ -184,8 +187,10 @@ def memory_ledger(
         by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])
         inside = max((memory[c.position].workspace for c in chunks), default=0.0)
+        passing = _passing_states(chunks, mesh)
         # The update begins when the last activations are gone, and takes their room first.
-        beyond = _update_workspace(chunks, mesh, framework) - by_class[TensorClass.ACTIVATION.value]
+        needed = _update_workspace(chunks, mesh, framework) + passing * updates_on_device
+        beyond = needed - by_class[TensorClass.ACTIVATION.value]
         by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())
         share = fragmentation.value if fragmentation else 0.0
@@ -197,7 +202,8 @@ def memory_ledger(
                 peers[rank] = float(peaks[rank])
             elif peaks[rank]:
                 states.setdefault(tier, {})[TensorClass.ACTIVATION.value] = float(peaks[rank])
-        if staged := _host_buffers(chunks, memory, mesh):
+        staged = max((memory[c.position].staging for c in chunks), default=0.0) + passing * (not updates_on_device)
+        if staged:
             states.setdefault(Tier.HOST, {})[TensorClass.WORKSPACE.value] = staged
         if states:
             tiers = TierCost(nodes[rank], accelerators)
@@ -221,13 +227,13 @@ def _held(
     return forwards * sum(memory[c.position].handed_over for c in chunks) / max(len(chunks), 1)
 
 
-def _host_buffers(chunks: Sequence[Chunk], memory: Sequence[ChunkMemory], mesh: Mesh) -> float:
-    """Host memory for what is on its way: staged copies, and two blocks' optimizer states that live on NVMe."""
+def _passing_states(chunks: Sequence[Chunk], mesh: Mesh) -> float:
+    """Bytes of two blocks' optimizer states that live on NVMe: one is updated while the next comes in."""
     blocks = [block for chunk in chunks for block, _ in chunk.blocks]
     optimizer = [
         sum(t.bytes(mesh) for t in b.states if t.cls is TensorClass.OPTIM and t.tier is Tier.NVME) for b in blocks
     ]
-    return max((memory[c.position].staging for c in chunks), default=0.0) + 2 * max(optimizer, default=0.0)
+    return 2 * max(optimizer, default=0.0)
 
 
 def _peer_stages(stages: Sequence[StageMemory], peers: Mapping[int, float]) -> list[StageMemory]:

@@ -33,7 +33,7 @@ from simulator.training.second_order import second_order, with_factors
 from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
-from simulator.training.update import optimizer_time
+from simulator.training.update import optimizer_time, updates_on_device
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import TensorClass, Tier
 
@@ -265,6 +265,7 @@ class PipelinedJob:
         ledger = memory_ledger(
             timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions,
             self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
+            updates_on_device(self.plan),
         )  # fmt: skip
         return with_factors(ledger, self)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from simulator.cost.sensitivity import interval
 from simulator.results.estimate import Interval
 from simulator.results.metrics import hfu, mfu
+from simulator.training.flash_wear import wear_metrics
 from simulator.training.overlapped_pairs import tasks_of_rank, work_time
 from simulator.training.pipelined import PipelinedJob
 from simulator.training.step_run import StepRun
@@ -42,6 +43,7 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
         "peak_memory": pipeline.memory().worst.peak,
         "nodes": float(cluster.node_count),
         **filled,
+        **wear_metrics(pipeline, step.seconds),
     }
 
 

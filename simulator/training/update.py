@@ -15,7 +15,7 @@ from simulator.training.stages import Chunk
 from simulator.workload.ops import Block, OpKind, Stream, TensorClass, Tier, Work
 from simulator.workload.plan import Plan
 
-__all__ = ["host_update", "optimizer_time"]
+__all__ = ["flash_update", "host_update", "optimizer_time", "updates_on_device"]
 
 
 def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float = 0.0) -> PhaseTime:
@@ -65,7 +65,11 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
                 0.0,
                 frozenset(i for p in prices for i in p.constants),
             )
-    return total + host_update(away, pricer, beside) if away else total
+    if not away:
+        return total
+    return total + (
+        flash_update(away, pricer) if updates_on_device(pricer.layout.plan) else host_update(away, pricer, beside)
+    )
 
 
 class _HostQueues:
@@ -130,6 +134,33 @@ def host_update(blocks: Sequence[tuple[Block, int]], pricer: BlockPricer, beside
     )
 
 
+def flash_update(blocks: Sequence[tuple[Block, int]], pricer: BlockPricer) -> PhaseTime:
+    """An optimizer on the device whose states stream from drives and back, block by block on three queues.
+
+    Gradients and states are read, updated while the next block is read, and written with the parameters behind it.
+    """
+    device, tiers = pricer.device, pricer.tiers
+    queues, moved = _HostQueues(), 0.0
+    for block in (block for block, count in blocks for _ in range(count)):
+        sizes = _update_bytes(block, pricer)
+        written = sizes.drives + sizes.parameter
+        read = sizes.touched - written  # gradient and states
+        fetched = queues.add(tiers.copy(Tier.NVME, Tier.HBM, read), Stream.NVME, [])
+        work = Work(OpKind.ELEMENTWISE, "fp32", flops=sizes.drives, bytes=sizes.touched, operator="adam")
+        done = queues.add(device.price(work), Stream.COMPUTE, [fetched])
+        queues.add(tiers.copy(Tier.HBM, Tier.NVME, written), "writes", [done])
+        moved += read + written
+    seconds = run_streams(queues.seconds, queues.streams, queues.after).makespan
+    traffic = {"host": moved, "nvme": moved, "hbm": moved}
+    parts = {"optimizer": seconds}
+    return PhaseTime(seconds, 0.0, parts, traffic, queues.trust, 0.0, frozenset(queues.constants))
+
+
+def updates_on_device(plan: Plan) -> bool:
+    """Whether the plan's offload strategy leaves the update to the device."""
+    return plan.offload != "none" and bool(getattr(lookup("offload", plan.offload), "updates_on_device", False))
+
+
 def _update_mode(plan: Plan) -> str:
     """What the plan's offload strategy says, ``after`` where it says nothing."""
     if plan.offload == "none":
@@ -140,11 +171,15 @@ def _update_mode(plan: Plan) -> str:
 
 @dataclass(frozen=True)
 class _UpdateBytes:
-    """Bytes of one block's update: touched in host memory, read from (and written to) drives, copied to the device."""
+    """Bytes of one block's update: touched in host memory, read from (and written to) drives, copied to the device.
+
+    ``parameter`` is the part of the parameters that the rank updates.
+    """
 
     touched: float
     drives: float
     inwards: float
+    parameter: float
 
 
 def _update_bytes(block: Block, pricer: BlockPricer) -> _UpdateBytes:
@@ -157,7 +192,7 @@ def _update_bytes(block: Block, pricer: BlockPricer) -> _UpdateBytes:
     states = sum(t.bytes(mesh) for t in optim)
     drives = sum(t.bytes(mesh) for t in optim if t.tier is Tier.NVME)
     on_device = any(t.cls is TensorClass.PARAM and t.tier is Tier.HBM for t in block.states)
-    return _UpdateBytes(gradient + 2 * states + parameter, drives, parameter if on_device else 0.0)
+    return _UpdateBytes(gradient + 2 * states + parameter, drives, parameter if on_device else 0.0, parameter)
 
 
 def _owned_share(block: Block, pricer: BlockPricer) -> tuple[float, float]:

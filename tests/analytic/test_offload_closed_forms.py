@@ -9,12 +9,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from memory_jobs import LAYERS, estimate, job, on_tier, single, with_host_link
+from memory_jobs import LAYERS, estimate, gpt, job, on_tier, single, with_host_link
 
 from simulator.cost.tiers import PAGE_FAULT
 from simulator.hardware import Node, load_node
 from simulator.training.decisions import settle
 from simulator.training.pipelined import PipelinedJob
+from simulator.workload.counting import parameters
 from simulator.workload.ops import Block, Tier
 
 UNIT = 4 * 2048 * 2048
@@ -192,3 +193,49 @@ def test_patrickstar_moves_whole_layers_only_and_reserves_two_chunks() -> None:
     )
     gap = on_tier(large, Tier.HBM, "workspace") - on_tier(small, Tier.HBM, "workspace")
     assert gap == 2 * 2 * (2**26 - 2**20)
+
+
+BEHEMOTH: dict[str, Any] = {"offload": "behemoth", "precision": "fp16", "framework": "deepspeed-2022"}
+
+
+def test_behemoth_holds_everything_on_flash_and_nothing_in_host_memory() -> None:
+    """16 B per parameter and every saved activation; what crosses the flash link by hand.
+
+    Parameters come in for forward and backward, gradients leave per micro-batch, and the update reads gradients and
+    states (14 B) and writes states and parameters (14 B). A tied head reads the token embedding once more each way.
+    """
+    size, tied = float(parameters(gpt())), 50304 * 2048
+    result = estimate(job(**BEHEMOTH))
+    plain = estimate(job(precision="fp16", framework="deepspeed-2022"))
+    layers = sum(t.bytes() for t in layer(PipelinedJob(job(**BEHEMOTH), single(load_node("dgx-a100-640")))).saved)
+    assert on_tier(result, Tier.NVME) == pytest.approx(16 * size + LAYERS * layers, rel=1e-3)
+    assert on_tier(result, Tier.HOST) == 0
+    moved = (2 + 2 + 2 + 14 + 14) * size + (2 + 2) * tied + 2 * LAYERS * layers
+    assert result.traffic.by_link["nvme"] == pytest.approx(moved, rel=1e-3)
+    assert result.seconds > plain.seconds
+
+
+def test_behemoth_with_infinite_flash_is_training_in_device_memory() -> None:
+    node = a100(1e18)
+    assert node.nvme is not None
+    node = replace(node, nvme=replace(node.nvme, read=1e18, write=1e18))
+    plain, flash = (
+        estimate(job(precision="fp16", framework="deepspeed-2022"), node), estimate(job(**BEHEMOTH), node)
+    )  # fmt: skip
+    without = [r.seconds - r.time.parts["optimizer"] for r in (flash, plain)]
+    assert without[0] == pytest.approx(without[1], rel=2e-3)
+    assert flash.time.parts["optimizer"] <= plain.time.parts["optimizer"]  # gradients are clipped as they are read
+
+
+def test_flash_wears_by_what_is_written() -> None:
+    """Endurance over bytes per second: gradients 2 B and activations each micro-batch, states and parameters 14 B."""
+    node = load_node("dgx-a100-640")
+    assert node.nvme is not None
+    node = replace(node, nvme=replace(node.nvme, endurance=1e17))
+    for microbatches in (1, 3):
+        result = estimate(job(batch=(4 * microbatches, 4), **BEHEMOTH), node)
+        layers = sum(t.bytes() for t in layer(PipelinedJob(job(**BEHEMOTH), single(node))).saved)
+        written = (2 * microbatches + 14) * float(parameters(gpt())) + microbatches * LAYERS * layers
+        assert result.metrics["flash_written"] == pytest.approx(written, rel=1e-3)
+        assert result.metrics["flash_lifetime"] == pytest.approx(1e17 / written * result.seconds, rel=1e-3)
+    assert "flash_written" not in estimate(job()).metrics

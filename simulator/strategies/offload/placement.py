@@ -86,6 +86,12 @@ class StateOffload:
     """Classes that stay in HBM in resident layers."""
     update: ClassVar[UpdateMode] = "after"
     needs_zero_3: ClassVar[bool] = False
+    activations: ClassVar[str] = "none"
+    """Tier of saved activations unless ``offload_activations`` says otherwise."""
+    direct: ClassVar[bool] = False
+    """NVMe is reached without a stop in host memory."""
+    updates_on_device: ClassVar[bool] = False
+    """The device itself updates states that live elsewhere, not the host."""
 
     def update_mode(self, plan: Plan) -> UpdateMode:
         """When the optimizer on the host runs: after the step, beside the backward, under the next step, or apart.
@@ -131,15 +137,15 @@ class StateOffload:
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Move the states and add what brings parameters in and takes gradients out."""
         tiers, prefetch = self.where(plan, block), int(str(plan.option("offload_prefetch", 1)))
-        block = self._parameters(block, Route(tiers[TensorClass.PARAM], prefetch=prefetch))
-        block = self._gradients(block, Route(tiers[TensorClass.GRAD]), plan)
+        block = self._parameters(block, Route(tiers[TensorClass.PARAM], self.direct, prefetch))
+        block = self._gradients(block, Route(tiers[TensorClass.GRAD], self.direct), plan)
         states = tuple(
             replace(t, tier=tiers[TensorClass.OPTIM]) if t.cls is TensorClass.OPTIM else t for t in block.states
         )
         block = replace(block, states=states)
-        saved = str(plan.option("offload_activations", "none"))
+        saved = str(plan.option("offload_activations", self.activations))
         if saved in TIERS and block.name == "layer":
-            route = Route(TIERS[saved], prefetch=prefetch)
+            route = Route(TIERS[saved], self.direct, prefetch)
             block = evict_activations(block, {t.name: route for t in block.saved})
         return block
 
