@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 
 from simulator.registry import Area, lookup, record_of
+from simulator.strategies.communication.base import CHANGES, CommunicationPass
 from simulator.strategies.pipeline.choice import schedule_of
 from simulator.strategies.protocols import Communicating, CommunicationTraits, Noted, Pass
 from simulator.workload.framework import Framework
@@ -20,8 +22,17 @@ DEFAULTS = {"tensor": "megatron-1d", "context": "ring", "sharding": "zero", "exp
 
 
 def passes_of(plan: Plan, area: Area = "training") -> tuple[Pass, ...]:
-    """The passes that ``plan`` asks for, in stage order."""
-    return tuple(sorted(_named(plan, area), key=lambda p: p.stage))
+    """The passes that ``plan`` asks for, in stage order.
+
+    Inside a stage they commute, but for two declared orders: tensor, context, expert, because exchanges of experts send
+    slices of tensor ranks and some tensor strategies cut Ops into parts; and communication passes by what they change
+    (:data:`~simulator.strategies.communication.base.CHANGES`).
+    """
+    return tuple(sorted(_named(plan, area), key=lambda p: (p.stage, _rank(p))))
+
+
+def _rank(step: Pass) -> int:
+    return CHANGES.index(step.changes) if isinstance(step, CommunicationPass) else 0
 
 
 def _tensor(plan: Plan) -> str:
@@ -77,7 +88,19 @@ def check_plan(model: ModelSpec, plan: Plan, area: Area = "training") -> list[st
     """Reasons of all passes why ``plan`` does not work for ``model``; empty when it does."""
     if area == "training" and record_of(lookup("tensor", tensor := _tensor(plan))).area == "serving":
         return [f"{tensor} is a layout of serving, it has no backward pass; use megatron-1d"]
-    return [reason for p in passes_of(plan, area) if (reason := p.check(model, plan))]
+    passes = passes_of(plan, area)
+    return [*(reason for p in passes if (reason := p.check(model, plan))), *_clashes(passes)]
+
+
+def _clashes(passes: Sequence[Pass]) -> Iterator[str]:
+    """Communication strategies of a plan that change the same thing."""
+    sending = [p for p in passes if isinstance(p, CommunicationPass)]
+    for first, second in itertools.pairwise(sending):
+        if first.changes == second.changes:
+            yield (
+                f"communication {first.name} and {second.name} both change the {first.changes} of gradients: use "
+                f"one of them"
+            )
 
 
 def compile_block(block: Block, plan: Plan, framework: Framework, area: Area = "training") -> Block:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from simulator.results.tables import Columns, columns_from_rows
 from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
-from simulator.training.messages import message_counts
+from simulator.training.messages import message_counts, slice_of_boundary
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[R
 def communication_by_axis(
     pipeline: PipelinedJob, rank: int | None = None
 ) -> dict[tuple[str, str, str], tuple[float, float]]:
-    """What one pipeline rank sends in a step: (mesh axis, collective, link class) → (bytes on its wires, seconds).
+    """What one pipeline rank sends in a mean step: (mesh axis, collective, link class) → (bytes on its wires, seconds).
 
     Seconds are those of the whole collective, hidden or not; where it uses two link classes both name them.
 
@@ -255,21 +255,24 @@ def communication_by_axis(
     pricer = pipeline.pricer(stage)
     found: dict[tuple[str, str, str], tuple[float, float]] = {}
 
-    def add(axis: str, collective: str, links: Mapping[str, float], seconds: float, count: int) -> None:
+    def add(axis: str, collective: str, links: Mapping[str, float], seconds: float, count: float) -> None:
         for link, size in links.items():
             if size * count > 0:
                 moved, taken = found.get((axis, collective, link), (0.0, 0.0))
                 found[axis, collective, link] = (moved + count * size, taken + count * seconds)
 
+    reductions = pipeline.traits.reductions(pipeline.microbatches)
     for block, passes, copies in times_in_a_step(pipeline, stage).values():
+        late = {id(op) for op in (*block.reduce, *block.publish)}
         for op, count in counted_ops(block, passes, copies):
             if op.collective is not None:
                 price = pricer.price(op)
                 links = pricer.layout.wire_bytes(op.collective, price.bytes, pricer.layout.group(op.axis))
-                add(op.axis, op.collective.value, links, price.priced.seconds, count)
+                often = count * reductions / op.wire.every if id(op) in late else float(count)
+                add(op.axis, op.collective.value, links, price.priced.seconds, often)
     if pipeline.ranks > 1:
         inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-        count = sum(message_counts(pipeline, stage))
-        link = "scale_up" if inside else "scale_out"
-        add("pp", "send_recv", {link: pipeline.boundary_bytes}, pipeline.p2p_seconds, count)
+        link, each = "scale_up" if inside else "scale_out", slice_of_boundary(pipeline)
+        for count, volume in zip(message_counts(pipeline, stage), (1.0, pipeline.sending.pipeline_volume), strict=True):
+            add("pp", "send_recv", {link: volume * each}, pipeline.p2p_seconds, count)
     return found

@@ -40,6 +40,7 @@ def byteps_volume(workers: int, servers: int) -> float:
 class _Aggregated(CommunicationPass):
     """Replaces all-reduces by exchanges with something that sums."""
 
+    changes = "aggregation"
     limits: ClassVar[dict[str, tuple[float, float, float]]] = {}
 
     def volume(self, plan: Plan, workers: int) -> float:
@@ -180,6 +181,8 @@ class EmbRace(CommunicationPass):
 
     ``unique_rows``: rows a rank really exchanges over the tokens it looks up (1 = no token twice).
     """
+
+    changes = "embedding"
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """A tied head would need the whole table."""

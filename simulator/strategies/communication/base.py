@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import ClassVar, cast
+from typing import ClassVar, Literal, cast, get_args
 
 from simulator.strategies.protocols import CommunicationTraits, PassStage
 from simulator.workload.framework import Framework
@@ -12,9 +12,18 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Op, OpKind
 from simulator.workload.plan import Plan, base_axis
 
-__all__ = ["CommunicationPass", "gradient_reductions", "number", "positive_options"]
+__all__ = ["CHANGES", "CommunicationPass", "gradient_reductions", "number", "positive_options"]
 
 DATA_AXES = ("dpcp", "edp")
+
+Changes = Literal["period", "compression", "aggregation", "embedding", "messages", "schedule"]
+"""What a communication pass changes, in the order in which several of them are applied whatever order they are named
+in: how often gradients meet, how small they travel, who adds them up, rows of the embedding, messages between stages,
+and when all of this leaves. Two that change the same do not go together.
+"""
+
+
+CHANGES: tuple[str, ...] = get_args(Changes)
 
 
 class CommunicationPass:
@@ -22,6 +31,7 @@ class CommunicationPass:
 
     name: str
     stage = PassStage.COMMUNICATION
+    changes: ClassVar[Changes] = "schedule"
     quality: ClassVar[str] = ""
     """What it costs beside time, memory and traffic, with its source."""
 

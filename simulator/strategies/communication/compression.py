@@ -28,6 +28,7 @@ INDEX_BITS = 32
 class CompressedGradients(CommunicationPass):
     """Base: subclasses say how many bits of each gradient element travel on average."""
 
+    changes = "compression"
     error_feedback: ClassVar[bool] = True
     limits: ClassVar[Limits] = {}
 
@@ -54,7 +55,8 @@ class CompressedGradients(CommunicationPass):
             volume = min(1.0, self.bits(plan, plain) / plain)
             if volume == 1.0 and self.every(plan) == 1:
                 return (op,)
-            wire = replace(op.wire, volume=op.wire.volume * volume, every=self.every(plan))
+            every = max(op.wire.every, self.every(plan))
+            wire = replace(op.wire, volume=op.wire.volume * volume, every=every)
             sent = replace(op, wire=wire)
             if volume == 1.0:
                 return (sent,)
@@ -68,7 +70,7 @@ class CompressedGradients(CommunicationPass):
                 (*op.reads, *errors),
                 errors,
                 stream=Stream.COMPUTE,
-                wire=replace(op.wire, every=self.every(plan)),
+                wire=replace(op.wire, every=every),
             )
             return (encode, sent)
 

@@ -29,6 +29,7 @@ class LocalSteps(CommunicationPass):
     H = 1 is synchronous training. The step time is the mean over H steps.
     """
 
+    changes = "period"
     quality = "replicas drift apart between averages: the loss per token depends on local_steps and must be checked"
     outer_states: tuple[str, ...] = ()
 

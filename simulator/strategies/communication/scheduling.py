@@ -156,6 +156,8 @@ class CrossMeshResharding(CommunicationPass):
     ``resharding: send_recv`` is the baseline in which every rank sends the whole tensor.
     """
 
+    changes = "messages"
+
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Two ways are known."""
         way = plan.option("resharding", "broadcast")
