@@ -237,7 +237,9 @@ class BlockPricer:
         """
         ahead = max(op.wire.prefetch for op in ops)
         copies = [self._once(block, _unroll(ops, n + ahead)) for n in (2, 3)]
-        return combine(((copies[1], 1.0), (copies[0], -1.0)))
+        steady = combine(((copies[1], 1.0), (copies[0], -1.0)))
+        parts = {k: v for k, v in steady.parts.items() if abs(v) > 1e-12 * steady.seconds}  # rounding of a difference
+        return replace(steady, parts=parts)
 
     def _once(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
         """The Ops as they are, on their streams."""

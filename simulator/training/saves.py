@@ -29,8 +29,8 @@ def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
     """
     replicas = job.plan.mesh["dpcp"]
     total = 0.0
-    for stage in estimate.memory.stages:
-        optim, param = stage.by_class[TensorClass.OPTIM.value], stage.by_class[TensorClass.PARAM.value]
+    for stage in estimate.memory.stages:  # a tier that holds activations alone has neither
+        optim, param = (stage.by_class.get(cls.value, 0.0) for cls in (TensorClass.OPTIM, TensorClass.PARAM))
         sharded_optim = replicas if job.plan.zero_stage >= 1 else 1
         sharded_param = replicas if job.plan.zero_stage >= 3 else 1
         total += job.plan.tensor_parallel * (optim * sharded_optim + param * sharded_param)

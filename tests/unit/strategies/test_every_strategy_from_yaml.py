@@ -12,7 +12,7 @@ import yaml
 from simulator import registry
 from simulator.results.estimate import Estimate
 from simulator.scenario.load import load_scenario
-from simulator.scenario.run import estimate_scenario
+from simulator.scenario.run import estimate_scenario, run_scenario
 
 DENSE: dict[str, Any] = {
     "model": "gpt3-1.3b",
@@ -124,6 +124,10 @@ def test_reached_and_answered_in_three_currencies(
     )
     assert {r["link"] for r in result.rows("traffic")} >= {"hbm"}
     assert all(r["bytes"] >= 0 for r in result.rows("traffic"))
+    ran = run_scenario(scenario)  # the same on the clock, as `fmsim run` prints it
+    assert ran.undocumented() == []
+    for table in ("time", "memory", "traffic"):
+        assert ran.rows(table) == result.rows(table)
 
 
 def test_what_costs_quality_says_so() -> None:
