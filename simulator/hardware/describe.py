@@ -153,6 +153,8 @@ def _storage(field: str, storage: Storage) -> _Figures:
         yield f"{field}.capacity", f"{storage.capacity / 1e12:g} TB", source
     yield f"{field}.read", format_quantity(storage.read, "bandwidth"), source
     yield f"{field}.write", format_quantity(storage.write, "bandwidth"), source
+    if storage.endurance:
+        yield f"{field}.endurance", f"{storage.endurance / 1e15:g} PB written", source
 
 
 def _price(price: Price) -> _Figures:

@@ -108,7 +108,7 @@ def _nvme(reader: Reader, node: str, estimated: dict[str, str]) -> Storage | Non
         estimated["nvme.write"] = NVME_WRITE_RULE
         write = NVME_WRITE_SHARE * read
     latency, endurance = section.quantity("latency", "time", 0.0), section.quantity("endurance", "data", 0.0)
-    storage = Storage(f"{node}-nvme", "nvme", read, write, capacity, latency, endurance)
+    storage = Storage(f"{node}-nvme", "nvme", read, write, capacity, latency, endurance=endurance)
     section.finish()
     return storage
 

@@ -185,8 +185,8 @@ class Storage:
     write: float
     capacity: float = 0.0
     latency: float = 0.0
-    endurance: float = 0.0
     sources: tuple[str, ...] = ()
+    endurance: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,15 @@ def _filled(row: Row) -> str:
     return f"{percent(filled)}  (new inverses {fresh})"
 
 
+def _worn(row: Row) -> str:
+    """What a step writes to drives, and how long they take it."""
+    written, lifetime = figure_of(row, "flash_written"), figure_of(row, "flash_lifetime")
+    if written is None:
+        return ""
+    lasting = f"  (drives last {format_quantity(lifetime, 'time', 3)})" if lifetime is not None else ""
+    return f"{format_quantity(written, 'data')} per GPU and step{lasting}"
+
+
 def _slow_down(row: Row) -> str:
     """How much longer the steps took for their links; nothing to say where they did not."""
     factor, lost = figure_of(row, "contention_slow_down"), figure_of(row, "lost_network")
@@ -72,6 +81,7 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         ("pipeline bubble", bubble and f"{bubble} of ideal time, {total} of total"),
         ("bubbles filled", _filled(row)),
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
+        ("written to drives", _worn(row)),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         ("contention slow-down", _slow_down(row)),
         *_money(row),

@@ -260,3 +260,13 @@ def test_import_stays_light() -> None:
     code = "import sys, simulator.hardware; print(*({'numpy', 'pandas', 'scipy', 'simpy'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_drives_may_say_what_they_endure(tmp_path: Path) -> None:
+    text = (data_root() / "hardware_profiles/nodes/dgx-a100-640.yaml").read_text(encoding="utf-8")
+    path = tmp_path / "worn.yaml"
+    path.write_text(text.replace("nvme: {", "nvme: {endurance: 280 PB, "), encoding="utf-8")
+    drives = load_node(str(path)).nvme
+    assert drives is not None and drives.endurance == 280e15
+    before = load_node("dgx-a100-640").nvme
+    assert before is not None and before.endurance == 0
