@@ -264,7 +264,7 @@ def test_import_stays_light() -> None:
 
 def test_drives_may_say_what_they_endure(tmp_path: Path) -> None:
     text = (data_root() / "hardware_profiles/nodes/dgx-a100-640.yaml").read_text(encoding="utf-8")
-    path = tmp_path / "worn.yaml"
+    path = tmp_path / "dgx-a100-640.yaml"
     path.write_text(text.replace("nvme: {", "nvme: {endurance: 280 PB, "), encoding="utf-8")
     drives = load_node(str(path)).nvme
     assert drives is not None and drives.endurance == 280e15
