@@ -73,6 +73,7 @@ class FederatedAveraging(CommunicationPass):
     other nor with the steps. Forward gradients (FwdLLM) are not modelled.
     """
 
+    changes = "period"
     quality = "clients drift apart between rounds and see unlike data: the loss per token must be checked"
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
