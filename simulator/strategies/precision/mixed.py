@@ -165,7 +165,7 @@ class FP8(PrecisionRecipe):
             "first moment in FP8, second in FP16: up to 62.5 % less optimizer memory", "MS-AMP documentation, O2"
         ),
     ),
-    validated_by="published",
+    validated_by="ratio",
 )  # fmt: skip
 class FP8LM(FP8):
     """fp8 GEMMs, gradients and first moment, fp16 master weights and second moment; bf16 working weights."""
