@@ -69,7 +69,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
     )
     if row["mode"] != "agg":
         raise IncompleteError(
-            "prefill and decode apart: the number of workers is not stated, and pools are not simulated yet"
+            "prefill and decode apart: the number of workers is not stated (their columns are empty)"
         )
     tp, dp = _degrees(row)
     concurrency = int(float(row["conc"]))
