@@ -28,10 +28,14 @@ from simulator.validation.serving_runs import run_serving
 
 MOST = 8
 ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",), "tensorrt-llm": ("tensorrt-llm-1.0",)}
-REQUEST = (0.004, 0.006, 0.008, 0.010, 0.012)
-TOKEN = (0.0, 2e-6, 4e-6, 6e-6)
-LAUNCH = (20e-6, 30e-6, 40e-6, 50e-6, 60e-6, 80e-6, 100e-6, 120e-6)
-START, ROUNDS = (0.008, 4e-6), 2
+REQUEST = (0.006, 0.008, 0.010)
+TOKEN = (2e-6, 4e-6, 6e-6)
+LAUNCH = {
+    "vllm": (20e-6, 30e-6, 40e-6, 50e-6),
+    "sglang": (60e-6, 80e-6, 100e-6, 120e-6),
+    "tensorrt-llm": (40e-6, 60e-6, 80e-6, 100e-6),
+}
+START, ROUNDS = (0.008, 4e-6), 1
 
 Errors = list[tuple[str, float]]
 
@@ -93,7 +97,7 @@ class Fit:
         def left(launch: float) -> float:
             return spread([e for e in self.errors(name, pair, launch) if e[0] != without])
 
-        return min(LAUNCH, key=left)
+        return min(LAUNCH[name], key=left)
 
     def together(self, pair: tuple[float, float], launches: dict[str, float]) -> float:
         """Over all engines, each with the same weight."""

@@ -208,7 +208,7 @@ def test_kernels_are_launched_one_by_one_where_no_graph_is_replayed() -> None:
     short, long = BatchShape(((600, 0),), 0, 0), BatchShape(((8000, 0),), 0, 0)
     assert slow.iteration(short) == pytest.approx(ops * LAUNCH + host(1))
     assert slow.iteration(long) == cost_of("dense").iteration(long) > ops * LAUNCH
-    captured, few, many = BatchShape(((500, 0),), 0, 0), BatchShape((), 64, 6400), BatchShape((), 65, 6500)
+    captured, few, many = BatchShape(((100, 0),), 0, 0), BatchShape((), 64, 6400), BatchShape((), 65, 6500)
     assert slow.iteration(captured) == cost_of("dense").iteration(captured) < ops * LAUNCH
     assert slow.iteration(few) == cost_of("dense").iteration(few) < ops * LAUNCH
     assert slow.iteration(many) == pytest.approx(ops * LAUNCH + host(65))
