@@ -26,7 +26,7 @@ from simulator.validation.read import read_file
 from simulator.validation.serving_runs import run_static
 
 HOST = (1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3)
-BYTES = (5.0, 5.5, 6.0, 6.5)
+BYTES = (5.5, 6.0, 6.5, 7.0, 7.5)
 SHARE = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.7, 0.8, 1.0)
 
 Row = tuple[str, float]

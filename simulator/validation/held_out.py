@@ -35,6 +35,7 @@ FITTED_ON = (
     (r"Narayanan|2104\.04473", r"Narayanan"),
     (r"Azure", r"Azure"),
     (r"MLPerf", r"MLPerf"),
+    (r"XiongjieDai", r"llamacpp"),
 )
 """Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
 
