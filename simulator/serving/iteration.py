@@ -132,8 +132,8 @@ class ReplicaCost:
     @cached_property
     def _captured_sizes(self) -> tuple[int, int]:
         """Most tokens of an iteration with prompts, and most sequences of one without, that CUDA graphs replay."""
-        tokens = self.framework.cuda_graph_max_tokens if self._captured(0, True) else 0
-        return tokens, self.framework.cuda_graph_max_sequences or FOREVER
+        tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
+        return int(tokens), self.framework.cuda_graph_max_sequences or FOREVER
 
     def _least(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
         """Device seconds of a stage at least: where no graph is replayed, the host launches kernel by kernel."""
@@ -382,15 +382,13 @@ class ReplicaCost:
         attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages)) if mine.decodes else 0.0
         attention += sum(self._prefill_attention(stage, mine) for stage in range(self.stages) if mine.prefill)
         gaps = sum(self.layer_gaps(stage) for stage in range(self.stages))
-        tokens, rows = self.tokens(mine), self.rows(mine)
-        mixed = bool(mine.prefill)
+        tokens, rows, mixed = self.tokens(mine), self.rows(mine), bool(mine.prefill)
         linear = sum(self.linear_seconds(stage, tokens, rows, mixed) for stage in range(self.stages)) - gaps
         weights = sum(self.device_times(batch)) - attention - linear - gaps
         host = self.iteration(batch) - attention - linear - gaps - weights
         parts = {"attention": attention, "linear": linear, "host": host + gaps}
-        if self.stream is not RESIDENT:
-            return parts | {"weight_streaming": weights}
-        return parts | {"host": host + gaps + weights}  # what the device waits for launches
+        waits = "host" if self.stream is RESIDENT else "weight_streaming"  # beside the kernels, for launches or weights
+        return parts | {waits: parts.get(waits, 0.0) + weights}
 
     def _below(self, batch: BatchShape) -> list[tuple[int, LinearCost]]:
         """Every part with its count, at the grid size at or below a rank's batch: a bound from below."""
