@@ -31,7 +31,7 @@ from simulator.hardware.types import Accelerator
 from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind, Work
 
-__all__ = ["DeviceCost"]
+__all__ = ["OWN_KERNELS", "DeviceCost"]
 
 BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 """Time between kernels of a model on a processor that is its own host, without and with autograd."""

@@ -10,6 +10,7 @@ from functools import cache
 
 from simulator.constants import Constant, Trust
 from simulator.cost.host import COLLECTIVE, OPERATOR, OWN
+from simulator.cost.device import OWN_KERNELS
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.types import Cluster
 from simulator.validation.cases import Case, Subject
@@ -117,7 +118,9 @@ def _swap(framework: Framework, source: str) -> Framework:
     if not changed:
         return framework
     constants: Mapping[str, Constant] = {**framework.constants, **changed}
-    return replace(framework, constants=constants)
+    # A share that is known nowhere else is not zero, it is that of the usual kernels.
+    usual = {key for key in OWN_KERNELS if key in changed and not changed[key].value}
+    return replace(framework, constants={k: c for k, c in constants.items() if k not in usual})
 
 
 def _swap_devices(cluster: Cluster, source: str) -> Cluster:
