@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from simulator.constants import Constant, Trust
-from simulator.cost.host import COLLECTIVE, OPERATOR, OWN
 from simulator.cost.device import OWN_KERNELS
+from simulator.cost.host import COLLECTIVE, OPERATOR, OWN
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.types import Cluster
 from simulator.validation.cases import Case, Subject
