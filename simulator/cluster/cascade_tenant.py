@@ -10,6 +10,7 @@ from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
 from simulator.serving.cascades import CascadedDeployment, Opener
 from simulator.serving.deployment import DeploymentProcess
+from simulator.serving.front_end import front_end_of
 from simulator.serving.setup import policies
 from simulator.workload.requests.table import RequestTable
 
@@ -53,7 +54,7 @@ class CascadeTenant(ServingTenant):
         def opened(requests: RequestTable, **more: Any) -> DeploymentProcess:
             return DeploymentProcess(
                 commons.clock, requests, engine.cost, engine.limits, replicas=part.replicas, seed=self.seed,
-                **policies(part, self.seed), **more,
+                front_end=front_end_of(part.framework, part.replicas), **policies(part, self.seed), **more,
             )  # fmt: skip
 
         return opened

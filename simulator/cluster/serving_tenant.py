@@ -14,6 +14,7 @@ from simulator.results.from_estimate import estimate_tables, share_columns
 from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns
 from simulator.serving.deployment import DeploymentProcess
+from simulator.serving.front_end import front_end_of
 from simulator.serving.metrics import summarize, usage_columns
 from simulator.serving.options import quality_notes
 from simulator.serving.run import ServingRun
@@ -92,7 +93,8 @@ class ServingTenant:
         return DeploymentProcess(
             commons.clock, d.requests, costs, limits if len(engines) > 1 else limits[0], replicas=d.replicas,
             seed=self.seed, slo=d.slo, record=commons.scenario.record,
-            progress=commons.progress_of(len(d.requests)), movable=d.movable, **policies(d, self.seed),
+            progress=commons.progress_of(len(d.requests)), movable=d.movable,
+            front_end=front_end_of(d.framework, d.replicas), **policies(d, self.seed),
         )  # fmt: skip
 
     # -- what kinds of deployments differ in ---------------------------------------------------------------------

@@ -31,7 +31,7 @@ from simulator.hardware.types import Accelerator
 from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind, Work
 
-__all__ = ["DeviceCost"]
+__all__ = ["OWN_KERNELS", "DeviceCost"]
 
 BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 """Time between kernels of a model on a processor that is its own host, without and with autograd."""
@@ -42,6 +42,12 @@ GROUPED = Constant(
     "curve's: benchmarks/fits/intervals.py grouped",
 )  # fmt: skip
 """Expert kernels follow the GEMM curve less closely: engines and token counts choose between several."""
+
+OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "vector_bytes")
+"""Constants of frameworks about their own matrix multiplications."""
+
+VECTOR_ROWS = 8
+"""Rows up to which llama.cpp multiplies a matrix by vectors (``MMVQ_MAX_BATCH_SIZE`` of ggml-cuda)."""
 
 _tables: dict[tuple[str, int, str], KernelTable] = {}
 """Measured kernels by file, its age and the framework whose launches are in the curve."""
@@ -245,6 +251,8 @@ class DeviceCost:
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
+        if self._own:
+            compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
             share = self.shared(UNPACKED_EXPERTS, used)
             compute, memory = compute / share, memory / share
@@ -254,6 +262,22 @@ class DeviceCost:
             together *= self.shared(GROUPED, used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together, bound, used)
+
+    @cached_property
+    def _own(self) -> Mapping[str, Constant]:
+        """Constants of an engine that brings matrix multiplications of its own."""
+        known = self.framework.constants if self.framework is not None else {}
+        return {key: known[key] for key in OWN_KERNELS if key in known}
+
+    def _by_own_kernels(self, work: Work, compute: float, memory: float, used: list[str]) -> tuple[float, float]:
+        """Compute and memory time [s] in kernels of the engine instead of the vendor's library."""
+        device = self.accelerator
+        if (share := self._own.get(f"gemm_share_{work.dtype}")) is not None:
+            compute /= self.shared(share, used)
+        reads, few = self._own.get("vector_bytes"), work.m <= VECTOR_ROWS
+        if reads is not None and few and device.sm_count and device.boost_clock:
+            memory = max(memory, work.bytes / (self.shared(reads, used) * device.sm_count * device.boost_clock))
+        return compute, memory
 
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
 
 from numpy.typing import NDArray
 
+from simulator.serving.front_end import FrontEnd
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["ArrivalStream", "ColumnWindow"]
@@ -47,17 +49,23 @@ class ArrivalStream:
         The requests.
     fed
         No request comes by itself: somebody else calls :meth:`release`.
+    front_end
+        What requests pass before they are here.
 
     Attributes
     ----------
     next_time
-        Time of the next release that is already known [s], infinity when there is none.
+        When the next request that is already released is here [s], infinity when there is none.
+    came
+        Release of the request that was popped last [s].
     """
 
-    def __init__(self, table: RequestTable, fed: bool = False) -> None:
+    def __init__(self, table: RequestTable, fed: bool = False, front_end: FrontEnd | None = None) -> None:
         self.fed = fed
         """Whether there may be more requests that :meth:`release` brings."""
+        self.front_end = None if front_end is None else replace(front_end)  # with books of its own
         self._times = ColumnWindow(table.arrival)
+        self._tokens = ColumnWindow(table.input_tokens)
         self._released: list[tuple[float, int]] = []
         self._children: dict[int, list[int]] = {}
         self._think: list[float] | None = None if table.think_time is None else table.think_time.tolist()
@@ -74,7 +82,8 @@ class ArrivalStream:
             for _ in range(min(table.closed_loop_concurrency, self._size)):
                 row = self._next_row()
                 heappush(self._released, (self._times[row], row))
-        self.next_time = math.inf
+        self.next_time = self._release = math.inf
+        self.came = 0.0
         self.open_loop = not self._closed and not self._children and not fed
         """Whether no request waits for the end of another."""
         self._find_next()
@@ -86,11 +95,14 @@ class ArrivalStream:
         return place if self._roots is None else self._roots[place]
 
     def _find_next(self) -> None:
-        time = self._released[0][0] if self._released else math.inf
+        time, row = self._released[0] if self._released else (math.inf, -1)
         if not self._closed and self._place < self._size:
-            row = self._place if self._roots is None else self._roots[self._place]
-            time = min(time, self._times[row])
-        self.next_time = time
+            root = self._place if self._roots is None else self._roots[self._place]
+            if self._times[root] < time:
+                time, row = self._times[root], root
+        self._release = self.next_time = time
+        if self.front_end is not None and row >= 0:
+            self.next_time = self.front_end.leaves(time, self._tokens[row])
 
     @property
     def popped(self) -> int:
@@ -99,15 +111,21 @@ class ArrivalStream:
 
     def skip_to(self, row: int) -> None:
         """Requests before ``row`` have arrived; for open loops."""
+        if self.front_end is not None:
+            for passed in range(self._place, row):
+                self.front_end.take(self._times[passed], self._tokens[passed])
         self._place = row
         self._find_next()
 
     def pop(self) -> int:
-        """Row of the request released at :attr:`next_time`."""
-        if self._released and self._released[0][0] <= self.next_time:
+        """Row of the request that is here at :attr:`next_time`."""
+        self.came = self._release
+        if self._released and self._released[0][0] <= self._release:
             row = heappop(self._released)[1]
         else:
             row = self._next_row()
+        if self.front_end is not None:
+            self.front_end.take(self.came, self._tokens[row])
         self._find_next()
         return row
 

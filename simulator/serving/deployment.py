@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.chosen import chosen_kv_policy, make
 from simulator.serving.compiled.choose import Loop, compiled_loop
+from simulator.serving.front_end import FrontEnd
 from simulator.serving.limits import mean_limits, one_each
 from simulator.serving.movable_replica import MovableReplica
 from simulator.serving.prefix_cache import TierStore
@@ -86,7 +87,9 @@ class DeploymentProcess:
     fed
         Requests come when :meth:`release` says so, until :meth:`close`.
     movable
-        Whether requests that decode may go on on another replica (:mod:`simulator.serving.migration`).
+        Whether decoding requests may go on on another replica (:mod:`simulator.serving.migration`).
+    front_end
+        What requests pass before they are routed.
     loop
         ``objects``: one object per request and replica; ``compiled``: the same over arrays by numba, where the case
         is covered (:func:`~simulator.serving.compiled.choose.plain_case`); ``auto``: compiled where that is possible
@@ -106,7 +109,7 @@ class DeploymentProcess:
         stride: int | None = None, seed: int = 0, on_finish: Callable[[RequestState, float], object] | None = None,
         record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
         progress: Callable[[int, float], object] | None = None, loop: Loop = "auto", fed: bool = False,
-        movable: bool = False,
+        movable: bool = False, front_end: FrontEnd | None = None,
     ) -> None:  # fmt: skip
         if stride not in (None, 1):
             raise ValueError(f"stride is 1 (every iteration) or None (exact jumps), not {stride}")
@@ -134,7 +137,7 @@ class DeploymentProcess:
         self.away = 0
         """Requests on their way between replicas, or with somebody else until :meth:`served`."""
         self.table = requests
-        self._stream = ArrivalStream(requests, fed)
+        self.front_end, self._stream = front_end, ArrivalStream(requests, fed, front_end)
         block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
@@ -146,8 +149,7 @@ class DeploymentProcess:
         self._wakes: list[tuple[float, int, int]] = []
         smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
         self.rejected = impossible(requests, smallest)
-        self._hook, self._elsewhere = on_finish, array("d")
-        self._stocked, self._loop = -1, loop
+        self._hook, self._elsewhere, self._stocked, self._loop = on_finish, array("d"), -1, loop
         alike = all(one is self._limits[0] for one in self._limits)
         self.independent = stride is None and self._alone and not self._asks and alike and not movable
         """Whether replicas meet nobody but the router."""
@@ -156,9 +158,8 @@ class DeploymentProcess:
         self.done: simpy.Event | None = None
 
     def _new_replica(self, index: int, cost: IterationCost) -> Replica:
-        stores, limits = self._shared, self._limits[index]
+        stores, limits, policy = self._shared, self._limits[index], deepcopy(self.policy)
         tiers = tuple(stores.get(t.name) or TierStore(t, limits.kv_bytes_per_token) for t in self.kv_policy.tiers)
-        policy = deepcopy(self.policy)
         return self._replica_type(index, limits, cost, policy, self.kv_policy, self._finished, self._stride, tiers)
 
     def start(self) -> simpy.Event:
@@ -254,7 +255,7 @@ class DeploymentProcess:
         self.open_only([replica.index for replica in self.open])
 
     def acted(self, replica: Replica, version: int) -> None:
-        """Somebody else did something with a replica, whose version was ``version`` before."""
+        """Somebody else did something with a replica of ``version``."""
         self._announce(replica, version)
         self._pump_soon()
 
@@ -330,8 +331,7 @@ class DeploymentProcess:
             time = self._fast.work(now, self._limit)
             if self._fast is not None:
                 return time
-        stream, wakes, replicas = self._stream, self._wakes, self._replicas
-        alone = self._alone
+        stream, wakes, replicas, alone = self._stream, self._wakes, self._replicas, self._alone
         while True:
             wake = wakes[0][0] if wakes else math.inf
             # Arrivals first: a request that comes as an iteration ends takes part in the next.
@@ -357,7 +357,7 @@ class DeploymentProcess:
     def _arrive(self, row: int, now: float) -> None:
         if not row % _PACE and row != self._stocked:
             self._take_stock(row, now)
-        request = self._rows.state(row, now)
+        request = self._rows.state(row, self._stream.came)
         reason = self.rejected[row]
         if reason:
             self._rows.reject(row, now, reason)

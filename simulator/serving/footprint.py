@@ -6,8 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from simulator.serving.iteration import layers_of_stage
-from simulator.serving.token_costs import Part, served_block
+from simulator.serving.token_costs import Part, layers_of_stage, served_block
 from simulator.strategies.peak import peak_workspace
 from simulator.strategies.sparsity.kept_context import KeptContext
 from simulator.workload.framework import Framework

@@ -3,11 +3,11 @@
 An iteration over a batch is a sum of three terms:
 
 * *linear*: everything that sees tokens one by one (projections, MLPs, norms, collectives, head). It depends on the
-number
-  of tokens alone; it is priced at a grid of token counts and interpolated between them, or rounded up to the captured
-  size where the engine replays CUDA graphs.
+  number of tokens alone; it is priced at a grid of token counts and interpolated between them, or rounded up to the
+  captured size where the engine replays CUDA graphs.
 * *attention*: decode attention is affine in the summed context for a fixed batch; prefill chunks are priced one by one.
-* *host*: launches and scheduling that the device waits for.
+* *host*: launches and scheduling that the device waits for. An iteration with prompts that is not replayed from a CUDA
+  graph takes as long as the host needs to launch its kernels at least: short prompts cost what long ones do.
 
 That decomposition makes the next iterations of an unchanged decode batch affine, which is what lets a replica jump.
 
@@ -27,7 +27,7 @@ from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attent
 from simulator.serving.dealing import dealt
 from simulator.serving.pricing import pricing_of
 from simulator.serving.separable import ChunkTerm, SeparableCost
-from simulator.serving.token_costs import LinearCost, TokenCosts
+from simulator.serving.token_costs import LinearCost, TokenCosts, layers_of_stage
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.rank_layout import RankLayout
@@ -39,22 +39,9 @@ from simulator.workload.model import AttentionSpec, LayerSpec, ModelSpec
 from simulator.workload.ops import Collective, OpKind, Work
 from simulator.workload.plan import Plan
 
-__all__ = ["ReplicaCost", "layers_of_stage"]
+__all__ = ["ReplicaCost"]
 
 FOREVER = 1 << 60
-
-
-def layers_of_stage(model: ModelSpec, stages: int) -> list[tuple[LayerSpec, ...]]:
-    """The layers of every pipeline stage in order; stages differ by one layer at most, the first are the fuller
-    ones."""
-    layers = model.layer_list()
-    share, rest = divmod(len(layers), stages)
-    found, start = [], 0
-    for stage in range(stages):
-        size = share + (stage < rest)
-        found.append(layers[start : start + size])
-        start += size
-    return found
 
 
 class ReplicaCost:
@@ -142,6 +129,17 @@ class ReplicaCost:
             return False
         return framework.cuda_graph_batches == "all" or not mixed
 
+    @cached_property
+    def _captured_sizes(self) -> tuple[int, int]:
+        """Most tokens of an iteration with prompts, and most sequences of one without, that CUDA graphs replay."""
+        tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
+        return int(tokens), self.framework.cuda_graph_max_sequences or FOREVER
+
+    def _least(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
+        """Device seconds of a stage at least: where no graph is replayed, the host launches kernel by kernel."""
+        size, most = (tokens, self._captured_sizes[0]) if mixed else (decodes, self._captured_sizes[1])
+        return self._launching[stage] if size > most else 0.0
+
     def linear_seconds(self, stage: int, tokens: int, rows: int, mixed: bool = False) -> float:
         """Token-wise device seconds of a stage; ``rows`` reach the head; ``mixed``: the batch has prompts."""
         last = stage == self.stages - 1
@@ -179,6 +177,12 @@ class ReplicaCost:
             return 0.0
         self.used.add(constant.id)
         return constant.value * self.scale.get(constant.id, 1.0)
+
+    @cached_property
+    def _launching(self) -> list[float]:
+        """Host seconds to launch every kernel of each stage, one by one."""
+        each, layers = self._constant("host_per_launch"), self.layers_of_stage
+        return [each and each * self.costs.stage_launches(layers, stage) for stage in range(self.stages)]
 
     # -- attention ---------------------------------------------------------------------------------------------------
 
@@ -273,6 +277,7 @@ class ReplicaCost:
                 device += self._prefill_attention(stage, mine)
             if mine.decodes:
                 device += self.decode_attention(stage, mine)[0]
+            device = max(device, self._least(stage, tokens, mine.decodes, mixed))
             away = self._cache_wire[stage] * mine.decode_context / self.split.sequences
             times.append(max(device + self.stream.exposed(stage, tokens), self.stream.hidden(stage, tokens) + away))
         return times
@@ -305,9 +310,11 @@ class ReplicaCost:
             # The device waits for weights and a cache elsewhere, or for the host, until contexts have grown enough.
             wire = self._cache_wire[stage] / self.split.sequences
             wait, slower = self.stream.hidden(stage, tokens) + wire * mine.decode_context, wire * mine.decodes
-            if overlapped and host > wait:
-                valid = min(valid, max(1, int((host - wait) / slower) + 1)) if slower else valid
-                wait, slower = host, 0.0
+            least = self._least(stage, tokens, mine.decodes, False)
+            least = max(host if overlapped else 0.0, least and least + self.stream.exposed(stage, tokens))
+            if least > wait:
+                valid = min(valid, max(1, int((least - wait) / slower) + 1)) if slower else valid
+                wait, slower = least, 0.0
             lead, faster = abs(wait - seconds), growth - slower
             if seconds < wait:
                 seconds, growth, faster = wait, slower, faster
@@ -337,7 +344,7 @@ class ReplicaCost:
             lambda tokens: self._body_seconds(0, tokens, True), self._head_seconds, decodes,
             tuple(ChunkTerm(count, term.prefill_launch, term.chunk_seconds) for term, count in terms),
             self.layer_gaps(0), per_token, self.stream.exposed(0), self.stream.hidden(0), *self._host,
-            self.framework.async_scheduling,
+            self.framework.async_scheduling, self._launching[0], *self._captured_sizes,
         )  # fmt: skip
 
     def floor(self, batch: BatchShape) -> float:
@@ -375,13 +382,13 @@ class ReplicaCost:
         attention = sum(self.decode_attention(stage, mine)[0] for stage in range(self.stages)) if mine.decodes else 0.0
         attention += sum(self._prefill_attention(stage, mine) for stage in range(self.stages) if mine.prefill)
         gaps = sum(self.layer_gaps(stage) for stage in range(self.stages))
-        tokens, rows = self.tokens(mine), self.rows(mine)
-        mixed = bool(mine.prefill)
+        tokens, rows, mixed = self.tokens(mine), self.rows(mine), bool(mine.prefill)
         linear = sum(self.linear_seconds(stage, tokens, rows, mixed) for stage in range(self.stages)) - gaps
         weights = sum(self.device_times(batch)) - attention - linear - gaps
         host = self.iteration(batch) - attention - linear - gaps - weights
         parts = {"attention": attention, "linear": linear, "host": host + gaps}
-        return parts | ({"weight_streaming": weights} if self.stream is not RESIDENT else {})
+        waits = "host" if self.stream is RESIDENT else "weight_streaming"  # beside the kernels, for launches or weights
+        return parts | {waits: parts.get(waits, 0.0) + weights}
 
     def _below(self, batch: BatchShape) -> list[tuple[int, LinearCost]]:
         """Every part with its count, at the grid size at or below a rank's batch: a bound from below."""

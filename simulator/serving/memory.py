@@ -9,9 +9,8 @@ from simulator.hardware.types import Node
 from simulator.results.estimate import MemoryLedger, StageMemory
 from simulator.serving.adapters import kv_blocks_left
 from simulator.serving.footprint import held_share, kv_bytes_per_token, part_memory, state_bytes
-from simulator.serving.iteration import layers_of_stage
 from simulator.serving.options import ServedModel
-from simulator.serving.token_costs import Part
+from simulator.serving.token_costs import Part, layers_of_stage
 from simulator.strategies.serving_offload.streaming import RESIDENT
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.strategies.tensor.attention_split import attention_split

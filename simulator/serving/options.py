@@ -11,9 +11,9 @@ from simulator.registry import lookup, record_of
 from simulator.results.estimate import StageMemory
 from simulator.serving.adapters import Tenants, tenants_of
 from simulator.serving.footprint import kv_bytes_per_token, part_memory, stage_weights
-from simulator.serving.iteration import layers_of_stage
 from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
+from simulator.serving.token_costs import layers_of_stage
 from simulator.strategies.adapters.methods import AdapterMethod
 from simulator.strategies.decode_attention.kernels import DecodeAttention, Grid
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream

@@ -61,6 +61,9 @@ class SeparableCost:
         Host time of an iteration, and per sequence [s].
     overlapped
         Whether the host works beside the device.
+    launching, captured_tokens, captured_sequences
+        Least device time of an iteration whose kernels are launched one by one [s]: with prompts, more than so many
+        tokens; without, more than so many sequences.
     """
 
     tokens: Callable[[int], float]
@@ -74,6 +77,9 @@ class SeparableCost:
     host_fixed: float = 0.0
     host_each: float = 0.0
     overlapped: bool = False
+    launching: float = 0.0
+    captured_tokens: int = 0
+    captured_sequences: int = FOREVER
 
     def separate(self) -> SeparableCost:
         """Itself."""
@@ -95,6 +101,8 @@ class SeparableCost:
             device = self.decodes(decodes)[0]
         if decodes:
             device += self.decodes(decodes)[1] + self.per_context * batch.decode_context
+        if batch.tokens > self.captured_tokens if batch.prefill else decodes > self.captured_sequences:
+            device = max(device, self.launching)
         seconds = max(device + self.exposed, self.hidden)
         host = self.host_fixed + self.host_each * sequences
         return max(seconds, host) if self.overlapped else seconds + host
@@ -108,6 +116,8 @@ class SeparableCost:
         host = self.host_fixed + self.host_each * batch.decodes
         valid = FOREVER
         wait = max(self.hidden, host if self.overlapped else 0.0)
+        if batch.decodes > self.captured_sequences:
+            wait = max(wait, self.launching + self.exposed)
         if seconds < wait:
             if slope > 0:
                 valid = max(1, int(min((wait - seconds) / slope, 1e15)) + 1)

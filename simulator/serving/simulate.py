@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.serving.compiled.choose import Loop
 from simulator.serving.deployment import DeploymentProcess
+from simulator.serving.front_end import FrontEnd
 from simulator.serving.limits import EngineLimits
 from simulator.serving.run import ServingRun
 from simulator.strategies.protocols import AdmissionPolicy, BatchPolicy, IterationCost, KVCachePolicy, Router
@@ -39,6 +40,7 @@ def simulate_deployment(
     stride: int | None = None,
     seed: int = 0,
     loop: Loop = "auto",
+    front_end: FrontEnd | None = None,
     **more_limits: Any,
 ) -> ServingRun:
     """Serve ``requests`` to the end, or until ``until`` [s], and return what happened.
@@ -56,7 +58,7 @@ def simulate_deployment(
     )  # fmt: skip
     process = DeploymentProcess(
         clock, requests, cost, limits, replicas=replicas, batching=batching, router=router, kv_cache=kv_cache,
-        admission=admission, stride=stride, seed=seed, loop=loop,
+        admission=admission, stride=stride, seed=seed, loop=loop, front_end=front_end,
     )  # fmt: skip
     done = process.start()
     clock.run(done if until == math.inf else clock.now + until)

@@ -8,6 +8,7 @@ replays CUDA graphs.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -24,9 +25,15 @@ from simulator.workload.ops import Block, Op, OpKind, Work
 from simulator.workload.plan import Plan
 from simulator.workload.work import work_of
 
-__all__ = ["LinearCost", "Part", "TokenCosts", "grid", "served_block"]
+__all__ = ["LinearCost", "Part", "TokenCosts", "grid", "layers_of_stage", "served_block"]
 
 Part = LayerSpec | str
+
+_NARROW = ("fp8", "int8", "fp6", "fp4", "int4")
+"""Types of arithmetic for which a kernel of its own converts activations."""
+
+_FEW = 512
+"""Tokens of the batch whose Ops are counted; their number does not depend on it."""
 
 
 class LinearCost(NamedTuple):
@@ -47,6 +54,19 @@ def grid(limit: int) -> list[int]:
     while sizes[-1] < limit:
         sizes.append(sizes[-1] * 5 // 4)
     return sizes
+
+
+def layers_of_stage(model: ModelSpec, stages: int) -> list[tuple[LayerSpec, ...]]:
+    """The layers of every pipeline stage in order; stages differ by one layer at most, the first are the fuller
+    ones."""
+    layers = model.layer_list()
+    share, rest = divmod(len(layers), stages)
+    found, start = [], 0
+    for stage in range(stages):
+        size = share + (stage < rest)
+        found.append(layers[start : start + size])
+        start += size
+    return found
 
 
 def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework, tokens: int) -> Block:
@@ -152,6 +172,17 @@ class TokenCosts:
             lambda scale: (device.moved(scale) if scale else device).price(work).seconds,
             [known[name] for name in priced.constants],
         )
+
+    def launches(self, part: Part) -> int:
+        """Kernels of one part that a host launches outside a CUDA graph: its Ops, and the conversion of the activations
+        of every GEMM in fewer than 16 bits."""
+        ops = served_block(part, self.model, self.plan, self.framework, _FEW).forward
+        return len(ops) + sum(op.dtype in _NARROW and op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) for op in ops)
+
+    def stage_launches(self, layers: Sequence[Mapping[LayerSpec, int]], stage: int) -> int:
+        """The same of a stage, whose distinct layers are counted; the first embeds and the last has the head."""
+        ends = ["embedding"] * (stage == 0) + ["head"] * (stage == len(layers) - 1)
+        return sum(n * self.launches(layer) for layer, n in layers[stage].items()) + sum(map(self.launches, ends))
 
     def below(self, part: Part, tokens: int) -> LinearCost:
         """Cost at the grid size at or below ``tokens``: a bound from below."""

@@ -27,7 +27,7 @@ ENGINES = (
 
 PRECISIONS = (
     (r"nvfp4|mxfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
-    (r"q4|int4|awq|gptq", "int4"), (r"int8", "int8"), (r"bf16", "bf16"), (r"fp16", "fp16"),
+    (r"q4_k", "q4-k"), (r"q4|int4|awq|gptq", "int4"), (r"int8", "int8"), (r"bf16", "bf16"), (r"fp16", "fp16"),
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 from simulator.constants import Constant, Trust
+from simulator.cost.device import OWN_KERNELS
 from simulator.cost.host import COLLECTIVE, OPERATOR, OWN
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.types import Cluster
@@ -35,6 +36,7 @@ FITTED_ON = (
     (r"Narayanan|2104\.04473", r"Narayanan"),
     (r"Azure", r"Azure"),
     (r"MLPerf", r"MLPerf"),
+    (r"XiongjieDai", r"llamacpp"),
 )
 """Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
 
@@ -116,7 +118,9 @@ def _swap(framework: Framework, source: str) -> Framework:
     if not changed:
         return framework
     constants: Mapping[str, Constant] = {**framework.constants, **changed}
-    return replace(framework, constants=constants)
+    # A share that is known nowhere else is not zero, it is that of the usual kernels.
+    usual = {key for key in OWN_KERNELS if key in changed and not changed[key].value}
+    return replace(framework, constants={k: c for k, c in constants.items() if k not in usual})
 
 
 def _swap_devices(cluster: Cluster, source: str) -> Cluster:

@@ -68,9 +68,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         row["model_path"].split("/")[-1].lower(),
     )
     if row["mode"] != "agg":
-        raise IncompleteError(
-            "prefill and decode apart: the number of workers is not stated, and pools are not simulated yet"
-        )
+        raise IncompleteError("prefill and decode apart: the number of workers is not stated (their columns are empty)")
     tp, dp = _degrees(row)
     concurrency = int(float(row["conc"]))
     launch = recipe(model, row["backend"], row, tp * dp, dp)

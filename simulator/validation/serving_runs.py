@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
+from simulator.serving.front_end import front_end_of
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
@@ -82,9 +83,9 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
 
 
 def _prefill(cost: ReplicaCost, deployment: Deployment, batch: int, prompt: int) -> tuple[float, float]:
-    """Seconds until every prompt of the batch is through, and the roofline of the same iterations."""
+    """Seconds until every prompt of the batch is through all stages, and the roofline of the same iterations."""
     budget, left = max(deployment.max_num_batched_tokens, 1), [(prompt, 0)] * batch
-    seconds = floor = 0.0
+    free, floor = [0.0] * deployment.plan.pipeline_parallel, 0.0
     while left:
         chunks, room = list[tuple[int, int]](), budget
         rest = list[tuple[int, int]]()
@@ -96,10 +97,12 @@ def _prefill(cost: ReplicaCost, deployment: Deployment, batch: int, prompt: int)
             if tokens > take:
                 rest.append((tokens - take, done + take))
         shape = BatchShape(tuple(chunks), 0, 0)
-        seconds += cost.iteration(shape)
+        ready = 0.0
+        for stage, seconds in enumerate(cost.stage_times(shape)):  # one chunk in a stage, the next in the one before
+            ready = free[stage] = max(ready, free[stage]) + seconds
         floor += cost.floor(shape)
         left = rest
-    return seconds, floor
+    return free[-1], floor
 
 
 def _points(cost: ReplicaCost, deployment: Deployment, points: tuple[tuple[str, int, int], ...]) -> Prediction:
@@ -168,6 +171,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
+        front_end=front_end_of(deployment.framework, deployment.replicas),
     )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:

@@ -68,6 +68,8 @@ class Framework:
     cuda_graph_batches, cuda_graph_max_tokens
         Which iterations run from graphs (``decode``: those without prompts; ``all``: mixed ones too, piecewise), and
         the largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
+    cuda_graph_max_sequences
+        Most sequences of an iteration without prompts that is replayed from a CUDA graph; 0 = any number.
     hybrid_kv_manager
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
@@ -98,7 +100,12 @@ class Framework:
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
-        ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share.
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share,
+        ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
+        the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
+        of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
+        share of the usual compute efficiency that its own GEMMs in these types have, ``vector_bytes`` [B] most that a
+        multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors.
     """
 
     name: str
@@ -122,6 +129,7 @@ class Framework:
     cuda_graphs: bool = False
     cuda_graph_batches: Literal["decode", "all"] = "decode"
     cuda_graph_max_tokens: int = 0
+    cuda_graph_max_sequences: int = 0
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"

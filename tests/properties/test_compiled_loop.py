@@ -15,6 +15,7 @@ from simulator.engine.clock import Clock
 from simulator.serving.compiled.choose import plain_case
 from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.estimate import replica_cost
+from simulator.serving.front_end import FrontEnd
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.limits import EngineLimits
 from simulator.serving.run import ServingRun
@@ -32,12 +33,13 @@ COLUMNS = ("arrival", "scheduled", "first_token", "finish", "preemptions", "repl
 
 
 def cost_of(rng: np.random.Generator, overlapped: bool) -> SeparableCost:
-    fixed, token, row, context, launch, host, hidden = rng.uniform(0.1, 1.0, 7)
+    fixed, token, row, context, launch, host, hidden, one_by_one = rng.uniform(0.1, 1.0, 8)
     return SeparableCost(
         lambda n: 5e-3 * fixed + 1e-4 * token * n, lambda n: 1e-5 * row * n,
         lambda n: (5e-3 * fixed + 1e-4 * token * n, 1e-5 * row * n),
         (ChunkTerm(3, 1e-4 * launch, lambda c, k: 1e-6 * c * (k + c / 2)), ChunkTerm(1, 0.0, lambda c, k: 1e-6 * c)),
         1e-4, 1e-6 * context, 1e-5, 6e-3 * hidden, 6e-3 * host, 1e-5, overlapped,
+        8e-3 * one_by_one, int(rng.integers(0, 200)), int(rng.integers(1, 30)),
     )  # fmt: skip
 
 
@@ -64,6 +66,7 @@ def cases(draw: st.DrawFn) -> tuple[RequestTable, SeparableCost, dict[str, objec
         # From so few blocks that requests are preempted or rejected, to plenty.
         "kv_blocks": max(3, draw(st.sampled_from([300, 600, 20_000])) // block),
         "seed": draw(st.integers(0, 9)),
+        "front_end": draw(st.sampled_from([None, FrontEnd(0.01, 1e-4, 2), FrontEnd(0.0, 1e-3)])),
     }
     return table, cost_of(rng, draw(st.booleans())), options
 

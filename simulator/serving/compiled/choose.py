@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from simulator.serving.compiled import layout
 from simulator.serving.compiled.store import is_compiled
@@ -91,8 +94,13 @@ def compiled_loop(process: DeploymentProcess, loop: Loop, **calls: Any) -> Compi
         return None
     from simulator.serving.compiled.driver import CompiledLoop
 
+    table, front_end = process.table, process.front_end
+    if front_end is not None:
+        # Nothing in the engine holds it up: when requests of an open loop leave it is known beforehand.
+        left = replace(front_end).take_all(table.arrival.tolist(), table.input_tokens.tolist())
+        calls["came"], table = table.arrival, replace(table, arrival=np.array(left))
     return CompiledLoop(
-        process.table, process.rejected, cost, process.limits, len(process.costs),
+        table, process.rejected, cost, process.limits, len(process.costs),
         _POLICIES[type(process.policy)], _ROUTERS[type(process.router)], getattr(process.router, "draws", iter(())),
         count_padding=getattr(process.policy, "count_padding", False), **calls,
     )  # fmt: skip

@@ -10,6 +10,8 @@ import math
 
 from simulator.serving.compiled.jit import inner
 from simulator.serving.compiled.layout import (
+    CAPTURED_SEQUENCES,
+    CAPTURED_TOKENS,
     CHUNK_BITS,
     COMPUTED,
     CONTEXT,
@@ -20,6 +22,7 @@ from simulator.serving.compiled.layout import (
     HIDDEN,
     HOST_EACH,
     HOST_FIXED,
+    LAUNCHING,
     NO_CHUNK,
     NO_DECODES,
     NO_ROWS,
@@ -78,6 +81,8 @@ def iteration(s: State, r: int, planned: int, with_group: bool) -> tuple[int, fl
     device += attention
     if decodes:
         device += s.decode_seconds[decodes, 1] + s.rate[PER_CONTEXT] * s.replica[r, CONTEXT]
+    if planned and tokens > s.size[CAPTURED_TOKENS]:
+        device = max(device, s.rate[LAUNCHING])
     seconds = max(device + s.rate[EXPOSED], s.rate[HIDDEN])
     host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * rows
     return FINISHED, max(seconds, host) if s.size[OVERLAPPED] else seconds + host
@@ -96,6 +101,8 @@ def decode_segment(s: State, r: int) -> tuple[float, float, int]:
     host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * decodes
     valid = FOREVER
     wait = max(s.rate[HIDDEN], host if s.size[OVERLAPPED] else 0.0)
+    if decodes > s.size[CAPTURED_SEQUENCES]:
+        wait = max(wait, s.rate[LAUNCHING] + s.rate[EXPOSED])
     if seconds < wait:
         if slope > 0:
             valid = max(1, int(min((wait - seconds) / slope, 1e15)) + 1)

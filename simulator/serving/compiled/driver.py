@@ -62,6 +62,8 @@ class CompiledLoop:
     on_sample
         Called with (row, time [s], requests refused, requests ended) at the first arrival and at those that it returns
         the number of, before them.
+    came
+        When requests came, where ``table`` says when they leave the front end [s].
     """
 
     def __init__(
@@ -69,8 +71,9 @@ class CompiledLoop:
         policy: int, router: int, draws: Iterator[float], *, count_padding: bool = False,
         on_ended: Callable[[Floats], None], gaps: list[array[float]],
         on_stock: Callable[[int, float], None], on_sample: Callable[[int, float, int, int], int] | None = None,
+        came: Floats | None = None,
     ) -> None:  # fmt: skip
-        self.cost, self._draws = cost, draws
+        self.cost, self._draws, self._came = cost, draws, came
         self._on_ended, self._gaps, self._on_stock, self._on_sample = on_ended, gaps, on_stock, on_sample
         self._ended = self._refused = self._counted = 0
         self._chunks = 0
@@ -85,6 +88,7 @@ class CompiledLoop:
         size[at.WATERMARK] = int(limits.watermark * limits.kv_blocks)
         size[at.POLICY], size[at.ROUTER], size[at.COUNT_PADDING] = policy, router, count_padding
         size[at.OVERLAPPED] = cost.overlapped
+        size[at.CAPTURED_TOKENS], size[at.CAPTURED_SEQUENCES] = cost.captured_tokens, cost.captured_sequences
         room = 4 * sequences + 32
         longest = int(table.input_tokens.max()) + int(table.output_tokens.max())  # preempted at its end
         most_tokens = max(longest, limits.max_num_batched_tokens, sequences)
@@ -100,7 +104,8 @@ class CompiledLoop:
             chunk_seconds=np.zeros((_CHUNKS, len(cost.chunks))),
             term=np.array([(t.launch, t.layers) for t in cost.chunks]).reshape(-1, 2),
             rate=np.array([
-                cost.gap, cost.per_context, cost.exposed, cost.hidden, cost.host_fixed, cost.host_each
+                cost.gap, cost.per_context, cost.exposed, cost.hidden, cost.host_fixed, cost.host_each,
+                cost.launching,
             ]),
         )  # fmt: skip
 
@@ -133,6 +138,7 @@ class CompiledLoop:
         self._counted = row
         assert self._on_sample is not None
         ended = self._ended + int(s.common[at.ENDED])
+        now = now if self._came is None else float(self._came[row])
         s.common[at.NEXT_SAMPLE] = self._on_sample(row, now, self._refused, ended)
 
     def _provide(self, why: int) -> None:
@@ -190,7 +196,10 @@ class CompiledLoop:
             raise RuntimeError("more KV blocks handed out than there are, or more taken back than handed out")
         if count:
             self._ended += count
-            self._on_ended(s.ended[:count].copy())
+            ended = s.ended[:count].copy()
+            if self._came is not None:
+                ended[:, 1] = self._came[ended[:, 0].astype(np.int64)]
+            self._on_ended(ended)
             s.common[at.ENDED] = 0
 
     def drain_gaps(self) -> None:
@@ -220,6 +229,9 @@ class CompiledLoop:
         self.over = True
         s = self.state
         live = give_back(s, replicas)
+        if self._came is not None:
+            for request in live:
+                request.arrival = float(self._came[request.index])
         if isinstance(router, RoundRobin | LeastOutstanding):
             router.last = int(s.common[at.LAST_ROUTED])
         elif isinstance(router, RandomReplica | PowerOfTwo):

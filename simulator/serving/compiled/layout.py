@@ -53,10 +53,10 @@ CHUNK_BITS = 24
 # -- entries of ``size`` -----------------------------------------------------------------------------------------------
 (
     BLOCK, BUDGET, MOST_SEQUENCES, TOTAL_BLOCKS, WATERMARK, POLICY, ROUTER, COUNT_PADDING, OVERLAPPED, FIRST_ROW,
-    SIZE_FIELDS,
-) = range(11)  # fmt: skip
+    CAPTURED_TOKENS, CAPTURED_SEQUENCES, SIZE_FIELDS,
+) = range(13)  # fmt: skip
 # -- entries of ``rate``: what an iteration costs beyond its tables [s] ------------------------------------------------
-(GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, RATE_FIELDS) = range(7)
+(GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, LAUNCHING, RATE_FIELDS) = range(8)
 
 # -- values of POLICY and ROUTER ---------------------------------------------------------------------------------------
 CHUNKED_PREFILL, PREFILL_FIRST = range(2)

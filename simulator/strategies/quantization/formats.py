@@ -129,6 +129,21 @@ class Int4Weights(WeightFormat):
 
 
 @register(
+    "q4-k",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=("ggerganov/llama.cpp ggml-cuda mmq.cu: blocks of 4-bit weights times activations quantised to q8_1",),
+    validated_by="closed_form",
+)
+class Q4KWeights(WeightFormat):
+    """4-bit weights in blocks, multiplied with 8-bit activations at the rate of int8 (Q4_K of llama.cpp)."""
+
+    weights = "int4"
+    arithmetic = "int8"
+
+
+@register(
     "fp4",
     kind="pass",
     area="serving",

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from simulator.data import data_root
 from simulator.errors import ConfigError
 from simulator.results.estimate import Estimate
 from simulator.scenario.load import load_scenario
@@ -55,12 +56,16 @@ def test_an_iteration_is_the_sum_of_its_stages(tmp_path: Path) -> None:
 
 
 def test_generation_is_that_of_the_engine_served_alone(tmp_path: Path) -> None:
-    # An independent scenario: the same 64 requests at once, on 16 replicas of the same engine.
+    # An independent scenario: the same 64 requests at once, on 16 replicas of the same engine, without the server that
+    # clients would talk to.
+    engine = yaml.safe_load((data_root() / "workloads/frameworks/vllm-0.10.yaml").read_text(encoding="utf-8"))
+    engine["constants"] = {k: v for k, v in engine["constants"].items() if not k.startswith("front_end")}
+    (tmp_path / "engine.yaml").write_text(yaml.safe_dump(engine), encoding="utf-8")
     document = {
         "cluster": BASE["cluster"],
         "workloads": [
             {
-                "serving": "engine", "model": "llama-3.2-1b", "framework": "vllm-0.10",
+                "serving": "engine", "model": "llama-3.2-1b", "framework": str(tmp_path / "engine.yaml"),
                 "requests": {"concurrency": 64, "count": 64, "input_tokens": 256, "output_tokens": 512},
                 "deployment": {"replicas": 16},
             }

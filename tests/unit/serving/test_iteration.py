@@ -10,13 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.constants import Constant, Trust
 from simulator.serving.iteration import ReplicaCost
-from simulator.serving.token_costs import grid
+from simulator.serving.token_costs import grid, served_block
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.serving_offload.streaming import WeightStream
 from simulator.strategies.sparsity.kept_context import KeptContext
 from simulator.workload.framework_files import load_framework
 from simulator.workload.model_files import load_model
+from simulator.workload.ops import Op
 from simulator.workload.plan import Plan
 from tests.serving_deployments import FABRIC, replica
 
@@ -39,13 +41,25 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "fp8": {"plan": Plan(precision="fp8"), "kv_dtype": "fp8"},
     "verification": {"queries": 5},
     "budget": {"kept": KeptContext(ratio=0.5, cap=900, evicts=True)},
+    "launched": {"framework": "launched"},
     "streamed": {"stream": WeightStream((0.02,), True, {"host": 1.0}, 0.0, (0.0,))},
 }
 
 
+LAUNCH = 40e-6
+
+
+def launched(**more: Any) -> ReplicaCost:
+    """vLLM with a host that takes 40 us per kernel, and graphs for decodes of up to 64 sequences."""
+    plain = load_framework("vllm-0.10")
+    slow = Constant("test.host_per_launch", LAUNCH, "s", 0.0, Trust.ASSUMED, "of the test")
+    framework = replace(plain, constants={**plain.constants, "host_per_launch": slow}, cuda_graph_max_sequences=64)
+    return ReplicaCost(load_model("llama-3.1-8b"), more.pop("plan", Plan()), framework, replica().node, FABRIC, **more)
+
+
 @cache
 def cost_of(name: str) -> ReplicaCost:
-    return replica(**VARIANTS[name])
+    return launched() if name == "launched" else replica(**VARIANTS[name])
 
 
 @st.composite
@@ -184,3 +198,33 @@ def test_waiting_for_weights_replaces_compute_that_is_shorter() -> None:
     assert streamed.iteration(large) == plain.iteration(large)
     added = replica(stream=WeightStream((0.02,), False, {}, 0.0, (0.0,)))
     assert added.iteration(small) == pytest.approx(plain.iteration(small) + 0.02)
+
+
+def test_kernels_are_launched_one_by_one_where_no_graph_is_replayed() -> None:
+    """32 layers of 11 Ops each, an embedding and the three Ops of the head: nothing is shorter than their launches."""
+    slow, host = launched(), cost_of("dense").host_seconds
+    ops = 32 * 11 + sum(len(served(slow, part)) for part in ("embedding", "head"))
+    assert slow._launching[0] == pytest.approx(ops * LAUNCH)
+    short, long = BatchShape(((600, 0),), 0, 0), BatchShape(((8000, 0),), 0, 0)
+    assert slow.iteration(short) == pytest.approx(ops * LAUNCH + host(1))
+    assert slow.iteration(long) == cost_of("dense").iteration(long) > ops * LAUNCH
+    captured, few, many = BatchShape(((100, 0),), 0, 0), BatchShape((), 64, 6400), BatchShape((), 65, 6500)
+    assert slow.iteration(captured) == cost_of("dense").iteration(captured) < ops * LAUNCH
+    assert slow.iteration(few) == cost_of("dense").iteration(few) < ops * LAUNCH
+    assert slow.iteration(many) == pytest.approx(ops * LAUNCH + host(65))
+
+
+def served(cost: ReplicaCost, part: str) -> list[Op]:
+    return list(served_block(part, cost.model, cost.plan, cost.framework, 9).forward)
+
+
+def test_narrow_arithmetic_launches_a_conversion_for_every_gemm() -> None:
+    """Four of them in a dense layer with gated up-projections in one."""
+    narrow, wide = launched(plan=Plan(precision="fp8")), launched()
+    assert narrow._launching[0] - wide._launching[0] == pytest.approx(32 * 4 * LAUNCH)
+    assert launched(plan=Plan(precision="fp8-weight-only"))._launching == wide._launching
+
+
+def test_stages_share_the_launches() -> None:
+    one, two = launched()._launching, launched(plan=Plan(pipeline_parallel=2))._launching
+    assert sum(two) == pytest.approx(sum(one)) and two[0] != two[1]

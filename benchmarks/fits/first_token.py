@@ -1,0 +1,137 @@
+"""Time before the first token that is not spent in kernels: the process in front of an engine, and launching kernels.
+
+From InferenceX: closed loops of 4 and 8 clients without speculation or data-parallel attention. Prompts of 1,024 tokens
+take kernels so short that the host decides; prompts of 8,192 tell the work per token apart from that per request.
+
+1. ``front_end_per_request`` and ``front_end_per_token``: one pair for all engines, whose servers are the same kind of
+   program (an HTTP server in Python, a tokenizer of Hugging Face);
+2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
+   latent attention and a dense model share it. Left out model by model to see whether it holds.
+
+Both minimise the median absolute error of the mean time to first token, the engines with equal weight, on a grid.
+
+    python benchmarks/fits/first_token.py --shared ../shared
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from simulator.constants import Constant, Trust
+from simulator.validation.cases import Case
+from simulator.validation.read import read_file
+from simulator.validation.serving_runs import run_serving
+
+MOST = 8
+ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",), "tensorrt-llm": ("tensorrt-llm-1.0",)}
+REQUEST = (0.006, 0.008, 0.010)
+TOKEN = (2e-6, 4e-6, 6e-6)
+LAUNCH = {
+    "vllm": (20e-6, 30e-6, 40e-6, 50e-6),
+    "sglang": (60e-6, 80e-6, 100e-6, 120e-6),
+    "tensorrt-llm": (40e-6, 60e-6, 80e-6, 100e-6),
+}
+START, ROUNDS = (0.008, 4e-6), 1
+
+Errors = list[tuple[str, float]]
+
+
+def chosen(cases: Sequence[Case]) -> list[Case]:
+    """Development runs of few clients, one replica of whole ranks, no drafts, answers of 1,024 tokens."""
+    found = []
+    for case in cases:
+        deployment, load = case.subject.deployment, dict(case.subject.settings)
+        assert deployment is not None
+        plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
+        few = int(str(load["concurrency"])) <= MOST and float(str(load["osl"])) == 1024
+        if case.split == "dev" and plain and few:
+            found.append(case)
+    return found
+
+
+def errors(cases: Sequence[Case], **values: float) -> Errors:
+    """(model, relative error of the mean time to first token) of the runs under other constants [s]."""
+    found: Errors = []
+    for case in cases:
+        deployment = case.subject.deployment
+        assert deployment is not None
+        framework = deployment.framework
+        moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
+        framework = replace(framework, constants={**framework.constants, **moved})
+        prediction, reason = run_serving(replace(case.subject, deployment=replace(deployment, framework=framework)))
+        if not reason:
+            published = next(m.value for m in case.measured if m.kind == "serving_ttft")
+            found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
+    return found
+
+
+def spread(found: Errors) -> float:
+    """Median absolute error."""
+    return statistics.median(abs(e) for _, e in found)
+
+
+class Fit:
+    """Coordinate descent: launches per engine for a front end, then the front end for these launches."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.runs = {n: [c for c in cases if c.labels.framework in presets] for n, presets in ENGINES.items()}
+        self.known: dict[tuple[str, float, float, float], Errors] = {}
+
+    def errors(self, name: str, pair: tuple[float, float], launch: float) -> Errors:
+        """Errors of an engine's runs."""
+        key = (name, *pair, launch)
+        if key not in self.known:
+            values = dict(
+                zip(("front_end_per_request", "front_end_per_token", "host_per_launch"), key[1:], strict=True)
+            )
+            self.known[key] = errors(self.runs[name], **values)
+        return self.known[key]
+
+    def launch(self, name: str, pair: tuple[float, float], without: str = "") -> float:
+        """The best of an engine, perhaps without one model."""
+
+        def left(launch: float) -> float:
+            return spread([e for e in self.errors(name, pair, launch) if e[0] != without])
+
+        return min(LAUNCH[name], key=left)
+
+    def together(self, pair: tuple[float, float], launches: dict[str, float]) -> float:
+        """Over all engines, each with the same weight."""
+        return statistics.fmean(spread(self.errors(name, pair, launch)) for name, launch in launches.items())
+
+    def pair(self) -> tuple[float, float]:
+        """The front end of all engines."""
+        pair = START
+        for _ in range(ROUNDS):
+            launches = {name: self.launch(name, pair) for name in self.runs}
+            request = min(REQUEST, key=lambda r: self.together((r, pair[1]), launches))
+            pair = request, min(TOKEN, key=lambda t: self.together((request, t), launches))
+        return pair
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    path = parser.parse_args().shared / "reference/serving_peers/inferencex_runs.csv.gz"
+    fit = Fit(chosen(read_file(path).cases))
+    pair = fit.pair()
+    print(f"front end: {pair[0] * 1e3:.0f} ms per request, {pair[1] * 1e6:.0f} us per token", flush=True)
+    for name, runs in fit.runs.items():
+        launch = fit.launch(name, pair)
+        print(
+            f"{name}: host_per_launch {launch * 1e6:.0f} us, median |error| "
+            f"{spread(fit.errors(name, pair, launch)):.0%} ({len(runs)} runs)"
+        )
+        models = sorted({c.labels.model for c in runs})
+        for model in models if len(models) > 1 else ():
+            other = fit.launch(name, pair, model)
+            mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
+            print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
+
+
+if __name__ == "__main__":
+    main()

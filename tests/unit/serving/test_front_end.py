@@ -1,0 +1,80 @@
+"""The process in front of an engine: a queue with closed forms, and nothing else than later arrivals to the engine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from simulator.constants import Constant, Trust
+from simulator.serving.front_end import FrontEnd, front_end_of
+from simulator.serving.separable import SeparableCost
+from simulator.serving.simulate import simulate_deployment
+from simulator.workload.framework_files import load_framework
+from simulator.workload.requests.provenance import TraceProvenance
+from simulator.workload.requests.table import RequestTable
+
+COST = SeparableCost(lambda n: 1e-4 * n, lambda n: 0.0, lambda n: (5e-3, 0.0))
+
+streams = st.lists(st.tuples(st.floats(0, 5), st.integers(1, 9000)), min_size=1, max_size=30).map(sorted)
+
+
+def table(arrival: list[float], tokens: list[int], outputs: int = 3, **more: object) -> RequestTable:
+    given_ = np.array(arrival), np.array(tokens), np.full(len(arrival), outputs)
+    provenance = TraceProvenance("test", "generated", len(arrival), len(arrival))
+    return RequestTable(*given_, "test", provenance, **more)  # type: ignore[arg-type]
+
+
+def test_a_burst_leaves_one_by_one() -> None:
+    """The k-th of n equal requests that come together leaves after k times the work of one."""
+    front_end = FrontEnd(2e-3, 1e-6)
+    left = front_end.take_all([1.0] * 50, [1000] * 50)
+    np.testing.assert_allclose(left, 1.0 + 3e-3 * np.arange(1, 51))
+
+
+def test_alone_a_request_waits_for_its_own_work_only() -> None:
+    front_end = FrontEnd(2e-3, 1e-6, servers=4)
+    assert front_end.take_all([1.0, 2.0, 3.0], [1000, 8000, 10]) == pytest.approx([1.003, 2.010, 3.002_01])
+
+
+@given(streams, st.integers(1, 5))
+def test_nobody_overtakes_and_no_work_is_lost(stream: list[tuple[float, int]], servers: int) -> None:
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    one, front_end = FrontEnd(0.01, 1e-5), FrontEnd(0.01, 1e-5, servers)
+    left, alone = front_end.take_all(came, tokens), one.take_all(came, tokens)
+    assert left == sorted(left)
+    work = [0.01 + 1e-5 * count for count in tokens]
+    assert all(end >= start + own - 1e-12 for end, start, own in zip(left, came, work, strict=True))
+    assert all(fast <= slow + 1e-12 for fast, slow in zip(left, alone, strict=True))
+    assert front_end.free >= sum(work) / servers
+
+
+@given(streams)
+def test_to_the_engine_it_is_a_later_arrival(stream: list[tuple[float, int]]) -> None:
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    front_end = FrontEnd(0.02, 1e-5)
+    left = replace(front_end).take_all(came, tokens)
+    behind = simulate_deployment(table(came, tokens), COST, kv_blocks=10_000, front_end=front_end)
+    later = simulate_deployment(table(left, tokens), COST, kv_blocks=10_000)
+    np.testing.assert_array_equal(behind.first_token, later.first_token)
+    np.testing.assert_array_equal(behind.finish, later.finish)
+    np.testing.assert_allclose(behind.ttft, later.ttft + np.array(left) - np.array(came), atol=1e-12)
+
+
+def test_clients_of_a_closed_loop_pass_it_each_time() -> None:
+    """One client, one token: a round is the work of the front end and one iteration."""
+    requests = table([0.0] * 10, [100] * 10, 1, closed_loop_concurrency=1)
+    run = simulate_deployment(requests, COST, kv_blocks=1000, front_end=FrontEnd(0.05, 1e-4))
+    assert run.ttft == pytest.approx([0.05 + 0.01 + 0.01] * 10)
+    assert run.finish[-1] == pytest.approx(10 * 0.07)
+
+
+def test_a_framework_without_times_has_none() -> None:
+    plain = replace(load_framework("vllm-0.10"), constants={})
+    assert front_end_of(plain) is None
+    each = Constant("x.front_end_per_request", 3e-3, "s", 0.0, Trust.ASSUMED, "of the test")
+    found = front_end_of(replace(plain, constants={"front_end_per_request": each}), 2)
+    assert found == FrontEnd(3e-3, 0.0, 2)
