@@ -1,7 +1,8 @@
 """How many rings a mesh of links holds: what a ring collective can use of it.
 
 A library lays one channel on every ring it finds over all ranks that shares no lane with another (NCCL,
-``ncclTopoCompute``). Ranks that no lane joins reach each other through a rank that has one to both (NCCL's "NVB" paths).
+``ncclTopoCompute``). Ranks that no lane joins reach each other through one with lanes
+to both (NCCL's "NVB" paths).
 """
 
 from __future__ import annotations

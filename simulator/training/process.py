@@ -246,6 +246,7 @@ class TrainingProcess:
         if way.waits and missing:
             if not (yield from self._await(self.clock.all_of(self._missing.values()), "node")):
                 return
+            self._move(missing)
             self._missing.clear()
         self._elastic = way.speed if self._missing else 1.0
         if not (yield from self._pause(survival.restart if way.starts_again else survival.regroup, "restart")):
@@ -292,6 +293,7 @@ class TrainingProcess:
         assert self.survival is not None
         back = [p for p, event in self._missing.items() if event.triggered]
         self._roll_back(self.run.steps)
+        self._move(back)
         if not (yield from self._pause(self.survival.regroup, "restart")):
             return
         way = self.survival.recovery.restore(self.facts, sorted(self._missing))
@@ -304,6 +306,15 @@ class TrainingProcess:
         left = sorted(self._missing)
         self._elastic = self.survival.recovery.restore(self.facts, left).speed if left else 1.0
         self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
+
+    def _move(self, positions: list[int]) -> None:
+        """Other nodes have stepped in: what the job sends goes over their links from now on."""
+        for position in positions:
+            node = self._missing[position].value
+            if node is not None:
+                self.store.move(position, node)
+                if self.links is not None:
+                    self.links.move(position, node)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ attempt on average loses 200 in a row with 1.8 % probability (0.98^200)."""
 class Hit(NamedTuple):
     """A failure that stops a job: its kind, the node's position in the job, and the event that brings another node.
 
-    ``replacement`` is ``None`` when the node itself is fine.
+    ``replacement`` is ``None`` when the node itself is fine; else its value is the number of the node that steps in.
     """
 
     kind: str
@@ -71,6 +71,9 @@ class Links(Protocol):
 
     def leave(self) -> None:
         """Steps stop."""
+
+    def move(self, position: int, node: int) -> None:
+        """What ran on the job's node at ``position`` runs on ``node`` of the cluster from now on."""
 
 
 class Ground:
