@@ -89,7 +89,8 @@ class ShortestJobFirst(Fifo):
 
 @register(
     "drf", kind="policy", area="cluster", family="job_queue",
-    cites=("Ghodsi et al., Dominant Resource Fairness, NSDI 2011",), catalogue=(SCHEDULERS,), validated_by="closed_form",
+    cites=("Ghodsi et al., Dominant Resource Fairness, NSDI 2011",), catalogue=(SCHEDULERS,),
+    validated_by="closed_form",
 )  # fmt: skip
 class Drf(Fifo):
     """The tenant with the smallest weighted share of its dominant resource first.
