@@ -47,7 +47,7 @@ class Engine:
             return ""
         return (
             "a replica spans several scale-up domains on a fabric that can block: its iterations are priced as if it "
-            "did not, and neither slow others nor are slowed by them (keys and values, weights and requests that move are)"
+            "did not, and neither slow others nor are slowed by them (keys, values and weights that move are)"
         )
 
     @property

@@ -149,7 +149,7 @@ def test_a_replica_over_several_nodes_says_what_a_fabric_that_blocks_leaves_out(
             },
             "workloads": [
                 {"serving": "chat", "model": "llama-3.1-70b", "framework": "vllm-0.10",
-                 "requests": {"rate": "1 /s", "count": 20, "input": 100, "output": 10},
+                 "requests": {"rate": "1 /s", "count": 20, "input_tokens": 100, "output_tokens": 10},
                  "deployment": {"replicas": 1, "plan": {"tensor_parallel": 8, "pipeline_parallel": 2}}}
             ],
         }  # fmt: skip
