@@ -15,8 +15,6 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from simulator.network.detours import NoWayError
 from simulator.network.periodic import Phase
 from simulator.training.link_phases import job_phases
@@ -91,10 +89,7 @@ class SharedSteps:
         told: Callable[[float], None],
     ) -> None:
         self.tag, self.fabric, self._told = tag, fabric, told
-        self._pipeline, self._accelerators = pipeline, np.array(accelerators, np.int64)
-        home = fabric.topology.nodes.node_of[self._accelerators]
-        self._position = home - home.min(initial=0)
-        self._local = self._accelerators - fabric.topology.nodes.first_rank[home]
+        self._pipeline, self._accelerators = pipeline, accelerators
         self._seconds = pipeline.run().seconds
         self._pace: float | None = None
         self.reason, self.since = "", math.nan
@@ -117,12 +112,6 @@ class SharedSteps:
         self._find_ways()
         if pace is not None:
             self.enter(pace)
-
-    def move(self, position: int, node: int) -> None:
-        """See :class:`~simulator.training.survival.Links`: the ways of its rings are found again."""
-        moved = self._position == position
-        self._accelerators[moved] = self.fabric.topology.accelerator(node, 0) + self._local[moved]
-        self.reroute()
 
     def enter(self, pace: float) -> None:
         """See :class:`~simulator.training.survival.Links`."""

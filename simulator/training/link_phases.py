@@ -74,7 +74,7 @@ def link_loads(pipeline: PipelinedJob, topology: Topology, first: int = 0) -> Fl
 def job_phases(
     pipeline: PipelinedJob,
     topology: Topology,
-    accelerators: Sequence[int] | Ids,
+    accelerators: Sequence[int],
     capacity: Floats | None = None,
 ) -> list[tuple[str, Phase]]:
     """What the steps of a job send outside scale-up domains, by mesh axis.

@@ -302,7 +302,6 @@ class TrainingProcess:
         if not (yield from self._pause(self.survival.regroup, "restart")):
             return
         way = self.survival.recovery.restore(self.facts, sorted(self._missing))
-        self._move(back)
         moved = self.store.from_peers(back, way.moves)
         if moved is not None and not (yield from self._await(moved, "reload")):
             self.store.cancel(moved)
@@ -312,18 +311,8 @@ class TrainingProcess:
         self._elastic = self.survival.recovery.restore(self.facts, left).speed if left else 1.0
         self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
 
-    def _move(self, positions: list[int]) -> None:
-        """Other nodes have stepped in: what the job sends goes over their links from now on."""
-        for position in positions:
-            node = self._missing[position].value
-            if node is not None:
-                self.store.move(position, node)
-                if self.links is not None:
-                    self.links.move(position, node)
-
     def _join(self, positions: list[int]) -> None:
         """Nodes that have stepped in belong to the job."""
-        self._move(positions)
         for position in positions:
             del self._missing[position]
 

@@ -41,7 +41,8 @@ def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
 class CheckpointStore:
     """Writes and reads the checkpoints of one job.
 
-    All nodes send their shares at once: they are one macro-flow over the ways of all nodes.
+    All nodes send their shares at once: they are one macro-flow over the ways of all nodes. Nodes that were replaced
+    keep the ways of the first placement.
 
     Parameters
     ----------
@@ -60,22 +61,17 @@ class CheckpointStore:
         size: float,
         target: str,
         cluster: Cluster,
-        nodes: Sequence[int],
+        nodes: range,
         fabric: Fabric | None,
     ) -> None:
         self.clock, self.name, self.size, self.target = clock, name, size, target
-        self.cluster, self.nodes, self.fabric = cluster, list(nodes), fabric
+        self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
         self._ways: dict[tuple[str, int], Way] = {}
 
     @property
     def is_local(self) -> bool:
         """Whether a node that is lost takes its share with it."""
         return self.target == "nvme"
-
-    def move(self, position: int, node: int) -> None:
-        """Another node of the cluster steps in at a position of the job."""
-        self.nodes[position] = node
-        self._ways.clear()
 
     def seconds(self, direction: str = "write") -> float:
         """Of one transfer that has links and storage to itself [s]."""
