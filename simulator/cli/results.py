@@ -97,7 +97,9 @@ def plot(
             except ConfigError as error:  # the run has no data for it
                 left_out[f"{name} of {each}"] = str(error)
     if not drawn:
-        raise ConfigError("; ".join(dict.fromkeys(left_out.values())))
+        reasons = list(dict.fromkeys(left_out.values()))
+        more = f" (and {len(reasons) - 1} more; its tables are CSV files in '{run}')" if len(reasons) > 1 else ""
+        raise ConfigError(f"nothing to draw: {reasons[0]}{more}")
     if as_json:
         print_json({"figures": [str(path) for path in drawn], "left_out": left_out})
         return OK

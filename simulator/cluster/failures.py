@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
+import bisect
 import math
 from collections import deque
 from collections.abc import Generator, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -34,7 +34,10 @@ class Watched(Protocol):
         """Whether its nodes are free for others."""
 
     def fail(self, hit: Hit) -> None:
-        """A node failed, or what runs on it; if the hit has a replacement, the node is gone until that event."""
+        """A node failed, or what runs on it; if the hit has a replacement, the node is gone until that event.
+
+        The event's value is the number of the node that steps in.
+        """
 
     def degrade(self, position: int, speed: float) -> None:
         """From now on a node has this share of its speed; 1 = healthy again."""
@@ -44,8 +47,16 @@ Places = tuple[tuple[Watched, int], ...]
 """What has parts on a node, and which of its own nodes that is."""
 
 
+class _Waiting(NamedTuple):
+    """Who waits for a node of so many accelerators."""
+
+    places: Places
+    size: int
+    event: simpy.Event
+
+
 class FailureProcess:
-    """Fails nodes of a cluster, repairs them, and gives jobs others in their place.
+    """Fails nodes of a cluster, repairs them, and gives jobs others of the same size in their place.
 
     Parameters
     ----------
@@ -73,7 +84,7 @@ class FailureProcess:
         self._owner: dict[int, Places] = {}
         self._down: set[int] = set()
         self._spares = sorted(set(range(len(sizes))) - set(reserved))
-        self._waiting: deque[tuple[Places, simpy.Event]] = deque()
+        self._waiting: deque[_Waiting] = deque()
 
     def watch(self, process: Watched, nodes: Iterable[int]) -> None:
         """From now on these nodes belong to a workload, in the order of its own count of them."""
@@ -116,7 +127,7 @@ class FailureProcess:
                 del self._owner[node]
                 for process, position in places:
                     process.degrade(position, 1.0)
-                self._fail_parts(places, kind, self._request(places))
+                self._fail_parts(places, kind, self._request(places, self.sizes[node]))
 
     @staticmethod
     def _fail_parts(places: Places, kind: FailureKind, replacement: simpy.Event | None) -> None:
@@ -134,32 +145,40 @@ class FailureProcess:
 
     def _repaired(self, node: int) -> None:
         self._down.discard(node)
-        while self._waiting:
-            places, event = self._waiting.popleft()
-            if not all(process.done for process, _ in places):
-                self._owner[node] = places
-                event.succeed()
+        self._waiting = deque(w for w in self._waiting if not all(process.done for process, _ in w.places))
+        for waiting in self._waiting:
+            if waiting.size == self.sizes[node]:
+                self._waiting.remove(waiting)
+                self._owner[node] = waiting.places
+                waiting.event.succeed(node)
                 return
-        heapq.heappush(self._spares, node)
+        bisect.insort(self._spares, node)
 
-    def _request(self, places: Places) -> simpy.Event:
-        """An event that fires when there is another node in the place of one: at once while there are spares."""
+    def _request(self, places: Places, size: int) -> simpy.Event:
+        """An event that fires with the number of another node in the place of one: at once while there are spares."""
         event = self.clock.event()
-        if not self._spares:
+        spare = self._spare(size)
+        if spare is None:
             self._release_finished()
-        if self._spares:
-            self._owner[heapq.heappop(self._spares)] = places
-            event.succeed()
-        else:
-            self._waiting.append((places, event))
+            spare = self._spare(size)
+        if spare is None:
+            self._waiting.append(_Waiting(places, size, event))
+            return event
+        self._spares.remove(spare)
+        self._owner[spare] = places
+        event.succeed(spare)
         return event
+
+    def _spare(self, size: int) -> int | None:
+        """The first free node with so many accelerators."""
+        return next((node for node in self._spares if self.sizes[node] == size), None)
 
     def _release_finished(self) -> None:
         """Nodes of jobs that have ended are free."""
         free = [node for node, places in self._owner.items() if all(process.done for process, _ in places)]
         for node in free:
             del self._owner[node]
-            heapq.heappush(self._spares, node)
+            bisect.insort(self._spares, node)
 
     def _degrade(self, node: int, speed: float, seconds: float) -> None:
         places = self._owner.get(node, ())

@@ -8,6 +8,7 @@ from functools import cached_property
 
 from simulator.cluster.economics import Bill, Draw, bill, mean_draw
 from simulator.cluster.tenants import ClusterScenario
+from simulator.network.wiring import topology_class
 from simulator.serving.estimate import ServingCost, estimate_deployment, replica_cost, typical_batch
 from simulator.serving.limits import EngineLimits
 from simulator.serving.memory import cache_size
@@ -35,6 +36,19 @@ class Engine:
         # The part of the cluster handed in holds one replica; feasibility of one is feasibility of all.
         self.estimate = estimate_deployment(replace(deployment, replicas=1), self.cluster, "step")
         self.cache = cache_size(deployment, self.cluster.groups[0].node) if self.estimate.feasible else None
+
+    @property
+    def note(self) -> str:
+        """What is left out where a replica sends over a fabric that blocks; empty elsewhere."""
+        d, fabric = self.deployment, self.cluster.fabric
+        if d.plan.accelerators <= self.cluster.groups[0].node.scale_up.domain:
+            return ""
+        if fabric.routing.policy != "ecmp" and topology_class(fabric.topology).never_blocks(fabric):
+            return ""
+        return (
+            "a replica spans several scale-up domains on a fabric that can block: its iterations are priced as if it "
+            "did not, and neither slow others nor are slowed by them (keys, values and weights that move are)"
+        )
 
     @property
     def replicas(self) -> range:

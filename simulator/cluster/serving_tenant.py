@@ -74,8 +74,8 @@ class ServingTenant:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Of the engines' estimates."""
-        notes = (f"{self.deployment.name}: {warning}" for e in self.engines for warning in e.estimate.warnings)
+        """Of the engines' estimates, and of what their messages between nodes leave out."""
+        notes = (f"{self.deployment.name}: {w}" for e in self.engines for w in (*e.estimate.warnings, e.note) if w)
         return tuple(dict.fromkeys(notes))
 
     def start(self, commons: Commons) -> simpy.Event | None:

@@ -20,6 +20,8 @@ from simulator.cost.measured import (
 )
 from simulator.cost.priced import Priced
 from simulator.hardware.types import Accelerator, Curve, NetworkProfile, ScaleUp
+from simulator.network.rings import ring_count
+from simulator.network.scaleup import CUBE_MESH_LANES
 from simulator.workload.ops import Collective
 
 __all__ = ["P2P_LATENCY", "SQRT", "ScaleUpCost"]
@@ -39,9 +41,6 @@ NVLS_RANKS = 4
 """In-network reduction pays above this many ranks (H200 and B200 with NCCL 2.27)."""
 
 TORUS_AXES = 3
-
-CUBE_MESH_SHARE = {2: 1 / 6, 3: 2 / 6, 4: 4 / 6, 5: 2 / 6, 6: 2 / 6, 7: 4 / 6}
-"""Share of a DGX-1 rank's six links that rings over so many ranks use: steps in vTrain's nccl-tests (@f8dda84)."""
 
 
 class ScaleUpCost:
@@ -103,7 +102,7 @@ class ScaleUpCost:
         if scale_up.topology == "mesh" and scale_up.domain > 1:
             return scale_up.link.bandwidth * min(1.0, (ranks - 1) / (scale_up.domain - 1)), True
         if scale_up.topology == "cube-mesh":
-            return scale_up.link.bandwidth * CUBE_MESH_SHARE.get(ranks, 1.0), True
+            return scale_up.link.bandwidth * _ring_share(min(ranks, len(CUBE_MESH_LANES))), True
         return scale_up.link.bandwidth, True
 
     def _floor(self, operation: str, ranks: int, size: float) -> float:
@@ -208,3 +207,9 @@ class ScaleUpCost:
             wire = size * (1 + 1 / ranks)
             bandwidth = self.scale_up.link.bandwidth * min(1.0, self.book.use(nvls, used))
         return alpha_sqrt_beta(latency, wire, 1 / bandwidth, self.book.use(SQRT, used))
+
+
+def _ring_share(ranks: int) -> float:
+    """Share of a rank's lanes in a hybrid cube mesh that rings over the first ``ranks`` of it use."""
+    lanes = CUBE_MESH_LANES[:ranks, :ranks].tolist()
+    return ring_count(tuple(map(tuple, lanes))) / int(CUBE_MESH_LANES.sum(axis=1).max()) if ranks > 1 else 1.0

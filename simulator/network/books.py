@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,12 +31,16 @@ class FlowBooks:
 
     def close(self, flow: Flow) -> None:
         """Enter a flow that is over."""
-        limits = self._limits.setdefault(flow.tag, {})
-        for link, seconds in flow.limited.items():
-            limits[link] = limits.get(link, 0.0) + seconds
+        self.enter((flow.tag, link, seconds) for link, seconds in flow.limited.items())
         met = self._met.setdefault(flow.tag, {}) if flow.met else {}
         for key, seconds in flow.met.items():
             met[key] = met.get(key, 0.0) + seconds
+
+    def enter(self, waits: Iterable[tuple[str, int, float]]) -> None:
+        """Book what limited flows: tag, link and seconds."""
+        for tag, link, seconds in waits:
+            limits = self._limits.setdefault(tag, {})
+            limits[link] = limits.get(link, 0.0) + seconds
 
     def limits(self, tag: str, now: float) -> dict[int, float]:
         """Link → seconds in which it limited ``tag``, longest first; −1 while nothing was in the way."""

@@ -7,7 +7,7 @@ alone belongs to the cost model; here is what it asks of the network when it is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.network.flows import Way
+from simulator.network.in_switch import add_in_switch
 from simulator.network.links import Ids
+from simulator.network.patterns import Messages, pattern
 from simulator.network.topology import Topology
 
 __all__ = [
@@ -33,16 +35,17 @@ __all__ = [
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "p2p"]
 
 ALGORITHMS: Final[dict[str, tuple[str, ...]]] = {
-    "all_reduce": ("ring", "tree", "hierarchical"),
-    "all_gather": ("ring", "hierarchical"),
-    "reduce_scatter": ("ring", "hierarchical"),
-    "all_to_all": ("pairwise",),
+    "all_reduce": ("ring", "tree", "hierarchical", "double-tree", "halving-doubling", "in-switch"),
+    "all_gather": ("ring", "hierarchical", "halving-doubling"),
+    "reduce_scatter": ("ring", "hierarchical", "halving-doubling"),
+    "all_to_all": ("pairwise", "hierarchical"),
     "broadcast": ("ring", "tree"),
     "p2p": ("direct",),
 }
 """Operation → algorithms, the default first."""
 
-Messages = tuple[Ids, Ids, NDArray[np.float64]]
+_EVEN: Final = ("hierarchical", "in-switch")
+"""Algorithms that need equally many ranks in each domain."""
 
 
 @dataclass(frozen=True)
@@ -102,13 +105,20 @@ def collective_traffic(op: str, size: float, layout: Sequence[int], algorithm: s
     -----
     With n ranks: ring all-reduce 2(n−1)/n·S from every rank, reduce-scatter and all-gather half of it; hierarchical
     2(g−1)/g·S inside and 2(N−1)/N·S/g between N domains of g; all-to-all (g−1)/n·S inside and (n−g)/n·S between
-    (Thakur, Rabenseifner, Gropp, IJHPCA 2005).
+    (Thakur, Rabenseifner, Gropp, IJHPCA 2005). A hierarchical all-to-all sends (g−1)/g·S inside, and between domains
+    the same bytes in N−1 messages instead of n−g. In the switch: (1 + 1/g)·S inside and S/g between.
     """
     algorithm = _checked(op, algorithm, layout)
     n, domains = sum(layout), len(layout)
     if n < 2 or size == 0:
         return CollectiveTraffic({"scale_up": 0.0, "nic": 0.0}, {"scale_up": 0.0, "nic": 0.0})
     passes = 2.0 if op == "all_reduce" else 1.0
+    if algorithm == "in-switch":
+        up, out = (1 + 1 / layout[0]) * size if layout[0] > 1 else 0.0, size / layout[0] if domains > 1 else 0.0
+        return _traffic(up, out, up * n, out * n)
+    if op == "all_to_all" and algorithm == "hierarchical":
+        up, out = (layout[0] - 1) / layout[0] * size, (domains - 1) / domains * size
+        return _traffic(up, out, up * n, out * n)
     if algorithm == "hierarchical":
         g = layout[0]
         up, out = passes * (g - 1) / g * size, passes * (domains - 1) / domains * size / g
@@ -137,8 +147,10 @@ def messages(op: str, size: float, layout: Sequence[int], algorithm: str | None 
     An all-to-all has n² of them; for many ranks use :func:`collective_flow`, which never holds them all.
     """
     algorithm = _checked(op, algorithm, layout)
+    if algorithm == "in-switch":
+        raise ConfigError("in the switch no rank sends to another: use collective_flow")
     n = sum(layout)
-    parts = list(_messages(op, algorithm, size, layout)) if n > 1 else []
+    parts = list(pattern(op, algorithm, size, layout)) if n > 1 else []
     if not parts:
         return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
     source, target, volume = (np.concatenate(column) for column in zip(*parts, strict=True))
@@ -162,8 +174,11 @@ def collective_flow(
     layout = np.diff(edges).tolist()
     algorithm = _checked(op, algorithm, layout)
     loads = np.zeros(len(topology.links))
-    for source, target, volume in _messages(op, algorithm, size, layout) if len(order) > 1 else ():
-        topology.add_loads(loads, order[source], order[target], volume)
+    if algorithm == "in-switch" and len(order) > 1:
+        add_in_switch(topology, loads, size, order, layout)
+    elif len(order) > 1:
+        for source, target, volume in pattern(op, algorithm, size, layout):
+            topology.add_loads(loads, order[source], order[target], volume)
     links = np.flatnonzero(loads)
     busiest = float(loads.max(initial=0.0))
     return MacroFlow(Way(links, loads[links] / (busiest or 1.0)), busiest, links, loads[links])
@@ -201,12 +216,12 @@ def add_group_loads(
         return
     home = topology.nodes.domain_of[groups]
     patterns, which = np.unique(home[:, 1:] != home[:, :-1], axis=0, return_inverse=True)
-    for number, pattern in enumerate(patterns):
+    for number, crossing in enumerate(patterns):
         rows = groups[which.ravel() == number]
-        layout = np.diff(np.flatnonzero(np.r_[True, pattern, True])).tolist()
-        even = len(set(layout)) == 1 < min(len(layout), layout[0])
+        layout = np.diff(np.flatnonzero(np.r_[True, crossing, True])).tolist()
+        even = len(set(layout)) == 1 < min(len(layout), layout[0]) and op != "all_to_all"
         algorithm = "hierarchical" if even and "hierarchical" in ALGORITHMS[op] else ALGORITHMS[op][0]
-        for source, target, volume in _messages(op, algorithm, size, layout):
+        for source, target, volume in pattern(op, algorithm, size, layout):
             step = max(1, per_call // len(source))
             for first in range(0, len(rows), step):
                 part = rows[first : first + step]
@@ -220,10 +235,12 @@ def _checked(op: str, algorithm: str | None, layout: Sequence[int]) -> str:
     algorithm = algorithm or ALGORITHMS[op][0]
     if algorithm not in ALGORITHMS[op]:
         raise ConfigError(unknown_name(f"algorithm of {op}", algorithm, ALGORITHMS[op]))
-    if algorithm == "hierarchical" and len(set(layout)) > 1:
+    if algorithm in _EVEN and len(set(layout)) > 1:
         raise ConfigError(
-            f"a hierarchical {op} needs equally many ranks in each domain, not {list(layout)}: use 'ring'"
+            f"{op} '{algorithm}' needs equally many ranks in each domain, not {list(layout)}: use '{ALGORITHMS[op][0]}'"
         )
+    if algorithm == "halving-doubling" and (n := sum(layout)) & (n - 1):
+        raise ConfigError(f"{op} '{algorithm}' needs a power of two of ranks, not {n}: use '{ALGORITHMS[op][0]}'")
     if op == "p2p" and sum(layout) != 2:
         raise ConfigError(f"p2p is between 2 ranks, not {sum(layout)}")
     return algorithm
@@ -231,40 +248,3 @@ def _checked(op: str, algorithm: str | None, layout: Sequence[int]) -> str:
 
 def _traffic(per_up: float, per_nic: float, total_up: float, total_nic: float) -> CollectiveTraffic:
     return CollectiveTraffic({"scale_up": per_up, "nic": per_nic}, {"scale_up": total_up, "nic": total_nic})
-
-
-def _messages(op: str, algorithm: str, size: float, layout: Sequence[int]) -> Iterator[Messages]:
-    n = sum(layout)
-    everyone = np.arange(n)
-    passes = 2.0 if op == "all_reduce" else 1.0
-    if op == "p2p":
-        yield everyone[:1], everyone[1:], np.array([size])
-    elif op == "all_to_all":
-        per_step = max(1, 2**20 // n)
-        for first in range(1, n, per_step):
-            shift = np.arange(first, min(n, first + per_step))
-            source = np.repeat(everyone[None], len(shift), axis=0)
-            yield source.ravel(), ((source + shift[:, None]) % n).ravel(), np.full(source.size, size / n)
-    elif algorithm == "tree":
-        yield from _tree(op, size, layout)
-    elif algorithm == "ring" and op == "broadcast":
-        yield everyone[:-1], everyone[1:], np.full(n - 1, size)
-    elif algorithm == "ring":
-        yield everyone, (everyone + 1) % n, np.full(n, passes * (n - 1) / n * size)
-    else:
-        g, domains = layout[0], len(layout)
-        inside = everyone // g * g + (everyone + 1) % g
-        between = (everyone + g) % n
-        yield everyone, inside, np.full(n, passes * (g - 1) / g * size)
-        yield everyone, between, np.full(n, passes * (domains - 1) / domains * size / g)
-
-
-def _tree(op: str, size: float, layout: Sequence[int]) -> Iterator[Messages]:
-    """A chain inside each domain, a binary tree between their first ranks (NCCL's trees); up, and down again."""
-    first = np.cumsum([0, *layout[:-1]])
-    child = [np.setdiff1d(np.arange(sum(layout)), first), first[1:]]
-    parent = [child[0] - 1, first[(np.arange(1, len(layout)) - 1) // 2]]
-    for below, above in zip(child, parent, strict=True):
-        yield above, below, np.full(len(below), size)
-        if op == "all_reduce":
-            yield below, above, np.full(len(below), size)

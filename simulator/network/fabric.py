@@ -62,14 +62,14 @@ class Fabric:
         self._loads: dict[Periodic, list[Flow]] = {}
         self._slow: dict[Periodic, tuple[float, ...]] = {}
         self._recall = Recall()
-        self._last = LastSolved()
         self.watchers: list[Callable[[], None]] = []
         self._offered = Offered(clock.now)
         self._by_event: dict[simpy.Event, Flow] = {}
         self._index = FlowIndex(topology.links, self.capacity)
         self._books = FlowBooks(self._index.flows)
         self._next_number = 0
-        self._completions = Completions(clock, self._index.flows, self._complete)
+        self._last = LastSolved(self._books)
+        self._completions = Completions(clock, self._index.flows, self._last, self._complete)
         self._touched: list[NDArray[np.int64]] = []
         self._settling = False
 
@@ -150,7 +150,7 @@ class Fabric:
         It is told its slow-down (:meth:`Periodic.settled`) at the end of this instant, and again whenever it changes.
         """
         self._recall.useful = True
-        self._last.forget()
+        self._forget()
         if load not in self._loads:
             flows = self._loads[load] = []
             for phase in load.phases:
@@ -167,7 +167,7 @@ class Fabric:
     def leave(self, load: Periodic) -> None:
         """Take a periodic load off the network; nothing happens when it is not on it."""
         self._slow.pop(load, None)
-        self._last.forget()
+        self._forget()
         for flow in self._loads.pop(load, ()):
             self._index.remove(flow)
             flow.advance(self.clock.now)
@@ -189,7 +189,7 @@ class Fabric:
         self.capacity[link] = value
         self.changes += 1
         self._recall.clear()
-        self._last.forget()
+        self._forget()
         self._touch_all(self._index.split({int(self.topology.links.bundle[link])}))
         self._touch(np.array([link], np.int64))
 
@@ -207,11 +207,13 @@ class Fabric:
 
     def rate(self, event: simpy.Event) -> float:
         """Current rate of a transfer [B/s]; 0 before its first byte and after its last."""
+        self._last.show()
         flow = self._by_event.get(event)
         return flow.rate if flow is not None else 0.0
 
     def bytes_by_link(self) -> NDArray[np.float64]:
         """Bytes that crossed each link so far [links]."""
+        self._last.show()
         total = self._bytes.total()
         for flow in self._index.flows.values():
             total[flow.way.links] += flow.sent_at(self.clock.now) * flow.way.shares
@@ -237,6 +239,7 @@ class Fabric:
 
         Keys are names of links, or ``own cap`` while neither a link nor another flow was in the way.
         """
+        self._last.show()
         limits, name = self._books.limits(tag, self.clock.now), self.topology.links.name
         return {name(link) if link >= 0 else "own cap": seconds for link, seconds in limits.items()}
 
@@ -245,6 +248,7 @@ class Fabric:
 
         Longest first. Whom it met is counted where something periodic shares the links.
         """
+        self._last.show()
         met = self._books.met(tag, self.clock.now)
         limits = self._books.limits(tag, self.clock.now)
         return [(link, seconds, met.get(link, {})) for link, seconds in limits.items() if link >= 0]
@@ -254,7 +258,7 @@ class Fabric:
     def _begin(self, flow: Flow) -> None:
         flow.pending = None
         flow.since = self.clock.now
-        self._last.forget()
+        self._forget()
         if flow.size == 0 or (not len(flow.way.links) and flow.cap == math.inf):
             self._end(flow, completed=True)
             return
@@ -271,7 +275,8 @@ class Fabric:
         del self._by_event[flow.event]
         delivered = flow.size if completed else 0.0
         if self._index.remove(flow):
-            self._last.end(flow)
+            if not self._last.end(flow):
+                self._forget()
             flow.advance(now)
             delivered = flow.size if completed else flow.sent
             self._touch(flow.solved.links)
@@ -294,12 +299,13 @@ class Fabric:
         """Answer everything that happened at this instant: new rates for the touched component."""
         self._settling = False
         touched, self._touched = self._touched, []
-        if (shrunk := self._last.answer()) is not None:
-            self.solves += bool(shrunk)
-            self.solved_flows += len(shrunk)
-            self._grant(shrunk)
+        if self._last.answer(self.clock.now):
+            self.solves += bool(self._last.changed)
+            self.solved_flows += self._last.changed
+            self.rounds += self._last.rounds
             self._completions.arm()
             return
+        self._forget()
         found = self._recall.find(self._index.flows.values()) if self._recall.useful else None
         if found is not None and found[2] is not None:
             for flow, got in zip(found[1], found[2].flows, strict=True):
@@ -310,6 +316,7 @@ class Fabric:
             if flows:
                 self._solve(flows)
             if found is not None:
+                self._last.show()
                 self._recall.keep(found[0], found[1], self._slow)
         self._completions.arm()
 
@@ -323,12 +330,13 @@ class Fabric:
             self.rounds += 1
             self._set_rate(flows[0], *lone_rate(flows[0], self.capacity))
         else:
-            self._grant(self._last.solve(flows, self.capacity, self._index.tightest))
+            self._last.solve(flows, self.capacity, self._index.tightest, self.clock.now)
+            self.rounds += self._last.rounds
 
-    def _grant(self, changes: Sequence[tuple[Flow, float, int]]) -> None:
-        self.rounds += self._last.rounds
-        for flow, rate, link in changes:
-            self._set_rate(flow, rate, link)
+    def _forget(self) -> None:
+        """Something happened that concerns more than the flows that were solved last: each is looked at by itself."""
+        for flow in self._last.forget():
+            self._completions.add(flow)
 
     def _solve_steady(self, flows: list[Flow]) -> None:
         """Rates where something periodic takes part: means over who is under way together."""

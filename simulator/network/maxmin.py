@@ -22,6 +22,10 @@ Ints = NDArray[np.int64]
 
 _TIE = 1e-12
 """Relative difference below which two levels count as equal."""
+_NEARLY = 1e-9
+"""A link counts as one that can fill when it lacks no more than this share of its bandwidth."""
+_MANY = 256
+"""Entries (flow, link) from which on it pays to look for links that cannot fill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,44 +94,76 @@ def max_min_allocation(
     share = np.ones(len(indices)) if shares is None else np.asarray(shares, np.float64)
     link = np.asarray(indices, np.int64)
     _check(link_capacity, link, weight, cap, share, flows)
-    # One entry per (flow, link), for as long as the flow is live; entries stay sorted by flow.
+    # Only links of finite bandwidth can fill; one entry per (flow, link), sorted by flow.
     owner = np.repeat(np.arange(flows), np.diff(indptr))
-    load = share * weight[owner]
     room = np.array(link_capacity, np.float64)
-    cap_level = cap / weight
-    rates = np.where(np.bincount(owner, minlength=flows) == 0, cap, 0.0)
-    bottleneck = np.full(flows, -1, np.int64)
+    bounded = np.isfinite(room[link])
+    if not bounded.all():
+        owner, link, share = owner[bounded], link[bounded], share[bounded]
+    load, own_cap = share * weight[owner], cap / weight
+    used = np.arange(links)
+    if len(link) > _MANY:
+        kept = _can_fill(room, owner, link, load, own_cap)
+        owner, link, load = owner[kept], link[kept], load[kept]
+        crossed = np.zeros(links, bool)
+        crossed[link] = True
+        used, link = used[crossed], (crossed.cumsum() - 1)[link]
+    level, bottleneck, rounds = _fill(room[used], owner, link, load, own_cap)
+    return Allocation(np.minimum(level * weight, cap), np.append(used, -1)[bottleneck], rounds)
+
+
+def _can_fill(room: Floats, owner: Ints, link: Ints, load: Floats, own_cap: Floats) -> Ints:
+    """Entries on links that fill if every flow gets the most it can: no others can be a bottleneck.
+
+    A flow gets at least the least of the even shares of its links, and at most what is left on each of them when
+    all others get that least.
+    """
+    links = len(room)
+    counts = np.bincount(owner, minlength=len(own_cap))
+    live = counts.nonzero()[0]
+    counts, own_cap = counts[live], own_cap[live]
+    first = counts.cumsum() - counts
+    total = np.bincount(link, load, links)
+    least = np.minimum(np.minimum.reduceat((room / np.where(total > 0, total, 1.0))[link], first), own_cap)
+    each = least.repeat(counts)
+    left = room - np.bincount(link, load * each, links)
+    most = np.minimum(np.minimum.reduceat(left[link] / load + each, first), own_cap).repeat(counts)
+    full = np.bincount(link, load * most, links) >= room * (1 - _NEARLY)
+    return full[link].nonzero()[0]
+
+
+def _fill(room: Floats, owner: Ints, link: Ints, load: Floats, own_cap: Floats) -> tuple[Floats, Ints, int]:
+    """Level (rate over weight) and bottleneck of every flow, and the rounds of filling; ``room`` is used up."""
+    links, flows, rounds = len(room), len(own_cap), 0
+    counts = np.bincount(owner, minlength=flows)
+    levels, bottleneck = np.where(counts > 0, 0.0, own_cap), np.full(flows, -1, np.int64)
+    live = counts.nonzero()[0]
+    counts, own_cap = counts[live], own_cap[live]
     level = np.empty(links)
-    flow_level = np.empty(flows)
-    rounds = 0
-    while len(owner):
+    while len(live):
         rounds += 1
-        total = np.bincount(link, load, minlength=links)
+        total = np.bincount(link, load, links)
         np.divide(room, total, out=level, where=total > 0)
         entry_level = level[link]
-        first = np.flatnonzero(np.r_[True, owner[1:] != owner[:-1]])
-        live = owner[first]
-        own_cap = cap_level[live]
-        flow_level[live] = np.minimum(np.minimum.reduceat(entry_level, first), own_cap)
-        limited = entry_level <= flow_level[owner] * (1 + _TIE)
+        first = counts.cumsum() - counts
+        lowest = np.minimum(np.minimum.reduceat(entry_level, first), own_cap)
         # A link is a local minimum when it is the lowest of every flow that crosses it.
-        blocked = np.bincount(link[~limited], minlength=links) > 0
-        frozen_by_link = limited & ~blocked[link]
-        done = np.zeros(flows, bool)
-        done[live[own_cap <= flow_level[live]]] = True
-        hit = np.flatnonzero(frozen_by_link & ~done[owner])
-        hit = hit[np.argsort(-total[link[hit]], kind="stable")]
+        fills = np.ones(links, bool)
+        fills[link[entry_level > (lowest * (1 + _TIE)).repeat(counts)]] = False
+        full = fills[link]
+        capped = own_cap <= lowest
+        done = np.logical_or.reduceat(full, first) | capped
+        levels[live[done]] = lowest[done]
+        hit = (full & ~capped.repeat(counts)).nonzero()[0]
+        hit = hit[(-total[link[hit]]).argsort(kind="stable")]
         bottleneck[owner[hit]] = link[hit]  # of several full links, the one with the least traffic of others stays
-        done[owner[hit]] = True
-        gone = done[owner]
-        rates[done] = flow_level[done] * weight[done]
-        used = np.bincount(link[gone], (load * flow_level[owner])[gone], minlength=links)
-        np.maximum(np.subtract(room, used, out=room, where=np.isfinite(room)), 0.0, out=room)
-        keep = ~gone
-        owner, link, load = owner[keep], link[keep], load[keep]
-    capped = bottleneck < 0
-    rates[capped] = np.minimum(rates[capped], cap[capped])
-    return Allocation(rates, bottleneck, rounds)
+        over = done.repeat(counts)
+        left, gone = (~over).nonzero()[0], over.nonzero()[0]
+        room -= np.bincount(link[gone], load[gone] * levels[owner[gone]], links)
+        np.maximum(room, 0.0, out=room)
+        owner, link, load = owner[left], link[left], load[left]
+        live, counts, own_cap = live[~done], counts[~done], own_cap[~done]
+    return levels, bottleneck, rounds
 
 
 def _check(capacity: Floats, link: Ints, weight: Floats, cap: Floats, share: Floats, flows: int) -> None:

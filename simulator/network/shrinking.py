@@ -6,24 +6,30 @@ before, because the links of the flow that ended fill at λ at the earliest. The
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from simulator.network.books import FlowBooks
 from simulator.network.flows import Flow
 from simulator.network.maxmin import max_min_allocation
+from simulator.network.progress import Progress
 
 __all__ = ["LastSolved", "Shrinking", "lone_rate"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Change = tuple[Flow, float, int]
+Changes = tuple[Ids, Floats, Ids]
+"""Places of flows, their rates [B/s], and the links that limit them (−1: their own cap)."""
 
 _SAME = 1e-9
 """Relative difference up to which levels count as equal."""
 _TIED = 1e-12
 """Relative difference up to which two links count as equally narrow."""
+_SPARSE = 0.75
+"""Arrays are made anew when less than this share of the flows in them is left."""
 
 
 def lone_rate(flow: Flow, capacity: Floats) -> tuple[float, int]:
@@ -41,7 +47,7 @@ class Shrinking:
     Parameters
     ----------
     flows
-        All that are joined by shared links, or more.
+        All that are joined by shared links, or more. Changes name them by their place here.
     capacity
         [links], [B/s].
     tightest
@@ -54,8 +60,8 @@ class Shrinking:
     """
 
     def __init__(self, flows: Sequence[Flow], capacity: Floats, tightest: Callable[[Ids], Ids]) -> None:
-        self.flows, self.rounds = list(flows), 0
-        self._place = {flow.number: i for i, flow in enumerate(flows)}
+        self.rounds = 0
+        self._which = np.arange(len(flows))  # places of the flows that are looked at
         every = np.concatenate([f.solved.links for f in flows])
         share = np.concatenate([f.solved.shares for f in flows])
         owner = np.repeat(np.arange(len(flows)), [len(f.solved.links) for f in flows])
@@ -64,105 +70,122 @@ class Shrinking:
         place[self._used] = np.arange(len(self._used))
         kept = place[every] >= 0
         self._owner, self._link, self._share = owner[kept], place[every[kept]], share[kept]
-        self._room = capacity[self._used]
+        self._capacity = capacity[self._used]
         self._weights, self._caps = np.array([f.weight for f in flows]), np.array([f.cap for f in flows])
         self._rates, self._limits = np.zeros(len(flows)), np.full(len(flows), -2, np.int64)
         self._alive = np.ones(len(flows), bool)
 
-    def __contains__(self, flow: Flow) -> bool:
-        return flow.number in self._place
+    def all(self) -> Changes:
+        """Every flow."""
+        return self._divide(np.ones(len(self._which), bool))
 
-    def all(self) -> Iterator[Change]:
-        """Every flow with its rate [B/s] and the link that limits it (−1: its own cap)."""
-        return self._divide(np.ones(len(self.flows), bool))
-
-    def without(self, ended: Collection[Flow]) -> Iterator[Change]:
-        """Take flows out; those for which something has changed, as :meth:`all` gives them."""
-        gone = np.array([self._place[flow.number] for flow in ended], np.int64)
+    def without(self, ended: Ids) -> Changes:
+        """Take the flows at these places out; those for which something has changed."""
+        gone = np.searchsorted(self._which, ended)
         level = self._rates / self._weights
         lowest = float(level[gone].min())
         self._alive[gone] = False
-        if self._alive.sum() < len(self._alive) / 2:
-            return self._divide(self._compact(level >= lowest * (1 - _SAME)))
-        return self._divide(self._alive & (level >= lowest * (1 - _SAME)))
+        again = self._alive & (level >= lowest * (1 - _SAME))
+        if self._alive.sum() < len(self._alive) * _SPARSE:
+            again = self._compact(again)
+        return self._divide(again)
 
     def _compact(self, again: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Forget the flows that have ended; returns ``again`` for those that are left."""
-        kept = self._alive[self._owner]
-        number = np.cumsum(self._alive) - 1
+        alive = self._alive
+        kept = alive[self._owner]
+        number = np.cumsum(alive) - 1
         self._owner, self._link, self._share = number[self._owner[kept]], self._link[kept], self._share[kept]
-        self.flows = [flow for flow, alive in zip(self.flows, self._alive.tolist(), strict=True) if alive]
-        self._place = {flow.number: i for i, flow in enumerate(self.flows)}
-        self._weights, self._caps = self._weights[self._alive], self._caps[self._alive]
-        self._rates, self._limits = self._rates[self._alive], self._limits[self._alive]
-        again = again[self._alive]
-        self._alive = np.ones(len(self.flows), bool)
-        return again
+        self._which, self._weights, self._caps = self._which[alive], self._weights[alive], self._caps[alive]
+        self._rates, self._limits, self._alive = self._rates[alive], self._limits[alive], alive[alive]
+        return again[alive]
 
-    def _divide(self, again: NDArray[np.bool_]) -> Iterator[Change]:
+    def _divide(self, again: NDArray[np.bool_]) -> Changes:
         """What the flows that keep their rates leave, among the others."""
         chosen = np.flatnonzero(again)
-        if not len(chosen):
-            return
-        fixed = (self._alive & ~again)[self._owner]
-        load = self._share[fixed] * self._rates[self._owner[fixed]]
-        room = np.maximum(self._room - np.bincount(self._link[fixed], load, minlength=len(self._room)), 0.0)
         mine = again[self._owner]
-        counts = np.bincount(self._owner[mine], minlength=len(self.flows))[chosen]
-        link = self._link[mine]
-        crossed = np.zeros(len(room), bool)
-        crossed[link] = True
-        used = np.flatnonzero(crossed)
+        fixed = np.flatnonzero(self._alive[self._owner] & ~mine)
+        load = self._share[fixed] * self._rates[self._owner[fixed]]
+        room = np.maximum(self._capacity - np.bincount(self._link[fixed], load, len(self._capacity)), 0.0)
+        entries = np.flatnonzero(mine)
+        counts = np.bincount(self._owner[entries], minlength=len(again))[chosen]
         found = max_min_allocation(
-            room[used], np.r_[0, np.cumsum(counts)], (np.cumsum(crossed) - 1)[link], self._weights[chosen],
-            self._caps[chosen], self._share[mine],
+            room, np.concatenate([[0], np.cumsum(counts)]), self._link[entries], self._weights[chosen],
+            self._caps[chosen], self._share[entries],
         )  # fmt: skip
         self.rounds += found.rounds
-        limits = np.where(found.bottleneck >= 0, self._used[used][found.bottleneck], -1)
+        limits = np.append(self._used, -1)[found.bottleneck]
         moved = (found.rates != self._rates[chosen]) | (limits != self._limits[chosen])
         self._rates[chosen], self._limits[chosen] = found.rates, limits
-        changed = chosen[moved].tolist()
-        for i, rate, limit in zip(changed, found.rates[moved].tolist(), limits[moved].tolist(), strict=True):
-            yield self.flows[i], rate, limit
+        return self._which[chosen[moved]], found.rates[moved], limits[moved]
 
 
 class LastSolved:
     """The flows that were solved last, as long as nothing happens but that some of them end.
 
+    Parameters
+    ----------
+    books
+        Where it is entered what limited them.
+
     Attributes
     ----------
-    rounds
-        Filling rounds of the latest answer.
+    changed, rounds
+        Flows that the latest answer changed, and the filling rounds it took.
     """
 
-    def __init__(self) -> None:
-        self.rounds = 0
-        self._known: Shrinking | None = None
-        self._ended: list[Flow] = []
+    def __init__(self, books: FlowBooks) -> None:
+        self.changed = self.rounds = 0
+        self._books = books
+        self._known: tuple[Shrinking, Progress] | None = None
+        self._ended: list[int] = []
 
-    def forget(self) -> None:
-        """A flow has begun or a link has changed."""
-        self._known = None
+    @property
+    def next_end(self) -> float:
+        """When the first of them will have sent everything [s]; infinite when none ever has."""
+        return self._known[1].next_end if self._known else math.inf
 
-    def end(self, flow: Flow) -> None:
-        """A flow has ended."""
-        self._ended.append(flow)
+    def due(self, until: float) -> list[Flow]:
+        """Those that have sent everything by then [s]."""
+        return self._known[1].due(until) if self._known else []
 
-    def solve(self, flows: Sequence[Flow], capacity: Floats, tightest: Callable[[Ids], Ids]) -> list[Change]:
-        """Rates of flows that share links; they are remembered."""
-        self._known = Shrinking(flows, capacity, tightest)
-        changes = list(self._known.all())
-        self.rounds = self._known.rounds
-        return changes
+    def end(self, flow: Flow) -> bool:
+        """One of them ends and is brought up to date; ``False`` when it is none of them."""
+        if self._known is None or flow not in self._known[1]:
+            return False
+        self._ended.append(self._known[1].give_back(flow))
+        return True
 
-    def answer(self) -> list[Change] | None:
-        """Who gets how much now that some have ended; ``None`` when that is not all that happened."""
-        ended, self._ended = self._ended, []
-        known = self._known
-        if known is None or not ended or not all(flow in known for flow in ended):
-            self._known = None
-            return None
-        before = known.rounds
-        changes = list(known.without(ended))
-        self.rounds = known.rounds - before
-        return changes
+    def forget(self) -> list[Flow]:
+        """A flow has begun or a link has changed: all that are left, brought up to date."""
+        if self._known is None:
+            return []
+        self._books.enter(self._known[1].booked())
+        left = self._known[1].give_back_all()
+        self._known, self._ended = None, []
+        return left
+
+    def show(self) -> None:
+        """Bring all flows up to date for somebody who looks at them."""
+        if self._known is not None:
+            self._books.enter(self._known[1].booked())
+            self._known[1].show()
+
+    def solve(self, flows: Sequence[Flow], capacity: Floats, tightest: Callable[[Ids], Ids], now: float) -> None:
+        """Divide the links among flows that share them, from ``now`` [s] on."""
+        self._known = Shrinking(flows, capacity, tightest), Progress(flows, now)
+        self._take(self._known[0].all(), now)
+
+    def answer(self, now: float) -> bool:
+        """Divide anew now that some have ended; ``False`` when none has."""
+        ended, self._ended = np.array(self._ended, np.int64), []
+        if self._known is None or not len(ended):
+            return False
+        self._take(self._known[0].without(ended), now)
+        return True
+
+    def _take(self, changes: Changes, now: float) -> None:
+        assert self._known is not None
+        shrinking, progress = self._known
+        progress.change(*changes, now)
+        self.changed, self.rounds, shrinking.rounds = len(changes[0]), shrinking.rounds, 0

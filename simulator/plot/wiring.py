@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -155,12 +156,16 @@ def _tier_text(graph: nx.Graph[str], tiers: list[_Tier], height: int) -> str:
     above = set(tiers[height + 1].members) if height + 1 < len(tiers) else set()
     below = set(tiers[height - 1].members) if height else set()
     up = [graph[a][b] for a in tier.members for b in graph[a] if b in above]
-    down = sum(graph[a][b]["bandwidth"] for a in tier.members for b in graph[a] if b in below)
     if up:
         total, cables = sum(e["bandwidth"] for e in up), sum(e["cables"] for e in up)
         lines.append(f"{cables:,.0f} links up, {format_quantity(total / cables, 'bandwidth')} each")
-        if down:
-            lines.append(f"oversubscribed {down / total:.3g} : 1" if down > 1.001 * total else "non-blocking")
+        worst = max(
+            sum(graph[a][b]["bandwidth"] for b in graph[a] if b in below)
+            / (sum(graph[a][b]["bandwidth"] for b in graph[a] if b in above) or math.inf)
+            for a in tier.members
+        )
+        if worst > 0:
+            lines.append(f"oversubscribed {worst:.3g} : 1" if worst > 1.001 else "non-blocking")
     return "\n".join(lines)
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
 from simulator.strategies.cluster_protocols import Protection, Restoration
-from simulator.strategies.recovery.checkpoint import daly_interval
 from simulator.training.ledger import TrainingEvent, TrainingRun
-from simulator.training.saves import CheckpointStore, checkpoint_bytes
+from simulator.training.saves import CheckpointStore, checkpoint_bytes, save_interval
 from simulator.training.survival import Ground, Hit, Links, Survival, job_facts
 from simulator.workload.jobs import TrainingJob
 
@@ -66,6 +66,7 @@ class TrainingProcess:
         self._pending: list[Hit] = []
         self._missing: dict[int, simpy.Event] = {}
         self._degraded: dict[int, float] = {}
+        self._blank = False  # no state is left in the devices until it is read from storage
         self._ground = Ground()
         self._progress = 0.0  # steps, with the part of the current one
         self._durable = 0  # steps in the last complete checkpoint
@@ -74,7 +75,7 @@ class TrainingProcess:
         self._now: tuple[str, float, float, float] | None = None  # cause ("" = steps), since, step, stretch
         self.links: Links | None = None
         self._stretch_by_links = 1.0
-        self.interval = self._interval()
+        self.interval = save_interval(job, self.store, estimate.seconds, survival.mttf if survival else math.inf)
         self._due = self.interval
 
     def start(self) -> simpy.Process:
@@ -221,12 +222,17 @@ class TrainingProcess:
         survival, run, began = self.survival, self.run, self.clock.now
         assert survival is not None
         hits, self._pending = self._pending, []
+        if self._blank:  # nodes that stepped in while others were waited for read what all read
+            self._join([p for p, event in self._missing.items() if event.triggered])
         for hit in hits:
             run.interruptions[hit.kind] = run.interruptions.get(hit.kind, 0) + 1
             if hit.replacement is not None:
                 self._missing[hit.position] = hit.replacement
         missing = sorted(self._missing)
         way = survival.recovery.restore(self.facts, missing)
+        if self._blank:
+            way = replace(way, back_to="storage", saves_first=False)
+        self._blank = way.back_to == "storage"
         planned = all(hit.planned for hit in hits)
         done = self._progress
         lost = self._roll_back(self.run.steps if planned else self._rollback_target(way, missing))
@@ -246,12 +252,13 @@ class TrainingProcess:
         if way.waits and missing:
             if not (yield from self._await(self.clock.all_of(self._missing.values()), "node")):
                 return
-            self._missing.clear()
+            self._join(missing)
         self._elastic = way.speed if self._missing else 1.0
         if not (yield from self._pause(survival.restart if way.starts_again else survival.regroup, "restart")):
             return
         if not (yield from self._reload(way, missing)):
             return
+        self._blank = False
         said = f"at step {run.steps}, {self._after(began)}"
         run.events.append(TrainingEvent(self.clock.now, "resumed", said, run.steps))
 
@@ -299,26 +306,17 @@ class TrainingProcess:
         if moved is not None and not (yield from self._await(moved, "reload")):
             self.store.cancel(moved)
             return
-        for position in back:
-            del self._missing[position]
+        self._join(back)
         left = sorted(self._missing)
         self._elastic = self.survival.recovery.restore(self.facts, left).speed if left else 1.0
         self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------
+    def _join(self, positions: list[int]) -> None:
+        """Nodes that have stepped in belong to the job."""
+        for position in positions:
+            del self._missing[position]
 
-    def _interval(self) -> int:
-        """Steps between two checkpoints; ``optimal`` is Daly's for what a save stops the job, at least its write."""
-        asked = self.job.checkpoint
-        if asked is None:
-            return self.job.steps
-        every = asked.every
-        if every is None:
-            write = self.store.seconds("write")
-            mttf = self.survival.mttf if self.survival else math.inf
-            stop = write if asked.mode == "sync" else self.store.staging()
-            every = math.inf if math.isinf(mttf) else max(daly_interval(stop, mttf), write)
-        return max(1, round(every / self.estimate.seconds)) if math.isfinite(every) else self.job.steps
+    # -- checkpoints -----------------------------------------------------------------------------------------------
 
     def _checkpoint(self) -> Steps:
         assert self.job.checkpoint is not None

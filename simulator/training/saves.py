@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
+from simulator.strategies.recovery.checkpoint import daly_interval
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import TensorClass
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
     from simulator.network.flows import Way
 
-__all__ = ["CheckpointStore", "checkpoint_bytes"]
+__all__ = ["CheckpointStore", "checkpoint_bytes", "save_interval"]
 
 
 def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
@@ -54,7 +55,14 @@ class CheckpointStore:
     """
 
     def __init__(
-        self, clock: Clock, name: str, size: float, target: str, cluster: Cluster, nodes: range, fabric: Fabric | None
+        self,
+        clock: Clock,
+        name: str,
+        size: float,
+        target: str,
+        cluster: Cluster,
+        nodes: range,
+        fabric: Fabric | None,
     ) -> None:
         self.clock, self.name, self.size, self.target = clock, name, size, target
         self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
@@ -131,3 +139,19 @@ class CheckpointStore:
             self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]}
             self._ways[key] = way_of_all(self.fabric, pairs)
         return self._ways[key]
+
+
+def save_interval(job: TrainingJob, store: CheckpointStore, step: float, mttf: float) -> int:
+    """Steps of ``step`` seconds between two checkpoints of a job that is interrupted every ``mttf`` seconds.
+
+    ``optimal`` is Daly's interval for what a save stops the job, and at least its write.
+    """
+    asked = job.checkpoint
+    if asked is None:
+        return job.steps
+    every = asked.every
+    if every is None:
+        write = store.seconds("write")
+        stop = write if asked.mode == "sync" else store.staging()
+        every = math.inf if math.isinf(mttf) else max(daly_interval(stop, mttf), write)
+    return max(1, round(every / step)) if math.isfinite(every) else job.steps

@@ -25,7 +25,7 @@ attempt on average loses 200 in a row with 1.8 % probability (0.98^200)."""
 class Hit(NamedTuple):
     """A failure that stops a job: its kind, the node's position in the job, and the event that brings another node.
 
-    ``replacement`` is ``None`` when the node itself is fine.
+    ``replacement`` is ``None`` when the node itself is fine; else its value is the number of the node that steps in.
     """
 
     kind: str

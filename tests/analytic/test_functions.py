@@ -173,3 +173,60 @@ def test_shared_containers_are_warm_for_everybody_and_isolated_ones_are_not() ->
 def test_fairness_is_one_for_equals_and_one_over_n_for_one_who_has_all() -> None:
     assert jain_index([2.0] * 7) == pytest.approx(1.0)
     assert jain_index([1.0, 0.0, 0.0, 0.0]) == pytest.approx(0.25)
+
+
+def test_what_the_first_of_two_sites_turns_away_is_erlangs_loss() -> None:
+    """First fit fills the first site: the share of Poisson calls that go on to the second is B(c, a) (Erlang 1917)."""
+    servers, offered = 8, 6.0
+    calls = generate_calls(CallLaw(offered, seconds=1.0), 6000.0, seed=2)
+    run = serve(calls, FunctionSite("a", Site(), servers), FunctionSite("b", Site(), 1000), policy="first-fit")
+    lost = offered**servers / math.factorial(servers) / sum(offered**k / math.factorial(k) for k in range(servers + 1))
+    offered_now = float(calls.duration.mean()) * len(calls) / float(calls.arrival[-1])
+    assert offered_now == pytest.approx(offered, rel=0.05)
+    assert (run.site == 1).mean() == pytest.approx(lost, rel=0.15)
+
+
+@pytest.mark.parametrize("policy", ["locality", "cost", "carbon"])
+def test_sites_that_are_alike_are_loaded_alike(policy: str) -> None:
+    """Where price, carbon and way are the same, only the load is left to choose by."""
+    calls = generate_calls(CallLaw(4.0, seconds=1.0), 500.0, seed=3)
+    sites = tuple(FunctionSite(name, Site(carbon=5.0), 5, rent=(1.0, 1.0)) for name in "abc")
+    chosen = serve(calls, *sites, policy=policy).site
+    assert chosen.tolist() == serve(calls, *sites, policy="least-loaded").site.tolist()
+
+
+def test_least_loaded_sites_of_one_container_are_one_queue_until_all_are_busy() -> None:
+    """Calls of one second, one every quarter, on eight sites: no call meets another, whatever the order of sites."""
+    sites = tuple(FunctionSite(str(i), Site(), 1) for i in range(8))
+    calls = table([0.25 * i for i in range(200)], 0.9)
+    run = serve(calls, *sites, policy="least-loaded", keep=math.inf)
+    assert run.wait.max() == 0
+
+
+def test_full_sites_first_leave_the_others_without_containers() -> None:
+    """Eight calls at a time fit one of three sites of ten: with bin packing the others never start a container."""
+    sites = tuple(FunctionSite(name, Site(), 10) for name in "abc")
+    calls = table([float(i // 8) * 2 for i in range(160)], 1.0)
+    packed = serve(calls, *sites, policy="bin-pack")
+    assert [state.cold > 0 for state in packed.states] == [True, False, False]
+    spread = serve(calls, *sites, policy="least-loaded")
+    assert all(state.cold > 0 for state in spread.states)
+
+
+def test_the_fastest_site_is_the_one_whose_way_and_work_are_shortest() -> None:
+    """Twice the speed pays for 30 ms of way from 60 ms of work on: the closed form of the break-even."""
+    near = FunctionSite("near", Site(), 1000)
+    fast = FunctionSite("fast", Site(), 1000, latency=0.03, slowness=0.5)
+    for seconds in (0.05, 0.1, 0.15, 0.3):
+        calls = table([10.0 * i for i in range(3)], seconds)
+        assert set(serve(calls, near, fast, policy="fastest").site.tolist()[1:]) == {int(0.5 * seconds > 0.06)}
+
+
+@pytest.mark.parametrize("gap", [90.0, 1000.0, 5000.0])
+def test_a_histogram_of_equal_gaps_keeps_to_the_end_of_their_minute(gap: float) -> None:
+    """From the tenth gap on every call is warm, and a container rests no longer than the gap's own minute."""
+    policy = lookup("keep_alive", "histogram")(seconds=gap)
+    fleet = FunctionFleet(table([gap * i for i in range(60)], 1e-3), (PLAIN,), FleetSettings(), policy)
+    run = fleet.run(lookup("site_placement", "first-fit")())
+    assert sum(state.cold for state in run.states) == 1
+    assert policy.window(0) == math.ceil(gap / 60.0 + 1e-9) * 60.0

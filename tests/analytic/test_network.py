@@ -174,7 +174,8 @@ COLLECTIVES = [
     for op, algorithms in ALGORITHMS.items()
     for algorithm in algorithms
     for layout in LAYOUTS
-    if op != "p2p" and not (algorithm == "hierarchical" and len(set(layout)) > 1)
+    if op != "p2p" and algorithm != "in-switch" and not (algorithm == "hierarchical" and len(set(layout)) > 1)
+    if not (algorithm == "halving-doubling" and sum(layout) == 12)
 ]
 
 

@@ -85,3 +85,21 @@ def test_lanl_gaps_have_the_published_weibull_shape(shared: Path, system: str, s
     assert trace.read == len(trace) + sum(count for _, count in trace.dropped)
     with pytest.raises(simulator.errors.ConfigError, match="name one with 'system'"):
         read_node_events(path)
+
+
+def test_the_spread_between_sites_is_that_of_the_published_rates(shared: Path) -> None:
+    """Failures per 1,000 nodes and day of eight clusters, as their records state or count them."""
+    from simulator.validation.read_cluster import SITE_SPREAD
+
+    text = (shared / "reference/published_training.yaml").read_text()
+    record = {r["id"]: r for r in yaml.load(text, yaml.CSafeLoader)["failures"]}
+    rates = [
+        record["llama3_405b_54days"]["failure_rate_per_1000_node_days"],
+        record["infinitehbd_trace"]["failure_rate_per_1000_node_days"],
+        *record["meta_rsc"]["failure_rate_per_1000_node_days"].values(),
+        record["bloom176b"]["hardware_failures_per_week"] / 7 / record["bloom176b"]["cluster"]["nodes"] * 1000,
+        record["opt175b"]["hardware_failures_per_day"] / (record["opt175b"]["cluster"]["n_gpus"] / 8) * 1000,
+        0.03 / 7 * 1000,  # Imbue: about 3 % of machines a week
+        record["ft_hsdp"]["interruptions_per_1000_servers_per_day"],
+    ]
+    assert np.exp(np.std(np.log(rates), ddof=1)) == pytest.approx(SITE_SPREAD, rel=0.02)

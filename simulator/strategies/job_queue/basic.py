@@ -46,7 +46,7 @@ class Fifo:
 
 @register(
     "backfill", kind="policy", area="cluster", family="job_queue", cites=("Lifka, EASY backfilling, JSSPP 1995",),
-    catalogue=(SCHEDULERS,), validated_by="mechanism",
+    catalogue=(SCHEDULERS,), validated_by="closed_form",
 )  # fmt: skip
 class Backfill(Fifo):
     """First come, first served; jobs that end before the first one's reservation fill the gaps (EASY, without extras).
@@ -89,7 +89,8 @@ class ShortestJobFirst(Fifo):
 
 @register(
     "drf", kind="policy", area="cluster", family="job_queue",
-    cites=("Ghodsi et al., Dominant Resource Fairness, NSDI 2011",), catalogue=(SCHEDULERS,), validated_by="mechanism",
+    cites=("Ghodsi et al., Dominant Resource Fairness, NSDI 2011",), catalogue=(SCHEDULERS,),
+    validated_by="closed_form",
 )  # fmt: skip
 class Drf(Fifo):
     """The tenant with the smallest weighted share of its dominant resource first.
@@ -124,7 +125,7 @@ class Drf(Fifo):
     family="job_queue",
     cites=("Jeon et al., Philly, USENIX ATC 2019",),
     catalogue=(SCHEDULERS,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class Quota(Fifo):
     """First come, first served inside fixed shares of the cluster per tenant.

@@ -37,7 +37,7 @@ class ShortestRemainingTimeFirst(Fifo):
 
 @register(
     "tiresias", kind="policy", area="cluster", family="job_queue", cites=("Gu et al., Tiresias, NSDI 2019",),
-    catalogue=(SCHEDULERS,), validated_by="mechanism",
+    catalogue=(SCHEDULERS,), validated_by="closed_form",
 )  # fmt: skip
 class Tiresias(Fifo):
     """Least attained service first, in two dimensions (time × accelerators) and few steps; knows no run times.
@@ -72,7 +72,7 @@ class Tiresias(Fifo):
 
 @register(
     "priority", kind="policy", area="cluster", family="job_queue",
-    cites=("Weng et al., MLaaS in the Wild, NSDI 2022",), catalogue=(SCHEDULERS,), validated_by="mechanism",
+    cites=("Weng et al., MLaaS in the Wild, NSDI 2022",), catalogue=(SCHEDULERS,), validated_by="closed_form",
 )  # fmt: skip
 class PriorityPreemption(Fifo):
     """Higher priority first, and gangs of lower priority give way."""

@@ -42,7 +42,7 @@ class FixedKeepAlive:
 @register(
     "histogram", kind="policy", area="cluster", family="keep_alive",
     cites=("Shahrad et al. 2020, Serverless in the Wild, USENIX ATC 2020",),
-    catalogue=("CNC brain: FaaS layer",), validated_by="mechanism",
+    catalogue=("CNC brain: FaaS layer",), validated_by="closed_form",
 )  # fmt: skip
 class HistogramKeepAlive:
     """Per function, the 99th percentile of the gaps seen so far in bins of a minute, at most four hours.

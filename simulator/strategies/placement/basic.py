@@ -25,7 +25,7 @@ def _take(order: Ints, free: Ints, gpus: int) -> Gang | None:
     return tuple(zip(nodes.tolist(), counts.tolist(), strict=True))
 
 
-@register("first-fit", kind="policy", area="cluster", family="placement", validated_by="mechanism")
+@register("first-fit", kind="policy", area="cluster", family="placement", validated_by="closed_form")
 class FirstFit:
     """The first nodes with free accelerators, one node if one has enough."""
 
@@ -41,7 +41,7 @@ class FirstFit:
 
 @register(
     "best-fit", kind="policy", area="cluster", family="placement", cites=("Jeon et al., Philly, USENIX ATC 2019",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class BestFit:
     """The fullest node that has enough; gangs larger than a node take empty nodes and wait for them."""
@@ -59,7 +59,7 @@ class BestFit:
         return _take(empty[np.argsort(-size[empty], kind="stable")], free, gpus)
 
 
-@register("topology-aware", kind="policy", area="cluster", family="placement", validated_by="mechanism")
+@register("topology-aware", kind="policy", area="cluster", family="placement", validated_by="closed_form")
 class TopologyAware:
     """As few nodes as possible, and all of them below one leaf switch if one has room; else below few."""
 
@@ -83,7 +83,7 @@ class TopologyAware:
         return _take(empty[np.lexsort((empty, group[empty], -room[group[empty]]))], free, gpus)
 
 
-@register("random", kind="policy", area="cluster", family="placement", validated_by="mechanism")
+@register("random", kind="policy", area="cluster", family="placement", validated_by="closed_form")
 class RandomFit:
     """Random nodes with free accelerators."""
 

@@ -15,7 +15,7 @@ __all__ = ["Defragmenting"]
 
 @register(
     "defragmenting", kind="policy", area="cluster", family="placement", cites=("Xiao et al., Gandiva, OSDI 2018",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class Defragmenting(BestFit):
     """Best fit; when free accelerators would suffice but lie apart, jobs of one node move together to empty others.

@@ -121,7 +121,7 @@ class Gemini:
 
 @register(
     "just-in-time", kind="policy", area="cluster", family="recovery",
-    cites=("Gupta et al., Just-In-Time Checkpointing, EuroSys 2024",), validated_by="mechanism",
+    cites=("Gupta et al., Just-In-Time Checkpointing, EuroSys 2024",), validated_by="closed_form",
 )  # fmt: skip
 class JustInTime:
     """Healthy data-parallel copies save the state after a failure, so that one step is lost at most."""

@@ -14,7 +14,7 @@ __all__ = ["Bamboo", "Oobleck", "Varuna"]
 
 @register(
     "bamboo", kind="policy", area="cluster", family="recovery", cites=("Thorpe et al., Bamboo, NSDI 2023",),
-    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="mechanism",
+    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="closed_form",
 )  # fmt: skip
 class Bamboo:
     """Every stage also computes the forward of its successor, inside the pipeline's bubble as far as it fits.
@@ -52,7 +52,7 @@ class Bamboo:
 
 @register(
     "oobleck", kind="policy", area="cluster", family="recovery", cites=("Jang et al., Oobleck, SOSP 2023",),
-    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="mechanism",
+    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="closed_form",
 )  # fmt: skip
 class Oobleck:
     """Pipelines are made anew from templates planned ahead; missing layers come from the copies that are left."""
@@ -73,18 +73,18 @@ class Oobleck:
 
     def restore(self, job: JobFacts, missing: Sequence[int]) -> Restoration:
         """Templates cover any number of nodes, so the speed falls with the nodes that are left."""
+        speed = (job.nodes - len(missing)) / job.nodes
         if not copies_left(job, missing):
-            return Restoration("storage")
+            return Restoration("storage", waits=not speed, speed=speed or 1.0)
         share = job.state * job.per_node / job.accelerators_per_replica
         return Restoration(
-            "step", waits=False, starts_again=False, moves=share if missing else 0.0,
-            speed=(job.nodes - len(missing)) / job.nodes,
+            "step", waits=False, starts_again=False, moves=share if missing else 0.0, speed=speed
         )  # fmt: skip
 
 
 @register(
     "varuna", kind="policy", area="cluster", family="recovery", cites=("Athlur et al., Varuna, EuroSys 2022",),
-    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="mechanism",
+    catalogue=("Varuna, Bamboo, Oobleck",), validated_by="closed_form",
 )  # fmt: skip
 class Varuna:
     """Job morphing: the layout is changed to what fits the nodes that are left, from the last checkpoint."""

@@ -22,7 +22,7 @@ def _best(scores: Sequence[tuple[float, ...]]) -> int:
 
 @register(
     "first-fit", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class FirstFitSite:
     """The first site, in the order of the scenario, where the call need not wait; else the least loaded."""
@@ -37,7 +37,7 @@ class FirstFitSite:
 
 @register(
     "least-loaded", kind="policy", area="cluster", family="site_placement", cites=CITES,
-    catalogue=(CNC, "latency and cost"), validated_by="mechanism",
+    catalogue=(CNC, "latency and cost"), validated_by="closed_form",
 )  # fmt: skip
 class LeastLoaded:
     """The site with the smallest share of its containers at work, calls that wait included."""
@@ -51,7 +51,7 @@ class LeastLoaded:
 
 @register(
     "bin-pack", kind="policy", area="cluster", family="site_placement", cites=CITES, catalogue=(CNC,),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )  # fmt: skip
 class BinPack:
     """The fullest site where the call need not wait, so that others can scale to zero; else the least loaded."""
@@ -68,7 +68,7 @@ class BinPack:
 
 @register(
     "locality", kind="policy", area="cluster", family="site_placement", cites=CITES,
-    catalogue=(CNC, "geo-distributed / computing-power networks"), validated_by="mechanism",
+    catalogue=(CNC, "geo-distributed / computing-power networks"), validated_by="closed_form",
 )  # fmt: skip
 class Locality:
     """The site nearest to the caller, whatever its load."""
@@ -82,7 +82,7 @@ class Locality:
 
 @register(
     "fastest", kind="policy", area="cluster", family="site_placement", cites=CITES,
-    catalogue=(CNC, "heterogeneity"), validated_by="mechanism",
+    catalogue=(CNC, "heterogeneity"), validated_by="closed_form",
 )  # fmt: skip
 class FastestSite:
     """The site with the shortest expected response: way, cold start, queue and the speed of its hardware."""
@@ -105,7 +105,7 @@ def _among_quick(call: Call, sites: Sequence[SiteView], slack: float) -> list[bo
 
 @register(
     "cost", kind="policy", area="cluster", family="site_placement", cites=CITES,
-    catalogue=(CNC, "latency and cost"), validated_by="mechanism",
+    catalogue=(CNC, "latency and cost"), validated_by="closed_form",
 )  # fmt: skip
 class Cheapest:
     """The cheapest site for the call among those at most twice as slow as the fastest when warm."""
@@ -124,7 +124,7 @@ class Cheapest:
 
 @register(
     "carbon", kind="policy", area="cluster", family="site_placement", cites=CITES,
-    catalogue=(CNC, "energy / sustainability"), validated_by="mechanism",
+    catalogue=(CNC, "energy / sustainability"), validated_by="closed_form",
 )  # fmt: skip
 class Greenest:
     """The site with the least carbon at this hour among those at most twice as slow as the fastest when warm."""

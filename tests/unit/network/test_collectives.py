@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 
 from simulator.errors import ConfigError
-from simulator.network.collectives import collective_flow, collective_traffic
+from simulator.network.collectives import collective_flow, collective_traffic, messages
+from simulator.network.patterns import _two_trees
 from simulator.network.topology import build
 
 
@@ -39,3 +41,77 @@ def test_wrong_requests_are_named(make_cluster) -> None:
         collective_flow(t, "all_reduce", 1.0, [0, 0])
     with pytest.raises(ConfigError, match="between 2 ranks"):
         collective_traffic("p2p", 1.0, (3,))
+
+
+@pytest.mark.parametrize("domains", [2, 3, 4, 7, 8, 16, 33])
+def test_in_two_trees_whoever_has_children_in_one_is_a_leaf_of_the_other(domains) -> None:
+    """Sanders, Speck and Träff 2009; so nobody sends more than twice the data, where one tree has ranks with three."""
+    first, second = (
+        {a: b for a, b in enumerate(tree.tolist()) if b >= 0} for tree in _two_trees(domains)
+    )  # child → parent
+    for tree in (first, second):
+        assert len(tree) == domains - 1
+        for rank in range(domains):
+            seen = set()
+            while rank in tree:
+                assert rank not in seen
+                seen.add(rank)
+                rank = tree[rank]
+        assert max(list(tree.values()).count(parent) for parent in tree.values()) <= 2
+    assert set(first.values()) & set(second.values()) <= ({0} if domains % 2 else set())
+    found = collective_traffic("all_reduce", 1.0, (1,) * domains, "double-tree")
+    assert found.total["nic"] == pytest.approx(2 * (domains - 1))
+    assert found.per_rank["nic"] <= 2.0 + 1e-9
+
+
+@pytest.mark.parametrize(("domains", "size"), [(1, 8), (4, 8), (8, 4), (2, 1)])
+def test_halving_and_doubling_in_closed_form(domains, size) -> None:
+    """2S(1 − 1/g) stay inside and 2S(1/g − 1/n) leave: Rabenseifner 2004, as much as the hierarchical ring."""
+    found = collective_traffic("all_reduce", 1.0, (size,) * domains, "halving-doubling").per_rank
+    assert found["scale_up"] == pytest.approx(2 * (1 - 1 / size))
+    assert found["nic"] == pytest.approx(2 * (1 / size - 1 / (size * domains)))
+    half = collective_traffic("all_gather", 1.0, (size,) * domains, "halving-doubling").per_rank
+    assert half["nic"] == pytest.approx(found["nic"] / 2)
+    with pytest.raises(ConfigError, match="power of two"):
+        collective_traffic("all_reduce", 1.0, (6,), "halving-doubling")
+
+
+def test_a_hierarchical_all_to_all_sends_the_same_between_domains_in_fewer_messages() -> None:
+    layout = (8, 8, 8, 8)
+    flat, staged = (collective_traffic("all_to_all", 32.0, layout, a) for a in ("pairwise", "hierarchical"))
+    assert flat.per_rank["nic"] == staged.per_rank["nic"] == pytest.approx(24.0)
+    assert staged.per_rank["scale_up"] == pytest.approx(7 / 8 * 32.0)
+
+    def leaving(algorithm: str) -> int:
+        source, target, _ = messages("all_to_all", 32.0, layout, algorithm)
+        return int(((source // 8 != target // 8) & (source == 0)).sum())
+
+    assert (leaving("pairwise"), leaving("hierarchical")) == (24, 3)
+    source, target, volume = messages("all_to_all", 32.0, layout, "hierarchical")
+    near = source // 8 == target // 8
+    sums = [np.bincount(source[m], volume[m]) for m in (near, ~near)]
+    assert sums[0] == pytest.approx(np.full(32, staged.per_rank["scale_up"]))
+    assert sums[1] == pytest.approx(np.full(32, staged.per_rank["nic"]))
+
+
+@pytest.mark.parametrize(
+    ("topology", "options"),
+    [("fat-tree", {}), ("fat-tree", {"nodes_per_leaf": 2}), ("fat-tree", {"nodes_per_leaf": 1}), ("rail-optimized", {}),
+     ("dragonfly", {"ports_per_router": 4, "routers_per_group": 2}), ("dragonfly-plus", {"ports_per_leaf": 8})],
+)  # fmt: skip
+def test_switches_that_add_carry_every_byte_once(make_cluster, topology, options) -> None:
+    """(1 + 1/g)·S at an accelerator and S/g at a port, each way; no link between switches carries more than S."""
+    t = build(make_cluster(4, topology, **options))
+    flow = collective_flow(t, "all_reduce", 8.0, range(32), "in-switch")
+    expected = collective_traffic("all_reduce", 8.0, (8,) * 4, "in-switch")
+    by_kind: dict[str, set[float]] = {}
+    for link, load in zip(flow.links.tolist(), flow.bytes_per_link.tolist(), strict=True):
+        by_kind.setdefault(t.links.kind_of(link), set()).add(round(load, 9))
+    assert by_kind["scale_up"] == {9.0} == {expected.per_rank["scale_up"]}
+    assert by_kind["nic"] == {1.0} == {expected.per_rank["nic"]}
+    between = by_kind.get("leaf_spine", set()) | by_kind.get("spine_core", set())
+    assert bool(between) == bool(options)
+    assert max(between, default=0.0) <= 8.0
+    ring = collective_flow(t, "all_reduce", 8.0, range(32), "hierarchical")
+    nic = [load for i, load in zip(ring.links, ring.bytes_per_link, strict=True) if t.links.kind_of(i) == "nic"]
+    assert max(nic) == pytest.approx(1.5)

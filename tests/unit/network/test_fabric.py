@@ -100,6 +100,27 @@ def test_degrading_one_sprayed_uplink_slows_the_whole_flow(fabric) -> None:
     assert list(fabric.explain("a")) == [t.links.name(uplink), "node0/nic0:out"]
 
 
+def test_one_after_another_ends(fabric) -> None:
+    """Ten flows of k GB leave one port: processor sharing in closed form, and looking on the way changes nothing.
+
+    With n of them left each has 1/n of the port, so the k-th ends Σ_{i ≤ k} (10 − i + 1) GB over its speed.
+    """
+    port = fabric.topology.links.number("node0/nic0:out")
+    events = [fabric.transfer((port,), k * 1e9, tag=f"f{k}") for k in range(1, 11)]
+    speed, looked = float(fabric.capacity[port]), 0
+    for moment in np.linspace(0.01, 1.0, 23).tolist():
+        fabric.clock.run(moment)
+        left = [e for e in events if not e.triggered]
+        assert [fabric.rate(e) for e in left] == pytest.approx([speed / len(left)] * len(left))
+        assert fabric.bytes_on(port) == pytest.approx(min(speed * moment, 55e9))
+        looked += len(left) > 1
+    fabric.clock.run()
+    ends = np.cumsum([(10 - i) * 1e9 / speed for i in range(10)])
+    assert looked > 5
+    assert [e.value.end for e in events] == pytest.approx(ends.tolist())
+    assert [fabric.explain(f"f{k}") for k in range(1, 11)] == [{"node0/nic0:out": pytest.approx(t)} for t in ends]
+
+
 def test_trivial_transfers_and_bad_ones(fabric) -> None:
     events = [
         fabric.transfer((), 5.0),
