@@ -250,7 +250,7 @@ def _communication(result: Result, workload: str, total: float) -> Iterator[Row]
     found = communication_by_axis(pipeline)
     moved = {str(r["link"]): float(r["bytes"]) for r in _mine(result, "traffic", workload)}
     section = "time on each link, share of the step (hidden time included)"
-    bandwidth = pipeline.node_of_rank[0].accelerator.memory_bandwidth
+    bandwidth = pipeline.node_of_rank[int(pipeline.timeline.busy.argmax())].accelerator.memory_bandwidth
     least, note = moved.get("hbm", 0.0) / bandwidth, f"at least: at the full {format_quantity(bandwidth, 'bandwidth')}"
     yield Row(workload, "traffic", section, "hbm", least, "s", least / total, note)
     for link in _NETWORK:

@@ -48,9 +48,8 @@ def formulas(pipeline: PipelinedJob, stage: int, by_class: dict[str, float]) -> 
     pairs = float(pipeline.timeline.in_flight.peak[stage])
     if pairs and "activation" in by_class:
         each = format_quantity(by_class["activation"] / pairs, "data")
-        found["activation"] = (
-            f"{pairs:g} (micro-batch, chunk) in flight × {each} each, recompute {pipeline.plan.recompute}"
-        )
+        recompute = pipeline.plan.stage_plans[stage].recompute
+        found["activation"] = f"{pairs:g} (micro-batch, chunk) in flight × {each} each, recompute {recompute}"
     found["workspace"] = "largest set of tensors that live only inside one forward, backward or update"
     for name, key in (("fragmentation", "fragmentation"), ("reserve", "memory_reserve")):
         constant = pipeline.framework.constants.get(key)
@@ -62,7 +61,7 @@ def formulas(pipeline: PipelinedJob, stage: int, by_class: dict[str, float]) -> 
 
 def _states(pipeline: PipelinedJob, stage: int, cls: str, size: float) -> str:
     """Bytes of one parameter times parameters of this rank; copies (master, moments) are told apart by their names."""
-    mesh = pipeline.plan.mesh
+    mesh = pipeline.mesh(stage)
     held = [(b, n) for chunk in pipeline.chunks_of_rank[stage] for b, n in chunk.blocks]
     tensors = [(t, n) for block, n in held for t in block.states if t.cls == cls]
     if not tensors or not size:
@@ -124,6 +123,8 @@ def _changes(job: TrainingJob) -> Iterator[tuple[str, TrainingJob]]:
     if batch.micro_batch_size > 1:
         half = batch.micro_batch_size // 2
         yield f"micro_batch_size: {half}", replace(job, batch=replace(batch, micro_batch_size=half))
+    if plan.stages:
+        return
     for axis in ("tensor_parallel", "pipeline_parallel"):
         more = 2 * getattr(plan, axis)
         if plan.data_parallel % 2 == 0:

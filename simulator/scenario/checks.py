@@ -15,7 +15,7 @@ from simulator.workload.plan import Plan
 
 __all__ = ["check_batch", "check_degrees", "check_model", "check_schedule", "divisors_near", "nearest_degrees"]
 
-Problem = tuple[tuple[str, ...], str]
+Problem = tuple[tuple[str | int, ...], str]
 
 
 def divisors_near(number: int, wanted: int) -> list[int]:

@@ -19,9 +19,11 @@ from simulator.hardware.profiles import load_node
 from simulator.hardware.types import Cluster, NodeGroup
 from simulator.registry import lookup
 from simulator.results.from_estimate import estimate_tables
-from simulator.scenario.axes import Axes, Point
+from simulator.scenario.axes import Axes, Point, point_texts
+from simulator.scenario.deploy.writing import thawed
 from simulator.scenario.load import load_scenario
 from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings
+from simulator.scenario.resolve_stages import stages_section
 from simulator.scenario.sweep_points import Recipe
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans
 from simulator.training.plan_evaluator import PlanEvaluator
@@ -48,7 +50,12 @@ class Size:
 
 
 def problem_of(job: TrainingJob, cluster: Cluster, keep: int) -> PlanProblem:
-    """The plans that are tried: the job's own precision, degrees up to the node and the model, both schedules."""
+    """The plans that are tried: degrees up to the node and the model, in the job's own precision and with its options.
+
+    What the job names beside its degrees (adapters, strategies and their options) is kept: it is another training
+    without. Its own schedule, offload and context degree are tried beside the plain ones.
+    """
+    plan = job.plan
     heads = [a.num_attention_heads for layer, _ in job.model.layers if (a := layer.attention) is not None]
     per_node = cluster.groups[0].node.accelerators
     tensor = tuple(t for t in (1, 2, 4, 8, 16) if t <= per_node and all(h % t == 0 for h in heads))
@@ -59,7 +66,13 @@ def problem_of(job: TrainingJob, cluster: Cluster, keep: int) -> PlanProblem:
     expert = tuple(e for e in (1, 2, 4, 8, 16, 32, 64) if all(n % e == 0 for n in experts)) if experts else (1,)
     return PlanProblem(
         model=job.model, framework=job.framework, cluster=cluster, batch=job.batch, tensor_parallel=tensor,
-        pipeline_parallel=stages, expert_parallel=expert, precision=(job.plan.precision,), keep=keep,
+        pipeline_parallel=stages, expert_parallel=expert, precision=(plan.precision,), keep=keep,
+        context_parallel=tuple(sorted({1, plan.context_parallel})),
+        micro_batch_size=tuple(sorted({1, 2, 4, job.batch.micro_batch_size})),
+        schedule=tuple(dict.fromkeys(("1f1b", plan.schedule))) if plan.pipeline_parallel > 1 else ("1f1b",),
+        virtual_stages=tuple(sorted({1, plan.virtual_stages})),
+        offload=tuple(dict.fromkeys(("none", plan.offload))),
+        options={name: (value,) for name, value in plan.options},
     )  # fmt: skip
 
 
@@ -114,7 +127,9 @@ def plan_changes(plan: Plan, framework_default: str = "1f1b") -> dict[str, Any]:
             "data_parallel", "expert_parallel", "schedule", "zero_stage", "recompute", "precision", "offload",
         )
     }  # fmt: skip
-    options = {k: v for k, v in plan.options if k != "micro_batch_size"}
+    options = {k: thawed(v) for k, v in plan.options if k != "micro_batch_size"}
+    if plan.stages:
+        section["stages"] = stages_section(plan.stages)
     if section["pipeline_parallel"] == 1:
         section["schedule"] = framework_default
     return {**section, **({"options": options} if options else {})}
@@ -166,10 +181,15 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
             dropped.append({**size.point, "reason": _why(found, plans)})
     if progress is not None:
         progress(len(sizes), len(sizes))
+    if scenario.background or base.fabric.faults:
+        ranked = on_the_clock(recipe, ranked[:keep], metric, limits)
     fewer, more = _neighbours(ranked, tried)
     notes = [] if ranked else ["no size keeps the limits"]
     if searched:
         notes.append(f"every plan is searched, not only the alternatives of {', '.join(searched)}")
+    if scenario.background or base.fabric.faults:
+        notes.append("plans are searched without the background traffic and the faults of the fabric; the best of each "
+                     "size were run with them")  # fmt: skip
     if asked.objective == "energy":
         notes.append("the fastest plans of each size are judged; a slower plan could use a little less energy")
     notes += [f"{asked.planner}: {note}" for note in best_plans.notes]
@@ -245,6 +265,18 @@ def _nodes_of(accelerators: int, cluster: Cluster) -> int:
         if accelerators <= 0:
             break
     return nodes
+
+
+def on_the_clock(recipe: Recipe, ranked: Sequence[Candidate], metric: str, limits: Sequence[Limit]) -> list[Candidate]:
+    """The candidates judged again by a run, which shares the fabric with everything else that is on it."""
+    from simulator.scenario.run import run_scenario
+
+    again = []
+    for candidate in ranked:
+        scenario = load_scenario(recipe.source, [*recipe.changes, *point_texts(dict(candidate.point)), "what_if={}"])
+        row = run_scenario(scenario).of(scenario.training[0].name)
+        again.append(Candidate.of(candidate.point, {**candidate.row, **row}, metric, limits))
+    return sorted((c for c in again if c.works), key=lambda c: c.objective)
 
 
 def _why(found: Sequence[Candidate], plans: RankedPlans) -> str:

@@ -15,6 +15,7 @@ from simulator.scenario.deployments import (
 from simulator.scenario.resolve_base import Loc, ResolverBase
 from simulator.scenario.resolve_goal import goal_of
 from simulator.scenario.resolve_rollout import generating_accelerators, rollout_of
+from simulator.scenario.resolve_stages import range_problems, stage_problems, stages_of, with_degrees
 from simulator.scenario.spec import PlanSpec, TrainingSpec
 from simulator.strategies.options import unknown_options
 from simulator.workload.framework import Framework
@@ -45,6 +46,9 @@ class TrainingResolver(ResolverBase):
         per_node = cluster.groups[0].node.accelerators if cluster is not None else 1
         plan = _training_plan(spec.plan, framework, given)
         if plan is None:
+            if spec.plan.stages and not unsure:
+                self._error((*loc, "plan", "stages"), f"no data_parallel of the stages that name none fits: {where}")
+                return None
             axes = ("tensor_parallel", "pipeline_parallel", "context_parallel")
             sizes = {axis: int(getattr(spec.plan, axis)) for axis in axes}
             rest = math.prod(sizes.values())
@@ -58,13 +62,18 @@ class TrainingResolver(ResolverBase):
         for name, message in unknown_options(plan):
             self._error((*loc, "plan", "options", name), message)
         batch = Batch(spec.batch.global_batch_size, spec.batch.micro_batch_size, spec.batch.sequence_length)
-        if not unsure:
-            shares = not alone and spec.nodes is None and plan.accelerators <= given
+        shares = not alone and spec.nodes is None and plan.accelerators <= given
+        if plan.stages:
+            self._report(loc, range_problems(spec.plan.stages))
+        if not unsure and not plan.stages:
             if not shares:
                 self._report(loc, checks.check_degrees(plan, given, where))
             self._report(loc, checks.check_model(plan, model))
         if not unsure and not self._tainted((*loc, "batch")):
             problems = list(checks.check_batch(plan, batch, model))
+            if plan.stages and cluster is not None and not self._tainted((*loc, "plan")):
+                one = TrainingJob(spec.training, model, framework, batch, plan)
+                self._report(loc, stage_problems(one, cluster, given, where, shares))
             self._report(loc, problems)
             if not problems:
                 self._report(loc, checks.check_schedule(plan, batch.microbatches(plan)))
@@ -132,19 +141,31 @@ def _training_plan(spec: PlanSpec, framework: Framework, given: int) -> Plan | N
     """The plan with what was left out filled in; ``None`` when no data-parallel degree fits the accelerators."""
     rest = spec.tensor_parallel * spec.context_parallel * spec.pipeline_parallel
     data_parallel = spec.data_parallel
-    if data_parallel is None:
+    stages = stages_of(spec.stages)
+    if stages and data_parallel is None:
+        filled = with_degrees(spec.tensor_parallel, spec.context_parallel, stages, given)
+        if not filled:
+            return None
+        data_parallel = max(stage.data_parallel or 1 for stage in filled)
+        stages = tuple(s if f.data_parallel == data_parallel else f for s, f in zip(stages, filled, strict=True))
+    elif data_parallel is None:
         if given < rest or given % rest:
             return None
         data_parallel = given // rest
     zero = framework.distributed_optimizer_default if spec.zero_stage is None else spec.zero_stage
-    schedule = spec.schedule or ("interleaved-1f1b" if spec.virtual_stages > 1 else "1f1b")
     chosen = {family: name for family in FAMILIES if (name := getattr(spec, family)) is not None}
     if spec.communication:
         chosen["communication"] = "+".join(spec.communication)
+    pipeline_parallel, virtual_stages = spec.pipeline_parallel, spec.virtual_stages
+    if stages and "pipeline_parallel" not in spec.model_fields_set:
+        pipeline_parallel = len(stages)
+    if stages and "virtual_stages" not in spec.model_fields_set:
+        virtual_stages = max(len(stage.layers) for stage in stages)
+    schedule = spec.schedule or ("interleaved-1f1b" if virtual_stages > 1 else "1f1b")
     return Plan(
         tensor_parallel=spec.tensor_parallel, context_parallel=spec.context_parallel,
-        pipeline_parallel=spec.pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
-        sequence_parallel=spec.sequence_parallel, virtual_stages=spec.virtual_stages, schedule=schedule,
+        pipeline_parallel=pipeline_parallel, data_parallel=data_parallel, expert_parallel=spec.expert_parallel,
+        sequence_parallel=spec.sequence_parallel, virtual_stages=virtual_stages, schedule=schedule,
         zero_stage=zero, recompute=spec.recompute, precision=spec.precision, offload=spec.offload,
-        options=frozen({**spec.options, **chosen}),
+        options=frozen({**spec.options, **chosen}), stages=stages,
     )  # fmt: skip

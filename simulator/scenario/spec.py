@@ -44,6 +44,7 @@ from simulator.scenario.spec_power import PowerSpec, RackSpec
 from simulator.scenario.spec_requests import RequestsSpec
 from simulator.scenario.spec_rollout import RolloutSpec
 from simulator.scenario.spec_security import SecuritySpec
+from simulator.scenario.spec_stages import StageSpec
 
 __all__ = [
     "BatchSpec", "CheckpointSpec", "ClusterSpec", "FabricSpec", "NodesSpec", "PlanSpec", "RequestsSpec",
@@ -121,7 +122,7 @@ class PlanSpec(Strict):
     """How a training job is spread; ``data_parallel`` left out takes all accelerators that remain.
 
     ``tensor`` to ``peft`` choose how an axis is cut, states are sharded, gradients travel and adapters are trained;
-    what they take besides is in ``options``.
+    what they take besides is in ``options``. ``stages`` describes pipeline stages that differ, one by one.
     """
 
     tensor_parallel: AcceleratorCount = 1
@@ -143,6 +144,7 @@ class PlanSpec(Strict):
     communication: Annotated[list[Annotated[str, StrategyName(("communication",))]], OneOrMany()] | None = None
     peft: Annotated[str, StrategyName(("peft",))] | None = None
     options: Options = Field(default_factory=dict)
+    stages: list[StageSpec] = Field(default_factory=list)
 
 
 class CheckpointSpec(Strict):

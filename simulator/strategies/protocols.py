@@ -136,7 +136,8 @@ class ActionKind(StrEnum):
     """One task of a pipeline rank: forward, whole backward, input gradient only, weight gradient only.
 
     ``EVICT`` and ``LOAD`` send the activations of a micro-batch to the partner rank and fetch them back; they
-    occupy the link, not the compute stream.
+    occupy the link, not the compute stream. ``RECOMPUTE`` runs the forward of a micro-batch again by itself, before its
+    gradient arrives; its backward is then without it.
     """
 
     FORWARD = "F"
@@ -145,6 +146,7 @@ class ActionKind(StrEnum):
     WEIGHT_GRADIENT = "W"
     EVICT = "E"
     LOAD = "L"
+    RECOMPUTE = "R"
 
 
 class Action(NamedTuple):
@@ -181,10 +183,14 @@ class ScheduleTraits:
         ``micro-batches → how often`` a rank updates its weights in a step, and its replicas exchange gradients.
     splits_backward
         Uses INPUT_GRADIENT and WEIGHT_GRADIENT.
+    recomputes
+        Uses RECOMPUTE.
     items_per_microbatch
         Pieces a micro-batch is cut into along its tokens (TeraPipe); actions number the pieces.
     second_order
         K-FAC work fills the bubbles.
+    stages
+        Virtual stages of the model where ranks hold unlike numbers of them; 0: as many on each.
     partner
         ``(rank, ranks) → rank`` that keeps evicted activations, where EVICT and LOAD are used.
     """
@@ -197,8 +203,10 @@ class ScheduleTraits:
     updates: Callable[[int], int] = lambda microbatches: 1
     reductions: Callable[[int], int] = lambda microbatches: 1
     splits_backward: bool = False
+    recomputes: bool = False
     items_per_microbatch: int = 1
     second_order: bool = False
+    stages: int = 0
     partner: Callable[[int, int], int] | None = None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
+import numpy as np
+
 from simulator.cost.network import CommGroup
 from simulator.hardware.types import Node
 from simulator.network.collectives import collective_traffic
@@ -22,11 +24,14 @@ class RankLayout:
         Mesh sizes.
     node
         Its scale-up domain decides which groups stay inside.
+    first
+        Place of rank 0 in its node: above 0 for a stage that begins in the middle of a node and ends in another.
     """
 
-    def __init__(self, plan: Plan, node: Node) -> None:
+    def __init__(self, plan: Plan, node: Node, first: int = 0) -> None:
         self.plan = plan
         self.node = node
+        self.first = first
         self.nodes_per_domain = max(1, node.scale_up.domain // node.accelerators)
 
     @cached_property
@@ -55,9 +60,20 @@ class RankLayout:
     def _group(self, ranks: int, stride: int) -> CommGroup:
         held = self.node.accelerators
         inside = max(1, min(ranks, held // stride))
+        if self.first:
+            inside = min(inside, max(1, ranks // self._touched(ranks, stride)))
         while ranks % inside:  # a group that straddles nodes unevenly is priced at the coarser even split
             inside -= 1
         return CommGroup(ranks, inside, ranks // inside)
+
+    def _touched(self, ranks: int, stride: int) -> int:
+        """Nodes that the most spread of the stage's groups touches."""
+        plan = self.plan
+        every = np.arange(plan.tensor_parallel * plan.context_parallel * plan.data_parallel)
+        starts = every[every // stride % ranks == 0]
+        ends = np.minimum(starts + (ranks - 1) * stride, every[-1])
+        node = (self.first + every) // self.node.accelerators
+        return int((node[ends] - node[starts]).max()) + 1
 
     def stream(self, op: Op) -> Stream:
         """The queue an Op really uses: a collective goes to scale-out as soon as its group leaves the domain."""

@@ -211,6 +211,10 @@ class BlockPricer:
         ops = tuple(op for op in block.backward if op.phase is not Phase.WEIGHT_GRADIENT)
         return self._pass(block, "input_gradient", (*block.gather_backward, *ops))
 
+    def recompute(self, block: Block) -> PhaseTime:
+        """What of the backward is a forward run again."""
+        return self._pass(block, "recompute", tuple(op for op in block.backward if op.phase is Phase.RECOMPUTE))
+
     def weight_gradient(self, block: Block) -> PhaseTime:
         """Weight gradients only ("W"), and what takes them away in every micro-batch."""
         ops = tuple(op for op in block.backward if op.phase is Phase.WEIGHT_GRADIENT)

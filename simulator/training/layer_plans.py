@@ -6,7 +6,8 @@ Every distinct combination is compiled once; the stages then hold runs of the re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from simulator.strategies.compile import passes_of
@@ -14,12 +15,41 @@ from simulator.training.stages import compiled_layers
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
+from simulator.workload.stage import LayerGroup, Stage
 
 __all__ = ["layer_plans", "varied_layers"]
 
 
-def layer_plans(plan: Plan, layers_per_stage: Sequence[int]) -> list[Plan]:
-    """The plan of every layer in model order; all equal where no pass tells layers apart."""
+def layer_plans(plan: Plan, layers_per_stage: Sequence[int], owners: Sequence[int] = ()) -> list[Plan]:
+    """The plan of every layer in model order; all equal where nothing tells layers apart.
+
+    ``owners`` are the ranks that hold the virtual stages; a plan with stages of its own needs them.
+    """
+    if not plan.stages:
+        return _told_apart(plan, layers_per_stage)
+    by_plan = {id(p): _told_apart(p, layers_per_stage) for p in plan.stage_plans}
+    made: dict[tuple[Plan, LayerGroup], Plan] = {}
+    found, first = list[Plan](), 0
+    grouped = {rank: _groups(stage) for rank, stage in enumerate(plan.stages)}
+    for layers, rank in zip(layers_per_stage, owners, strict=True):
+        for layer in by_plan[id(plan.stage_plans[rank])][first : first + layers]:
+            group = next(grouped[rank])
+            if group is not None and (layer, group) not in made:
+                made[layer, group] = layer.with_(**group.changes())
+            found.append(layer if group is None else made[layer, group])
+        first += layers
+    return found
+
+
+def _groups(stage: Stage) -> Iterator[LayerGroup | None]:
+    """The group of each layer of a stage, in model order; none where it is as the stage is."""
+    for group in stage.groups:
+        yield from (group if group.changes() else None for _ in range(group.layers))
+    yield from itertools.repeat(None)
+
+
+def _told_apart(plan: Plan, layers_per_stage: Sequence[int]) -> list[Plan]:
+    """The plan of every layer as the passes tell them apart."""
     telling = [p for p in passes_of(plan) if hasattr(p, "layer_options")]
     if not telling:
         return [plan] * sum(layers_per_stage)
@@ -40,17 +70,31 @@ def layer_plans(plan: Plan, layers_per_stage: Sequence[int]) -> list[Plan]:
     return plans
 
 
-def varied_layers(job: TrainingJob, layers_per_stage: Sequence[int]) -> tuple[Block, ...]:
-    """Every block of the model in execution order, each layer compiled under its own options."""
-    blocks = compiled_layers(job)
-    plans = layer_plans(job.plan, layers_per_stage)
+def varied_layers(job: TrainingJob, layers_per_stage: Sequence[int], owners: Sequence[int]) -> tuple[Block, ...]:
+    """Every block of the model in execution order, each compiled under the plan of its own layer and stage.
+
+    ``owners`` are the ranks that hold the virtual stages. What is no layer goes with the stage it is on.
+    """
+    plans = layer_plans(job.plan, layers_per_stage, owners)
     if all(plan is job.plan for plan in plans):
-        return blocks
-    variants = {id(plan): compiled_layers(replace(job, plan=plan)) for plan in plans}
+        return compiled_layers(job)
+    jobs = {rank: job.of_stage(rank) for rank in owners}
+    of_layer = [rank for rank, layers in zip(owners, layers_per_stage, strict=True) for _ in range(layers)]
+    variants: dict[tuple[int, int], tuple[Block, ...]] = {}
+
+    def variant(rank: int, plan: Plan) -> tuple[Block, ...]:
+        key = (jobs[rank].batch.micro_batch_size, id(plan))
+        if key not in variants:
+            variants[key] = compiled_layers(replace(jobs[rank], plan=plan))
+        return variants[key]
+
     found, layer = list[Block](), 0
-    for index, block in enumerate(blocks):
+    for index, block in enumerate(variant(owners[0], jobs[owners[0]].plan)):
         if block.name == "layer":
-            block = variants[id(plans[layer])][index]
+            block = variant(of_layer[layer], plans[layer])[index]
             layer += 1
+        else:  # before the first layer of a stage, or after the last one of all
+            rank = owners[0] if layer == 0 else of_layer[layer] if layer < len(of_layer) else owners[-1]
+            block = variant(rank, jobs[rank].plan)[index]
         found.append(block)
     return tuple(found)

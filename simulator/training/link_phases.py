@@ -64,7 +64,7 @@ def link_loads(pipeline: PipelinedJob, topology: Topology, first: int = 0) -> Fl
     first
         Accelerator of the job's first rank; the others follow it.
     """
-    ranks = first + np.arange(pipeline.plan.accelerators)
+    ranks = first + np.arange(pipeline.cluster.accelerator_count)
     found = np.zeros(len(topology.links))
     for message in sent(pipeline):
         _add(found, message, pipeline, topology, ranks, None)
@@ -99,7 +99,7 @@ def job_phases(
     NoWayError
         If links that are lost cannot be gone round.
     """
-    ranks = np.asarray(accelerators, np.int64)[: pipeline.plan.accelerators]
+    ranks = np.asarray(accelerators, np.int64)
     outside = topology.links.kind != KINDS.index("scale_up")
     port = topology.links.kind == KINDS.index("nic")
     found = []
@@ -136,7 +136,7 @@ def narrow_links(pipeline: PipelinedJob) -> dict[str, Narrow]:
     topology = _topology(_Same(whole))
     first = int(np.searchsorted(topology.nodes.node_of[: topology.accelerator_count], first_node))
     found = {}
-    for axis, phase in job_phases(pipeline, topology, range(first, first + pipeline.plan.accelerators)):
+    for axis, phase in job_phases(pipeline, topology, range(first, first + pipeline.cluster.accelerator_count)):
         links = phase.way.links
         rates = topology.links.capacity[links] / phase.way.shares
         narrowest = int(np.argmin(rates))
@@ -167,10 +167,12 @@ def _add(
     loads: Floats, message: Sent, pipeline: PipelinedJob, topology: Topology, ranks: Ids, capacity: Floats | None
 ) -> None:
     """Bytes of one kind of message of one stage on every link."""
-    stages = ranks.reshape(pipeline.ranks, -1)
-    mine = stages[message.stage]
+    mine = ranks[pipeline.seats[message.stage]]
     if message.to >= 0:
-        topology.add_loads(loads, mine, stages[message.to], np.full(len(mine), message.size), capacity)
+        theirs = ranks[pipeline.seats[message.to]]
+        pairs = max(len(mine), len(theirs))  # a rank of the smaller stage exchanges with several of the larger one
+        source, sink = (side[np.arange(pairs) * len(side) // pairs] for side in (mine, theirs))
+        topology.add_loads(loads, source, sink, np.full(pairs, message.size * len(mine) / pairs), capacity)
         return
     layout = pipeline.pricer(message.stage).layout
     size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]

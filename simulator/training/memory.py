@@ -144,8 +144,8 @@ def _is_shared(block: Block, tensor: Tensor) -> bool:
 
 
 def memory_ledger(
-    timeline: PipelineTimeline, chunks_of_rank: Sequence[Sequence[Chunk]], memory: Sequence[ChunkMemory], mesh: Mesh,
-    nodes: Sequence[Node], framework: Framework, versions: Sequence[float],
+    timeline: PipelineTimeline, chunks_of_rank: Sequence[Sequence[Chunk]], memory: Sequence[ChunkMemory],
+    meshes: Sequence[Mesh], nodes: Sequence[Node], framework: Framework, versions: Sequence[float],
     evicted: Mapping[Tier, Sequence[float]] | None = None, accelerators: int = 0, replicas: int = 1,
     updates_on_device: bool = False,
 ) -> MemoryLedger:  # fmt: skip
@@ -156,8 +156,8 @@ def memory_ledger(
     timeline
         Gives the activations in flight; made from orders alone it is already exact, because what a rank holds
         depends on the order of its own tasks only.
-    nodes
-        Node type of every rank, for the capacity.
+    meshes, nodes
+        Axis sizes and node type of every rank, for sizes and capacity.
     versions
         Weight versions each rank keeps.
     evicted
@@ -182,7 +182,7 @@ def memory_ledger(
     reserve = framework.constants.get("memory_reserve")
     fragmentation = framework.constants.get("fragmentation")
     stages, peers = list[StageMemory](), dict[int, float]()
-    for rank, chunks in enumerate(chunks_of_rank):
+    for rank, (chunks, mesh) in enumerate(zip(chunks_of_rank, meshes, strict=True)):
         states = _states(chunks, mesh, versions[rank], replicas)
         by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])

@@ -42,8 +42,8 @@ class PipelineCosts:
     input_gradient, weight_gradient
         Seconds of the two halves of a backward, same shape; needed by schedules that split it.
     p2p
-        Seconds to send activations (or their gradients) over the boundary between stages v and v+1: one number or
-        [virtual stage − 1].
+        Seconds to send activations (or their gradients) over the boundary between stages v and v+1: one number,
+        [virtual stage − 1], or [virtual stage − 1, 2] where activations and gradients take unlike times.
     overlap_p2p
         True: a transfer occupies its link (one message at a time per direction and pair of ranks), not the ranks.
         False: it also blocks the sender after the task and the receiver before it, as ``batch_isend_irecv`` does;
@@ -57,6 +57,8 @@ class PipelineCosts:
     overlapped
         Seconds of a forward mutually overlapped with a backward (DualPipe), by their virtual stages and whether the
         backward is its input gradient only; None: the sum of the two.
+    recompute
+        Seconds of ``backward`` that a task of its own takes where the order has one [virtual stage]; None: nothing.
     swap
         Seconds to move one micro-batch's activations to the partner rank or back [virtual stage] (BPipe).
     """
@@ -72,6 +74,7 @@ class PipelineCosts:
     weight_gradient_bytes: ArrayLike | None = None
     overlapped: Callable[[int, int, bool], float] | None = None
     swap: ArrayLike = 0.0
+    recompute: ArrayLike | None = None
 
     @staticmethod
     def uniform(

@@ -34,18 +34,22 @@ def job_costs(pipeline: PipelinedJob) -> PipelineCosts:
     def seconds(times: Sequence[PhaseTime]) -> NDArray[np.float64]:
         return np.array([t.seconds for t in times]) / pieces
 
+    kinds = list(dict.fromkeys(pipeline.boundaries))
+    one = len(kinds) == 1 and kinds[0].forward == kinds[0].backward
+    p2p = [(b.forward, b.backward) for b in pipeline.boundaries]
     return PipelineCosts(
         forward=seconds(pipeline.forward_times),
         backward=seconds(pipeline.backward_times),
         input_gradient=seconds(pipeline.chunk_times("input_gradient")) if split else None,
         weight_gradient=seconds(pipeline.chunk_times("weight_gradient")) if split else None,
-        p2p=pipeline.p2p_seconds,
+        p2p=p2p[0][0] if one else p2p or 0.0,
         overlap_p2p=pipeline.framework.overlap_p2p,
-        message_bytes=pipeline.boundary_bytes / pieces if pipeline.ranks > 1 else 0.0,
+        message_bytes=np.array([b.size for b in pipeline.boundaries]) / pieces if kinds else 0.0,
         activation_bytes=np.array([m.activations for m in memory]) / pieces,
         weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) / pieces if split else None,
         overlapped=lambda forward, backward, split: pipeline.pair_time(forward, backward, split).seconds,
         swap=swap_seconds(pipeline, memory),
+        recompute=seconds(pipeline.chunk_times("recompute")) if pipeline.traits.recomputes else None,
     )
 
 

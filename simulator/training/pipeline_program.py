@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, TaskOrder, W
+from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, R, TaskOrder, W
 from simulator.strategies.protocols import Action, ScheduleTraits
 
 if TYPE_CHECKING:
@@ -121,11 +121,12 @@ def build_program(
     duration = _durations(order, stage, stages, costs)
     boundary_time = _per_boundary(costs.p2p, stages, "p2p")
     boundary_bytes = _per_boundary(costs.message_bytes, stages, "message_bytes")
+    returns = (order.kind != F).astype(np.int64)
     target, boundary = _targets(order, rank, stage, stages, tables, traits)
     crosses = target >= 0
-    swaps = order.kind >= EVICT
-    transfer = np.where(crosses, boundary_time[boundary], 0.0)
-    message = np.where(crosses, boundary_bytes[boundary], 0.0)
+    swaps = _is(order.kind, (EVICT, LOAD))
+    transfer = np.where(crosses, boundary_time[boundary, returns], 0.0)
+    message = np.where(crosses, boundary_bytes[boundary, returns], 0.0)
     if swaps.any():
         transfer[swaps] = _per_stage(costs.swap, stages, "swap")[stage[swaps], 0]
         message[swaps] = _per_stage(costs.activation_bytes, stages, "activation_bytes")[stage[swaps], 0]
@@ -161,7 +162,7 @@ def _stages(order: TaskOrder, rank: Ints, traits: ScheduleTraits) -> tuple[Ints,
     chunks = max(1, slots // traits.weight_copies)
     ranks = len(order)
     place = np.array([[traits.virtual_stage(r, c, ranks, chunks) for c in range(slots)] for r in range(ranks)])
-    return place[rank, order.chunk], ranks * chunks
+    return place[rank, order.chunk], traits.stages or ranks * chunks
 
 
 def _task_tables(
@@ -179,7 +180,7 @@ def _task_tables(
         )
     tables: dict[int, Ints] = {}
     key = stage * microbatches + order.microbatch
-    for kind, codes in ((F, (F,)), (B, (BW, B)), (W, (BW, W)), (EVICT, (EVICT,)), (LOAD, (LOAD,))):
+    for kind, codes in ((F, (F,)), (B, (BW, B)), (W, (BW, W)), (EVICT, (EVICT,)), (LOAD, (LOAD,)), (R, (R,))):
         tasks = np.flatnonzero(_is(order.kind, codes))
         if kind >= EVICT and not tasks.size:
             continue
@@ -209,7 +210,7 @@ def _needs(order: TaskOrder, stage: Ints, stages: int, tables: dict[int, Ints]) 
     backward = is_backward & (stage < stages - 1)
     needs[backward] = tables[B][stage[backward] + 1, order.microbatch[backward]]
     also = np.full(len(stage), -1, dtype=np.int64)
-    if (order.kind >= EVICT).any():
+    if EVICT in tables:
         also[is_backward] = tables[LOAD][stage[is_backward], order.microbatch[is_backward]]
         load = order.kind == LOAD
         needs[load] = tables[EVICT][stage[load], order.microbatch[load]]
@@ -218,7 +219,8 @@ def _needs(order: TaskOrder, stage: Ints, stages: int, tables: dict[int, Ints]) 
 
 def _check_same_rank(order: TaskOrder, rank: Ints, stage: Ints, tables: dict[int, Ints]) -> None:
     """F, then B, then W of a micro-batch, on the same rank and in that order; pairs are a forward and a backward."""
-    for _, codes, before in ((B, (BW, B), F), (W, (W,), B), (EVICT, (EVICT,), F), (LOAD, (LOAD,), EVICT)):
+    follows = ((B, (BW, B), F), (W, (W,), B), (EVICT, (EVICT,), F), (LOAD, (LOAD,), EVICT), (R, (R,), F))
+    for _, codes, before in follows:
         tasks = np.flatnonzero(_is(order.kind, codes))
         if not tasks.size:
             continue
@@ -250,7 +252,7 @@ def _targets(
     target[backward] = rank[tables[B][stage[backward] - 1, order.microbatch[backward]]]
     boundary[backward] = stage[backward] - 1
     target[target == rank] = -1
-    swaps = np.flatnonzero(order.kind >= EVICT)
+    swaps = np.flatnonzero(_is(order.kind, (EVICT, LOAD)))
     if swaps.size:
         if traits.partner is None:
             raise ValueError("the order evicts activations, but its traits name no partner rank")
@@ -272,6 +274,12 @@ def _durations(order: TaskOrder, stage: Ints, stages: int, costs: PipelineCosts)
             raise ValueError(f"the order splits the backward: give PipelineCosts.{name}")
         table = _per_stage(values, stages, name)
         duration[tasks] = table[stage[tasks], order.microbatch[tasks] % table.shape[1]]
+    again = np.flatnonzero(order.kind == R)
+    if again.size and costs.recompute is not None:
+        apart = _per_stage(costs.recompute, stages, "recompute")[:, 0]
+        duration[again] = apart[stage[again]]
+        alone = np.isin(stage, np.unique(stage[again])) & _is(order.kind, (BW, B))
+        duration[alone] -= apart[stage[alone]]
     first = np.flatnonzero(order.with_next)
     if first.size:
         duration[first] = duration[first + 1] = _pair_seconds(first, duration, order, stage, costs)
@@ -299,11 +307,14 @@ def _per_stage(values: ArrayLike, stages: int, name: str) -> Floats:
 
 
 def _per_boundary(values: ArrayLike, stages: int, name: str) -> Floats:
+    """[boundary, forward or back] from a number, [boundary] or [boundary, 2]."""
     table = np.asarray(values, dtype=np.float64)
     if table.ndim == 0:
-        return np.full(max(1, stages - 1), float(table))
-    if table.shape != (stages - 1,):
+        return np.full((max(1, stages - 1), 2), float(table))
+    if table.shape not in ((stages - 1,), (stages - 1, 2)):
         raise ValueError(
             f"PipelineCosts.{name} has shape {table.shape}, needs one value for each of {stages - 1} boundaries"
         )
-    return table if table.size else np.zeros(1)
+    if not table.size:
+        return np.zeros((1, 2))
+    return table if table.ndim == 2 else np.stack((table, table), axis=1)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.constants import ConstantSet, Trust, both
 from simulator.cost.device import DeviceCost
@@ -23,19 +24,23 @@ from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
-from simulator.training.messages import message_counts, send_seconds, slice_of_boundary
+from simulator.training.messages import Boundary, boundaries
 from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
 from simulator.training.pipeline import PipelineCosts, run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
+from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order, with_factors
-from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
+from simulator.training.stages import (
+    Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_of_stages, layers_per_stage,
+)  # fmt: skip
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
+from simulator.training.step_traffic import step_bytes
 from simulator.training.update import optimizer_time, updates_on_device
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import TensorClass, Tier
+from simulator.workload.ops import Mesh, TensorClass, Tier
 
 __all__ = ["PipelinedJob"]
 
@@ -106,6 +111,8 @@ class PipelinedJob:
         """Virtual stages that each rank holds, by chunk."""
         if self.ranks == 1 and self.plan.virtual_stages == 1:
             return [[0]]
+        if any(stage.places for stage in self.plan.stages):
+            return [list(stage.places) for stage in self.plan.stages]
         chunks = range(max(self.plan.virtual_stages, self.traits.weight_copies))
         found = []
         for rank in range(self.ranks):
@@ -117,8 +124,12 @@ class PipelinedJob:
     def chunks(self) -> tuple[Chunk, ...]:
         """Virtual stages in model order."""
         stages = 1 + max(p for where in self.positions for p in where)
-        sizes = layers_per_stage(self.plan, self.framework, compiled_layers(self.job), stages)
-        return cut_into_chunks(varied_layers(self.job, sizes), sizes)
+        if self.plan.stages:
+            sizes = layers_of_stages(self.plan, stages, self.positions)
+        else:
+            sizes = layers_per_stage(self.plan, self.framework, compiled_layers(self.job), stages)
+        owners = [self.rank_of_position[position] for position in range(stages)]
+        return cut_into_chunks(varied_layers(self.job, sizes, owners), sizes)
 
     @cached_property
     def chunks_of_rank(self) -> list[list[Chunk]]:
@@ -128,13 +139,12 @@ class PipelinedJob:
     @cached_property
     def node_of_rank(self) -> list[Node]:
         """Node type of each pipeline rank: the slowest of those its ranks sit on."""
-        nodes = [g.node for g in self.cluster.groups for _ in range(g.count * g.node.accelerators)]
-        per_stage = self.plan.accelerators // self.ranks
-        found = []
-        for rank in range(self.ranks):
-            mine = {n.name: n for n in nodes[rank * per_stage : (rank + 1) * per_stage]}.values()
-            found.append(min(mine, key=lambda n: (n.accelerator.peak("bf16"), n.name)))
-        return found
+        return nodes_of_stages(self.seats, self.cluster)
+
+    @cached_property
+    def seats(self) -> list[NDArray[np.int64]]:
+        """Accelerators of the cluster that each pipeline rank sits on, in the order of its ranks."""
+        return seats_of_stages(self.plan, self.cluster)
 
     # -- prices ----------------------------------------------------------------------------------------------------
 
@@ -149,24 +159,35 @@ class PipelinedJob:
         return narrow_links(PipelinedJob(self.job, self.cluster, self.scale, True, {})) if self._slow is None else {}
 
     @cached_property
-    def pricers(self) -> dict[str, BlockPricer]:
-        """One pricer per node type."""
-        made = {}
-        for node in {n.name: n for n in self.node_of_rank}.values():
-            device = DeviceCost(node.accelerator, self.framework, self.factors, recorded=True)
-            network = NetworkCost(node, self.cluster.fabric, self.framework, self.factors, slow=self.slow)
-            made[node.name] = BlockPricer(device, network, RankLayout(self.plan, node), self.framework, self.factors)
-        return made
+    def pricers(self) -> list[BlockPricer]:
+        """Pricer of every pipeline rank; ranks with the same plan on the same places of equal nodes share one."""
+        made: dict[tuple[str, int, int], BlockPricer] = {}
+        costs: dict[str, tuple[DeviceCost, NetworkCost]] = {}
+        found = []
+        for node, seats, plan in zip(self.node_of_rank, self.seats, self.plan.stage_plans, strict=True):
+            key = (node.name, id(plan), first_seat(seats, self.cluster))
+            if key not in made:
+                if node.name not in costs:
+                    device = DeviceCost(node.accelerator, self.framework, self.factors, recorded=True)
+                    network = NetworkCost(node, self.cluster.fabric, self.framework, self.factors, slow=self.slow)
+                    costs[node.name] = (device, network)
+                made[key] = BlockPricer(*costs[node.name], RankLayout(plan, node, key[2]), self.framework, self.factors)
+            found.append(made[key])
+        return found
 
     def pricer(self, rank: int) -> BlockPricer:
         """Pricer of a pipeline rank."""
-        return self.pricers[self.node_of_rank[rank].name]
+        return self.pricers[rank]
+
+    def mesh(self, rank: int) -> Mesh:
+        """Axis sizes of a pipeline rank."""
+        return self.pricers[rank].mesh
 
     @cached_property
     def constants(self) -> ConstantSet:
         """Every constant that was used, of devices, networks and framework."""
         merged = ConstantSet()
-        for pricer in self.pricers.values():
+        for pricer in dict.fromkeys(self.pricers):
             for used in (pricer.device.constants, pricer.network.constants, pricer.tiers.constants):
                 merged.entries.update(used.entries)
         host = self.pricer(0).host
@@ -196,7 +217,7 @@ class PipelinedJob:
     def _chunk_time(self, chunk: Chunk, phase: str) -> PhaseTime:
         """Time of one pass through a chunk; chunks of equal content on equal nodes are priced once."""
         rank = self.rank_of_position[chunk.position]
-        key = (phase, chunk.content, self.node_of_rank[rank].name)
+        key = (phase, chunk.content, id(self.pricer(rank)))
         if key not in self._times:
             price = getattr(self.pricer(rank), phase)
             self._times[key] = combine((price(block), count) for block, count in chunk.blocks)
@@ -206,7 +227,7 @@ class PipelinedJob:
         """A forward of one virtual stage mutually overlapped with the backward of another."""
         there, back = self.chunks[forward], self.chunks[backward]
         rank = self.rank_of_position[forward]
-        key = ("pair", split, there.content, back.content, self.node_of_rank[rank].name)
+        key = ("pair", split, there.content, back.content, id(self.pricer(rank)))
         if key not in self._times:
             self._times[key] = overlapped_pair(self.pricer(rank), there.blocks, back.blocks, split)
         return self._times[key]
@@ -214,7 +235,7 @@ class PipelinedJob:
     def update_time(self, rank: int, beside: float = 0.0) -> PhaseTime:
         """Clipping and optimizer of a rank, see :func:`~simulator.training.update.optimizer_time`."""
         chunks = self.chunks_of_rank[rank]
-        key = (beside, tuple(c.content for c in chunks), self.node_of_rank[rank].name)
+        key = (beside, tuple(c.content for c in chunks), id(self.pricer(rank)))
         if key not in self._times:
             self._times[key] = optimizer_time(chunks, self.pricer(rank), beside)
         return self._times[key]
@@ -223,19 +244,18 @@ class PipelinedJob:
     def chunk_memories(self) -> list[ChunkMemory]:
         """What every virtual stage needs, in model order."""
         found = {c.content: c for c in self.chunks}
-        needed = {content: chunk_memory(chunk, self.plan.mesh) for content, chunk in found.items()}
+        needed = {key: chunk_memory(c, self.mesh(self.rank_of_position[c.position])) for key, c in found.items()}
         return [needed[c.content] for c in self.chunks]
 
     @cached_property
-    def p2p_seconds(self) -> float:
-        """Sending one micro-batch's boundary activation to the next stage [s]."""
-        return send_seconds(self)
+    def boundaries(self) -> list[Boundary]:
+        """What passes between every virtual stage and the next."""
+        return boundaries(self)
 
     @cached_property
-    def boundary_bytes(self) -> float:
-        """The activation that passes between two stages, on one rank [B]."""
-        block = next(b for c in reversed(self.chunks) for b, _ in c.blocks if b.name in ("layer", "head"))
-        return block.boundary.bytes(self.plan.mesh)
+    def p2p_seconds(self) -> float:
+        """Sending one micro-batch's activation to the next stage, over the slowest boundary [s]."""
+        return max((max(b.forward, b.backward) for b in self.boundaries), default=0.0)
 
     # -- memory and bounds -------------------------------------------------------------------------------------------
 
@@ -263,8 +283,8 @@ class PipelinedJob:
         )
         versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
         ledger = memory_ledger(
-            timeline, self.chunks_of_rank, memory, self.plan.mesh, self.node_of_rank, self.framework, versions,
-            self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
+            timeline, self.chunks_of_rank, memory, [p.mesh for p in self.pricers], self.node_of_rank, self.framework,
+            versions, self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
             updates_on_device(self.plan),
         )  # fmt: skip
         return with_factors(ledger, self)
@@ -353,23 +373,7 @@ class PipelinedJob:
 
     def traffic(self) -> Traffic:
         """Bytes per accelerator and step by link class, of the rank that moves most."""
-        moved, reductions = [], self.traits.reductions(self.microbatches)
-        for rank in range(self.ranks):
-            pricer = self.pricer(rank)
-            links = dict(self.step_time(rank).traffic)
-            for chunk in self.chunks_of_rank[rank]:
-                for block, count in chunk.blocks:
-                    for op in (*block.reduce, *block.publish):
-                        for link, size in pricer.op_traffic(op).items():
-                            links[link] = links.get(link, 0.0) + reductions * count * size / op.wire.every
-            if self.ranks > 1:
-                inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-                forward, backward = message_counts(self, rank)
-                sent = (forward + backward * self.sending.pipeline_volume) * slice_of_boundary(self)
-                link = "scale_up" if inside else "scale_out"
-                links[link] = links.get(link, 0.0) + sent
-            moved.append(links)
-        return Traffic(max(moved, key=lambda m: sum(m.values())))
+        return step_bytes(self)
 
     def trust_shares(self) -> dict[str, float]:
         """Share of the computation and communication time by trust of the constants behind it."""

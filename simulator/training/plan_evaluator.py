@@ -58,10 +58,11 @@ class _Work:
 
 @dataclass(frozen=True)
 class _States:
-    """Per block in model order: bytes of states, seconds of their update."""
+    """Per block in model order: bytes of states, seconds of their update and of their exchange."""
 
     bytes: Floats
     update: Floats
+    sync: Floats
 
 
 class PlanEvaluator:
@@ -79,8 +80,11 @@ class PlanEvaluator:
         self.model, self.framework, self.cluster, self.batch = model, framework, cluster, batch
         self.node = cluster.groups[0].node
         self.uniform = len({g.node.name for g in cluster.groups}) == 1
-        self._device = DeviceCost(self.node.accelerator, framework, cluster.factors, recorded=True)
-        self._network = NetworkCost(self.node, cluster.fabric, framework, cluster.factors)
+        self._costs = {
+            node.name: (node, DeviceCost(node.accelerator, framework, cluster.factors, recorded=True),
+                        NetworkCost(node, cluster.fabric, framework, cluster.factors))
+            for node in {g.node.name: g.node for g in cluster.groups}.values()
+        }  # fmt: skip
         self._work = lru_cache(MEMORY)(self._price_work)
         self._states = lru_cache(MEMORY)(self._price_states)
 
@@ -99,10 +103,15 @@ class PlanEvaluator:
         job = self.job(plan)
         if reasons := check_job(job, self.cluster):
             return PlanBound(math.inf, "; ".join(reasons))
-        if not self.uniform or plan.option("expert") is not None or not _alike(plan.recompute, plan.offload):
+        if (
+            plan.stages
+            or not self.uniform
+            or plan.option("expert") is not None
+            or not _alike(plan.recompute, plan.offload)
+        ):
             return PlanBound(0.0)
-        work = self._work(_work_key(plan), job.batch.micro_batch_size)
-        states = self._states(_state_key(plan))
+        work = self._work(_work_key(plan), job.batch.micro_batch_size, self.node.name)
+        states = self._states(_state_key(plan), self.node.name)
         ranks, chunks = plan.pipeline_parallel, plan.virtual_stages
         traits = _traits(plan.schedule) if ranks * chunks > 1 else None
         owner = _owners(plan.schedule, ranks, chunks)
@@ -121,14 +130,24 @@ class PlanEvaluator:
         host = HostCost(self.framework, self.cluster.factors).step(0)  # at least
         return PlanBound((seconds + float(update.max()) + host) * (1 - 1e-9))
 
-    def layers(self, plan: Plan) -> list[LayerCosts]:
-        """Costs of the transformer layers in model order."""
-        work = self._work(_work_key(plan), self.job(plan).batch.micro_batch_size)
-        states = self._states(_state_key(plan))
-        return [
-            LayerCosts(float(work.forward[i] + work.backward[i]), float(states.bytes[i]), float(work.activations[i]))
-            for i in np.flatnonzero(work.layer)
-        ]
+    def layers(self, plan: Plan, kind: str = "", ends: bool = False) -> list[LayerCosts]:
+        """Costs of the transformer layers in model order.
+
+        Parameters
+        ----------
+        kind
+            Name of the node type they run on; the first of the cluster by default.
+        ends
+            Count what comes before the first layer and after the last one to those layers.
+        """
+        node = kind or self.node.name
+        work = self._work(_work_key(plan), self.job(plan).batch.micro_batch_size, node)
+        states = self._states(_state_key(plan), node)
+        columns = (work.forward + work.backward, states.bytes, work.activations, states.sync)
+        of_layer = np.maximum(np.cumsum(work.layer) - 1, 0)
+        kept = np.ones_like(work.layer) if ends else work.layer
+        summed = [np.bincount(of_layer[kept], column[kept]) for column in columns]
+        return [LayerCosts(*map(float, row)) for row in zip(*summed, strict=True)]
 
     # -- memory ------------------------------------------------------------------------------------------------------
 
@@ -163,12 +182,12 @@ class PlanEvaluator:
         batch = replace(self.batch, micro_batch_size=micro_batch)
         return compiled_layers(TrainingJob("blocks", self.model, self.framework, batch, plan))
 
-    def _pricer(self, plan: Plan) -> BlockPricer:
-        layout = RankLayout(plan, self.node)
-        return BlockPricer(self._device, self._network, layout, self.framework, self.cluster.factors)
+    def _pricer(self, plan: Plan, kind: str) -> BlockPricer:
+        node, device, network = self._costs[kind]
+        return BlockPricer(device, network, RankLayout(plan, node), self.framework, self.cluster.factors)
 
-    def _price_work(self, plan: Plan, micro_batch: int) -> _Work:
-        blocks, pricer = self._blocks(plan, micro_batch), self._pricer(plan)
+    def _price_work(self, plan: Plan, micro_batch: int, kind: str) -> _Work:
+        blocks, pricer = self._blocks(plan, micro_batch), self._pricer(plan, kind)
         one = {id(b): b for b in blocks}
         forward = {k: pricer.forward(b).seconds for k, b in one.items()}
         backward = {k: pricer.backward(b).seconds for k, b in one.items()}
@@ -181,18 +200,20 @@ class PlanEvaluator:
             min(memory[id(b)].workspace for b in blocks if b.name == "layer"),
         )
 
-    def _price_states(self, plan: Plan) -> _States:
-        blocks, pricer = self._blocks(plan, 1), self._pricer(plan)
+    def _price_states(self, plan: Plan, kind: str) -> _States:
+        blocks, pricer = self._blocks(plan, 1), self._pricer(plan, kind)
         one = {id(b): b for b in blocks}
         held: dict[int, float] = {}
         for key, block in one.items():
             tied = block.name == "head"  # a tied head shares the embedding's table where both are on one rank
             mine = (t for t in block.states if t.tier is Tier.HBM and not (tied and t.name.startswith("embedding.")))
             held[key] = sum(t.bytes(plan.mesh) for t in mine)
+        exchange = {k: [pricer.price(op) for op in (*b.reduce, *b.publish)] for k, b in one.items()}
+        sync = {k: sum(p.priced.seconds / p.op.wire.every for p in ops) for k, ops in exchange.items()}
         update = {k: optimizer_time([Chunk(0, ((b, 1),))], pricer).seconds for k, b in one.items()}
         layers = [b.name == "layer" for b in blocks]
         seconds = [update[id(b)] if layer else 0.0 for b, layer in zip(blocks, layers, strict=True)]
-        return _States(np.array([held[id(b)] for b in blocks]), np.array(seconds))
+        return _States(*(np.array(c) for c in ([held[id(b)] for b in blocks], seconds, [sync[id(b)] for b in blocks])))
 
 
 def pipeline_bound(

@@ -28,13 +28,14 @@ def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
 
     14 bytes per parameter with bf16 weights and fp32 Adam (master copy and two moments).
     """
-    replicas = job.plan.mesh["dpcp"]
     total = 0.0
     for stage in estimate.memory.stages:  # a tier that holds activations alone has neither
+        plan = job.plan.stage_plans[stage.stage]
+        replicas = plan.mesh["dpcp"]
         optim, param = (stage.by_class.get(cls.value, 0.0) for cls in (TensorClass.OPTIM, TensorClass.PARAM))
-        sharded_optim = replicas if job.plan.zero_stage >= 1 else 1
-        sharded_param = replicas if job.plan.zero_stage >= 3 else 1
-        total += job.plan.tensor_parallel * (optim * sharded_optim + param * sharded_param)
+        sharded_optim = replicas if plan.zero_stage >= 1 else 1
+        sharded_param = replicas if plan.zero_stage >= 3 else 1
+        total += plan.tensor_parallel * (optim * sharded_optim + param * sharded_param)
     return total
 
 

@@ -20,7 +20,8 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Mesh, OpKind, TensorClass
 from simulator.workload.plan import Plan
 
-__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layers_per_stage"]
+__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layer_count", "layers_of_stages",
+           "layers_per_stage"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,11 @@ def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: i
     return tuple(blocks)
 
 
+def layer_count(model: ModelSpec) -> int:
+    """Transformer layers of all its stacks, in the sense in which stages count them."""
+    return sum(count for tower in _towers(model, 1) for _, count in tower.model.layers)
+
+
 def counted_ends(plan: Plan) -> tuple[int, int]:
     """Whether the embedding and the head take the place of a layer when layers are dealt out (1 or 0 each).
 
@@ -104,6 +110,15 @@ def counted_ends(plan: Plan) -> tuple[int, int]:
     names = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
     first, last = (int(plan.option(name, False) is True) for name in names)
     return first, last
+
+
+def layers_of_stages(plan: Plan, stages: int, positions: Sequence[Sequence[int]]) -> list[int]:
+    """Layers of every virtual stage as a plan with stages of its own names them; ``positions`` by rank and chunk."""
+    own = [0] * stages
+    for stage, where in zip(plan.stages, positions, strict=True):
+        for position, count in zip(where, stage.layers, strict=False):  # a partner's stages come after its own
+            own[position] = count
+    return own
 
 
 def layers_per_stage(plan: Plan, framework: Framework, blocks: Sequence[Block], stages: int) -> list[int]:

@@ -15,6 +15,7 @@ from simulator.results.estimate import Estimate, MemoryLedger, TimeBreakdown, Tr
 from simulator.strategies.compile import check_plan
 from simulator.training.goal import goal_metrics, goal_notes, goal_reason
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.stage_checks import check_stages
 from simulator.training.step_metrics import step_interval, step_metrics
 from simulator.training.tiers import missing_tiers
 from simulator.workload.jobs import TrainingJob
@@ -25,7 +26,7 @@ __all__ = ["check_job", "estimate_step"]
 def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
     """Why this job cannot run on this cluster as planned; empty when it can (memory is judged later)."""
     plan, batch = job.plan, job.batch
-    reasons = check_plan(job.model, plan)
+    reasons = [*check_stages(job, cluster)] if plan.stages else check_plan(job.model, plan)
     if plan.accelerators > cluster.accelerator_count:
         reasons.append(
             f"the plan needs {plan.accelerators} accelerators but the cluster has {cluster.accelerator_count}"
@@ -38,9 +39,9 @@ def check_job(job: TrainingJob, cluster: Cluster) -> list[str]:
             f"global_batch_size {batch.global_batch_size} is not a multiple of "
             f"micro_batch_size × data_parallel = {share}; use {near}"
         )
-    elif reason := PipelinedJob.check_schedule(job):
+    elif not (plan.stages and reasons) and (reason := PipelinedJob.check_schedule(job)):
         reasons.append(reason)
-    if plan.expert_parallel > 1 and plan.expert_ranks % plan.expert_parallel:
+    if not plan.stages and plan.expert_parallel > 1 and plan.expert_ranks % plan.expert_parallel:
         over = "tensor_parallel × " * plan.folds_experts + "data_parallel × context_parallel"
         reasons.append(f"expert_parallel {plan.expert_parallel} does not divide {over} = {plan.expert_ranks}")
     if reason := goal_reason(job):

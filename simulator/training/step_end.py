@@ -85,14 +85,16 @@ def _tied_embedding_seconds(pipeline: PipelinedJob) -> float:
     """All-reduce of the shared embedding's gradient between the two stages that hold a copy [s]."""
     if pipeline.ranks == 1 or not pipeline.job.model.tie_word_embeddings:
         return 0.0
-    mesh = pipeline.plan.mesh
+    pricer = pipeline.pricer(0)
     gradient = sum(
-        t.bytes(mesh)
+        t.bytes(pricer.mesh)
         for block, _ in pipeline.chunks[0].blocks
         for t in block.states
         if t.name == "embedding.weight.grad"
     )
-    pricer = pipeline.pricer(0)
+    if pipeline.plan.unequal:  # the stage with fewer shards has more to send
+        first, last = (pipeline.plan.stage_plans[rank].tensor_parallel for rank in (0, -1))
+        gradient *= max(1.0, first / last)
     work = Work(OpKind.COLLECTIVE, "fp32", collective=Collective.ALL_REDUCE.value, message=gradient, axis="pp", ranks=2)
     return pricer.network.price(work, pricer.layout.neighbour("pp")).seconds
 

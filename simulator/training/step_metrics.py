@@ -24,7 +24,7 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
     """Named figures of one step; definitions in ``results/schema.csv``."""
     job, cluster = pipeline.job, pipeline.cluster
     accelerators = job.plan.accelerators
-    peak = pipeline.node_of_rank[0].accelerator.peak(PEAK_DTYPE.get(job.plan.precision, "bf16"))
+    peak = _mean_peak(pipeline)
     tokens = job.batch.tokens
     model_flops, causal_flops = (tokens * _flops_per_token(pipeline, causal) for causal in (False, True))
     timeline, second = step.timeline, step.second_order
@@ -47,6 +47,16 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
     }
 
 
+def _mean_peak(pipeline: PipelinedJob) -> float:
+    """Peak of an accelerator of the job, in the mean over all of them [FLOP/s]."""
+    dtype = PEAK_DTYPE.get(pipeline.job.plan.precision, "bf16")
+    peaks = [node.accelerator.peak(dtype) for node in pipeline.node_of_rank]
+    if len(set(peaks)) == 1:
+        return peaks[0]
+    sizes = [len(seats) for seats in pipeline.seats]
+    return sum(p * n for p, n in zip(peaks, sizes, strict=True)) / sum(sizes)
+
+
 def _flops_per_token(pipeline: PipelinedJob, causal: bool) -> float:
     """What the model needs: 6 FLOPs per weight, 4 per frozen weight, 6 per weight of an adapter beside it."""
     model, sequence = pipeline.job.model, pipeline.job.batch.sequence_length
@@ -65,13 +75,14 @@ def _flops_per_token(pipeline: PipelinedJob, causal: bool) -> float:
 
 def _recompute_flops(pipeline: PipelinedJob) -> float:
     """FLOPs of all recomputed GEMM and attention Ops of a step, over all ranks."""
-    mesh, total = pipeline.plan.mesh, 0.0
+    total = 0.0
     for chunk in pipeline.chunks:
+        rank = pipeline.rank_of_position[chunk.position]
+        mesh, ranks = pipeline.mesh(rank), len(pipeline.seats[rank])
         for block, count in chunk.blocks:
             again = (op for op in block.backward if op.phase is Phase.RECOMPUTE and op.kind is not OpKind.ELEMENTWISE)
-            total += count * sum(op.flops(mesh) for op in again)
-    ranks = pipeline.plan.tensor_parallel * pipeline.plan.context_parallel * pipeline.plan.data_parallel
-    return total * ranks * pipeline.microbatches
+            total += ranks * count * sum(op.flops(mesh) for op in again)
+    return total * pipeline.microbatches
 
 
 def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from simulator.training.messages import slice_of_boundary
+from simulator.results.estimate import Traffic
+from simulator.training.messages import messages_of_rank
 from simulator.training.tables import counted_ops, times_in_a_step
 
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["Sent", "scale_out", "sent"]
+__all__ = ["Sent", "scale_out", "sent", "step_bytes"]
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def sent(pipeline: PipelinedJob) -> list[Sent]:
                 inside = pricer.layout.inside_domain(pricer.layout.group(op.axis))
                 price, share = pricer.price(op), count / op.wire.every
                 add(op.axis, op.collective.value, stage, -1, inside, share * price.bytes, share * price.priced.seconds)
-    for (stage, to), inside, size, count in _between_stages(pipeline):
-        add("pp", "send_recv", stage, to, inside, size, count * pipeline.p2p_seconds)
+    for (stage, to), inside, size, seconds in _between_stages(pipeline):
+        add("pp", "send_recv", stage, to, inside, size, seconds)
     return [Sent(*key, *value) for key, value in found.items() if value[0] > 0 and value[1] > 0]
 
 
@@ -71,15 +72,31 @@ def scale_out(pipeline: PipelinedJob) -> list[Sent]:
     return [message for message in sent(pipeline) if not message.inside]
 
 
-def _between_stages(pipeline: PipelinedJob) -> Iterator[tuple[tuple[int, int], bool, float, int]]:
-    """(from, to), whether that is inside a domain, bytes and number of the messages between neighbours."""
-    layout, items = pipeline.pricer(0).layout, pipeline.microbatches
-    if pipeline.ranks == 1:
-        return
-    inside = layout.inside_domain(layout.neighbour("pp"))
-    each, where = slice_of_boundary(pipeline), pipeline.rank_of_position
-    for position in range(len(pipeline.chunks) - 1):
+def _between_stages(pipeline: PipelinedJob) -> Iterator[tuple[tuple[int, int], bool, float, float]]:
+    """(from, to), whether that is inside a domain, bytes per sending rank and seconds of the messages of neighbours."""
+    items, where = pipeline.microbatches, pipeline.rank_of_position
+    volume = pipeline.sending.pipeline_volume
+    for position, boundary in enumerate(pipeline.boundaries):
         here, there = where[position], where[position + 1]
         if here != there:
-            yield (here, there), inside, items * each, items
-            yield (there, here), inside, items * each * pipeline.sending.pipeline_volume, items
+            inside = boundary.link == "scale_up"
+            yield (here, there), inside, items * boundary.sent, items * boundary.forward
+            yield (there, here), inside, items * boundary.returned * volume, items * boundary.backward
+
+
+def step_bytes(pipeline: PipelinedJob) -> Traffic:
+    """Bytes per accelerator and step by link class, of the rank that moves most."""
+    moved, reductions = [], pipeline.traits.reductions(pipeline.microbatches)
+    for rank in range(pipeline.ranks):
+        pricer = pipeline.pricer(rank)
+        links = dict(pipeline.step_time(rank).traffic)
+        for chunk in pipeline.chunks_of_rank[rank]:
+            for block, count in chunk.blocks:
+                for op in (*block.reduce, *block.publish):
+                    for link, size in pricer.op_traffic(op).items():
+                        links[link] = links.get(link, 0.0) + reductions * count * size / op.wire.every
+        for boundary, forward, backward in messages_of_rank(pipeline, rank):
+            across = forward * boundary.sent + backward * pipeline.sending.pipeline_volume * boundary.returned
+            links[boundary.link] = links.get(boundary.link, 0.0) + across
+        moved.append(links)
+    return Traffic(max(moved, key=lambda m: sum(m.values())))

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.results.tables import Columns, columns_from_rows
-from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, W
+from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, R, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
-from simulator.training.messages import message_counts, slice_of_boundary
+from simulator.training.messages import messages_of_rank
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
 if TYPE_CHECKING:
@@ -26,10 +26,11 @@ MOST_ROWS = 20_000
 
 PHASES = {
     F: "forward", BW: "backward", B: "input_gradient", W: "weight_gradient", EVICT: "evict", LOAD: "load",
+    R: "recompute",
 }  # fmt: skip
 """Words of the ``phase`` column by code of a pipeline task."""
 
-_PASSES = {F: "forward", BW: "backward", B: "input_gradient", W: "weight_gradient"}
+_PASSES = {F: "forward", BW: "backward", B: "input_gradient", W: "weight_gradient", R: "recompute"}
 """Methods of the block pricer."""
 
 Row = dict[str, Any]
@@ -139,7 +140,8 @@ def _end_of_step(pipeline: PipelinedJob, step: StepRun) -> Iterator[Row]:
     host = pipeline.host_per_step
     update = float(step.parts.get("optimizer", 0.0))
     ends = step.seconds - pipeline.pipeline_seconds - update - host
-    network = Stream.SCALE_OUT if pipeline.plan.data_parallel > 1 else Stream.COMPUTE
+    widest = max(plan.data_parallel for plan in pipeline.plan.stage_plans)
+    network = Stream.SCALE_OUT if widest > 1 else Stream.COMPUTE
     parts = (
         ("gradients and parameters", network.value, OpKind.COLLECTIVE.value, ends),
         ("optimizer", Stream.COMPUTE.value, OpKind.ELEMENTWISE.value, update),
@@ -221,7 +223,6 @@ def _block_rows(block: Block, name: str, pricer: BlockPricer, stage: int, passes
 
 def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[Row]:
     """What belongs to no block: the update, and messages to the next stage."""
-    pricer = pipeline.pricer(stage)
     update = pipeline.update_time(stage, pipeline.pipeline_seconds)
     if update.seconds:
         yield _row(
@@ -229,13 +230,13 @@ def _stage_rows(pipeline: PipelinedJob, step: StepRun, stage: int) -> Iterator[R
             duration=float(update.seconds), bytes=float(update.traffic.get("hbm", 0.0)),
             trust=max(update.trust, key=update.trust.__getitem__).value if update.trust else "",
         )  # fmt: skip
-    messages = int(step.timeline.p2p_messages[stage])
-    if messages:
-        inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
+    pieces = pipeline.traits.items_per_microbatch
+    for boundary, forward, backward in messages_of_rank(pipeline, stage):
+        seconds = (forward * boundary.forward + backward * boundary.backward) / (forward + backward)
+        link = Stream.SCALE_UP if boundary.link == "scale_up" else Stream.SCALE_OUT
         yield _row(
-            stage, (Stream.SCALE_UP if inside else Stream.SCALE_OUT).value, "pipeline.send", "forward and backward",
-            OpKind.P2P.value, count=messages, duration=float(pipeline.p2p_seconds),
-            bytes=float(pipeline.boundary_bytes), bound="network",
+            stage, link.value, "pipeline.send", "forward and backward", OpKind.P2P.value,
+            count=pieces * (forward + backward), duration=float(seconds), bytes=float(boundary.size), bound="network",
         )  # fmt: skip
 
 
@@ -270,9 +271,8 @@ def communication_by_axis(
                 links = pricer.layout.wire_bytes(op.collective, price.bytes, pricer.layout.group(op.axis))
                 often = count * reductions / op.wire.every if id(op) in late else float(count)
                 add(op.axis, op.collective.value, links, price.priced.seconds, often)
-    if pipeline.ranks > 1:
-        inside = pricer.layout.inside_domain(pricer.layout.neighbour("pp"))
-        link, each = "scale_up" if inside else "scale_out", slice_of_boundary(pipeline)
-        for count, volume in zip(message_counts(pipeline, stage), (1.0, pipeline.sending.pipeline_volume), strict=True):
-            add("pp", "send_recv", {link: volume * each}, pipeline.p2p_seconds, count)
+    volume = pipeline.sending.pipeline_volume
+    for boundary, forward, backward in messages_of_rank(pipeline, stage):
+        add("pp", "send_recv", {boundary.link: boundary.sent}, boundary.forward, forward)
+        add("pp", "send_recv", {boundary.link: volume * boundary.returned}, boundary.backward, backward)
     return found

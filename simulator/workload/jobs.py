@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from simulator.workload.fleets import Autoscaling, LiveMigration, SpotMarket
@@ -70,6 +70,14 @@ class TrainingJob:
     recovery: str = "checkpoint-restart"
     goal: Goal | None = None
     rollout: Rollout | None = None
+
+    def of_stage(self, rank: int) -> TrainingJob:
+        """What one pipeline rank does: its own plan, and its share of the sequences of every micro-batch."""
+        plan = self.plan.stage_plans[rank]
+        if plan is self.plan:
+            return self
+        size = self.batch.micro_batch_size * self.plan.data_parallel // plan.data_parallel
+        return replace(self, plan=plan, batch=replace(self.batch, micro_batch_size=size))
 
     @property
     def accelerators(self) -> int:

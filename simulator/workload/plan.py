@@ -8,6 +8,7 @@ from functools import cached_property
 from types import MappingProxyType
 
 from simulator.workload.ops import Mesh
+from simulator.workload.stage import Stage
 
 __all__ = ["AXES", "GROUP_OPTIONS", "SHORT_NAMES", "Plan", "base_axis", "sub_axis"]
 
@@ -77,6 +78,10 @@ class Plan:
         Name of a registered offload strategy, ``none`` by default.
     options
         Further keys of the chosen strategies, sorted by name.
+    stages
+        One :class:`~simulator.workload.stage.Stage` per pipeline rank where they differ; empty: all are alike. Then the
+        fields above are what a stage has that says nothing else, and ``data_parallel`` is what micro-batches are
+        counted by.
     """
 
     tensor_parallel: int = 1
@@ -92,6 +97,7 @@ class Plan:
     precision: str = "bf16"
     offload: str = "none"
     options: tuple[tuple[str, object], ...] = ()
+    stages: tuple[Stage, ...] = ()
 
     @cached_property
     def mesh(self) -> Mesh:
@@ -135,7 +141,35 @@ class Plan:
     @property
     def accelerators(self) -> int:
         """Number of ranks."""
+        if self.stages:
+            return sum(self.stage_size(rank) for rank in range(len(self.stages)))
         return self.tensor_parallel * self.context_parallel * self.pipeline_parallel * self.data_parallel
+
+    @cached_property
+    def stage_plans(self) -> tuple[Plan, ...]:
+        """What every pipeline rank does, by itself: plans without ``stages``, equal ones the same object."""
+        if not self.stages:
+            return (self,) * self.pipeline_parallel
+        made: dict[tuple[tuple[str, object], ...], Plan] = {}
+        found = []
+        for stage in self.stages:
+            changes = stage.changes()
+            key = tuple(changes.items())
+            if key not in made:
+                plan = replace(self, stages=(), **changes)  # type: ignore[arg-type]
+                made[key] = next((p for p in made.values() if p == plan), plan)
+            found.append(made[key])
+        return tuple(found)
+
+    def stage_size(self, rank: int) -> int:
+        """Accelerators of a pipeline rank."""
+        plan = self.stage_plans[rank]
+        return plan.tensor_parallel * plan.context_parallel * plan.data_parallel
+
+    @cached_property
+    def unequal(self) -> bool:
+        """Whether its stages have degrees or decisions of their own, not only layers and places."""
+        return len({id(plan) for plan in self.stage_plans}) > 1 or any(s.accelerator for s in self.stages)
 
     def option(self, name: str, default: object = None) -> object:
         """A strategy option, or ``default``."""
@@ -160,4 +194,5 @@ class Plan:
         parts += [f"recompute={self.recompute}"] * (self.recompute != "none")
         parts += [self.precision] + [f"offload={self.offload}"] * (self.offload != "none")
         parts += [f"{name}={value}" for name, value in self.options]
+        parts += [f"stages[{'; '.join(map(str, self.stages))}]"] * bool(self.stages)
         return " ".join(parts)

@@ -223,3 +223,30 @@ def test_partition_covers_all_layers_and_is_optimal(costs: list[float], stages: 
         assert dearest(tuple(np.cumsum(counts)[:-1].tolist())) == pytest.approx(best)
     else:
         assert max(counts) - min(counts) <= 1
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(1, 12), seconds, seconds, st.floats(0.0, 1.0))
+def test_varuna_hides_the_recomputation_of_a_lone_micro_batch(
+    ranks: int, microbatches: int, forward: float, backward: float, share: float
+) -> None:
+    """One micro-batch: p(F + B), against p(F + B) + (p − 1)R of 1F1B, as R ≤ B hides behind the stage that follows."""
+    again = np.full(ranks, share * min(forward, backward))
+    again[-1] = 0.0
+    costs = PipelineCosts(np.full(ranks, forward), backward + again, recompute=again)
+    varuna, plain = (run_schedule(lookup("pipeline", name)(), costs, ranks, 1) for name in ("varuna", "1f1b"))
+    assert varuna.makespan == pytest.approx(ranks * (forward + backward))
+    assert plain.makespan == pytest.approx(ranks * (forward + backward) + again.sum())
+    many = run_schedule(lookup("pipeline", "varuna")(), costs, ranks, microbatches)
+    assert many.busy == pytest.approx(microbatches * (forward + backward + again))
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5, 8])
+@pytest.mark.parametrize("microbatches", [1, 3, 8, 24])
+def test_varuna_is_never_slower_than_1f1b_at_its_own_units(ranks: int, microbatches: int) -> None:
+    """F = R = 1, B = 2, none again on the last stage: the order is made for these."""
+    again = np.ones(ranks)
+    again[-1] = 0.0
+    costs = PipelineCosts(np.ones(ranks), 2.0 + again, recompute=again)
+    varuna, plain = (run_schedule(lookup("pipeline", n)(), costs, ranks, microbatches) for n in ("varuna", "1f1b"))
+    assert varuna.makespan <= plain.makespan

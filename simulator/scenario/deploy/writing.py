@@ -100,8 +100,14 @@ def export_plan(
     name = workload or next(iter(every))
     if name not in every:
         raise ConfigError(unknown_name("workload", name, every))
-    setup = setup_of(scenario, every[name])
+    chosen = every[name]
+    setup = setup_of(scenario, chosen)
     module = engine_of(setup.framework) if engine is None else engine_named(engine, setup.kind)
+    if isinstance(chosen, TrainingJob) and chosen.plan.stages:
+        raise ConfigError(
+            f"{module.version} gives every pipeline stage the same mesh, and this plan has stages of its own: "
+            f"{'; '.join(map(str, chosen.plan.stages))}. Leave plan.stages out to export the plan of equal stages"
+        )
     written = module.write(setup)
     unsaid = tuple(_marks(scenario, name, setup, written))
     title = (f"'{name}' of the scenario '{scenario.name}' for {module.version}, as 'fmsim export' writes it.",

@@ -21,7 +21,7 @@ class Dispatcher:
     Parameters
     ----------
     ranks, chunks, microbatches
-        Sizes.
+        Sizes; chunks of every rank, or of each of them.
     placement
         ``(rank, chunk, ranks, chunks) → virtual stage``.
     times
@@ -31,6 +31,9 @@ class Dispatcher:
         ``(state, kind, rank, chunk, microbatch) → key``; the ready task with the smallest key starts.
     admit
         ``(state, rank, chunk, microbatch) → may this forward start``: keeps memory bounded.
+
+    weights
+        Times the durations of each virtual stage; empty: all are alike.
 
     Attributes
     ----------
@@ -43,20 +46,23 @@ class Dispatcher:
     def __init__(
         self,
         ranks: int,
-        chunks: int,
+        chunks: int | Sequence[int],
         microbatches: int,
         placement: Callable[[int, int, int, int], int],
         times: tuple[int, int, int],
         preference: Preference,
         admit: Admit,
+        weights: Sequence[int] = (),
     ) -> None:
-        self.ranks, self.chunks, self.microbatches, self.times = ranks, chunks, microbatches, times
+        held = [chunks] * ranks if isinstance(chunks, int) else list(chunks)
+        self.ranks, self.chunks, self.microbatches, self.times = ranks, max(held), microbatches, times
         self.preference, self.admit = preference, admit
-        self.stage = [[placement(r, c, ranks, chunks) for c in range(chunks)] for r in range(ranks)]
-        self.owner = {self.stage[r][c]: r for r in range(ranks) for c in range(chunks)}
-        self.stages = ranks * chunks
-        self.forwards = [[0] * chunks for _ in range(ranks)]
-        self.backwards = [[0] * chunks for _ in range(ranks)]
+        self.stage = [[placement(r, c, ranks, self.chunks) for c in range(held[r])] for r in range(ranks)]
+        self.owner = {stage: r for r, mine in enumerate(self.stage) for stage in mine}
+        self.stages = sum(held)
+        self.weights = list(weights) or [1] * self.stages
+        self.forwards = [[0] * count for count in held]
+        self.backwards = [[0] * count for count in held]
         self.held = [0] * ranks
         self._forward_end: list[list[int]] = [[] for _ in range(self.stages)]
         self._backward_end: list[list[int]] = [[] for _ in range(self.stages)]
@@ -107,10 +113,10 @@ class Dispatcher:
         if kind == F:
             self.forwards[rank][chunk] += 1
             self.held[rank] += 1
-            self._forward_end[stage].append(now + self.times[0])
+            self._forward_end[stage].append(now + self.weights[stage] * self.times[0])
         else:
             self.backwards[rank][chunk] += 1
-            self._backward_end[stage].append(now + self.times[1])
+            self._backward_end[stage].append(now + self.weights[stage] * self.times[1])
             if split:
                 self._weights[rank].append((chunk, microbatch))
         woken = self._append(rank, BW if kind == B and not split else kind, chunk, microbatch, now, releases)
@@ -120,7 +126,8 @@ class Dispatcher:
     def _append(
         self, rank: int, kind: int, chunk: int, microbatch: int, now: int, releases: list[tuple[int, int]]
     ) -> set[int]:
-        self._free[rank] = now + (self.times[0] if kind == F else self.times[2] if kind == W else self.times[1])
+        time = self.times[0] if kind == F else self.times[2] if kind == W else self.times[1]
+        self._free[rank] = now + self.weights[self.stage[rank][chunk]] * time
         if kind in (BW, W):
             heappush(releases, (self._free[rank], rank))
         self._tasks[rank].append(Action(KINDS[kind], microbatch, chunk))

@@ -20,7 +20,7 @@ __all__ = ["KINDS", "TaskOrder", "loop_placement", "v_placement", "warmup_order"
 KINDS: tuple[ActionKind, ...] = tuple(ActionKind)
 """Kinds by their code in :attr:`TaskOrder.kind`."""
 
-F, BW, B, W, EVICT, LOAD = range(6)
+F, BW, B, W, EVICT, LOAD, R = range(7)
 _CODE = {kind: code for code, kind in enumerate(KINDS)}
 
 

@@ -62,6 +62,17 @@ class PlanProblem:
     keep: int = 5
 
     @property
+    def layers(self) -> int:
+        """Transformer layers of all stacks of the model."""
+        stacks = (self.model, *self.model.towers, *((self.model.encoder,) if self.model.encoder else ()))
+        return sum(count for stack in stacks for _, count in stack.layers)
+
+    @property
+    def settled(self) -> dict[str, object]:
+        """Options that have one value, or the first of several: for planners that decide something else."""
+        return {name: values[0] for name, values in self.options.items()}
+
+    @property
     def size(self) -> int:
         """Accelerators to use."""
         return self.accelerators or self.cluster.accelerator_count
@@ -119,19 +130,22 @@ class LayerCosts:
         Forward and backward of one micro-batch [s].
     states, activations
         Bytes of its states on one rank, and of what one micro-batch keeps.
+    sync
+        Reduction of its gradients and gathering of its parameters, once per step [s].
     """
 
     seconds: float
     states: float
     activations: float
+    sync: float = 0.0
 
 
 @runtime_checkable
 class LayerPricing(Protocol):
     """An evaluation that can also price the layers of a plan one by one."""
 
-    def layers(self, plan: Plan) -> list[LayerCosts]:
-        """Costs in model order."""
+    def layers(self, plan: Plan, kind: str = "", ends: bool = False) -> list[LayerCosts]:
+        """Costs in model order on nodes of a kind; with ``ends`` the embedding and the head count to their layers."""
 
 
 def plan_score(estimate: Estimate) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from typing import Any
@@ -13,11 +14,13 @@ from simulator.errors import ConfigError
 from simulator.scenario import recommend_training
 from simulator.scenario.axes import parse_axes
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Limit, metric_of, recommend
-from simulator.scenario.recommend_training import problem_of, sizes_of, sizes_only
+from simulator.scenario.recommend import Candidate, Limit, metric_of, recommend
+from simulator.scenario.recommend_training import on_the_clock, plan_changes, problem_of, sizes_of, sizes_only
 from simulator.scenario.sweep import sweep
+from simulator.scenario.sweep_points import Recipe
 from simulator.training.plan_evaluator import PlanEvaluator
 from simulator.units import parse_quantity
+from simulator.workload.plan import Plan
 
 CHAT: dict[str, Any] = {
     "name": "chat",
@@ -168,6 +171,53 @@ def test_a_planner_of_mixed_nodes_may_leave_the_slower_ones_out(monkeypatch: pyt
     assert found.scenario is not None
     again = simulator.run(dict(found.scenario)).of("pretrain")
     assert again["seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+
+
+def test_a_planner_of_mixed_nodes_writes_stages_that_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The best of both kinds of nodes has stages of its own; the scenario it comes with gives the same time."""
+
+    def few(job: Any, cluster: Any, keep: int) -> Any:
+        return replace(
+            problem_of(job, cluster, keep), tensor_parallel=(1, 2), pipeline_parallel=(1, 2), recompute=("none",),
+            zero_stage=(1,), micro_batch_size=(1,),
+        )  # fmt: skip
+
+    monkeypatch.setattr(recommend_training, "problem_of", few)
+    work = {**MIXED["workloads"][0], "batch": {"global_batch_size": 64, "sequence_length": 2048}}
+    source = {**MIXED, "workloads": [work]}
+    found = recommend(source, objective="time", jobs=1, planner="mixed-devices")
+    assert found.best is not None and found.scenario is not None
+    assert len({s["accelerator"] for s in found.best.point["workloads.0.plan"]["stages"]}) == 2
+    again = simulator.estimate(dict(found.scenario)).of("pretrain")
+    assert again["training_seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+
+
+def test_a_search_keeps_the_adapters_of_the_job() -> None:
+    """LoRA searched is LoRA found: without its options the search would plan another training."""
+    scenario = load_scenario("lora-on-one-node", ["what_if={}"])
+    job = scenario.training[0]
+    plans = list(problem_of(job, scenario.cluster, 1).plans())
+    assert {plan.option("peft") for plan in plans} == {"lora"}
+    assert {plan.option("lora_rank") for plan in plans} == {16}
+    assert {plan.tensor_parallel for plan in plans} == {1, 2, 4, 8}
+    written = plan_changes(plans[-1])
+    assert written["options"] == {"peft": "lora", "lora_rank": 16}
+    changes = [f"workloads.0.plan={json.dumps(written)}", "workloads.0.batch.micro_batch_size=1", "what_if={}"]
+    assert dict(load_scenario("lora-on-one-node", changes).training[0].plan.options) == dict(job.plan.options)
+
+
+TREE = {"topology": "fat-tree", "link": "hdr200", "options": {"nodes_per_leaf": 1}}
+LAME = {"of": "leaf0>spine0", "capacity": 0.1}
+
+
+def test_the_best_plans_are_judged_on_the_fabric_as_it_is() -> None:
+    """Plans are searched on sound links; before one is recommended it is run with what happens to them."""
+    sound = {**MIXED, "cluster": {"nodes": {"profile": "dgx-a100-640", "count": 2}, "fabric": TREE}}
+    lame = {**sound, "cluster": {**sound["cluster"], "fabric": {**TREE, "faults": LAME}}}
+    point = {"workloads.0.plan": plan_changes(Plan(data_parallel=16, zero_stage=3)), "workloads.0.steps": 50}
+    known = Candidate.of(point, {"feasible": True, "training_seconds": 1.0}, "training_seconds", ())
+    seconds = [on_the_clock(Recipe(s), [known], "training_seconds", ())[0].objective for s in (sound, lame)]
+    assert seconds[1] > 2 * seconds[0]
 
 
 def test_what_a_recommendation_cannot_search_is_named() -> None:
