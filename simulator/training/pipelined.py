@@ -33,7 +33,12 @@ from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order, with_factors
 from simulator.training.stages import (
-    Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_of_stages, layers_per_stage,
+    Chunk,
+    compiled_layers,
+    counted_ends,
+    cut_into_chunks,
+    layers_of_stages,
+    layers_per_stage,
 )  # fmt: skip
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
@@ -128,8 +133,7 @@ class PipelinedJob:
             sizes = layers_of_stages(self.plan, stages, self.positions)
         else:
             sizes = layers_per_stage(self.plan, self.framework, compiled_layers(self.job), stages)
-        owners = [self.rank_of_position[position] for position in range(stages)]
-        return cut_into_chunks(varied_layers(self.job, sizes, owners), sizes)
+        return cut_into_chunks(varied_layers(self.job, sizes, [self.rank_of_position[p] for p in range(stages)]), sizes)
 
     @cached_property
     def chunks_of_rank(self) -> list[list[Chunk]]:
