@@ -32,14 +32,7 @@ from simulator.training.pipeline_program import build_program
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order, with_factors
-from simulator.training.stages import (
-    Chunk,
-    compiled_layers,
-    counted_ends,
-    cut_into_chunks,
-    layers_of_stages,
-    layers_per_stage,
-)  # fmt: skip
+from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
 from simulator.training.step_traffic import step_bytes
@@ -129,10 +122,8 @@ class PipelinedJob:
     def chunks(self) -> tuple[Chunk, ...]:
         """Virtual stages in model order."""
         stages = 1 + max(p for where in self.positions for p in where)
-        if self.plan.stages:
-            sizes = layers_of_stages(self.plan, stages, self.positions)
-        else:
-            sizes = layers_per_stage(self.plan, self.framework, compiled_layers(self.job), stages)
+        blocks = compiled_layers(self.job.of_stage(0))
+        sizes = layers_per_stage(self.plan, self.framework, blocks, stages, self.positions)
         return cut_into_chunks(varied_layers(self.job, sizes, [self.rank_of_position[p] for p in range(stages)]), sizes)
 
     @cached_property

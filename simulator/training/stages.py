@@ -20,8 +20,7 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Mesh, OpKind, TensorClass
 from simulator.workload.plan import Plan
 
-__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layer_count", "layers_of_stages",
-           "layers_per_stage"]  # fmt: skip
+__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layer_count", "layers_per_stage"]
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def counted_ends(plan: Plan) -> tuple[int, int]:
     return first, last
 
 
-def layers_of_stages(plan: Plan, stages: int, positions: Sequence[Sequence[int]]) -> list[int]:
+def _named_layers(plan: Plan, stages: int, positions: Sequence[Sequence[int]]) -> list[int]:
     """Layers of every virtual stage as a plan with stages of its own names them; ``positions`` by rank and chunk."""
     own = [0] * stages
     for stage, where in zip(plan.stages, positions, strict=True):
@@ -121,18 +120,23 @@ def layers_of_stages(plan: Plan, stages: int, positions: Sequence[Sequence[int]]
     return own
 
 
-def layers_per_stage(plan: Plan, framework: Framework, blocks: Sequence[Block], stages: int) -> list[int]:
+def layers_per_stage(
+    plan: Plan, framework: Framework, blocks: Sequence[Block], stages: int, positions: Sequence[Sequence[int]] = ()
+) -> list[int]:
     """Layers of every virtual stage, dealt out as the framework does.
 
-    The first and the last have one less where embedding and head count as layers.
+    The first and the last have one less where embedding and head count as layers. A plan with stages of its own names
+    them; it needs ``positions``, the virtual stages of each rank by chunk.
     """
+    if plan.stages:
+        return _named_layers(plan, stages, positions)
     first, last = counted_ends(plan)
-    positions = [index for index, block in enumerate(blocks) if block.name == "layer"]
+    places = [index for index, block in enumerate(blocks) if block.name == "layer"]
     if framework.pipeline_split == "share" and not (first or last) and stages > 1:
         sizes = {id(block): _matrix_elements(block, plan.mesh) for block in blocks}
-        costs, tail = [sizes[id(blocks[i])] for i in positions], sum(sizes[id(b)] for b in blocks[positions[-1] + 1 :])
+        costs, tail = [sizes[id(blocks[i])] for i in places], sum(sizes[id(b)] for b in blocks[places[-1] + 1 :])
         return partition_layers(costs, stages, method="share", tail=tail)
-    dealt = partition_layers(len(positions) + first + last, stages)
+    dealt = partition_layers(len(places) + first + last, stages)
     dealt[0] -= first
     dealt[-1] -= last
     return dealt
