@@ -78,7 +78,7 @@ def write_accelerator(
         Time between the kernels of models, where the device is its own host.
     """
     peaks = peaks_of(rows) if base is None else Peaks(dict(base.peak_flops), base.memory_bandwidth)
-    fits = fit_curves(rows, peaks)
+    fits = fit_curves(rows, peaks, own_host=base is None)
     target = folder / "accelerators"
     target.mkdir(parents=True, exist_ok=True)
     table = f"{name}.csv.gz"

@@ -189,10 +189,15 @@ class PlanEvaluator:
             tied = block.name == "head"  # a tied head shares the embedding's table where both are on one rank
             mine = (t for t in block.states if t.tier is Tier.HBM and not (tied and t.name.startswith("embedding.")))
             held[key] = sum(t.bytes(plan.mesh) for t in mine)
-        update = {k: optimizer_time([Chunk(0, ((b, 1),))], pricer).seconds for k, b in one.items()}
+        # One pass updates all that a rank holds: what a block adds to it is the bound, the launch comes once.
+        update = {k: self._update(b, 2, pricer) - self._update(b, 1, pricer) for k, b in one.items()}
         layers = [b.name == "layer" for b in blocks]
         seconds = [update[id(b)] if layer else 0.0 for b, layer in zip(blocks, layers, strict=True)]
         return _States(np.array([held[id(b)] for b in blocks]), np.array(seconds))
+
+    @staticmethod
+    def _update(block: Block, count: int, pricer: BlockPricer) -> float:
+        return optimizer_time([Chunk(0, ((block, count),))], pricer).seconds
 
 
 def pipeline_bound(
