@@ -189,7 +189,9 @@ def elementwise_call(
     def build(device: str) -> Kernel:
         torch = require_torch()
         torch.manual_seed(0)
-        make = lambda: _MAKERS[name](torch, model, tokens, dtype_of(dtype), device, training)  # noqa: E731
+        make: Callable[[], Made] = lambda: _MAKERS[name](  # noqa: E731
+            torch, model, tokens, dtype_of(dtype), device, training
+        )
         if backward:
             return alternating(lambda: _backward(name, *make()), size, device)
         forward, inputs = make()

@@ -17,10 +17,11 @@ from simulator.calibration.holdout import (
     share_lines,
 )
 from simulator.calibration.host import HostFigures
+from simulator.calibration.nccl_tests import operation_of, read_nccl_tests
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo
 from simulator.calibration.reference_tables import read_table
 from simulator.calibration.torch_setup import DeviceInfo
-from simulator.calibration.traces import read_kineto, read_nccl_tests
+from simulator.calibration.traces import read_kineto
 from simulator.cost.kernel_table import Row
 from simulator.errors import ConfigError
 from simulator.hardware.types import Accelerator
@@ -178,7 +179,8 @@ def _collectives(files: Sequence[Path], out: Path | None, name: str, base: str) 
     curves: dict[str, tuple[tuple[float, float], ...]] = {}
     ranks = 0
     for path in files:
-        test = read_nccl_tests(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        test = read_nccl_tests(text, operation_of(path.stem) if "_perf" not in text else "")
         curves[test.operation], ranks = test.points, max(ranks, test.ranks)
         notes.append(f"{path.name}: {test.operation} over {test.ranks} ranks, {len(test.points)} sizes")
         table += [{"operation": test.operation, "bytes": size, "us": 1e6 * s} for size, s in test.points]

@@ -8,45 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.calibration.traces import read_kineto, read_nccl_tests
-from simulator.calibration.user_logs import Observation, fit_logs, learn
+from simulator.calibration.learning import Observation, learn
+from simulator.calibration.traces import read_kineto
+from simulator.calibration.user_logs import fit_logs
 from simulator.cli import main
 from simulator.constants import Constant, Trust
 from simulator.errors import ConfigError
-
-NCCL = """\
-# nThread 1 nGpus 8 minBytes 8 maxBytes 134217728 step: 2(factor) warmup iters: 5 iters: 20
-# Using devices
-#  Rank  0 Group  0 Pid  1 on host device  0 [0x00] NVIDIA H100 80GB HBM3
-#  Rank  1 Group  0 Pid  1 on host device  1 [0x00] NVIDIA H100 80GB HBM3
-#                                                              out-of-place                       in-place
-#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
-#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
-        1024           256     float     sum      -1    12.30    0.08    0.08      0    12.10    0.08    0.08      0
-     1048576        262144     float     sum      -1    45.50   23.05   23.05      0    44.90   23.35   23.35      0
-# Avg bus bandwidth    : 11.5
-"""
-
-
-def test_nccl_tests_text() -> None:
-    test = read_nccl_tests("# all_reduce_perf -b 1K\n" + NCCL)
-    assert (test.operation, test.ranks) == ("all_reduce", 2)
-    assert test.points == ((1024.0, pytest.approx(12.3e-6)), (1048576.0, pytest.approx(45.5e-6)))
-    with pytest.raises(ConfigError, match="does not name its tool"):
-        read_nccl_tests(NCCL)
-    with pytest.raises(ConfigError, match="no timings"):
-        read_nccl_tests("nothing here")
-
-
-def test_nccl_tests_become_a_profile_that_loads(tmp_path: Path) -> None:
-    from simulator.hardware.profiles import load_network
-
-    text = tmp_path / "ar.txt"
-    text.write_text("# all_reduce_perf\n" + NCCL, encoding="utf-8")
-    arguments = ["import", "nccl-tests", str(text), "--base", "h100-sxm", "--out", str(tmp_path), "--name", "own"]
-    assert main(arguments) == 0
-    profile = load_network(tmp_path / "networks" / "own.yaml")
-    assert profile.curves["all_reduce"][2].seconds == pytest.approx((12.3e-6, 45.5e-6))
 
 
 def test_kineto_trace(tmp_path: Path) -> None:
