@@ -161,7 +161,7 @@ def test_calibrate_writes_a_profile_that_scenarios_can_use(tmp_path: Path, capsy
     from simulator.calibration.figures import FIGURES
     from simulator.hardware.profiles import load_node
 
-    assert main(["calibrate", "--out", str(tmp_path), "--budget", "6 s", "--ranks", "0", "--name", "here"]) == 0
+    assert main(["calibrate", "--out", str(tmp_path), "--budget", "12 s", "--ranks", "0", "--name", "here"]) == 0
     assert "skipped" in capsys.readouterr().out  # 6 s are too few for all
     node = load_node(tmp_path / "nodes" / "here.yaml")
     device = node.accelerator
