@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def read_kineto(path: Path) -> KinetoSummary:
     whole = [e for e in events if e.get("ph") == "X" and e.get("dur", 0) > 0]
     kernels = [e for e in whole if e.get("cat") == "kernel"]
     calls = [e for e in whole if e.get("cat") == "cpu_op"]
-    timed = kernels or _leaves(calls)
+    timed = kernels or calls
     if not timed:
         raise ConfigError(f"{path}: the trace holds no kernels and no operators")
     by_call: dict[Any, float] = {}
@@ -63,9 +64,10 @@ def read_kineto(path: Path) -> KinetoSummary:
         call = kernel.get("args", {}).get("External id")
         by_call[call] = by_call.get(call, 0.0) + kernel["dur"]
     seconds: dict[str, float] = {}
-    for event in timed:
-        kind = kind_of_kernel(str(event["name"]))
-        seconds[kind] = seconds.get(kind, 0.0) + event["dur"] * 1e-6
+    alone = ((str(e["name"]), e["dur"]) for e in kernels) if kernels else _own_times(calls)
+    for name, duration in alone:
+        kind = kind_of_kernel(name)
+        seconds[kind] = seconds.get(kind, 0.0) + duration * 1e-6
     start, end = min(e["ts"] for e in timed), max(e["ts"] + e["dur"] for e in timed)
     busy = _union([(e["ts"], e["ts"] + e["dur"]) for e in timed])
     gemms = [row for e in calls if (row := _gemm(e, by_call, bool(kernels))) is not None]
@@ -73,14 +75,26 @@ def read_kineto(path: Path) -> KinetoSummary:
     return KinetoSummary(tuple(gemms), seconds, 1 - busy * 1e-6 / span if span else 0.0, span)
 
 
-def _leaves(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Operators that call no other: on a CPU they are the kernels."""
-    ordered = sorted(calls, key=lambda e: (e.get("tid", 0), e["ts"], -e["dur"]))
-    return [
-        e
-        for e, after in zip(ordered, [*ordered[1:], None], strict=True)
-        if after is None or after.get("tid", 0) != e.get("tid", 0) or after["ts"] >= e["ts"] + e["dur"]
-    ]
+def _own_times(calls: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Operators of a CPU with the time that they spend outside those that they call.
+
+    A product is no leaf: it lays out its output and its operands through operators of their own, in the product's name.
+    """
+    inside: list[tuple[float, str]] = []
+    thread: Any = None
+    for event in sorted(calls, key=lambda e: (str(e.get("tid", 0)), e["ts"], -e["dur"])):
+        if event.get("tid", 0) != thread:
+            inside, thread = [], event.get("tid", 0)
+        while inside and event["ts"] >= inside[-1][0]:
+            inside.pop()
+        name = str(event["name"])
+        if inside:
+            outer = inside[-1][1]
+            yield outer, -event["dur"]
+            if kind_of_kernel(outer) != "elementwise":
+                name = outer
+        inside.append((event["ts"] + event["dur"], name))
+        yield name, event["dur"]
 
 
 def _union(intervals: list[tuple[float, float]]) -> float:
