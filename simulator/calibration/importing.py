@@ -42,6 +42,7 @@ def import_measurements(
     out: Path | None = None,
     name: str = "",
     report: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
 ) -> tuple[list[str], Table]:
     """Notes and a table of errors; with ``out`` a profile is written there.
 
@@ -59,6 +60,8 @@ def import_measurements(
         Share of the points that go into the profile.
     report
         Also a learning curve, and the error with nothing but the datasheet.
+    progress
+        Told (devices done, all devices, the device that is read) where there are several.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def import_measurements(
     if source == "nccl-tests":
         return _collectives(_files(paths), out, name, base)
     if source == "aiconfigurator" and device == "all":
-        return _every_device(engine, share, report)
+        return _every_device(engine, share, report, progress)
     rows, notes = _rows(source, paths, device, engine)
     base = base or (aiconfigurator.ACCELERATORS.get(device, "") if source == "aiconfigurator" else "")
     if not base:
@@ -129,7 +132,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _every_device(engine: str, share: float, report: bool) -> tuple[list[str], Table]:
+def _every_device(
+    engine: str, share: float, report: bool, progress: Callable[[int, int, str], None]
+) -> tuple[list[str], Table]:
     """Held-out and leave-one-device-out errors of every device of the package, and how many borrowed prices hold."""
     from simulator.calibration.coverage import borrowed
     from simulator.cost.resolve import fitted_accelerators
@@ -139,7 +144,9 @@ def _every_device(engine: str, share: float, report: bool) -> tuple[list[str], T
     table: Table = []
     curve: Table = []
     nan = float("nan")
-    for device in aiconfigurator.devices():
+    devices = aiconfigurator.devices()
+    for number, device in enumerate(devices):
+        progress(number, len(devices), device)
         rows, coverage = aiconfigurator.read_kernels(device, engine)
         notes += [f"{device}: {line}" for line in coverage]
         accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])

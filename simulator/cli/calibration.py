@@ -167,7 +167,10 @@ def import_(
     """Build a measured profile from published or your own measurements, and say how well it predicts the rest."""
     from simulator.calibration.importing import import_measurements
 
-    lines, table = import_measurements(source.value, paths or [], device, engine, base, share, out, name, report)
+    with _progress("reading", as_json) as told:
+        lines, table = import_measurements(
+            source.value, paths or [], device, engine, base, share, out, name, report, told
+        )
     if as_json:
         print_json({"notes": lines, "rows": table})
         return OK
