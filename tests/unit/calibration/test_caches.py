@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from simulator.calibration.caches import FAR, KERNELS, alternating, copies, keeping, pieces, swept  # noqa: E402
+from simulator.calibration.caches import FAR, KERNELS, _arena, alternating, copies, keeping, pieces, swept  # noqa: E402
 
 
 def test_copies_exceed_the_caches_and_end() -> None:
@@ -18,6 +18,7 @@ def test_copies_exceed_the_caches_and_end() -> None:
 
 
 def test_pieces_do_not_overlap_within_the_distance() -> None:
+    _arena.cache_clear()
     size = 1 << 20
     seen = [pieces(torch.float32, "cpu", size).data_ptr() for _ in range(round(FAR["cpu"] / (4 * size)))]
     assert len(set(seen)) == len(seen) and all(b - a >= 4 * size for a, b in itertools.pairwise(seen) if b > a)
