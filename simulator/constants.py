@@ -8,10 +8,10 @@ interval. Two results that use the same constant id move together, so shared err
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-__all__ = ["Constant", "ConstantSet", "Trust", "both"]
+__all__ = ["Constant", "ConstantSet", "Learnt", "Trust", "both"]
 
 
 class Trust(StrEnum):
@@ -40,6 +40,9 @@ class Constant:
         Relative standard deviation: 0.07 means one standard deviation is 7 % of the value.
     trust, source
         How far and why to believe it.
+    correlated
+        (id, correlation) of constants whose errors move with this one's: what was learnt from whole runs is known
+        better in sum than constant by constant.
     """
 
     id: str
@@ -48,20 +51,41 @@ class Constant:
     sigma: float
     trust: Trust
     source: str
+    correlated: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What somebody's own runs say about a constant: a factor on its value, and how sure they are of it."""
+
+    factor: float
+    sigma: float
+    source: str
+    correlated: tuple[tuple[str, float], ...] = ()
+
+    def of(self, constant: Constant) -> Constant:
+        """The constant as it was learnt."""
+        source = f"{constant.source}; {self.source}"
+        value = constant.value * self.factor
+        return replace(constant, value=value, sigma=self.sigma, source=source, correlated=self.correlated)
 
 
 @dataclass
 class ConstantSet(Mapping[str, float]):
     """A vector of constants that costs are evaluated from.
 
-    ``constants["id"]`` is the value in force. :meth:`moved` returns a copy with some constants scaled.
+    ``constants["id"]`` is the value in force. :meth:`moved` returns a copy with some constants scaled. Constants in
+    ``learnt`` are replaced by what was learnt about them as they are added.
     """
 
     entries: dict[str, Constant] = field(default_factory=dict)
     scale: dict[str, float] = field(default_factory=dict)
+    learnt: Mapping[str, Learnt] = field(default_factory=dict)
 
     def add(self, constant: Constant) -> None:
         """Add a constant; the same id twice must be the same constant."""
+        if constant.id in self.learnt:
+            constant = self.learnt[constant.id].of(constant)
         known = self.entries.setdefault(constant.id, constant)
         if known != constant:
             raise ValueError(f"two different constants are called '{constant.id}'")
@@ -77,7 +101,7 @@ class ConstantSet(Mapping[str, float]):
 
     def moved(self, scale: Mapping[str, float]) -> ConstantSet:
         """The same constants with those in ``scale`` multiplied by the given factors."""
-        return ConstantSet(self.entries, {**self.scale, **scale})
+        return ConstantSet(self.entries, {**self.scale, **scale}, self.learnt)
 
 
 def both(first: Mapping[str, float], second: Mapping[str, float] | None) -> dict[str, float]:

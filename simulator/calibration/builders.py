@@ -1,7 +1,6 @@
-"""Callables that run one kernel on a device, in the form in which an eager model runs it.
+"""Kernels as an eager model runs them on a device, in the state of the caches in which a model does.
 
-Weights come from a pool larger than the caches, as in a model whose other layers have run in between; activations are
-what the kernel before has just written. When training, autograd records.
+What is near and what is far is said in :mod:`simulator.calibration.caches`. When training, autograd records.
 """
 
 from __future__ import annotations
@@ -11,19 +10,16 @@ from itertools import cycle
 from typing import Any
 
 from simulator.calibration import eager
+from simulator.calibration.caches import FAR, Kernel, alternating, copies, keeping, pieces, scratch, swept
 from simulator.calibration.torch_setup import dtype_of, require_torch
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Work
+from simulator.workload.ops import DTYPE_BYTES, Work
 
-__all__ = ["attention_call", "decode_call", "elementwise_call", "gemm_call", "optimizer_call"]
+__all__ = ["Build", "attention_call", "decode_call", "elementwise_call", "gemm_call", "optimizer_call"]
 
-Build = Callable[[str], Callable[[], object]]
-POOL = 48e6
-"""Bytes of weights that are cycled through, above the private caches of current processors."""
-
-
-def _pool(make: Callable[[], Any], size: float) -> Any:
-    return cycle([make() for _ in range(max(1, min(16, round(POOL / size))))])
+Build = Callable[[str], Kernel]
+TENSORS = 16
+"""Parameters that the optimizer's bytes are spread over."""
 
 
 def _without_autograd(call: Callable[[], object]) -> Callable[[], object]:
@@ -36,39 +32,55 @@ def _without_autograd(call: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def gemm_call(direction: str, m: int, n: int, k: int, dtype: str, groups: int = 1) -> Build:
-    """A linear layer of ``m`` rows from ``k`` to ``n`` features, or one of its gradients; ``groups`` split the rows."""
+def gemm_call(direction: str, work: Work) -> Build:
+    """A linear layer, or one of its gradients; groups of ``work`` split the rows.
 
-    def build(device: str) -> Callable[[], object]:
+    ``work`` states C[m, n] = A[m, k]·B[k, n] of its own direction.
+    """
+    sizes = {"forward": (work.m, work.n, work.k), "backward": (work.m, work.k, work.n)}
+    m, n, k = sizes.get(direction, (work.k, work.n, work.m))
+    groups = max(1, work.groups)
+    rows = [m // groups] * groups
+
+    def build(device: str) -> Kernel:
         torch = require_torch()
-        kind = dtype_of(dtype)
-        new: Callable[..., Any] = lambda *shape: torch.randn(*shape, dtype=kind, device=device)  # noqa: E731
-        training = dtype == "fp32" or direction != "forward"
-        sizes = [m // groups] * groups
+        kind = dtype_of(work.dtype)
+        width = torch.empty(0, dtype=kind).element_size()
+        training = work.dtype == "fp32" or direction != "forward"
 
         def weights() -> list[Any]:
-            return [new(n, k).requires_grad_(training) for _ in range(groups)]
+            return [pieces(kind, device, n, k).requires_grad_(training) for _ in range(groups)]
 
-        pool = _pool(weights, groups * n * k * new(1).element_size())
-        x, gradient = new(m, k).requires_grad_(training), new(m, n)
-        linear = torch.nn.functional.linear
-        if direction == "forward":
-            if groups == 1:
-                call: Callable[[], object] = lambda: linear(x, next(pool)[0])  # noqa: E731
-            else:
-                call = lambda: eager.experts(x, next(pool), sizes)  # noqa: E731
-            return call if training else _without_autograd(call)
-        with torch.no_grad():
-            parts, grads = x.detach().split(sizes), gradient.split(sizes)
+        x, gradient = pieces(kind, device, m, k).requires_grad_(training), pieces(kind, device, m, n)
+        if direction == "weight_gradient":
+            made = lambda: _weight_gradient(device, kind, rows, n, k, gradient)  # noqa: E731
+            return alternating(made, 4.0 * groups * n * k, device)
+        pool = cycle([weights() for _ in range(copies(groups * n * k * width, device))])
         if direction == "backward":
-            run = _joined(lambda: [g.mm(w) for g, w in zip(grads, next(pool), strict=True)])
-        else:
-            kept = [torch.zeros(n, k, dtype=torch.float32, device=device) for _ in range(groups)]
-            # Gradients stay allocated and are added to, as the lowering has it.
-            run = lambda: [s.add_(g.t().mm(p)) for s, g, p in zip(kept, grads, parts, strict=True)]  # noqa: E731
-        return _without_autograd(run)
+            with torch.no_grad():
+                parts = gradient.split(rows)
+            return Kernel(_without_autograd(_joined(lambda: [g.mm(w) for g, w in zip(parts, next(pool), strict=True)])))
+        linear = torch.nn.functional.linear
+        call: Callable[[], object] = lambda: linear(x, next(pool)[0])  # noqa: E731
+        if groups > 1:
+            call = lambda: eager.experts(x, next(pool), rows)  # noqa: E731
+        if training:
+            return keeping(call, 1.0 * m * n * width, device, (x,))
+        return swept(_without_autograd(call), device, (x,), 1.0 * m * (n + k) * width, groups * n * k * width)
 
     return build
+
+
+def _weight_gradient(
+    device: str, kind: Any, rows: list[int], n: int, k: int, gradient: Any
+) -> tuple[Callable[[], object], Sequence[Any]]:
+    """Saved activations are far, and so are the gradients, which stay allocated and are added to."""
+    torch = require_torch()
+    kept = [scratch(device, n, k) for _ in rows]
+    with torch.no_grad():
+        parts, grads = pieces(kind, device, sum(rows), k).split(rows), gradient.split(rows)
+    call = lambda: [s.add_(g.t().mm(p)) for s, g, p in zip(kept, grads, parts, strict=True)]  # noqa: E731
+    return _without_autograd(call), (gradient,)
 
 
 def _joined(parts: Callable[[], list[Any]]) -> Callable[[], object]:
@@ -82,105 +94,136 @@ def _joined(parts: Callable[[], list[Any]]) -> Callable[[], object]:
 
 
 def attention_call(work: Work, training: bool) -> Build:
-    """Causal self-attention, or its backward."""
+    """Causal self-attention, or its backward; an inference stores keys and values first, for which there is no Op."""
 
-    def build(device: str) -> Callable[[], object]:
+    def build(device: str) -> Kernel:
         torch = require_torch()
         kind = dtype_of(work.dtype)
 
-        def make(heads: int) -> Any:
-            shape = (work.batch, work.q_len, heads, work.head_dim)
-            return torch.randn(*shape, dtype=kind, device=device).requires_grad_(training)
+        def make(heads: int, places: int = work.q_len) -> Any:
+            return pieces(kind, device, work.batch, places, heads, work.head_dim).requires_grad_(training)
 
+        def gradient() -> tuple[Callable[[], object], Sequence[Any]]:
+            q, k, v = make(work.heads), make(work.kv_heads), make(work.kv_heads)
+            out = eager.attend(q, k, v, True)
+            upstream = torch.ones_like(out)
+            return _gradient((out,), (q, k, v), (upstream,)), (upstream,)
+
+        if work.backward:
+            return alternating(gradient, work.bytes, device)
         q, k, v = make(work.heads), make(work.kv_heads), make(work.kv_heads)
-        if not work.backward:
-            call: Callable[[], object] = lambda: eager.attend(q, k, v, True)  # noqa: E731
-            return call if training else _without_autograd(call)
-        out = eager.attend(q, k, v, True)
-        return _gradient(out, (q, k, v))
+        if training:
+            return keeping(lambda: eager.attend(q, k, v, True), work.bytes / 3, device, (q, k, v))
+        cache = [make(work.kv_heads, work.q_len + 8)[:, : work.q_len] for _ in range(2)]
+        call = _without_autograd(lambda: _stored(q, k, v, cache, 0, True))
+        return swept(call, device, (q, k, v), work.bytes, _layer_weights(work.heads * work.head_dim, work.dtype))
 
     return build
 
 
-def _gradient(out: Any, inputs: Sequence[Any], *more: Any) -> Callable[[], object]:
-    """The backward of ``out`` (and of ``more`` outputs), run again and again on one graph."""
+def _stored(q: Any, k: Any, v: Any, cache: Sequence[Any], at: int, causal: bool) -> Any:
+    cache[0][:, at : at + k.shape[1]], cache[1][:, at : at + k.shape[1]] = k, v
+    return eager.attend(q, cache[0], cache[1], causal)
+
+
+def _layer_weights(hidden: int, dtype: str) -> float:
+    """Bytes of the 12 h² weights of a plain layer."""
+    return 12.0 * hidden**2 * DTYPE_BYTES[dtype]
+
+
+def _gradient(outputs: Sequence[Any], inputs: Sequence[Any], upstream: Sequence[Any]) -> Callable[[], object]:
+    """The backward of ``outputs``, run again and again on one graph."""
     torch = require_torch()
-    outputs = (out, *more)
-    upstream = tuple(torch.ones_like(o) for o in outputs)
     return lambda: torch.autograd.grad(outputs, tuple(inputs), upstream, retain_graph=True)
 
 
 def decode_call(work: Work) -> Build:
-    """One token of every sequence against the first ``kv_len`` places of a longer cache."""
+    """One token of every sequence is stored in a longer cache and attends to its first ``kv_len`` places."""
 
-    def build(device: str) -> Callable[[], object]:
-        torch = require_torch()
+    def build(device: str) -> Kernel:
         kind, length = dtype_of(work.dtype), int(work.kv_len)
         shape = (work.batch, length + 64, work.kv_heads, work.head_dim)
-        q = torch.randn(work.batch, 1, work.heads, work.head_dim, dtype=kind, device=device)
-        pool = _pool(
-            lambda: [torch.randn(*shape, dtype=kind, device=device)[:, :length] for _ in range(2)], max(1.0, work.bytes)
+        q = pieces(kind, device, work.batch, 1, work.heads, work.head_dim)
+        k, v = (pieces(kind, device, work.batch, 1, work.kv_heads, work.head_dim) for _ in range(2))
+        pool = cycle(
+            [[pieces(kind, device, *shape)[:, :length] for _ in range(2)] for _ in range(copies(work.bytes, device))]
         )
-
-        def call() -> object:
-            keys, values = next(pool)
-            return eager.attend(q, keys, values, False)
-
-        return _without_autograd(call)
+        call = _without_autograd(lambda: _stored(q, k, v, next(pool), length - 1, False))
+        return swept(call, device, (q, k, v), 0.0, _layer_weights(work.heads * work.head_dim, work.dtype))
 
     return build
 
 
 def optimizer_call(name: str, count: int) -> Build:
-    """Clipping by the global norm, or a fused AdamW step that zeroes the gradients, over ``count`` fp32 parameters."""
+    """Clipping by the global norm, or a fused AdamW step that zeroes the gradients, over ``count`` fp32 parameters.
 
-    def build(device: str) -> Callable[[], object]:
+    All of a rank's parameters come at the end of a backward: what the step touched last is elsewhere.
+    """
+
+    def build(device: str) -> Kernel:
         torch = require_torch()
-        parameters = [torch.nn.Parameter(torch.randn(count // 4, device=device)) for _ in range(4)]
+        parameters = [torch.nn.Parameter(torch.randn(count // TENSORS, device=device)) for _ in range(TENSORS)]
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         if name == "clip":
-            return lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            return swept(lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0), device, (), 0.0, FAR["cpu"])
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
         def step() -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
 
-        return step
+        return swept(step, device, [p.grad for p in parameters], 0.0, FAR["cpu"])
 
     return build
 
 
-def elementwise_call(operator: str, model: ModelSpec, tokens: int, dtype: str, training: bool) -> Build | None:
-    """A memory-bound operator of ``model`` at ``tokens`` tokens; None if there is no such kernel in eager PyTorch."""
+def elementwise_call(
+    operator: str, model: ModelSpec, tokens: int, dtype: str, training: bool, size: float
+) -> Build | None:
+    """A memory-bound operator of ``model`` that moves ``size`` bytes; None if eager PyTorch has no such kernel."""
     name, _, backward = operator.partition(".")
     if name not in _MAKERS:
         return None
 
-    def build(device: str) -> Callable[[], object]:
+    def build(device: str) -> Kernel:
         torch = require_torch()
         torch.manual_seed(0)
-        forward, inputs = _MAKERS[name](torch, model, tokens, dtype_of(dtype), device, training)
-        if not backward:
-            return forward if training else _without_autograd(forward)
-        out = forward()
-        if name in ("embedding", "positions"):  # the dense gradient of the table is made and added to what is there
-            upstream = torch.ones_like(out)
-            return lambda: out.backward(upstream, retain_graph=True)
-        outputs = [o for o in (out if isinstance(out, tuple) else (out,)) if o.requires_grad]
-        # The residual stream feeds a norm and an addition: autograd adds the two gradients after the norm's.
-        residual = [inputs[0]] if name.endswith("norm") else []
-        return _gradient(outputs[0], inputs, *outputs[1:], *residual)
+        make: Callable[[], Made] = lambda: _MAKERS[name](  # noqa: E731
+            torch, model, tokens, dtype_of(dtype), device, training
+        )
+        if backward:
+            return alternating(lambda: _backward(name, *make()), size, device)
+        forward, inputs = make()
+        near = [] if name in ("embedding", "positions") else inputs[:1]  # a table is far, and so is a residual
+        if training:
+            return keeping(forward, size, device, near)
+        return swept(_without_autograd(forward), device, near, size, _layer_weights(model.hidden_size, dtype))
 
     return build
+
+
+def _backward(
+    name: str, forward: Callable[[], Any], inputs: Sequence[Any]
+) -> tuple[Callable[[], object], Sequence[Any]]:
+    """The backward of an operator, and the gradients that it starts from."""
+    torch = require_torch()
+    out = forward()
+    outputs = [o for o in (out if isinstance(out, tuple) else (out,)) if o.requires_grad]
+    upstream = [torch.ones_like(o) for o in outputs]
+    if name in ("embedding", "positions"):  # the dense gradient of the table is made and added to what is there
+        return lambda: out.backward(upstream[0], retain_graph=True), upstream
+    # The residual stream feeds a norm and an addition: autograd adds the two gradients after the norm's.
+    residual = [inputs[0]] if name.endswith("norm") else []
+    upstream += [torch.ones_like(r) for r in residual]
+    return _gradient((*outputs, *residual), inputs, upstream), upstream
 
 
 Made = tuple[Callable[[], Any], tuple[Any, ...]]
 
 
 def _new(torch: Any, dtype: Any, device: str, training: bool, *shape: int) -> Any:
-    return torch.randn(*shape, dtype=dtype, device=device).requires_grad_(training)
+    return pieces(dtype, device, *shape).requires_grad_(training)
 
 
 def _layer_norm(torch: Any, model: ModelSpec, tokens: int, dtype: Any, device: str, training: bool) -> Made:
@@ -230,16 +273,7 @@ def _rotary(torch: Any, model: ModelSpec, tokens: int, dtype: Any, device: str, 
     shape = (1, tokens) if training else (tokens, 1)
     x = _new(torch, dtype, device, training, *shape, (heads + 2 * kv_heads) * width)
     cos, sin = eager.rotary_tables(torch.arange(shape[1], device=device), width, dtype)
-    if training:
-        return (lambda: eager.rotate(x, heads, kv_heads, width, cos, sin)), (x,)
-    cache = [torch.zeros(tokens, 64, kv_heads, width, dtype=dtype, device=device) for _ in range(2)]
-
-    def decode() -> Any:  # with the store into the cache, for which the lowering has no Op of its own
-        q, k, v = eager.rotate(x, heads, kv_heads, width, cos, sin)
-        cache[0][:, 7:8], cache[1][:, 7:8] = k, v
-        return q
-
-    return decode, (x,)
+    return (lambda: eager.rotate(x, heads, kv_heads, width, cos, sin)), (x,)
 
 
 def _embedding(torch: Any, model: ModelSpec, tokens: int, dtype: Any, device: str, training: bool) -> Made:

@@ -12,7 +12,7 @@ from simulator.training.tables import timeline_tables
 
 __all__ = ["kind_of_kernel", "measured_by_kind", "predicted_by_kind"]
 
-_OPTIMIZER = ("_fused_adamw", "adam", "_foreach", "optimizer", "clip_grad", "linalg_vector_norm", "zero_")
+_OPTIMIZER = ("_fused_adamw", "adam", "_foreach", "optimizer", "clip_grad", "linalg_vector_norm")
 _GEMM = ("addmm", "::mm", "bmm", "gemm", "matmul", "_grouped_mm", "cutlass", "xmma", "nvjet")
 _ATTENTION = ("scaled_dot_product", "flash", "fmha", "attention")
 
@@ -37,11 +37,26 @@ def measured_by_kind(step: Callable[[], object], device: str) -> dict[str, float
         step()
         synchronize(device)
     found: dict[str, float] = {}
-    for event in profile.key_averages():
+    for event in profile.key_averages() if cuda else profile.events():
         seconds = (event.self_device_time_total if cuda else event.self_cpu_time_total) * 1e-6
-        kind = kind_of_kernel(event.key)
+        kind = kind_of_kernel(event.key) if cuda else _kind_of_event(event)
         found[kind] = found.get(kind, 0.0) + seconds
     return found
+
+
+def _kind_of_event(event: Any) -> str:
+    """By the nearest name that says it: what an optimizer or a GEMM calls belongs to it.
+
+    A gradient that is added to what is there belongs to the GEMM that made it, as in the lowering.
+    """
+    while event is not None:
+        if "AccumulateGrad" in event.name:
+            return "gemm"
+        kind = kind_of_kernel(event.name)
+        if kind != "elementwise":
+            return kind
+        event = event.cpu_parent
+    return "elementwise"
 
 
 def predicted_by_kind(estimate: Estimate) -> dict[str, float]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -87,8 +88,11 @@ def peaks_of(rows: Sequence[Row], margin: float = 1.02) -> Peaks:
     return Peaks(flops, bandwidth)
 
 
-def fit_curves(rows: Sequence[Row], peaks: Peaks) -> dict[str, CurveFit]:
-    """Every curve that the rows allow, by the name of its section in a profile (``gemm.bf16``)."""
+def fit_curves(rows: Sequence[Row], peaks: Peaks, own_host: bool = False) -> dict[str, CurveFit]:
+    """Every curve that the rows allow, by the name of its section in a profile (``gemm.bf16``).
+
+    ``own_host``: the device is a processor, see :func:`fit_decode`.
+    """
     found: dict[str, CurveFit] = {}
     for dtype in sorted({row.work.dtype for row in rows}):
         mine = [row for row in rows if row.work.dtype == dtype]
@@ -101,7 +105,7 @@ def fit_curves(rows: Sequence[Row], peaks: Peaks) -> dict[str, CurveFit]:
         for name, some, fit in (
             ("gemm", gemm, fit_gemm),
             ("attention_prefill", prefill, fit_attention),
-            ("attention_decode", decode, fit_decode),
+            ("attention_decode", decode, partial(fit_decode, own_host=own_host)),
         ):
             if len(some) >= 4:
                 found[f"{name}.{dtype}"] = fit(some, peaks.flops[dtype], peaks.bandwidth)
@@ -145,18 +149,24 @@ def fit_attention(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFi
     return _fit(rows, model, names, (_least(rows), 0.5, 200.0), (1e-9, 0.005, 1.0), (1.0, 1.0, 20000.0))
 
 
-def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
-    """``launch``, ``memory`` and ``per_sequence_head`` of decode attention."""
-    _, moved = _sizes(rows)
+def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float, own_host: bool = False) -> CurveFit:
+    """``launch``, ``memory`` and ``per_sequence_head`` of decode attention; on a processor that is its own host also
+    ``compute``: query heads that share keys take turns there, so FLOPs count where an accelerator waits for bytes."""
+    flops, moved = _sizes(rows)
     pairs = np.array([r.work.batch * max(1, r.work.kv_heads) for r in rows], dtype=np.float64)
 
     def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        launch, memory, each = x
-        together: NDArray[np.float64] = launch + moved / (memory * bandwidth) + each * pairs
+        launch, memory, each = x[:3]
+        body = moved / (memory * bandwidth)
+        if own_host:
+            body = np.maximum(body, flops / (x[3] * peak))
+        together: NDArray[np.float64] = launch + body + each * pairs
         return together
 
-    names = ("launch", "memory", "per_sequence_head")
-    return _fit(rows, model, names, (_least(rows), 0.5, 1e-8), (1e-9, 0.002, 1e-12), (1.0, 1.0, 1e-3))
+    names = ("launch", "memory", "per_sequence_head", "compute")
+    start, low, high = (_least(rows), 0.5, 1e-8, 0.05), (1e-9, 0.002, 1e-12, 0.001), (1.0, 1.0, 1e-3, 1.0)
+    count = 4 if own_host else 3
+    return _fit(rows, model, names[:count], start[:count], low[:count], high[:count])
 
 
 def fit_elementwise(rows: Sequence[Row], bandwidth: float) -> CurveFit:

@@ -17,10 +17,11 @@ from simulator.calibration.holdout import (
     share_lines,
 )
 from simulator.calibration.host import HostFigures
+from simulator.calibration.nccl_tests import operation_of, read_nccl_tests
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo
 from simulator.calibration.reference_tables import read_table
 from simulator.calibration.torch_setup import DeviceInfo
-from simulator.calibration.traces import read_kineto, read_nccl_tests
+from simulator.calibration.traces import read_kineto
 from simulator.cost.kernel_table import Row
 from simulator.errors import ConfigError
 from simulator.hardware.types import Accelerator
@@ -41,6 +42,7 @@ def import_measurements(
     out: Path | None = None,
     name: str = "",
     report: bool = False,
+    progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
 ) -> tuple[list[str], Table]:
     """Notes and a table of errors; with ``out`` a profile is written there.
 
@@ -58,6 +60,8 @@ def import_measurements(
         Share of the points that go into the profile.
     report
         Also a learning curve, and the error with nothing but the datasheet.
+    progress
+        Told (devices done, all devices, the device that is read) where there are several.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def import_measurements(
     if source == "nccl-tests":
         return _collectives(_files(paths), out, name, base)
     if source == "aiconfigurator" and device == "all":
-        return _every_device(engine, share, report)
+        return _every_device(engine, share, report, progress)
     rows, notes = _rows(source, paths, device, engine)
     base = base or (aiconfigurator.ACCELERATORS.get(device, "") if source == "aiconfigurator" else "")
     if not base:
@@ -128,7 +132,9 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def _every_device(engine: str, share: float, report: bool) -> tuple[list[str], Table]:
+def _every_device(
+    engine: str, share: float, report: bool, progress: Callable[[int, int, str], None]
+) -> tuple[list[str], Table]:
     """Held-out and leave-one-device-out errors of every device of the package, and how many borrowed prices hold."""
     from simulator.calibration.coverage import borrowed
     from simulator.cost.resolve import fitted_accelerators
@@ -138,7 +144,9 @@ def _every_device(engine: str, share: float, report: bool) -> tuple[list[str], T
     table: Table = []
     curve: Table = []
     nan = float("nan")
-    for device in aiconfigurator.devices():
+    devices = aiconfigurator.devices()
+    for number, device in enumerate(devices):
+        progress(number, len(devices), device)
         rows, coverage = aiconfigurator.read_kernels(device, engine)
         notes += [f"{device}: {line}" for line in coverage]
         accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])
@@ -178,7 +186,8 @@ def _collectives(files: Sequence[Path], out: Path | None, name: str, base: str) 
     curves: dict[str, tuple[tuple[float, float], ...]] = {}
     ranks = 0
     for path in files:
-        test = read_nccl_tests(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8", errors="replace")
+        test = read_nccl_tests(text, operation_of(path.stem) if "_perf" not in text else "")
         curves[test.operation], ranks = test.points, max(ranks, test.ranks)
         notes.append(f"{path.name}: {test.operation} over {test.ranks} ranks, {len(test.points)} sizes")
         table += [{"operation": test.operation, "bytes": size, "us": 1e6 * s} for size, s in test.points]

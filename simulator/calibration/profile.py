@@ -78,14 +78,14 @@ def write_accelerator(
         Time between the kernels of models, where the device is its own host.
     """
     peaks = peaks_of(rows) if base is None else Peaks(dict(base.peak_flops), base.memory_bandwidth)
-    fits = fit_curves(rows, peaks)
+    fits = fit_curves(rows, peaks, own_host=base is None)
     target = folder / "accelerators"
     target.mkdir(parents=True, exist_ok=True)
     table = f"{name}.csv.gz"
     write_rows(target / table, rows)
     lines = _processor_lines(name, info, peaks, host, ranks) if base is None else _based_lines(name, base)
     lines += [f"kernel_table: {table}", *efficiency_lines(fits, str(provenance))]
-    if sequence is not None:
+    if sequence is not None and (sequence.between or sequence.between_recorded):
         lines += [
             "  sequence:", f"    {{between: {sequence.between * 1e6:.4g} us, "
             f"between_recorded: {sequence.between_recorded * 1e6:.4g} us, sigma: {max(0.01, sequence.spread):.3f}, "

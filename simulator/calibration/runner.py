@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from simulator.calibration.caches import Kernel
 from simulator.calibration.cases import Case
 from simulator.calibration.timing import Timing, measure
 from simulator.calibration.torch_setup import synchronize
@@ -105,12 +106,13 @@ def run_cases(
 
 
 def _time(case: Case, device: str, share: float, timer: Callable[[], float]) -> Timing:
-    return measure(case.build(device), lambda: synchronize(device), budget=share, clock=timer)
+    kernel = case.build(device)
+    return measure(kernel.run, lambda: synchronize(device), budget=share, clock=timer, prepare=kernel.prepare)
 
 
 def _label(row: Row) -> str:
     return Case("", row.work, _never).label
 
 
-def _never(device: str) -> Callable[[], object]:
+def _never(device: str) -> Kernel:
     raise AssertionError("a row of a table cannot be run")

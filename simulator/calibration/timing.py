@@ -46,6 +46,7 @@ def measure(
     repeats: int = 15,
     least: int = 5,
     clock: Callable[[], float] = time.perf_counter,
+    prepare: Callable[[], object] | None = None,
 ) -> Timing:
     """Time ``call``.
 
@@ -61,17 +62,25 @@ def measure(
         Samples wanted and needed. Calls shorter than 50 µs are timed in batches, so that the clock does not count.
     clock
         Seconds; for tests.
+    prepare
+        Done before each call and not counted, but part of the budget; calls are then timed one by one.
     """
-    call()
-    synchronize()
-    start = clock()
-    call()
-    synchronize()
-    once = max(clock() - start, 1e-9)
-    batch = max(1, min(200, round(50e-6 / once)))
-    wanted = max(least, min(repeats, int(budget / (once * batch))))
+    once, whole = 0.0, 0.0
+    for _ in range(2):
+        begin = clock()
+        if prepare is not None:
+            prepare()
+        start = clock()
+        call()
+        synchronize()
+        end = clock()
+        once, whole = max(end - start, 1e-9), max(end - begin, 1e-9)
+    batch = max(1, min(200, round(50e-6 / once))) if prepare is None else 1
+    wanted = max(least, min(repeats, int(budget / (whole * batch))))
     samples = []
     for _ in range(wanted):
+        if prepare is not None:
+            prepare()
         start = clock()
         for _ in range(batch):
             call()

@@ -126,6 +126,7 @@ def _classes(torch: Any) -> dict[str, Any]:
             spec = layers[0].attention
             assert spec is not None
             self.width = spec.head_dim
+            self.tables: tuple[Any, Any] | None = None
             self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
             self.positions = None if rotary else nn.Embedding(model.learned_positions, model.hidden_size)
             self.layers = nn.ModuleList(Layer(one, model.hidden_size, i, rotary) for i, one in enumerate(layers))
@@ -142,7 +143,7 @@ def _classes(torch: Any) -> dict[str, Any]:
             if self.positions is not None:
                 x = x + self.positions(places)
             else:
-                rotation = eager.rotary_tables(places, self.width, x.dtype)
+                rotation = self.rotation(x, position)
             for layer in self.layers:
                 if self.recompute:
                     x = torch.utils.checkpoint.checkpoint(layer, x, rotation, use_reentrant=False)
@@ -152,11 +153,19 @@ def _classes(torch: Any) -> dict[str, Any]:
                 x = x[:, -1:]  # only the last token of a prompt is continued
             return self.head(self.norm(x))
 
+        def rotation(self, x: Any, first: int = 0) -> tuple[Any, Any]:
+            """Cosines and sines of the places of ``x`` from ``first`` on; tables are kept, as engines keep them."""
+            end = first + x.shape[1]
+            if self.tables is None or self.tables[0].shape[0] < end:
+                with torch.inference_mode(False), torch.no_grad():
+                    every = torch.arange(1 << (end - 1).bit_length(), device=x.device)
+                    self.tables = eager.rotary_tables(every, self.width, x.dtype)
+            cos, sin = self.tables
+            return cos[first:end], sin[first:end]
+
         def run_layers(self, x: Any) -> Any:
             """The blocks alone, of one pipeline stage."""
-            rotation = None
-            if self.positions is None:
-                rotation = eager.rotary_tables(torch.arange(x.shape[1], device=x.device), self.width, x.dtype)
+            rotation = self.rotation(x) if self.positions is None else None
             for layer in self.layers:
                 x = layer(x, rotation)
             return x

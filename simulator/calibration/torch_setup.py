@@ -14,6 +14,9 @@ from simulator.errors import ConfigError
 
 __all__ = ["DeviceInfo", "device_info", "dtype_of", "keep_pages", "require_torch", "synchronize"]
 
+KEPT = float(1 << 30)
+"""Bytes of heap that are touched before anything is timed: more than the activations of any verified model."""
+
 INSTALL = "PyTorch is not installed: pip install 'fmsim[calibrate]' (or a build of your choice from pytorch.org)"
 
 
@@ -104,19 +107,29 @@ def dtype_of(name: str) -> Any:
     return getattr(torch, names[name])
 
 
-def keep_pages() -> bool:
-    """Let the C library keep freed memory, as CPU recipes do (jemalloc, tcmalloc).
+def keep_pages(reserve: float = KEPT) -> bool:
+    """Let the C library keep freed memory, as CPU recipes do (jemalloc, tcmalloc), and touch ``reserve`` bytes of it.
 
-    Otherwise a step returns its activations to the system and pays for every page again. False where it cannot be set.
+    Otherwise a step returns its activations to the system and pays for every page again, by 3 to 15 % of its time, and
+    the first steps pay for the pages of a heap that still grows. False where it cannot be set.
     """
     import ctypes
 
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, malloc, free = library.mallopt, library.malloc, library.free
     except (OSError, AttributeError):
         return False
     trim_threshold, mmap_max = -1, -4
-    return bool(mallopt(trim_threshold, 2**31 - 1)) and bool(mallopt(mmap_max, 0))
+    if not (mallopt(trim_threshold, 2**31 - 1) and mallopt(mmap_max, 0)):
+        return False
+    malloc.restype, malloc.argtypes = ctypes.c_void_p, (ctypes.c_size_t,)
+    free.argtypes = (ctypes.c_void_p,)
+    block = malloc(int(reserve))
+    if block:
+        ctypes.memset(block, 0, int(reserve))
+        free(block)
+    return True
 
 
 def synchronize(device: str) -> None:

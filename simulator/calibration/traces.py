@@ -1,10 +1,10 @@
-"""Other people's timings in two common forms: the text of nccl-tests, and PyTorch-profiler (Kineto) traces."""
+"""Traces of the PyTorch profiler (Kineto)."""
 
 from __future__ import annotations
 
 import gzip
 import json
-import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,54 +14,7 @@ from simulator.calibration.reference_tables import gemm_row
 from simulator.cost.kernel_table import Row
 from simulator.errors import ConfigError
 
-__all__ = ["CollectiveTest", "KinetoSummary", "read_kineto", "read_nccl_tests"]
-
-_TOOLS = {
-    "all_reduce": "all_reduce", "all_gather": "all_gather", "reduce_scatter": "reduce_scatter",
-    "alltoall": "all_to_all",
-    "sendrecv": "send_recv", "broadcast": "broadcast",
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CollectiveTest:
-    """One run of nccl-tests: operation, ranks, and (buffer bytes, seconds) out of place."""
-
-    operation: str
-    ranks: int
-    points: tuple[tuple[float, float], ...]
-
-
-def read_nccl_tests(text: str, operation: str = "") -> CollectiveTest:
-    """The table that ``all_reduce_perf`` and its siblings print.
-
-    Parameters
-    ----------
-    operation
-        Where the text does not name the tool.
-
-    Raises
-    ------
-    ConfigError
-        If there is no table, or the operation is not named.
-    """
-    points: dict[float, float] = {}
-    ranks = len(re.findall(r"^#\s+Rank\s+\d+", text, re.MULTILINE))
-    for line in text.splitlines():
-        parts = line.split()
-        # size count type redop root time algbw busbw #wrong (in place follows); redop and root are absent in some tools
-        if len(parts) < 6 or not parts[0].isdigit() or not parts[1].isdigit():
-            continue
-        numbers = [float(p) for p in parts[2:] if re.fullmatch(r"-?\d+(\.\d+)?", p)]
-        numbers = numbers[1:] if len(parts) > 4 and re.fullmatch(r"-?\d+", parts[4]) else numbers
-        if numbers and numbers[0] > 0 and float(parts[0]) > 0:
-            points[float(parts[0])] = numbers[0] * 1e-6
-    if not points:
-        raise ConfigError("no timings found: give the text that nccl-tests prints (size, count, type, ..., time)")
-    found = operation or next((name for tool, name in _TOOLS.items() if f"{tool}_perf" in text), "")
-    if not found:
-        raise ConfigError("the text does not name its tool (all_reduce_perf ...): say which operation it is")
-    return CollectiveTest(found, ranks, tuple(sorted(points.items())))
+__all__ = ["KinetoSummary", "read_kineto"]
 
 
 @dataclass(frozen=True)
@@ -103,14 +56,18 @@ def read_kineto(path: Path) -> KinetoSummary:
     whole = [e for e in events if e.get("ph") == "X" and e.get("dur", 0) > 0]
     kernels = [e for e in whole if e.get("cat") == "kernel"]
     calls = [e for e in whole if e.get("cat") == "cpu_op"]
-    timed = kernels or _leaves(calls)
+    timed = kernels or calls
     if not timed:
         raise ConfigError(f"{path}: the trace holds no kernels and no operators")
-    by_call = {e["args"].get("External id"): e["dur"] for e in kernels if "args" in e}
+    by_call: dict[Any, float] = {}
+    for kernel in kernels:  # a product that is split along K is two kernels of one call
+        call = kernel.get("args", {}).get("External id")
+        by_call[call] = by_call.get(call, 0.0) + kernel["dur"]
     seconds: dict[str, float] = {}
-    for event in timed:
-        kind = kind_of_kernel(str(event["name"]))
-        seconds[kind] = seconds.get(kind, 0.0) + event["dur"] * 1e-6
+    alone = ((str(e["name"]), e["dur"]) for e in kernels) if kernels else _own_times(calls)
+    for name, duration in alone:
+        kind = kind_of_kernel(name)
+        seconds[kind] = seconds.get(kind, 0.0) + duration * 1e-6
     start, end = min(e["ts"] for e in timed), max(e["ts"] + e["dur"] for e in timed)
     busy = _union([(e["ts"], e["ts"] + e["dur"]) for e in timed])
     gemms = [row for e in calls if (row := _gemm(e, by_call, bool(kernels))) is not None]
@@ -118,14 +75,26 @@ def read_kineto(path: Path) -> KinetoSummary:
     return KinetoSummary(tuple(gemms), seconds, 1 - busy * 1e-6 / span if span else 0.0, span)
 
 
-def _leaves(calls: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Operators that call no other: on a CPU they are the kernels."""
-    ordered = sorted(calls, key=lambda e: (e.get("tid", 0), e["ts"], -e["dur"]))
-    return [
-        e
-        for e, after in zip(ordered, [*ordered[1:], None], strict=True)
-        if after is None or after.get("tid", 0) != e.get("tid", 0) or after["ts"] >= e["ts"] + e["dur"]
-    ]
+def _own_times(calls: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
+    """Operators of a CPU with the time that they spend outside those that they call.
+
+    A product is no leaf: it lays out its output and its operands through operators of their own, in the product's name.
+    """
+    inside: list[tuple[float, str]] = []
+    thread: Any = None
+    for event in sorted(calls, key=lambda e: (str(e.get("tid", 0)), e["ts"], -e["dur"])):
+        if event.get("tid", 0) != thread:
+            inside, thread = [], event.get("tid", 0)
+        while inside and event["ts"] >= inside[-1][0]:
+            inside.pop()
+        name = str(event["name"])
+        if inside:
+            outer = inside[-1][1]
+            yield outer, -event["dur"]
+            if kind_of_kernel(outer) != "elementwise":
+                name = outer
+        inside.append((event["ts"] + event["dur"], name))
+        yield name, event["dur"]
 
 
 def _union(intervals: list[tuple[float, float]]) -> float:

@@ -47,18 +47,23 @@ class ServingCase:
 
 
 def serving_cases(quick: bool = False) -> list[ServingCase]:
-    """Three kinds of model, batches and contexts, and one loop."""
-    llama, gpt, moe = llama_model(512, 4), gpt_model(512, 4), moe_model(256, 4)
+    """Three kinds of model, batches and contexts, and one loop.
+
+    Weights are 90 MB and more: far above the caches, as those of any model that is served. What fits into them decodes
+    up to twice as fast (docs/calibration.md).
+    """
     if quick:
-        return [ServingCase(llama, 0, 128), ServingCase(llama, 4, 128), ServingCase(llama, 2, 0, (32, 64, 48), 4)]
+        small = llama_model(512, 4)
+        return [ServingCase(small, 0, 128), ServingCase(small, 4, 128), ServingCase(small, 2, 0, (32, 64, 48), 4)]
+    llama, gpt, moe = llama_model(1024, 4), gpt_model(768, 6), moe_model(512, 6)
     return [
         *(ServingCase(llama, 0, s) for s in (128, 512)),
         *(ServingCase(llama, b, c) for b, c in ((1, 128), (1, 1024), (8, 128), (8, 1024), (32, 256))),
+        ServingCase(llama, 4, 0, (64, 128, 256, 96, 160, 32, 192, 64), 8),
         ServingCase(gpt, 0, 256),
-        *(ServingCase(gpt, b, c) for b, c in ((1, 256), (16, 256))),
-        *(ServingCase(llama_model(1024, 4), b, 256) for b in (1, 16)),
+        *(ServingCase(gpt, b, c) for b, c in ((1, 256), (4, 512), (16, 256))),
         *(ServingCase(moe, b, 256) for b in (0, 1, 16)),
-        ServingCase(llama, 4, 0, (64, 128, 256, 96, 160, 32, 192, 64), 16),
+        *(ServingCase(llama_model(1536, 3), b, 256) for b in (1, 16)),
     ]
 
 

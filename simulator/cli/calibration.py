@@ -167,7 +167,10 @@ def import_(
     """Build a measured profile from published or your own measurements, and say how well it predicts the rest."""
     from simulator.calibration.importing import import_measurements
 
-    lines, table = import_measurements(source.value, paths or [], device, engine, base, share, out, name, report)
+    with _progress("reading", as_json) as told:
+        lines, table = import_measurements(
+            source.value, paths or [], device, engine, base, share, out, name, report, told
+        )
     if as_json:
         print_json({"notes": lines, "rows": table})
         return OK
@@ -182,13 +185,16 @@ def fit(
     logs: Annotated[list[Path], typer.Argument(help="CSV of training steps, or JSON of vLLM or SGLang benchmarks.")],
     node: Annotated[str, typer.Option("--node", help="Node profile that they ran on.")] = "",
     framework: Annotated[str, typer.Option("--framework", help="Preset to start from.")] = "",
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the fitted preset there.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the fitted framework there.")] = None,
+    out_node: Annotated[
+        Path | None, typer.Option("--out-node", metavar="FILE", help="Write the node with what was learnt there.")
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Fit a framework's constants to your own run logs and say how much that narrows the interval."""
+    """Fit constants of framework and node to your own run logs and say how much that narrows the interval."""
     from simulator.calibration.user_logs import fit_logs
 
-    found = fit_logs(logs, node, framework, out)
+    found = fit_logs(logs, node, framework, out, out_node)
     if as_json:
         print_json(found.rows())
         return OK

@@ -6,7 +6,8 @@ prefill, training
     The device's fit belongs to the best kernel of its time; earlier generations are slower by published ratios.
 decode (at most 8 query tokens per sequence)
     t = t0 + kv bytes / (e_b·BW) + c·sequences·kv_heads, or the FLOPs where they take longer than the cache reads
-    (absorbed latent attention): affine in the summed context for a fixed batch.
+    (absorbed latent attention; grouped queries on processors, whose profiles have a share of their own for it): affine
+    in the summed context for a fixed batch.
 """
 
 from __future__ import annotations
@@ -140,7 +141,9 @@ class Attention:
             share *= min(1.0, device.shared(PAGED, used))
         context = max(1.0, work.batch * work.kv_len)
         memory = _kv_bytes(work) / (share * accelerator.memory_bandwidth) / context
-        rate = device.share(f"attention_prefill.{dtype}.compute", used) * accelerator.rate(work.dtype)
+        own = f"attention_decode.{dtype}.compute"
+        compute = own if own in accelerator.efficiency else f"attention_prefill.{dtype}.compute"
+        rate = device.share(compute, used) * accelerator.rate(work.dtype)
         return memory, work.flops / rate / context
 
 

@@ -96,7 +96,7 @@ class NetworkCost:
     ) -> None:
         self.slow = dict(slow or {})
         self.node, self.fabric, self.framework = node, fabric, framework
-        self._book = Book(ConstantSet({}, dict(scale or {})), library)
+        self._book = Book(ConstantSet({}, dict(scale or {}), node.accelerator.learnt), library)
         one_shot = framework is not None and framework.small_all_reduce == "custom"
         self._inside = ScaleUpCost(node.scale_up, node.accelerator, one_shot, known, self._book)
         self._memo: dict[tuple[str, float, CommGroup, float], Priced] = {}

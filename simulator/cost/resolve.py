@@ -88,7 +88,7 @@ class Resolver:
         self, accelerator: Accelerator, relatives: Sequence[Accelerator] | Callable[[], Sequence[Accelerator]]
     ) -> None:
         self.accelerator = accelerator
-        self.constants = ConstantSet()
+        self.constants = ConstantSet(learnt=accelerator.learnt)
         self._relatives = relatives
         self._ids: dict[str, str] = {}
 

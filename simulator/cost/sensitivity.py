@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.results.estimate import Interval
@@ -18,7 +18,7 @@ LEAST_FACTOR = 0.1
 
 
 def interval(evaluate: Callable[[Mapping[str, float]], float], constants: ConstantSet, used: Iterable[str]) -> Interval:
-    """Central 80 % interval of ``evaluate({})`` under independent normal errors of the constants, to first order.
+    """Central 80 % interval of ``evaluate({})`` under normal errors of the constants, to first order.
 
     Parameters
     ----------
@@ -35,18 +35,16 @@ def interval(evaluate: Callable[[Mapping[str, float]], float], constants: Consta
         Every constant is moved by one sigma up and down; what raises the value adds in quadrature to the upper side,
         what lowers it to the lower side, so that a kink (a host-bound layer) on one side does not widen the other:
         value·(1 + 1.2816·√Σδ₊²) and value·(1 − 1.2816·√Σδ₋²), never below zero. ``sensitivity`` holds the change for
-        one sigma up, by id.
+        one sigma up, by id. Constants that were learnt together move together: a column of the Cholesky factor of
+        their covariance takes the place of one of them.
     """
     value = evaluate({})
     shares: dict[str, float] = {}
     above = below = 0.0
     if value > 0 and math.isfinite(value):
-        for name in dict.fromkeys(used):
-            sigma = constants.entries[name].sigma
-            if sigma <= 0:
-                continue
-            up = evaluate({name: 1.0 + sigma}) / value - 1.0
-            down = evaluate({name: max(LEAST_FACTOR, 1.0 - sigma)}) / value - 1.0
+        for name, higher, lower in _moves([constants.entries[name] for name in dict.fromkeys(used)]):
+            up = evaluate(higher) / value - 1.0
+            down = evaluate(lower) / value - 1.0
             shares[name] = up
             above += max(up, down, 0.0) ** 2
             below += max(-up, -down, 0.0) ** 2
@@ -77,3 +75,34 @@ def by_trust(evaluate: Callable[[Mapping[str, float]], float], constants: Iterab
         if share:
             found[constant.trust] = found.get(constant.trust, 0.0) + share * value
     return found
+
+
+def _moves(used: Sequence[Constant]) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    """Id, factors one sigma up, and one sigma down, of every direction in which the constants are uncertain."""
+    known = {c.id for c in used}
+    joint = {i for c in used for other, _ in c.correlated if other in known for i in (c.id, other)}
+    for constant in used:
+        if constant.sigma > 0 and constant.id not in joint:
+            up, down = 1.0 + constant.sigma, max(LEAST_FACTOR, 1.0 - constant.sigma)
+            yield constant.id, {constant.id: up}, {constant.id: down}
+    together = sorted((c for c in used if c.id in joint), key=lambda c: c.id)
+    if together:
+        yield from _joint_moves(together)
+
+
+def _joint_moves(together: Sequence[Constant]) -> Iterator[tuple[str, dict[str, float], dict[str, float]]]:
+    import numpy as np
+
+    place = {c.id: index for index, c in enumerate(together)}
+    correlation = np.eye(len(together))
+    for constant in together:
+        for other, share in constant.correlated:
+            if other in place:
+                correlation[place[constant.id], place[other]] = correlation[place[other], place[constant.id]] = share
+    # Written correlations are rounded: a small ridge keeps them a covariance.
+    least = float(np.linalg.eigvalsh(correlation)[0])
+    correlation = (correlation + max(0.0, 1e-6 - least) * np.eye(len(together))) / (1 + max(0.0, 1e-6 - least))
+    factor = np.diag([c.sigma for c in together]) @ np.linalg.cholesky(correlation)
+    for constant, column in zip(together, factor.T, strict=True):
+        logs = {other.id: float(x) for other, x in zip(together, column, strict=True) if x}
+        yield constant.id, {i: math.exp(x) for i, x in logs.items()}, {i: math.exp(-x) for i, x in logs.items()}

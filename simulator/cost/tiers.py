@@ -70,7 +70,7 @@ class TierCost:
     def __init__(self, node: Node, active: int = 0, scale: Mapping[str, float] | None = None) -> None:
         self.node = node
         self.active = min(active or node.accelerators, node.accelerators)
-        self.constants = ConstantSet({}, dict(scale or {}))
+        self.constants = ConstantSet({}, dict(scale or {}), node.accelerator.learnt)
 
     def _use(self, constant: Constant) -> float:
         self.constants.add(constant)

@@ -95,6 +95,8 @@ def _node(n: Node) -> _Figures:
     yield "power_overhead", format_quantity(n.power_overhead, "power", 4), ""
     yield "power_peak", format_quantity(n.power_peak, "power", 4), ""
     yield from _price(n.price)
+    for key, one in n.accelerator.learnt.items():
+        yield f"learnt.{key}", f"x {one.factor:.4g}, sigma {one.sigma:.1%}", one.source
 
 
 def _network(n: NetworkProfile) -> _Figures:

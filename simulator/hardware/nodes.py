@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from simulator.hardware.fields import read_estimated, read_name, read_price, read_scale_up, read_storage
+from simulator.hardware.overlays import NOTHING, read_overlay
 from simulator.hardware.reader import Reader
 from simulator.hardware.types import (
     Accelerator,
@@ -13,8 +14,6 @@ from simulator.hardware.types import (
     Link,
     Node,
     NodeGroup,
-    PowerProfile,
-    ScaleUp,
     Site,
     Storage,
 )
@@ -29,16 +28,16 @@ NVME_READ_PER_BYTE = 50e9 / 30.7e12
 NVME_READ_RULE = "as 8 NVMe gen 4 drives of 3.84 TB in RAID 0 (50 GB/s of 30.7 TB), by capacity"
 NVME_WRITE_RULE = "28/50 of the read bandwidth, as 8 NVMe gen 4 drives in RAID 0"
 
-_NO_LINK = Link("none", 0.0, 0.0)
-_NO_ACCELERATOR = Accelerator(
-    "", "", "", 0, {"bf16": 1.0}, 1.0, 1.0, 1.0, ScaleUp(_NO_LINK, 1, "none"), _NO_LINK, PowerProfile(0.0, 0.0)
-)
+_NO_LINK, _NO_ACCELERATOR = NOTHING.nic, NOTHING.accelerator
 
 
 def read_node(
-    reader: Reader, stem: str, load_accelerator: Callable[[str], Accelerator], load_link: Callable[[str], Link]
-) -> Node:
+    reader: Reader, stem: str, load_accelerator: Callable[[str], Accelerator], load_link: Callable[[str], Link],
+    load_node: Callable[[str], Node],
+) -> Node:  # fmt: skip
     """One server; errors are recorded in ``reader.issues``."""
+    if "based_on" in reader:
+        return read_overlay(reader, stem, load_node)
     estimated = read_estimated(reader)
     name = read_name(reader, stem)
     accelerator = reader.reference("accelerator", load_accelerator, _NO_ACCELERATOR)

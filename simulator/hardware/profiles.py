@@ -47,7 +47,7 @@ def load_accelerator(name: str | Path) -> Accelerator:
 
 def load_node(name: str | Path) -> Node:
     """The node type called ``name``, with its accelerator and links resolved. Raises as :func:`load_accelerator`."""
-    return _load(NODES, str(name), "node", lambda r, stem: read_node(r, stem, load_accelerator, load_link))
+    return _load(NODES, str(name), "node", lambda r, stem: read_node(r, stem, load_accelerator, load_link, load_node))
 
 
 def load_network(name: str | Path) -> NetworkProfile:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from simulator.constants import Constant
+from simulator.constants import Constant, Learnt
 from simulator.hardware.places import Price, Rack, Site, Terms, mean_of_hours
 
 __all__ = [
@@ -125,6 +125,8 @@ class Accelerator:
         Share of the compute clock that a power limit leaves; figures of the profile hold at 1.
     pace
         Share of its speed that other burdens leave (encryption, private training); ``memory_bandwidth`` has it already.
+    learnt
+        What somebody's own runs say about constants, by id: those of the device, its kernels and its collectives.
     """
 
     name: str
@@ -150,6 +152,7 @@ class Accelerator:
     kernel_table: str = ""
     clock: float = 1.0
     pace: float = 1.0
+    learnt: Mapping[str, Learnt] = field(default_factory=dict)
 
     def peak(self, dtype: str) -> float:
         """Dense peak [FLOP/s] for ``dtype``, falling back to the type it would be computed in.

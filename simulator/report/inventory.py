@@ -155,8 +155,11 @@ def facts_of(name: str) -> list[tuple[str, list[Row]]]:
     found = [(f"{kind[:-1]} {name}", _facts(loader(name))) for kind, loader in loaders.items() if name in known[kind]]
     found += [(f"{r.family} strategy {r.name}", _plain_facts(r.to_dict())) for r in registry.find(name)]
     if not found and Path(name).exists():
-        if name.endswith((".yaml", ".yml")) and b"\npeak_flops:" in Path(name).read_bytes():
+        text = b"\n" + Path(name).read_bytes() if name.endswith((".yaml", ".yml")) else b""
+        if b"\npeak_flops:" in text:
             found = [(f"accelerator {name}", _facts(profiles.load_accelerator(name)))]
+        elif b"\naccelerator:" in text or b"\nbased_on:" in text:
+            found = [(f"node {name}", _facts(profiles.load_node(name)))]
         else:
             return [(f"model {name}", _facts(load_model(name)))]
     if not found:

@@ -17,7 +17,7 @@ from simulator.training.stages import Chunk
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Mesh, Op, OpKind, Tensor, TensorClass, Tier
 
-__all__ = ["ChunkMemory", "chunk_memory", "memory_ledger"]
+__all__ = ["ChunkMemory", "chunk_memory", "is_shared", "memory_ledger"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _states(chunks: Sequence[Chunk], mesh: Mesh, versions: float, replicas: int)
             for tensor in block.states:
                 if tensor.cls not in kept:
                     continue
-                if _is_shared(block, tensor):
+                if is_shared(block, tensor):
                     if tensor.name in shared:
                         continue
                     shared.add(tensor.name)
@@ -138,7 +138,7 @@ def _update_workspace(chunks: Sequence[Chunk], mesh: Mesh, framework: Framework)
     return each.value * sum(moments)
 
 
-def _is_shared(block: Block, tensor: Tensor) -> bool:
+def is_shared(block: Block, tensor: Tensor) -> bool:
     """The token embedding, which a tied head reads as well."""
     return block.name in ("embedding", "head") and tensor.name.startswith("embedding.weight")
 

@@ -210,10 +210,15 @@ class PlanEvaluator:
             held[key] = sum(t.bytes(plan.mesh) for t in mine)
         exchange = {k: [pricer.price(op) for op in (*b.reduce, *b.publish)] for k, b in one.items()}
         sync = {k: sum(p.priced.seconds / p.op.wire.every for p in ops) for k, ops in exchange.items()}
-        update = {k: optimizer_time([Chunk(0, ((b, 1),))], pricer).seconds for k, b in one.items()}
+        # One pass updates all that a rank holds: what a block adds to it is the bound, the launch comes once.
+        update = {k: self._update(b, 2, pricer) - self._update(b, 1, pricer) for k, b in one.items()}
         layers = [b.name == "layer" for b in blocks]
         seconds = [update[id(b)] if layer else 0.0 for b, layer in zip(blocks, layers, strict=True)]
         return _States(*(np.array(c) for c in ([held[id(b)] for b in blocks], seconds, [sync[id(b)] for b in blocks])))
+
+    @staticmethod
+    def _update(block: Block, count: int, pricer: BlockPricer) -> float:
+        return optimizer_time([Chunk(0, ((block, count),))], pricer).seconds
 
 
 def pipeline_bound(

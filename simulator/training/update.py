@@ -11,6 +11,7 @@ from simulator.engine.streams import run_streams
 from simulator.registry import lookup
 from simulator.strategies.offload.copies import is_tied_copy
 from simulator.training.block_time import BlockPricer, PhaseTime
+from simulator.training.memory import is_shared
 from simulator.training.stages import Chunk
 from simulator.workload.ops import Block, OpKind, Stream, TensorClass, Tier, Work
 from simulator.workload.plan import Plan
@@ -22,7 +23,8 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
     """Clipping and Adam over the states a rank owns: memory-bound passes where the states live.
 
     Clipping reads every gradient once; the update reads gradient and states and writes states and parameter.
-    Kernels are fused over many tensors (multi-tensor apply), so a rank launches one of each per block. States outside
+    Kernels are fused over many tensors (multi-tensor apply) and pass over everything that the rank holds, so all its
+    blocks are priced as one: no block's states are still in a cache when the next pass comes to them. States outside
     HBM are updated by the host: see :func:`host_update`.
 
     Parameters
@@ -35,12 +37,17 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
         Forward and backward time of the step [s] under which a delayed update hides; 0 = count all of it.
     """
     mesh, device = pricer.mesh, pricer.device
-    total = PhaseTime()
+    gradient = parameter = states = 0.0
+    shared: set[str] = set()
     away: list[tuple[Block, int]] = []
     for chunk in chunks:
         for block, count in chunk.blocks:
             by_class = dict.fromkeys(TensorClass, 0.0)
             for tensor in block.states:
+                if is_shared(block, tensor):  # a tied head's table is updated once
+                    if tensor.name in shared:
+                        continue
+                    shared.add(tensor.name)
                 by_class[tensor.cls] += tensor.bytes(mesh)
             optim = by_class[TensorClass.OPTIM]
             if not optim:
@@ -50,21 +57,26 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
                 continue
             # The shard of a gradient or parameter that matches the optimizer shard is all that is touched.
             share = _owned_share(block, pricer)
-            gradient, parameter = by_class[TensorClass.GRAD] * share[0], by_class[TensorClass.PARAM] * share[1]
-            works = (
-                Work(OpKind.ELEMENTWISE, "fp32", flops=gradient / 2, bytes=gradient, operator="clip"),
-                Work(OpKind.ELEMENTWISE, "fp32", flops=optim, bytes=gradient + 2 * optim + parameter, operator="adam"),
-            )
-            prices = [device.price(w) for w in works]
-            total = total + PhaseTime(
-                sum(p.seconds for p in prices) * count,
-                sum(p.floor for p in prices) * count,
-                {"optimizer": sum(p.seconds for p in prices) * count},
-                {"hbm": sum(w.bytes for w in works) * count},
-                {prices[0].trust: sum(p.seconds for p in prices) * count},
-                0.0,
-                frozenset(i for p in prices for i in p.constants),
-            )
+            gradient += count * by_class[TensorClass.GRAD] * share[0]
+            parameter += count * by_class[TensorClass.PARAM] * share[1]
+            states += count * optim
+    total = PhaseTime()
+    if states:
+        works = (
+            Work(OpKind.ELEMENTWISE, "fp32", flops=gradient / 2, bytes=gradient, operator="clip"),
+            Work(OpKind.ELEMENTWISE, "fp32", flops=states, bytes=gradient + 2 * states + parameter, operator="adam"),
+        )
+        prices = [device.price(w) for w in works]
+        seconds = sum(p.seconds for p in prices)
+        total = PhaseTime(
+            seconds,
+            sum(p.floor for p in prices),
+            {"optimizer": seconds},
+            {"hbm": sum(w.bytes for w in works)},
+            {prices[0].trust: seconds},
+            0.0,
+            frozenset(i for p in prices for i in p.constants),
+        )
     if not away:
         return total
     return total + (

@@ -147,9 +147,9 @@ def _constant(node: MarkedNode, name: str, dimension: str, path: str, issues: Is
     if node.kind != "mapping" or missing:
         issues.add(f"needs {', '.join(missing or parts)}", path, node.line, node.column)
         return None
-    extra = [k for k in node.value if k not in parts]
+    extra = [k for k in node.value if k not in (*parts, "correlations")]
     for key in extra:
-        issues.add(f"unknown key '{key}', known: {', '.join(parts)}", path, *node.key_position(key))
+        issues.add(f"unknown key '{key}', known: {', '.join(parts)}, correlations", path, *node.key_position(key))
     value, sigma, trust, source = (child for child in parts.values() if child is not None)
     try:
         number = parse_quantity(value.value, dimension)
@@ -164,4 +164,17 @@ def _constant(node: MarkedNode, name: str, dimension: str, path: str, issues: Is
     if trust.text not in list(Trust):
         issues.add(f"'{trust.text}' is not one of {', '.join(Trust)}", f"{path}.trust", trust.line, trust.column)
         return None
-    return Constant(name, number, _UNITS[dimension], float(spread), Trust(trust.text), source.text)
+    correlated = _correlated(node, path, issues)
+    return Constant(name, number, _UNITS[dimension], float(spread), Trust(trust.text), source.text, correlated)
+
+
+def _correlated(node: MarkedNode, path: str, issues: IssueCollector) -> tuple[tuple[str, float], ...]:
+    """Optional ``correlations`` with other constants by id, as ``fmsim fit`` writes them."""
+    found = node.child("correlations")
+    if found is None:
+        return ()
+    shares = found.to_plain()
+    if not isinstance(shares, dict) or not all(isinstance(r, int | float) and abs(r) <= 1 for r in shares.values()):
+        issues.add("must be id: number from -1 to 1", f"{path}.correlations", found.line, found.column)
+        return ()
+    return tuple((str(i), float(r)) for i, r in shares.items())

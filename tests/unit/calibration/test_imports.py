@@ -8,45 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.calibration.traces import read_kineto, read_nccl_tests
-from simulator.calibration.user_logs import Observation, fit_logs, learn
+from simulator.calibration.learning import Observation, learn
+from simulator.calibration.traces import read_kineto
+from simulator.calibration.user_logs import fit_logs
 from simulator.cli import main
 from simulator.constants import Constant, Trust
 from simulator.errors import ConfigError
-
-NCCL = """\
-# nThread 1 nGpus 8 minBytes 8 maxBytes 134217728 step: 2(factor) warmup iters: 5 iters: 20
-# Using devices
-#  Rank  0 Group  0 Pid  1 on host device  0 [0x00] NVIDIA H100 80GB HBM3
-#  Rank  1 Group  0 Pid  1 on host device  1 [0x00] NVIDIA H100 80GB HBM3
-#                                                              out-of-place                       in-place
-#       size         count      type   redop    root     time   algbw   busbw #wrong     time   algbw   busbw #wrong
-#        (B)    (elements)                               (us)  (GB/s)  (GB/s)            (us)  (GB/s)  (GB/s)
-        1024           256     float     sum      -1    12.30    0.08    0.08      0    12.10    0.08    0.08      0
-     1048576        262144     float     sum      -1    45.50   23.05   23.05      0    44.90   23.35   23.35      0
-# Avg bus bandwidth    : 11.5
-"""
-
-
-def test_nccl_tests_text() -> None:
-    test = read_nccl_tests("# all_reduce_perf -b 1K\n" + NCCL)
-    assert (test.operation, test.ranks) == ("all_reduce", 2)
-    assert test.points == ((1024.0, pytest.approx(12.3e-6)), (1048576.0, pytest.approx(45.5e-6)))
-    with pytest.raises(ConfigError, match="does not name its tool"):
-        read_nccl_tests(NCCL)
-    with pytest.raises(ConfigError, match="no timings"):
-        read_nccl_tests("nothing here")
-
-
-def test_nccl_tests_become_a_profile_that_loads(tmp_path: Path) -> None:
-    from simulator.hardware.profiles import load_network
-
-    text = tmp_path / "ar.txt"
-    text.write_text("# all_reduce_perf\n" + NCCL, encoding="utf-8")
-    arguments = ["import", "nccl-tests", str(text), "--base", "h100-sxm", "--out", str(tmp_path), "--name", "own"]
-    assert main(arguments) == 0
-    profile = load_network(tmp_path / "networks" / "own.yaml")
-    assert profile.curves["all_reduce"][2].seconds == pytest.approx((12.3e-6, 45.5e-6))
 
 
 def test_kineto_trace(tmp_path: Path) -> None:
@@ -149,9 +116,12 @@ def test_serving_logs_narrow_the_interval(tmp_path: Path, capsys: pytest.Capture
     assert scale
     logs = []
     for concurrency in (1, 8, 64):
-        shape = BatchShape((), concurrency, round(concurrency * (1000 + 200 / 2)))
         plan, fabric = Plan(tensor_parallel=2), _cluster(node, 2).fabric
-        seconds = ReplicaCost(load_model("llama-3.1-8b"), plan, framework, node, fabric, scale=scale).iteration(shape)
+        cost = ReplicaCost(load_model("llama-3.1-8b"), plan, framework, node, fabric, scale=scale)
+        context = round(concurrency * (1000 + 200 / 2))
+        seconds = cost.iteration(BatchShape((), concurrency, context))
+        mixed = cost.iteration(BatchShape(((1000, 0),), concurrency, context))
+        seconds += (concurrency - 1) / 200 * (mixed - seconds)  # each other slot starts a prompt in 200 tokens
         log = tmp_path / f"c{concurrency}.json"
         run = {
             "backend": "vllm", "model_id": "meta-llama/Llama-3.1-8B-Instruct", "max_concurrency": concurrency,
@@ -163,6 +133,15 @@ def test_serving_logs_narrow_the_interval(tmp_path: Path, capsys: pytest.Capture
     found = fit_logs(logs, "dgx-h100", "vllm-0.10")
     assert found.errors(True) < found.errors(False)
     assert found.width_after < 0.6 * found.width_before
+    lines = tmp_path / "sglang.jsonl"  # sglang.bench_serving appends a line per run and does not name the model
+    runs = [{**json.loads(log.read_text(encoding="utf-8")), "model": "meta-llama/Llama-3.1-8B"} for log in logs]
+    lines.write_text("".join(json.dumps(run) + "\n" for run in runs), encoding="utf-8")
+    again = fit_logs([lines], "dgx-h100", "vllm-0.10")
+    assert [x for p in again.points for x in p[1:]] == pytest.approx([x for p in found.points for x in p[1:]])
+    run = {**runs[0], "mean_tpot_ms": 0.01}
+    logs[1].write_text(json.dumps(run), encoding="utf-8")
+    with pytest.raises(ConfigError, match="that peak rates allow"):
+        fit_logs([logs[1]], "dgx-h100", "vllm-0.10")
     logs[0].write_text(json.dumps({"model_id": "llama-3.1-8b", "completed": 3}), encoding="utf-8")
     assert main(["fit", str(logs[0]), "--node", "dgx-h100", "--framework", "vllm-0.10"]) == 2
     assert "needs mean_tpot_ms, max_concurrency" in capsys.readouterr().err
@@ -180,3 +159,25 @@ def test_without_torch_calibrate_says_how_to_install_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 20 and "pip install 'fmsim[calibrate]'" in done.stderr
     assert "Traceback" not in done.stderr and "h100-sxm" in done.stdout
+
+
+def test_real_trace_of_the_profiler(tmp_path: Path) -> None:
+    """A trace that torch.profiler writes here: the products with their shapes, and every kind of kernel."""
+    torch = pytest.importorskip("torch")
+    from torch.profiler import ProfilerActivity, profile
+
+    a, b, bias = torch.randn(64, 32), torch.randn(32, 48), torch.randn(48)
+    heads = torch.randn(1, 2, 16, 32)
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recorded:
+        torch.addmm(bias, a, b)
+        (a.bfloat16() @ b.bfloat16()).sum()
+        torch.nn.functional.scaled_dot_product_attention(heads, heads, heads)
+        torch.nn.functional.gelu(a)
+    path = tmp_path / "trace.json"
+    recorded.export_chrome_trace(str(path))
+    found = read_kineto(path)
+    assert {(r.work.m, r.work.n, r.work.k, r.work.dtype) for r in found.gemms} == {
+        (64, 48, 32, "fp32"), (64, 48, 32, "bf16"),
+    }  # fmt: skip
+    assert all(r.seconds > 0 for r in found.gemms) and sum(found.seconds.values()) <= found.span * 1.001
+    assert found.seconds.keys() >= {"gemm", "attention", "elementwise"} and 0 <= found.host_gap < 1

@@ -56,11 +56,8 @@ def test_probes_say_how_far_kernels_alone_are_off() -> None:
 
 def test_a_profile_carries_the_constant(tmp_path: Path) -> None:
     text = (Path("hardware_profiles/accelerators") / f"{CPU}.yaml").read_text(encoding="utf-8")
-    if "sequence:" not in text:
-        more = (
-            '  sequence: {between: 20 us, between_recorded: 70 us, sigma: 0.2, trust: fitted, source: "test"}\nsources:'
-        )
-        text = text.replace("sources:", more, 1)
+    own = "  sequence: {between: 20 us, between_recorded: 70 us, sigma: 0.2, trust: fitted, source: test}\n"
+    text = text.partition("  sequence:")[0].partition("sources:")[0] + own + text[text.index("sources:") :]
     (tmp_path / f"{CPU}.yaml").write_text(text.replace("kernel_table:", "# kernel_table:"), encoding="utf-8")
     device = load_accelerator(str(tmp_path / f"{CPU}.yaml"))
     cost = DeviceCost(device)
