@@ -8,7 +8,8 @@ grouped GEMM
 attention
     See :mod:`simulator.cost.attention`.
 elementwise, copy
-    t = t0 + bytes / (e·BW).
+    t = t0 + bytes / (e·BW); kernels of a training step that gather and scatter the rows of experts have an e of their
+    own (``permute``).
 
 A kernel of a model on a processor that is its own host also waits for Python: the constant ``sequence.between`` of
 its profile (``between_recorded`` where autograd records), measured on models, is added to each.
@@ -38,6 +39,9 @@ BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 
 TENSOR_SCALED = "tensor_scaled"
 """Curve of fp8 GEMMs in a training step: one scale per tensor. ``gemm.fp8`` belongs to kernels of serving engines."""
+
+PERMUTATIONS = ("dispatch", "combine")
+"""Operators of a training step that gather rows for experts and put them back: slower than reading in order."""
 
 CAST_BYTES = 4.0
 """Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
@@ -299,7 +303,10 @@ class DeviceCost:
 
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
-        memory = work.bytes / (self.share("elementwise.memory", used) * device.memory_bandwidth)
+        # Engines that serve index rows inside the expert kernel; a measured table knows its own kernels.
+        moves_rows = self._recorded and work.operator.partition(".")[0] in PERMUTATIONS and not device.kernel_table
+        share = self.share("permute.memory" if moves_rows else "elementwise.memory", used)
+        memory = work.bytes / (share * device.memory_bandwidth)
         compute = work.flops / device.rate(work.dtype) if work.flops else 0.0
         launch = self.launch("elementwise.launch", used)
         body = max(memory, compute)
