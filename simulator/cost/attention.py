@@ -2,7 +2,8 @@
 
 prefill, training
     t = t0 + max(F / (e_f·P) · max(1 + L½ / L, waves) · d'/d, Q / (e_b·BW)): F executed FLOPs, L the keys the last query
-    runs over, waves the loss of a grid that does not fill the device, d' the head size rounded up to a grid of 32.
+    runs over, waves the loss of a grid that does not fill the device, d' the head size rounded up to a grid of 32. With
+    few heads the block of rows that sees all keys takes longer than a device's even share: then it is the bound.
     The device's fit belongs to the best kernel of its time; earlier generations are slower by published ratios.
 decode (at most 8 query tokens per sequence)
     t = t0 + kv bytes / (e_b·BW) + c·sequences·kv_heads, or the FLOPs where they take longer than the cache reads
@@ -16,7 +17,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.constants import Constant, Trust
-from simulator.cost.kernels import attention_waves
+from simulator.cost.kernels import attention_longest_block, attention_waves
 from simulator.cost.priced import Bound, Priced
 from simulator.cost.resolve import curve_dtype
 from simulator.workload.ops import Work
@@ -94,7 +95,8 @@ class Attention:
         length = key_length(work)
         if length > 0:
             loss = max(loss, 1.0 + device.value(f"{curve}.half_length", used) / length)
-        compute = work.flops * self._padding(work) * loss / rate
+        longest = attention_longest_block(work, length, accelerator.architecture) * accelerator.sm_count
+        compute = max(work.flops * loss, longest) * self._padding(work) / rate
         decode = f"attention_decode.{curve_dtype(accelerator, work.dtype)}"
         memory = work.bytes / (device.share(f"{decode}.memory", used) * accelerator.memory_bandwidth)
         launch = device.launch(f"{curve}.launch", used)

@@ -8,7 +8,8 @@ grouped GEMM
 attention
     See :mod:`simulator.cost.attention`.
 elementwise, copy
-    t = t0 + bytes / (e·BW).
+    t = t0 + bytes / (e·BW); kernels of a training step that gather and scatter the rows of experts have an e of their
+    own (``permute``).
 
 A kernel of a model on a processor that is its own host also waits for Python: the constant ``sequence.between`` of
 its profile (``between_recorded`` where autograd records), measured on models, is added to each.
@@ -35,6 +36,17 @@ __all__ = ["OWN_KERNELS", "DeviceCost"]
 
 BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 """Time between kernels of a model on a processor that is its own host, without and with autograd."""
+
+TENSOR_SCALED = "tensor_scaled"
+"""Curve of fp8 GEMMs in a training step: one scale per tensor. ``gemm.fp8`` belongs to kernels of serving engines."""
+
+PERMUTATIONS = ("dispatch", "combine")
+"""Operators of a training step that gather rows for experts and put them back: slower than reading in order."""
+
+CAST_BYTES = 4.0
+"""Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
+the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
+nvte_cast_transpose)."""
 
 GROUPED = Constant(
     "grouped_gemm.spread", 1.0, "", 0.39, Trust.FITTED,
@@ -85,7 +97,7 @@ class DeviceCost:
     ) -> None:
         self.accelerator = accelerator
         self.framework = framework
-        self._gap = BETWEEN_RECORDED if recorded else BETWEEN
+        self._recorded = recorded
         self._relatives = relatives
         self._resolver = Resolver(accelerator, relatives)
         self._resolver.constants.scale.update(scale or {})
@@ -105,7 +117,7 @@ class DeviceCost:
         """The same device with the constants in ``scale`` multiplied; what was resolved is shared."""
         other = object.__new__(DeviceCost)
         other.accelerator, other.framework, other._resolver = self.accelerator, self.framework, self._resolver
-        other._relatives, other._gap = self._relatives, self._gap
+        other._relatives, other._recorded = self._relatives, self._recorded
         other._start()
         other._values = self._values.moved(scale)
         return other
@@ -208,7 +220,8 @@ class DeviceCost:
 
     def _between(self, used: list[str]) -> float:
         """Seconds from one kernel of a model to the next; 0 for devices that a host launches ahead."""
-        return self.value(self._gap, used) if self._gap in self.accelerator.efficiency else 0.0
+        gap = BETWEEN_RECORDED if self._recorded else BETWEEN
+        return self.value(gap, used) if gap in self.accelerator.efficiency else 0.0
 
     def _in_sequence(self, priced: Priced) -> Priced:
         used = list[str]()
@@ -247,7 +260,9 @@ class DeviceCost:
 
     def _gemm(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
-        curve = f"gemm.{curve_dtype(device, work.dtype)}"
+        curve, cast = f"gemm.{curve_dtype(device, work.dtype)}", 0.0
+        if curve == "gemm.fp8" and work.casts and self._recorded:
+            curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
@@ -261,7 +276,14 @@ class DeviceCost:
         if work.kind is OpKind.GROUPED_GEMM:
             together *= self.shared(GROUPED, used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
-        return self.priced(work, launch + together, bound, used)
+        return self.priced(work, launch + together + cast, bound, used)
+
+    def _cast(self, work: Work, used: list[str]) -> float:
+        """Time in which the input of an fp8 GEMM is cast [s]; a weight gradient finds both operands cast."""
+        if work.operator == "weight_gradient":
+            return 0.0
+        share = self.share("elementwise.memory", used)
+        return CAST_BYTES * work.m * work.k / (share * self.accelerator.memory_bandwidth)
 
     @cached_property
     def _own(self) -> Mapping[str, Constant]:
@@ -281,7 +303,10 @@ class DeviceCost:
 
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
-        memory = work.bytes / (self.share("elementwise.memory", used) * device.memory_bandwidth)
+        # Engines that serve index rows inside the expert kernel; a measured table knows its own kernels.
+        moves_rows = self._recorded and work.operator.partition(".")[0] in PERMUTATIONS and not device.kernel_table
+        share = self.share("permute.memory" if moves_rows else "elementwise.memory", used)
+        memory = work.bytes / (share * device.memory_bandwidth)
         compute = work.flops / device.rate(work.dtype) if work.flops else 0.0
         launch = self.launch("elementwise.launch", used)
         body = max(memory, compute)

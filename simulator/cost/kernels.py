@@ -7,7 +7,10 @@ import math
 from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
-__all__ = ["EAGER_LAUNCH", "GRAPH_LAUNCH", "UNPACKED_EXPERTS", "attention_waves", "grouped_gemm_flops", "smooth_max"]
+__all__ = [
+    "EAGER_LAUNCH", "GRAPH_LAUNCH", "UNPACKED_EXPERTS", "attention_longest_block", "attention_waves",
+    "grouped_gemm_flops", "smooth_max",
+]  # fmt: skip
 
 GRAPH_LAUNCH = Constant(
     "kernel.graph_launch",
@@ -43,6 +46,10 @@ _SMALL_TILE = 16
 experts (``get_default_config`` of fused_moe in vllm-project/vllm and sgl-project/sglang)."""
 
 _ROWS = (64, 128)
+_TALL_ROWS = {"hopper": 128, "blackwell": 256}
+"""Query rows of a thread block of kernels made for these: one wave of blocks takes the time of 120 and of 224 rows per
+multiprocessor at the fitted rate (benchmarks/fits/attention_blocks.py); tiles are powers of two."""
+
 MAX_WAVE_LOSS = 2.0
 
 
@@ -91,3 +98,17 @@ def attention_waves(work: Work, sm_count: int) -> float:
     blocks = grid * math.ceil(work.q_len / rows)
     occupied = math.ceil(blocks / sm_count) * sm_count * rows
     return min(MAX_WAVE_LOSS, occupied / (grid * work.q_len))
+
+
+def attention_longest_block(work: Work, length: float, architecture: str) -> float:
+    """FLOPs of the block of rows that sees all ``length`` keys [FLOP]; 0 where keys are split among blocks.
+
+    A causal kernel's last rows see all keys while the mean row sees half of them, and one multiprocessor works on a
+    block from its first key to its last. The backward walks over all queries for a block of 128 keys. Kernels before
+    Hopper have blocks small enough for :func:`attention_waves` alone; chunks with earlier context are split by engines.
+    """
+    rows = _TALL_ROWS.get(architecture.partition("+")[0], 0)
+    if not work.causal or not rows or length > work.q_len * 1.01:
+        return 0.0
+    unit = 4.0 * length * work.head_dim
+    return 2.5 * _ROWS[1] * unit if work.backward else min(rows, work.q_len) * unit

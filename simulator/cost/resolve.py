@@ -42,7 +42,7 @@ _DATASHEET = {
     "attention_prefill.half_length": (1000.0, "token"),
     "attention_decode.launch": (11e-6, "s"), "attention_decode.memory": (0.8, ""),
     "attention_decode.per_sequence_head": (25e-9, "s"),
-    "elementwise.launch": (3e-6, "s"), "elementwise.memory": (0.8, ""),
+    "elementwise.launch": (3e-6, "s"), "elementwise.memory": (0.8, ""), "permute.memory": (0.5, ""),
 }  # fmt: skip
 _ELEMENTWISE_SOURCE = (
     "ai-dynamo/aiconfigurator systems/*.yaml: memory-bound operators reach 0.8 of the datasheet bandwidth and cost 3 us"

@@ -184,6 +184,8 @@ class Work:
         Collectives: bytes of the full buffer, mesh axis and number of ranks.
     operator
         Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
+    casts
+        Whether operands of an fp8 GEMM are stored in 16 bits, so that it casts them.
     """
 
     kind: OpKind
@@ -207,6 +209,7 @@ class Work:
     axis: str = ""
     ranks: int = 1
     operator: str = ""
+    casts: bool = False
 
 
 @dataclass(frozen=True)

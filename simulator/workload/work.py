@@ -51,7 +51,8 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         )
     if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
         m, n, k, groups = _gemm_shape(op, mesh)
-        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator_of(op))
+        casts = op.dtype == "fp8" and op.reads[0].dtype != "fp8"
+        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator_of(op), casts=casts)
     operator = operator_of(op)
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
         return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs

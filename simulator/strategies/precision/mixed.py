@@ -151,7 +151,7 @@ class FP32(PrecisionRecipe):
     validated_by="ratio",
 )  # fmt: skip
 class FP8(PrecisionRecipe):
-    """fp8 GEMMs with bf16 storage: the casts are inside the measured fp8 GEMM curves, master weights stay fp32."""
+    """fp8 GEMMs with bf16 storage: each casts its 16-bit operands, one scale per tensor; master weights stay fp32."""
 
     arithmetic = "fp8"
 
