@@ -145,10 +145,7 @@ def recommend(
     keep: Annotated[int, typer.Option(min=1, help="The best and runners-up to show.")] = 5,
     planner: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Of a training's plans, or 'hexgen' of a mixed pool: 'fmsim list strategies --family planner'.",
-        ),
+        typer.Option(metavar="NAME", help="See 'fmsim list strategies --family planner'; hexgen divides a mixed pool."),
     ] = "exhaustive",
     output: Annotated[
         Path | None,

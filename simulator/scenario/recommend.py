@@ -313,8 +313,8 @@ def recommend(
     elif planner != EXHAUSTIVE:
         if record_of(lookup("planner", planner)).area != "serving":
             raise ConfigError(
-                f"planner {planner} searches the plans of a training job; a deployment's are all searched, or 'hexgen' divides a pool "
-                "of unlike nodes"
+                f"planner {planner} searches the plans of a training job; a deployment's are all searched, or 'hexgen' "
+                "divides a pool of unlike nodes"
             )
         found = recommend_groups(
             recipe, axes, objective, metric, given, max_accelerators, keep, jobs, planner, progress

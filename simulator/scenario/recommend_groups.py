@@ -73,7 +73,7 @@ def recommend_groups(
     pool, limits, total = _pool_of(recipe, _degrees(axes), given)
     if total > most:
         raise ConfigError(
-            f"the scenario has {total} accelerators, {most} are allowed: take nodes out or raise the most"
+            f"the scenario has {total} accelerators, --max-gpus allows {most}: take nodes out or raise it"
         )
     candidates: dict[Division, Candidate] = {}
     search = lookup("planner", planner)()

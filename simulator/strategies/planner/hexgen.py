@@ -222,7 +222,7 @@ class _Space:
     def fullest(self, allowed: Sequence[int]) -> Division:
         """The most capacity from some shapes: an unbounded knapsack per kind, by dynamic programme.
 
-        Where nodes have a rest that no replica fills, replicas are taken off, the least productive first, until it fits.
+        Where nodes have a rest that no replica fills, the least productive replicas are taken off until it fits.
         """
         division = [0] * len(self.shapes)
         for kind, own in self.kinds.items():

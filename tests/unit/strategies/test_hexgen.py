@@ -81,8 +81,15 @@ def fits(shapes: Sequence[ReplicaShape], division: Division, pools: dict[str, No
 
 
 def every(shapes: Sequence[ReplicaShape], pools: dict[str, NodePool]) -> list[Division]:
-    ranges = [range(pools[s.kind].nodes * pools[s.kind].per_node // s.size + 1) for s in shapes]
-    return [d for d in itertools.product(*ranges) if fits(shapes, d, pools)]
+    """All divisions, kind by kind; the shapes of a kind stand together."""
+    parts = []
+    for kind, pool in pools.items():
+        own = [s for s in shapes if s.kind == kind]
+        room = pool.nodes * pool.per_node
+        counts = itertools.product(*(range(room // s.size + 1) for s in own))
+        small = [d for d in counts if sum(n * s.size for n, s in zip(d, own, strict=True)) <= room]
+        parts.append([d for d in small if not any(d) or fits(own, d, {kind: pool})])
+    return [tuple(itertools.chain(*d)) for d in itertools.product(*parts) if any(map(any, d))]
 
 
 @settings(max_examples=25, deadline=None)
