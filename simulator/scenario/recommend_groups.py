@@ -119,7 +119,7 @@ def _notes(planner: str, order: Sequence[Candidate], found: RankedDivisions) -> 
 
 def _degrees(axes: Axes) -> dict[str, tuple[int, ...]]:
     """Degrees to try."""
-    found = {"tensor_parallel": DEGREES, "pipeline_parallel": DEGREES}
+    found: dict[str, tuple[int, ...]] = {"tensor_parallel": DEGREES, "pipeline_parallel": DEGREES}
     for name in axes.names:
         degree = {**TENSOR, **PIPELINE}.get(name.rpartition(".")[2])
         if degree is None:
