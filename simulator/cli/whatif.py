@@ -145,7 +145,7 @@ def recommend(
     keep: Annotated[int, typer.Option(min=1, help="The best and runners-up to show.")] = 5,
     planner: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Of a training's plans: 'fmsim list strategies --family planner'."),
+        typer.Option(metavar="NAME", help="See 'fmsim list strategies --family planner'; hexgen divides a mixed pool."),
     ] = "exhaustive",
     output: Annotated[
         Path | None,

@@ -35,7 +35,7 @@ class CascadeTenant(ServingTenant):
         notes = (
             f"{d.name}: {d.cascade.method}: quality: {declared}",
             f"{d.name}: who asks the large model is drawn, {100 * d.cascade.reroute:g} % of the requests; gaps between "
-            "tokens are those of both models, rows are kept also with record: summary",
+            "tokens are those of both models",
         )
         return (*super().warnings, *notes)
 
@@ -46,7 +46,9 @@ class CascadeTenant(ServingTenant):
         assert choice is not None
         cascade = lookup("cascade", choice.method)(choice.reroute, choice.pruned, choice.delay)
         small, large = (self._opener(commons, engine) for engine in self.engines)
-        return CascadedDeployment(commons.clock, d.requests, cascade, small, large, self.seed)
+        return CascadedDeployment(
+            commons.clock, d.requests, cascade, small, large, self.seed, commons.scenario.record, d.slo
+        )
 
     def _opener(self, commons: Commons, engine: Engine) -> Opener:
         part = engine.deployment

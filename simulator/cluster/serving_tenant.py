@@ -26,7 +26,7 @@ from simulator.workload.jobs import Deployment
 if TYPE_CHECKING:
     import simpy
 
-__all__ = ["Outcome", "ServingProcess", "ServingTenant"]
+__all__ = ["Outcome", "ServingProcess", "ServingTenant", "iteration_row"]
 
 Outcome: TypeAlias = ServingRun | ServingSummary
 """What a deployment leaves behind: rows, or counters and sketches."""
@@ -134,7 +134,7 @@ class ServingTenant:
         run = self.outcome()
         end = max((r.until for r in run.replicas), default=0.0)
         charge = self._bill(run, end)
-        summary = self._summary(run) | {"kv_capacity_tokens": self._blocks * d.block_size} | _iteration_row(estimate)
+        summary = self._summary(run) | {"kv_capacity_tokens": self._cache_tokens} | iteration_row(estimate)
         summary |= {"clock": self.main.cluster.groups[0].node.accelerator.clock}
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
@@ -166,6 +166,12 @@ class ServingTenant:
         return round(sum(blocks) / len(blocks))
 
     @property
+    def _cache_tokens(self) -> int:
+        """Of a replica of the engine whose memory the tables show."""
+        cache = self.main.cache
+        return cache.blocks * self.main.deployment.block_size if cache is not None else 0
+
+    @property
     def _gpus_per_replica(self) -> float:
         return self.deployment.accelerators / self.deployment.replicas
 
@@ -192,7 +198,7 @@ class ServingTenant:
         )
 
 
-def _iteration_row(estimate: Estimate) -> dict[str, float]:
+def iteration_row(estimate: Estimate) -> dict[str, float]:
     """One decode iteration of a full engine, with its interval and floor, beside the run's figures."""
     interval = estimate.interval
     return {

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from simulator.cluster.economics import bill, item_rows, mean_draw, money_columns
+from simulator.cluster.serving_tenant import iteration_row
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.errors import ConfigError
+from simulator.results.from_estimate import estimate_tables
 from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns, concat
 from simulator.serving.estimate import estimate_deployment, replica_cost
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     import simpy
 
 __all__ = ["SharingTenant"]
+
+_ALONE = ("time", "traffic", "sources")
+"""Tables of every model's own engine."""
 
 _MOST = 32
 """Largest batch that is profiled."""
@@ -146,13 +151,15 @@ class SharingTenant:
         charge = bill(d.name, self.cluster, d.plan.accelerators * d.replicas, span, energy)
         whole = _row(run, np.ones(len(run.arrival), dtype=bool)) | money_columns(charge, span, len(run.arrival))
         whole |= {"utilization": run.busy / (span * d.replicas) if span else math.nan, "weight_loading": run.loading}
-        parts = [serving_tables(d.name, whole, {}, **size)]
+        parts: list[Mapping[str, Columns]] = [serving_tables(d.name, whole, {}, **size)]
         for number, member in enumerate(self.sharing.members):
-            row = _row(run, run.model == number)
-            parts.append(serving_tables(f"{d.name} {member.deployment.model.name}", row, {}, **size))
-        return {"summary": concat(p["summary"] for p in parts), "costs": item_rows(charge.items)}, {
-            f"{d.name}.run": run
-        }
+            name, estimate = f"{d.name} {member.deployment.model.name}", self.estimates[number]
+            row = _row(run, run.model == number) | iteration_row(estimate)
+            # Memory is not among them: an estimate is of an engine with the device to itself.
+            alone = {key: table for key, table in estimate_tables(name, estimate).items() if key in _ALONE}
+            parts.append({**serving_tables(name, row, {}, **size), **alone})
+        tables = {key: concat(p[key] for p in parts if key in p) for key in ("summary", *_ALONE)}
+        return {**tables, "costs": item_rows(charge.items)}, {f"{d.name}.run": run}
 
 
 def _row(run: SharingRun, mine: Any) -> dict[str, Any]:

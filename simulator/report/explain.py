@@ -61,6 +61,20 @@ def _mine(result: Result, table: str, workload: str) -> list[dict[str, Any]]:
     return [row for row in result.rows(table) if row["workload"] == workload]
 
 
+def _nothing(result: Result, workload: str, topic: str) -> Row:
+    """Why there is nothing to explain, and where to look."""
+    row = result.of(workload)
+    parts = [str(r["workload"]) for r in result.rows("summary") if str(r["workload"]).startswith(f"{workload} ")]
+    note = str(row.get("reason", ""))
+    if not note and parts:
+        note = f"it is all of its models together, see {', '.join(parts)}"
+    elif not note and row.get("kind") == "serving":
+        note = "its model shares the devices with others: only their weights stay there"
+    elif not note and row.get("kind") == "functions":
+        note = "calls take what was measured or estimated once; see the tables 'sites' and 'costs' (fmsim report)"
+    return Row(workload, topic, topic, "nothing recorded", note=note)
+
+
 def _pipeline(result: Result, workload: str) -> PipelinedJob | str:
     """The job behind a training result: from memory, else from its saved scenario; or why it cannot be had."""
     from simulator.training.pipelined import PipelinedJob
@@ -88,7 +102,7 @@ def _is_training(result: Result, workload: str) -> bool:
 def _memory(result: Result, workload: str) -> Iterator[Row]:
     rows = _mine(result, "memory", workload)
     if not rows:
-        yield Row(workload, "memory", "memory", "nothing recorded", note=str(result.of(workload).get("reason", "")))
+        yield _nothing(result, workload, "memory")
         return
     pipeline = _pipeline(result, workload) if _is_training(result, workload) else "it is not a training job"
     stages: dict[tuple[int, str], list[dict[str, Any]]] = {}
@@ -170,7 +184,7 @@ def _time(result: Result, workload: str) -> Iterator[Row]:
     summary, rows = result.of(workload), _mine(result, "time", workload)
     total = sum(float(row["seconds"]) for row in rows)
     if not total:
-        yield Row(workload, "time", "time", "nothing recorded", note=str(summary.get("reason", "")))
+        yield _nothing(result, workload, "time")
         return
     what = "step" if _is_training(result, workload) else "decode iteration"
     section = f"where the time of one {what} goes"
@@ -226,7 +240,7 @@ def _speed(row: Mapping[str, Any]) -> str:
 def _traffic(result: Result, workload: str) -> Iterator[Row]:
     rows = [r for r in _mine(result, "traffic", workload) if r["bytes"] > 0]
     if not rows:
-        yield Row(workload, "traffic", "traffic", "nothing recorded", note=str(result.of(workload).get("reason", "")))
+        yield _nothing(result, workload, "traffic")
         return
     training = _is_training(result, workload)
     whole = sum(float(r["bytes"]) for r in rows)
@@ -284,7 +298,7 @@ def _contention(result: Result, workload: str) -> Iterator[Row]:
 def _source(result: Result, workload: str) -> Iterator[Row]:
     summary, rows = result.of(workload), _mine(result, "sources", workload)
     if not rows:
-        yield Row(workload, "source", "source", "nothing recorded", note=str(summary.get("reason", "")))
+        yield _nothing(result, workload, "source")
         return
     for trust in ("measured", "fitted", "borrowed", "datasheet", "assumed"):
         share = summary.get(f"share_{trust}", math.nan)

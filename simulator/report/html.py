@@ -31,13 +31,15 @@ KEY_FIGURES = (
     "tokens_per_s_per_gpu", "bubble_over_total", "exposed_communication", "memory_peak", "memory_capacity",
     "training_seconds", "effective_time_ratio", "requests", "rejected", "requests_per_s", "output_tokens_per_s",
     "output_tokens_per_s_per_gpu", "ttft_median", "ttft_p90", "ttft_p99", "tpot_median", "tpot_p90", "tpot_p99",
-    "itl_p99", "e2e_p90", "kv_occupancy_max", "slo_attainment", "slo_goodput", "unstable", "energy_per_token", "usd",
-    "usd_per_million_tokens", "usd_per_million_tokens_low", "usd_per_million_tokens_high",
+    "itl_p99", "e2e_median", "e2e_p90", "e2e_p99", "cold_start_rate", "site_moves", "fairness", "rerouted",
+    "kv_occupancy_max", "slo_attainment", "slo_goodput", "unstable", "energy_per_token", "energy_per_call", "carbon",
+    "usd", "usd_per_thousand_calls", "usd_per_million_tokens", "usd_per_million_tokens_low",
+    "usd_per_million_tokens_high",
 )  # fmt: skip
 """What people ask first, in this order; the whole summary is further down the page."""
 
 _SHARES = ("share", "sigma", "sensitivity", "mfu", "hfu", "bubble", "kv_occupancy", "slo_attainment", "utilization",
-           "effective_time_ratio")  # fmt: skip
+           "cold_start_rate", "effective_time_ratio")  # fmt: skip
 """Beginnings of the names of columns that are read in per cent."""
 
 _YES_NO = ("feasible", "fits", "unstable", "slo_met")
@@ -117,6 +119,7 @@ def result_page(result: Result, figures: Mapping[str, str] | None = None) -> str
         ("time", "Where the time goes"),
         ("memory", "Memory"),
         ("traffic", "Bytes"),
+        ("sites", "Sites"),
         ("costs", "Costs"),
     ):
         if rows := result.rows(name):

@@ -205,9 +205,17 @@ def _parts(point: Mapping[str, Any]) -> list[str]:
         if isinstance(value, Mapping):
             shown = {k: v for k, v in value.items() if v not in (1, False, "none")}
             parts += [f"{k} {v}" for k, v in shown.items()]
+        elif isinstance(value, list) and all(isinstance(v, Mapping) and "plan" in v for v in value):
+            parts += [_group(v) for v in value]
         else:
             parts.append(f"{path.rpartition('.')[2]} {value}")
     return parts
+
+
+def _group(group: Mapping[str, Any]) -> str:
+    """Equal replicas of a division, such as ``4 × dgx-h100 tp2 pp1``."""
+    plan = group["plan"]
+    return f"{group['count']} × {group['profile']} tp{plan['tensor_parallel']} pp{plan['pipeline_parallel']}"
 
 
 def _named(point: Mapping[str, Any]) -> str:

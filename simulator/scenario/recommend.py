@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from simulator.errors import ConfigError, IssueCollector, unknown_name
+from simulator.registry import lookup, record_of
 from simulator.results.tables import schema
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.units import DIMENSIONS, parse_quantity
@@ -273,7 +274,8 @@ def recommend(
     keep
         Families to return.
     planner
-        Strategy of the family ``planner`` that searches the plans of a training job at every size.
+        Strategy of the family ``planner``: one of training searches the plans of a job at every size, one of serving
+        divides the scenario's own nodes into groups of replicas.
 
     Raises
     ------
@@ -282,6 +284,7 @@ def recommend(
     """
     from simulator.scenario.axes import point_texts
     from simulator.scenario.load import load_scenario
+    from simulator.scenario.recommend_groups import recommend_groups
     from simulator.scenario.recommend_serving import recommend_serving
     from simulator.scenario.recommend_training import Asked, recommend_training
     from simulator.scenario.sweep import plan_sweep
@@ -303,10 +306,19 @@ def recommend(
     kind = "training" if "training" in workloads[0] else "serving"
     metric = objective_metric(objective, kind)
     if kind == "training":
+        if record_of(lookup("planner", planner)).area != "training":
+            raise ConfigError(f"planner {planner} divides the nodes of a deployment, this is a training job")
         asked = Asked(objective, metric, tuple(given), max_accelerators, keep, planner)
         found = recommend_training(recipe, axes, asked, progress)
     elif planner != EXHAUSTIVE:
-        raise ConfigError(f"planner {planner} searches the plans of a training job; a deployment's are all searched")
+        if record_of(lookup("planner", planner)).area != "serving":
+            raise ConfigError(
+                f"planner {planner} searches the plans of a training job; a deployment's are all searched, or 'hexgen' "
+                "divides a pool of unlike nodes"
+            )
+        found = recommend_groups(
+            recipe, axes, objective, metric, given, max_accelerators, keep, jobs, planner, progress
+        )  # fmt: skip
     else:
         found = recommend_serving(recipe, axes, objective, metric, given, max_accelerators, keep, jobs, progress)
     if found.best is None:

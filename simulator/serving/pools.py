@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,18 +20,23 @@ from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
 from simulator.serving.limits import EngineLimits
 from simulator.serving.pools_replica import PoolReplica
-from simulator.serving.pools_transfer import KVLink
+from simulator.serving.pools_transfer import KVLink, TransferBooks
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
+from simulator.serving.summary import ServingSummary, SummaryRows, add_segments
 from simulator.strategies.disaggregation.base import DisaggregationPolicy
 from simulator.strategies.serving_protocols import BatchPolicy, IterationCost, KVCachePolicy, RequestState
+from simulator.workload.jobs import ServiceLevel
 from simulator.workload.requests.table import RequestTable
 
 if TYPE_CHECKING:
     import simpy
 
     from simulator.engine.clock import Clock
+
+_STRETCH = 8192
+"""Arrivals from one entry of gaps into their sketch to the next."""
 
 __all__ = ["Pool", "PooledDeployment", "PoolsRun", "simulate_pools"]
 
@@ -64,17 +69,24 @@ class PoolsRun:
     Attributes
     ----------
     run
-        Requests and replicas, those of the prefill pool first. ``run.limits`` are the decode pool's, with the mean
-        number of KV blocks over all replicas.
-    transfer_bytes
-        Keys and values of every request on the wire [B]; NaN where both phases ran on one replica.
-    transfer_wait
-        End of the prompt to all keys and values being in place, the wait for room included [s].
+        Requests and replicas, those of the prefill pool first. ``run.limits`` of rows are the decode pool's, with the
+        mean number of KV blocks over all replicas.
+    transfers
+        Keys and values that travelled.
     """
 
-    run: ServingRun
-    transfer_bytes: NDArray[np.float64]
-    transfer_wait: NDArray[np.float64]
+    run: ServingRun | ServingSummary
+    transfers: TransferBooks
+
+    @property
+    def transfer_bytes(self) -> NDArray[np.float64]:
+        """Keys and values of every request on the wire [B]; NaN where both phases ran on one replica."""
+        return self.transfers.bytes
+
+    @property
+    def transfer_wait(self) -> NDArray[np.float64]:
+        """End of the prompt to all keys and values being in place, the wait for room included [s]."""
+        return self.transfers.waits
 
 
 @dataclass
@@ -114,6 +126,8 @@ class PooledDeployment:
         Of the model: what is sent layer by layer lags one of them behind.
     policy
         Registered name of family ``disaggregation``, or an object.
+    record, slo
+        As of :class:`~simulator.serving.deployment.DeploymentProcess`.
 
     Raises
     ------
@@ -124,6 +138,7 @@ class PooledDeployment:
     def __init__(
         self, clock: Clock, requests: RequestTable, prefill: Pool, decode: Pool, link: KVLink, *,
         wire_bytes: Callable[[int], float], layers: int, policy: str | DisaggregationPolicy = "distserve",
+        record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
     ) -> None:  # fmt: skip
         self.clock, self.table, self.link = clock, requests, link
         self.policy: DisaggregationPolicy = _make("disaggregation", policy)
@@ -144,10 +159,13 @@ class PooledDeployment:
             raise ConfigError(
                 "pools preempt by recomputation: swapping to host memory is not modelled beside transfers"
             )
-        self._stream, self._rows = ArrivalStream(requests), RequestRows(requests, self._prefix_block(prefill))
+        self._stream, block = ArrivalStream(requests), self._prefix_block(prefill)
+        self._rows: RequestRows | SummaryRows = (
+            SummaryRows(requests, block, slo) if record == "summary" else RequestRows(requests, block)
+        )
         self._journeys: dict[int, _Journey] = {}
-        self._bytes = np.full(len(requests), math.nan)
-        self._wait = np.full(len(requests), math.nan)
+        self._transfers = TransferBooks(0 if record == "summary" else len(requests))
+        self._until_stock = _STRETCH
         self._rejected = self._impossible()
         self._entries: dict[int, tuple[int, Any]] = {}
         self._next_arrival: Any = None
@@ -187,10 +205,21 @@ class PooledDeployment:
         """What has happened so far; times count from the start of the deployment."""
         for replica in self.replicas:
             replica.close_books(self._now)
-        gaps = np.concatenate([np.array(r.gaps).reshape(-1, 4) for r in self.replicas])
         usage = tuple(r.usage for r in self.replicas)
-        run = ServingRun(**self._rows.columns(), gaps=gaps, replicas=usage, limits=self.limits)
-        return PoolsRun(run, self._bytes.copy(), self._wait.copy())
+        if isinstance(self._rows, SummaryRows):
+            self._take_stock(self._rows)
+            return PoolsRun(self._rows.summary(usage), deepcopy(self._transfers))
+        run = ServingRun(**self._rows.columns(), gaps=self._gaps(), replicas=usage, limits=self.limits)
+        return PoolsRun(run, deepcopy(self._transfers))
+
+    def _gaps(self) -> NDArray[np.float64]:
+        return np.concatenate([np.array(r.gaps).reshape(-1, 4) for r in self.replicas])
+
+    def _take_stock(self, rows: SummaryRows) -> None:
+        """Gaps between tokens enter their sketch where no rows are kept."""
+        add_segments(rows.sketches["itl"], self._gaps())
+        for replica in self.replicas:
+            del replica.gaps[:]
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -241,6 +270,10 @@ class PooledDeployment:
 
     def _arrive(self, row: int, now: float) -> None:
         request = self._rows.state(row, now)
+        self._until_stock -= 1
+        if not self._until_stock and isinstance(self._rows, SummaryRows):
+            self._until_stock = _STRETCH
+            self._take_stock(self._rows)
         if self._rejected[row]:
             self._rows.reject(row, now, self._rejected[row])
             self._ended(row, now)
@@ -306,7 +339,7 @@ class PooledDeployment:
         if journey.left_behind is None or not journey.blocks or journey.pending:
             return
         total = self.wire_bytes(journey.request.input_tokens)
-        self._bytes[journey.request.index] = total
+        self._transfers.sent(journey.request.index, total)
         rest = max(total - journey.sent, 0.0)
         self.link.send(journey.source.index, journey.target, rest, math.inf, lambda: self._arrived(journey))
 
@@ -314,7 +347,7 @@ class PooledDeployment:
         request, source, target, now = journey.request, journey.source, self.replicas[journey.target], self._now
         assert journey.left_behind is not None
         del self._journeys[request.index]
-        self._wait[request.index] = now - journey.complete
+        self._transfers.arrived(request.index, now - journey.complete)
         source.let_go(journey.left_behind, now)
         target.arrive(request, journey.blocks, now)
         self._book(source)
@@ -324,7 +357,7 @@ class PooledDeployment:
         self._rows.finish(request, now)
         self._ended(request.index, now)
 
-    def _impossible(self) -> list[int]:
+    def _impossible(self) -> bytes:
         """Per request, why it can never be served: index into :data:`~simulator.serving.run.REJECTIONS`."""
         table, first, second = self.table, self.prefill[0], self.decode[0]
         inputs, total = table.input_tokens, table.input_tokens.astype(np.int64) + table.output_tokens
@@ -337,7 +370,7 @@ class PooledDeployment:
         reason[most < 0] = 2
         if self.limits.max_model_len:
             reason[total > self.limits.max_model_len] = 1
-        return reason.tolist()  # type: ignore[no-any-return]
+        return reason.astype(np.uint8).tobytes()
 
 
 def _make(family: str, choice: Any) -> Any:

@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
+from simulator.results.sketch import QuantileSketch
 from simulator.serving.footprint import kv_bytes_per_token, state_bytes
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import DTYPE_BYTES
@@ -14,7 +17,9 @@ if TYPE_CHECKING:
     from simulator.engine.clock import Clock
     from simulator.network.fabric import Fabric
 
-__all__ = ["FabricLink", "KVLink", "PointToPoint", "kv_wire_bytes"]
+_BUFFER = 8192
+
+__all__ = ["FabricLink", "KVLink", "PointToPoint", "TransferBooks", "kv_wire_bytes"]
 
 
 def kv_wire_bytes(model: ModelSpec, tokens: int, kv_dtype: str = "bf16") -> float:
@@ -32,6 +37,60 @@ def kv_wire_bytes(model: ModelSpec, tokens: int, kv_dtype: str = "bf16") -> floa
         sent = min(tokens, spec.sliding_window) if spec.kind == "sliding" and spec.sliding_window else tokens
         total += count * (sent * kv_bytes_per_token(spec, 1, width) + state_bytes(spec, 1))
     return total
+
+
+class TransferBooks:
+    """What was sent for every request and how long it took, or sums and a sketch of it.
+
+    Parameters
+    ----------
+    rows
+        Requests to keep rows of; 0: their sums and a sketch only.
+
+    Attributes
+    ----------
+    bytes, waits
+        Of every request [B], [s]; NaN for one that did not travel.
+    total
+        Of all requests [B].
+    """
+
+    def __init__(self, rows: int = 0) -> None:
+        self.bytes, self.waits = np.full(rows, math.nan), np.full(rows, math.nan)
+        self.total = 0.0
+        self._sketch, self._buffer = QuantileSketch(), list[float]()
+
+    def sent(self, row: int, size: float) -> None:
+        """A request's keys and values begin the last part of their way [B]."""
+        self.total += size
+        if len(self.bytes):
+            self.bytes[row] = size
+
+    def arrived(self, row: int, wait: float) -> None:
+        """All of them are in place, ``wait`` [s] after the end of the prompt."""
+        if len(self.waits):
+            self.waits[row] = wait
+            return
+        self._buffer.append(wait)
+        if len(self._buffer) >= _BUFFER:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._buffer:
+            self._sketch.add(np.maximum(self._buffer, 0.0))
+            self._buffer.clear()
+
+    def wait_columns(self) -> dict[str, float]:
+        """Mean and 99th percentile of the waits [s]; nothing where nothing travelled."""
+        self._flush()
+        waits = self.waits[~np.isnan(self.waits)]
+        if len(waits):
+            found = float(waits.mean()), float(np.percentile(waits, 99))
+        elif self._sketch.count:
+            found = self._sketch.mean, self._sketch.quantile(0.99)
+        else:
+            return {}
+        return {"kv_transfer_wait_mean": found[0], "kv_transfer_wait_p99": found[1]}
 
 
 class KVLink(Protocol):

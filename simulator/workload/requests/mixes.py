@@ -17,7 +17,10 @@ __all__ = ["Part", "merged"]
 
 @dataclass(frozen=True)
 class Part:
-    """Requests of one tenant: a workload by name, its share of the common rate, and its urgency."""
+    """Requests of one tenant: a workload by name, its share of the common rate, and its urgency.
+
+    A rate is of sessions where the workload has them, so such a share counts sessions, not their requests.
+    """
 
     workload: str
     share: float
@@ -64,7 +67,7 @@ def merged(tables: Sequence[RequestTable], parts: Sequence[Part], name: str) -> 
         output_tokens=np.concatenate([t.output_tokens for t in tables])[order],
         name=name,
         provenance=TraceProvenance(
-            "; ".join(f"{p.share:.3g} of the requests: {p.workload}" for p in parts), "generated",
+            "; ".join(f"{p.share:.3g} of the rate: {p.workload}" for p in parts), "generated",
             len(order), len(order),
             synthetic_fields=("arrival", "input_tokens", "output_tokens"), time_resolution_s=0.0,
         ),
