@@ -65,6 +65,7 @@ def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.Captur
     from dataclasses import replace
 
     from simulator.calibration.user_logs import _cluster
+    from simulator.cost.host import OPERATOR
     from simulator.hardware.profiles import load_node
     from simulator.training.pipelined import PipelinedJob
     from simulator.workload.framework_files import load_framework
@@ -73,7 +74,7 @@ def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.Captur
     from simulator.workload.plan import Plan
 
     node, framework = load_node("dgx-a100-640"), load_framework("fsdp")
-    truth = 3 * framework.constants["host_per_step"].value
+    truth = 1.4 * OPERATOR.value
     lines = ["model,global_batch_size,micro_batch_size,sequence_length,dp,zero_stage,step_time"]
     for batch, sequence in ((8, 512), (32, 2048)):
         job = TrainingJob(
@@ -83,7 +84,7 @@ def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.Captur
             Batch(batch, 1, sequence),
             Plan().with_(data_parallel=8, zero_stage=3),
         )
-        scale = {framework.constants["host_per_step"].id: 3.0}
+        scale = {OPERATOR.id: 1.4}
         seconds = PipelinedJob(job, _cluster(node, 8), scale).run().seconds
         lines.append(f"gpt3-125m,{batch},1,{sequence},8,3,{seconds}")
     log = tmp_path / "runs.csv"
@@ -93,7 +94,7 @@ def test_training_logs_teach_the_host_time(tmp_path: Path, capsys: pytest.Captur
     assert found.errors(True) < 0.01 < found.errors(False)
     assert found.width_after < found.width_before
     learnt = load_framework(str(out))
-    assert learnt.constants["host_per_step"].value == pytest.approx(truth, rel=0.25)
+    assert learnt.constants["host_per_operator"].value == pytest.approx(truth, rel=0.25)
     assert replace(learnt, constants={}, name="") == replace(framework, constants={}, name="")
     log.write_text("model,batchsize\ngpt3-125m,1\n", encoding="utf-8")
     assert main(["fit", str(log), "--node", "dgx-a100-640", "--framework", "fsdp"]) == 2
