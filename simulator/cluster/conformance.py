@@ -17,6 +17,7 @@ from simulator.strategies.cluster_protocols import (
     MigratingPlacement,
     NodePlacement,
     QueuedJob,
+    SwitchedPlacement,
 )
 from simulator.workload.goodput import Goodput
 from simulator.workload.job_traces import JobTable
@@ -43,6 +44,8 @@ def check_placement(placement: NodePlacement, seed: int = 0) -> None:
         gpus = int(random.integers(1, size.sum() + 1))
         _check_place(placement, gpus, free, size, group)
         whole = int(random.integers(1, np.count_nonzero(size == size.max()) + 1)) * int(size.max())
+        if isinstance(placement, SwitchedPlacement):
+            size = np.full_like(size, size.max())  # groups from which a node is missing serve no gang of several
         assert placement.place(whole, size.copy(), size, group) is not None, "whole nodes of an empty cluster fit"
         if isinstance(placement, MigratingPlacement):
             _check_moves(placement, gpus, size, group, random)

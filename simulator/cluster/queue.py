@@ -20,6 +20,7 @@ from simulator.strategies.cluster_protocols import (
     NodePlacement,
     QueuedJob,
     QueueView,
+    SwitchedPlacement,
 )
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class JobQueueProcess:
         self.books = QueueBooks(clock.now)
         self.done: simpy.Event = clock.event()
         self.migrations = 0
+        self._switched = placement if isinstance(placement, SwitchedPlacement) else None
         self._resizing = Resizing(self, queue) if isinstance(queue, ElasticQueue) else None
         self._demand = 0  # accelerators that waiting jobs ask for
         self._expected = 0  # jobs that have not ended
@@ -297,6 +299,8 @@ class JobQueueProcess:
     def _run(self, job: QueuedJob, place: Gang) -> None:
         now = self.clock.now
         self.pool.take(job, place)
+        if self._switched is not None:
+            job.remaining += self._switched.setup(place, self.pool.group)
         job.since, job.speed = now, self._speed(job)
         if math.isnan(job.first_start):
             job.first_start = now

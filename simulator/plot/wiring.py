@@ -179,13 +179,13 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
     below = {s: [n for n in graph[s] if n.startswith("node")] for s in graph if not s.startswith("node")}
     switches = graph.subgraph(below).copy()
     sites = bool((topology.links.kind == KINDS.index("wan")).any())
-    joined = sites or len(switches) > _MOST_VERTICES
+    grid = getattr(topology.wiring, "shape", None)  # a torus has its own picture, however large
+    joined = sites or (grid is None and len(switches) > _MOST_VERTICES)
     shown = _joined(switches) if joined else switches
     held: dict[str, set[str]] = {name: set() for name in shown}
     for name, nodes in below.items():
         held[name.partition("/")[0] if joined else name] |= set(nodes)
-    grid = getattr(topology.wiring, "shape", None)
-    at = _on_grid(list(shown), grid) if grid and not joined else {}
+    at = _on_grid(list(shown), grid) if grid else {}
     if not at:
         ring = len(shown) > 2 and nx.density(shown) > 0.6
         found = nx.circular_layout(shown) if ring else nx.kamada_kawai_layout(shown)
@@ -198,11 +198,8 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
     ax.margins(0.15 if len(shown) <= _MOST_NAMED else 0.08)
     ax.set_facecolor(FAINT)
     each = sorted({len(nodes) for nodes in held.values()})
-    rings = (
-        "; the two ends of a row are joined"
-        if grid and not joined and any(getattr(topology.wiring, "wrap", ()))
-        else ""
-    )
+    rings = "; the two ends of a row are joined" if any(getattr(topology.wiring, "wrap", ())) else ""
+    rings += ", those of short rows with a shift" if getattr(topology.wiring, "twisted", False) else ""
     hold = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
     speeds = [d["bandwidth"] for _, _, d in shown.edges(data=True)]
     what = "sites" if sites else "groups of switches" if joined else "switches"
@@ -267,10 +264,11 @@ def _joined(graph: nx.Graph[str]) -> nx.Graph[str]:
 
 
 def _on_grid(names: list[str], shape: tuple[int, ...]) -> dict[str, Point]:
-    """Places of the routers of a torus: two dimensions flat, the third slanted."""
+    """Places of the routers of a torus: the two longest dimensions flat, the third slanted."""
+    longest = sorted(range(len(shape)), key=lambda d: -shape[d])
     found: dict[str, Point] = {}
     for name in names:
         place = np.unravel_index(int("".join(c for c in name if c.isdigit())), shape)
-        x, y, z = (*(float(p) for p in place), 0.0, 0.0)[:3]
+        x, y, z = (*(float(place[d]) for d in longest), 0.0, 0.0)[:3]
         found[name] = (x + 0.33 * z, y + 0.27 * z)
     return found

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ElasticQueue", "JobFacts", "JobQueue", "MigratingPlacement", "NodePlacement", "Protection", "QueueView",
-    "QueuedJob", "Recovery", "Restoration",
+    "QueuedJob", "Recovery", "Restoration", "SwitchedPlacement",
 ]  # fmt: skip
 
 
@@ -303,6 +303,14 @@ class NodePlacement(Protocol):
         group
             Leaf switch (or rack) of each node.
         """
+
+
+@runtime_checkable
+class SwitchedPlacement(NodePlacement, Protocol):
+    """A placement of whole groups of nodes that switches join for each gang: leftovers of groups serve small gangs."""
+
+    def setup(self, place: Sequence[tuple[int, int]], group: NDArray[np.int64]) -> float:
+        """From the begin of a gang on its nodes until these are joined [s]."""
 
 
 @runtime_checkable
