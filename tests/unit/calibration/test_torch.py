@@ -168,8 +168,10 @@ def test_calibrate_writes_a_profile_that_scenarios_can_use(
     small = [c for c in every("cpu", 0.25) if c.work.flops < 1e8 and c.work.bytes < 4e6][:60]
     monkeypatch.setattr(calibrate, "all_cases", lambda device, density: small)
     monkeypatch.setattr(calibrate, "keep_pages", lambda: True)
-    assert main(["calibrate", "--out", str(tmp_path), "--budget", "20 s", "--ranks", "0", "--name", "here"]) == 0
-    assert "skipped" in capsys.readouterr().out  # 6 s are too few for all
+    command = ["calibrate", "--out", str(tmp_path), "--ranks", "0", "--name", "here"]
+    assert main([*command, "--budget", "1 ms"]) == 2
+    assert "give more --budget" in capsys.readouterr().err
+    assert main([*command, "--budget", "20 s"]) == 0
     node = load_node(tmp_path / "nodes" / "here.yaml")
     device = node.accelerator
     assert device.efficiency and Path(device.kernel_table).is_file()
