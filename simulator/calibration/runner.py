@@ -79,20 +79,20 @@ def run_cases(
     if resume and partial is not None and partial.is_file():
         outcome.rows = read_rows(partial)
         known = {_label(row) for row in outcome.rows}
-    todo = [case for case in cases if case.label not in known]
-    start, done = time.perf_counter(), len(cases) - len(todo)
-    for index, case in enumerate(todo):
+    pending = [case for case in cases if case.label not in known]
+    start, done = time.perf_counter(), len(cases) - len(pending)
+    for index, case in enumerate(pending):
         left = budget - (time.perf_counter() - start)
         if left <= 0:
-            outcome.skipped.update(c.group for c in todo[index:])
+            outcome.skipped.update(c.group for c in pending[index:])
             break
         progress(done + index, len(cases), f"{case.group} {case.work.operator} {case.work.dtype}")
-        share = min(CASE_SECONDS, left / (len(todo) - index) * (1 - SETUP_SHARE))
+        share = min(CASE_SECONDS, left / (len(pending) - index) * (1 - SETUP_SHARE))
         try:
             timing = _time(case, device, share, timer)
         except KeyboardInterrupt:
             outcome.interrupted = True
-            outcome.skipped.update(c.group for c in todo[index:])
+            outcome.skipped.update(c.group for c in pending[index:])
             break
         except (RuntimeError, NotImplementedError, TypeError, MemoryError) as error:
             outcome.failed[case.label] = (str(error).strip().splitlines() or [type(error).__name__])[0][:120]
