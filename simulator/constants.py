@@ -101,7 +101,7 @@ class ConstantSet(Mapping[str, float]):
 
     def moved(self, scale: Mapping[str, float]) -> ConstantSet:
         """The same constants with those in ``scale`` multiplied by the given factors."""
-        return ConstantSet(self.entries, {**self.scale, **scale}, self.learnt)
+        return ConstantSet(self.entries, both(self.scale, scale), self.learnt)
 
 
 def both(first: Mapping[str, float], second: Mapping[str, float] | None) -> dict[str, float]:

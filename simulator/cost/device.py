@@ -211,6 +211,7 @@ class DeviceCost:
             # Measured at full speed; at a lower one the same residual holds on the slower curve.
             slowed = self.accelerator.clock * self.accelerator.pace < 1.0
             body = fitted.seconds if slowed else table.base(work)
+            used += fitted.constants if slowed else ()
             return self.priced(work, factor * found.factor * body, fitted.bound, used)
         used = list(fitted.constants)
         source = f"sizes outside the measured ones, fitted curve: {Path(self.accelerator.kernel_table).name}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.constants import Constant, Trust
+from simulator.constants import Constant, Trust, both
 from simulator.cost.device import DeviceCost
 from simulator.cost.host import HostCost
 from simulator.cost.network import CommGroup, NetworkCost
@@ -16,15 +16,15 @@ from simulator.cost.priced import Priced
 from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
+from simulator.training.block_program import COMMUNICATION, BlockProgram, is_pipelined, links_of, plain, steady_pair
 from simulator.training.sustained import sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
 from simulator.workload.work import work_of
 
-__all__ = ["BlockPricer", "PhaseTime", "PricedOp", "combine", "dependencies", "runs_beside"]
+__all__ = ["BlockPricer", "PhaseTime", "PricedOp", "combine"]
 
-COMMUNICATION = (OpKind.COLLECTIVE, OpKind.P2P)
 CATEGORY_OF_AXIS = {
     "tp": "tensor_parallel",
     "cp": "context_parallel",
@@ -33,13 +33,7 @@ CATEGORY_OF_AXIS = {
     "edp": "data_parallel",
 }
 
-DATA_AXES = ("dpcp", "edp")
-"""Axes over which states are sharded: what runs on them belongs to no micro-batch's critical data flow."""
-
 HOST_STREAMS = (Stream.H2D, Stream.D2H)
-
-TIER_DISTANCE = {Tier.HBM: 0, Tier.PEER: 1, Tier.HOST: 2, Tier.NVME: 3, Tier.REMOTE: 4}
-"""How far a tier is from the compute units: a copy that comes nearer is a fetch, one that goes away an eviction."""
 
 
 @dataclass(frozen=True)
@@ -133,36 +127,64 @@ class BlockPricer:
     ) -> None:
         self.device, self.network, self.layout, self.framework = device, network, layout, framework
         self.mesh = layout.plan.mesh
+        self.scale = dict(scale or {})
         self.tiers = TierCost(layout.node, layout.plan.accelerators, scale)
         self.host = HostCost(framework, scale)
         self.host_ids = {c.id for c in self.host.constants}
         beside = framework.constants.get("compute_interference")
         self.interference_id = beside.id if beside else ""
-        factor = 1.0 + (beside.value if beside else 0.0) * (scale or {}).get(self.interference_id, 1.0)
+        factor = 1.0 + (beside.value if beside else 0.0) * self.scale.get(self.interference_id, 1.0)
         self.interference: dict[tuple[Hashable, Hashable], float] = (
             {(Stream.COMPUTE, s): factor for s in (Stream.SCALE_UP, Stream.SCALE_OUT)} if factor > 1.0 else {}
         )
+        self._base: BlockPricer | None = None
+        self._moved: frozenset[str] = frozenset()
         self._shares: dict[str, Constant | None] = {}
+        self._works: dict[int, tuple[Op, Work]] = {}
+        self._programs: dict[tuple[int, str], tuple[Block, tuple[BlockProgram, ...]]] = {}
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
         self._passes: dict[tuple[int, str], tuple[Block, PhaseTime]] = {}
+
+    def moved(self, scale: Mapping[str, float]) -> BlockPricer:
+        """The same pricer with the constants in ``scale`` multiplied: what does not rest on them keeps its price."""
+        device, network = self.device.moved(scale), self.network.moved(scale)
+        other = BlockPricer(device, network, self.layout, self.framework, both(self.scale, scale))
+        other._base, other._moved = self, frozenset(scale)
+        other._works, other._programs = self._works, self._programs
+        return other
+
+    def unmoved(self, constants: Iterable[str]) -> bool:
+        """Whether what rests on ``constants`` is as it was before they were moved."""
+        return self._moved.isdisjoint(constants)
 
     def price(self, op: Op) -> PricedOp:
         """One Op of one rank."""
         known = self._ops.get(id(op))
         if known is None:
-            if op.kind in COMMUNICATION:
-                group = self.layout.group(op.axis)
-                work = work_of(op, self.mesh, group.ranks)
-                priced = self._on_wire(work, group, op.wire.piece or work.message * op.wire.blocks)
-            elif op.kind is OpKind.COPY and op.reads[0].tier is not op.writes[0].tier:
-                work = work_of(op, self.mesh)
-                priced = self._between_tiers(op, work)
-            else:
-                work = work_of(op, self.mesh)
-                priced = self.device.price(work)
-                if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
-                    priced = self._sustained(priced, work.dtype)
-            known = self._ops[id(op)] = (op, PricedOp(op, priced, work.flops, work.bytes))
+            found = self._base.price(op) if self._base is not None else None
+            if found is None or not self.unmoved(found.priced.constants):
+                found = self._price(op)
+            known = self._ops[id(op)] = (op, found)
+        return known[1]
+
+    def _price(self, op: Op) -> PricedOp:
+        work = self._work(op)
+        if op.kind in COMMUNICATION:
+            group = self.layout.group(op.axis)
+            priced = self._on_wire(work, group, op.wire.piece or work.message * op.wire.blocks)
+        elif op.kind is OpKind.COPY and op.reads[0].tier is not op.writes[0].tier:
+            priced = self._between_tiers(op, work)
+        else:
+            priced = self.device.price(work)
+            if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
+                priced = self._sustained(priced, work.dtype)
+        return PricedOp(op, priced, work.flops, work.bytes)
+
+    def _work(self, op: Op) -> Work:
+        known = self._works.get(id(op))
+        if known is None:
+            ranks = self.layout.group(op.axis).ranks if op.kind in COMMUNICATION else 1
+            known = self._works[id(op)] = (op, work_of(op, self.mesh, ranks))
         return known[1]
 
     def _sustained(self, priced: Priced, dtype: str) -> Priced:
@@ -194,9 +216,8 @@ class BlockPricer:
 
     def message_seconds(self, op: Op, message: float) -> float:
         """Time of the collective of ``op`` with another message size [s]."""
-        group = self.layout.group(op.axis)
-        work = replace(work_of(op, self.mesh, group.ranks), message=message, bytes=message)
-        return self.network.price(work, group).seconds
+        work = replace(self._work(op), message=message, bytes=message)
+        return self.network.price(work, self.layout.group(op.axis)).seconds
 
     def forward(self, block: Block) -> PhaseTime:
         """Forward of one micro-batch, parameter gathers (ZeRO-3) included."""
@@ -224,47 +245,43 @@ class BlockPricer:
         key = (id(block), name)
         known = self._passes.get(key)
         if known is None:
-            known = self._passes[key] = (block, self._run(block, ops))
+            found = self._base._pass(block, name, ops) if self._base is not None else None
+            if found is None or not self.unmoved(found.constants):
+                found = self._run(block, name, ops)
+            known = self._passes[key] = (block, found)
         return known[1]
 
-    def _run(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
+    def _run(self, block: Block, name: str, ops: Sequence[Op]) -> PhaseTime:
+        """The pass on its streams, or what one more layer adds where equal layers overlap each other."""
         if not ops:
             return PhaseTime()
-        if any(op.stream is not Stream.COMPUTE and runs_beside(op) for op in ops):
-            return self._prefetched(block, ops)
-        return self._once(block, ops)
-
-    def _prefetched(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
-        """A layer among equal layers whose gathers run one layer ahead and whose reductions run behind.
-
-        Copies of the layer are unrolled until one more adds the same time as the one before: the steady state.
-        """
-        ahead = max(op.wire.prefetch for op in ops)
-        copies = [self._once(block, _unroll(ops, n + ahead)) for n in (2, 3)]
-        steady = combine(((copies[1], 1.0), (copies[0], -1.0)))
+        key = (id(block), name)
+        if key not in self._programs:
+            self._programs[key] = (block, steady_pair(ops) if is_pipelined(ops) else (plain(ops),))
+        found = [self.run(p, self.host_seconds(block, p.ops, p.copies)) for p in self._programs[key][1]]
+        if len(found) == 1:
+            return found[0]
+        steady = combine(((found[1], 1.0), (found[0], -1.0)))
         parts = {k: v for k, v in steady.parts.items() if abs(v) > 1e-12 * steady.seconds}  # rounding of a difference
         return replace(steady, parts=parts)
-
-    def _once(self, block: Block, ops: Sequence[Op]) -> PhaseTime:
-        """The Ops as they are, on their streams."""
-        return self.run(ops, dependencies(ops), self.host_seconds(block, ops))
 
     def stream(self, op: Op) -> Stream:
         """Where an Op runs: messages on the links that their group uses."""
         return self.layout.stream(op) if op.kind in COMMUNICATION else op.stream
 
-    def run(self, ops: Sequence[Op], after: Sequence[Sequence[int]], host: float) -> PhaseTime:
+    def run(self, program: BlockProgram, host: float) -> PhaseTime:
         """Ops on their streams, each after those it waits for; ``host`` seconds to launch them run beside."""
-        priced = [self.price(op) for op in ops]
-        streams = [self.stream(op) for op in ops]
+        priced = [self.price(op) for op in program.ops]
+        streams = [self.stream(op) for op in program.ops]
         durations = [p.priced.seconds for p in priced]
         busy = set(streams)
         beside = {pair: factor for pair, factor in self.interference.items() if set(pair) <= busy}
-        slowdown = beside | (self.tiers.slowdown() if set(HOST_STREAMS) <= busy else {})
+        duplex = self.tiers.slowdown() if set(HOST_STREAMS) <= busy else {}
+        slowdown = beside | duplex
         if slowdown:
-            schedule = run_streams_with_interference(durations, streams, after, slowdown)
+            schedule = run_streams_with_interference(durations, streams, program.after, slowdown)
         else:
-            schedule = run_streams(durations, streams, after)
+            schedule = run_streams(durations, streams, program.after)
         seconds = max(schedule.makespan, host)
         parts = _exposed(priced, schedule.critical_path, schedule.start, schedule.end)
         if host > schedule.makespan:
@@ -273,15 +290,16 @@ class BlockPricer:
         trust: dict[Trust, float] = {}
         for p in priced:
             trust[p.priced.trust] = trust.get(p.priced.trust, 0.0) + p.priced.seconds
-        own = self.host_ids | ({self.interference_id} if beside else set())
-        ids = frozenset(i for p in priced for i in p.priced.constants) | own
-        return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, sum(p.flops for p in priced), ids)
+        ids = {i for p in priced for i in p.priced.constants} | self.host_ids
+        ids |= {self.interference_id} if beside else set()
+        ids |= {self.tiers.duplex.id} if duplex else set()
+        flops = sum(p.flops for p in priced)
+        return PhaseTime(seconds, floor, parts, self._traffic(priced), trust, flops, frozenset(ids))
 
-    def host_seconds(self, block: Block, ops: Sequence[Op]) -> float:
-        """Host time to launch the pass; only layers are launched faster than they run."""
+    def host_seconds(self, block: Block, ops: Sequence[Op], copies: int = 1) -> float:
+        """Host time to launch a pass through ``copies`` of a block; only layers are launched faster than they run."""
         if block.name != "layer":
             return 0.0
-        copies = 1 + max((int(op.name.rpartition("#")[2]) for op in ops if "#" in op.name), default=0)
         passes = {op.phase: 1.0 for op in ops}
         if Phase.RECOMPUTE in passes:
             again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
@@ -302,71 +320,6 @@ class BlockPricer:
         if op.kind not in COMMUNICATION:
             return dict.fromkeys(links_of(op), moved) or {"hbm": moved}
         return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
-
-
-def links_of(op: Op) -> tuple[str, ...]:
-    """Link classes that a copy between memory tiers uses; none for anything else."""
-    if op.kind is not OpKind.COPY or op.reads[0].tier is op.writes[0].tier:
-        return ()
-    ends = {op.reads[0].tier, op.writes[0].tier}
-    if Tier.PEER in ends:
-        return ("scale_up",)
-    if Tier.NVME in ends:  # a direct path between drive and device crosses the host link as well
-        return ("nvme",) if Tier.HOST in ends else ("host", "nvme")
-    return ("host",)
-
-
-def _is_fetch(op: Op) -> bool:
-    """Brings what a layer needs, ahead of it: gathered parameters, copies from a tier further away."""
-    if op.kind is OpKind.COPY:
-        return bool(links_of(op)) and TIER_DISTANCE[op.writes[0].tier] < TIER_DISTANCE[op.reads[0].tier]
-    return base_axis(op.axis) in DATA_AXES and op.collective is Collective.ALL_GATHER
-
-
-def runs_beside(op: Op) -> bool:
-    """Runs ahead of a layer or behind it: gathers, reductions, copies between tiers."""
-    return base_axis(op.axis) in DATA_AXES or bool(links_of(op))
-
-
-def dependencies(ops: Sequence[Op]) -> list[list[int]]:
-    """Data flow: each Op waits for the last writer of everything it reads, and for what it names in ``after``."""
-    writer: dict[str, int] = {}
-    place: dict[str, int] = {}
-    after: list[list[int]] = []
-    for index, op in enumerate(ops):
-        waits = {writer[t.name] for t in op.reads if t.name in writer}
-        after.append(sorted(waits | {place[name] for name in op.after if name in place}))
-        place[op.name] = index
-        for tensor in op.writes:
-            writer[tensor.name] = index
-    return after
-
-
-def _unroll(ops: Sequence[Op], copies: int) -> list[Op]:
-    """``copies`` of a layer's Ops one after another; gathers are issued ``prefetch`` layers ahead of their use.
-
-    With the usual limit of one, the gather of layer i waits for the end of layer i−2: two layers are resident.
-    """
-    gathers = [op for op in ops if _is_fetch(op)]
-    body = [op for op in ops if op not in gathers]
-    ahead = max((op.wire.prefetch for op in gathers), default=1)
-    last = next((op.name for op in reversed(body) if op.kind not in (*COMMUNICATION, OpKind.COPY)), "")
-
-    def renamed(op: Op, index: int, after: tuple[str, ...] = ()) -> Op:
-        tag = f"#{index}"
-        reads = tuple(replace(t, name=t.name + tag) for t in op.reads)
-        writes = tuple(replace(t, name=t.name + tag) for t in op.writes)
-        after = after or tuple(name + tag for name in op.after)
-        return replace(op, name=op.name + tag, reads=reads, writes=writes, after=after)
-
-    unrolled: list[Op] = []
-    for index in range(-ahead, copies):
-        if 0 <= index + ahead < copies:
-            done = (f"{last}#{index - 1}",) if index > 0 and last else ()
-            unrolled += [renamed(op, index + ahead, done) for op in gathers]
-        if index >= 0:
-            unrolled += [renamed(op, index) for op in body]
-    return unrolled
 
 
 def _exposed(

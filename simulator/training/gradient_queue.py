@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from simulator.strategies.protocols import CommunicationTraits
-from simulator.training.block_time import COMMUNICATION, BlockPricer
+from simulator.training.block_program import COMMUNICATION
+from simulator.training.block_time import BlockPricer
 from simulator.training.stages import Chunk
 from simulator.workload.ops import Block, Op
 

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from simulator.engine.interleave import interleave
 from simulator.strategies.pipeline.orders import BW, B, F
-from simulator.training.block_time import BlockPricer, PhaseTime, combine, dependencies, runs_beside
+from simulator.training.block_program import BlockProgram, dependencies, runs_beside
+from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.pipeline_program import Program
 from simulator.workload.ops import Block, Op, OpKind, Phase, Stream
 
@@ -97,7 +99,9 @@ def overlapped_pair(pricer: BlockPricer, forward: Blocks, backward: Blocks, spli
     if spare:
         fewer = _run(pricer, _shorter(forward, spare + 1), _shorter(backward, spare + 1), split)
         together = combine(((together, 1.0 + spare), (fewer, -float(spare))))
-    return together if together.seconds < apart.seconds else apart
+    if together.seconds < apart.seconds:
+        return together
+    return replace(apart, constants=apart.constants | together.constants)  # which of the two it is rests on both
 
 
 def _all_ops(block: Block) -> tuple[Op, ...]:
@@ -126,7 +130,8 @@ def _run(pricer: BlockPricer, forward: Blocks, backward: Blocks, split: bool) ->
     host += sum(
         count * pricer.host_seconds(b, _without_weights(b.backward) if split else b.backward) for b, count in backward
     )
-    return pricer.run([ops[i] for i in order], [[place[j] for j in after[i]] for i in order], host)
+    waits = tuple(tuple(place[j] for j in after[i]) for i in order)
+    return pricer.run(BlockProgram(tuple(ops[i] for i in order), waits), host)
 
 
 def _append(ops: list[Op], after: list[list[int]], blocks: Sequence[Sequence[Op]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -23,22 +22,22 @@ from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
 from simulator.training.layer_plans import varied_layers
 from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
-from simulator.training.memory import ChunkMemory, chunk_memory, memory_ledger
+from simulator.training.memory import ChunkMemory, chunk_memory
 from simulator.training.messages import Boundary, boundaries
 from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
-from simulator.training.pipeline import PipelineCosts, run_pipeline
+from simulator.training.pipeline import run_pipeline
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
-from simulator.training.pipeline_program import build_program
+from simulator.training.pipeline_memory import pipeline_memory
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
-from simulator.training.second_order import second_order, with_factors
+from simulator.training.second_order import second_order
 from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
 from simulator.training.step_traffic import step_bytes
-from simulator.training.update import optimizer_time, updates_on_device
+from simulator.training.update import optimizer_time
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import Mesh, TensorClass, Tier
+from simulator.workload.ops import Mesh, TensorClass
 
 __all__ = ["PipelinedJob"]
 
@@ -76,7 +75,16 @@ class PipelinedJob:
         self.traits = self.schedule.traits()
         self.ranks = job.plan.pipeline_parallel
         self._times: dict[tuple[object, ...], PhaseTime] = {}
+        self._base: PipelinedJob | None = None
         self.sending = communication_traits(job.plan)
+
+    def moved(self, scale: Mapping[str, float]) -> PipelinedJob:
+        """The same pipeline with the constants in ``scale`` multiplied: what does not rest on them keeps its time."""
+        other = PipelinedJob(self.job, self.cluster, both(self.scale, scale), settled=True, slow=self.slow)
+        pricers = {id(p): p.moved(scale) for p in dict.fromkeys(self.pricers)}
+        shape = {name: getattr(self, name) for name in ("positions", "chunks", "seats", "node_of_rank")}
+        vars(other).update(shape, pricers=[pricers[id(p)] for p in self.pricers], _base=self)
+        return other
 
     @staticmethod
     def check_schedule(job: TrainingJob) -> str:
@@ -224,7 +232,10 @@ class PipelinedJob:
         rank = self.rank_of_position[forward]
         key = ("pair", split, there.content, back.content, id(self.pricer(rank)))
         if key not in self._times:
-            self._times[key] = overlapped_pair(self.pricer(rank), there.blocks, back.blocks, split)
+            found = self._base.pair_time(forward, backward, split) if self._base is not None else None
+            if found is None or not self.pricer(rank).unmoved(found.constants):
+                found = overlapped_pair(self.pricer(rank), there.blocks, back.blocks, split)
+            self._times[key] = found
         return self._times[key]
 
     def update_time(self, rank: int, beside: float = 0.0) -> PhaseTime:
@@ -260,43 +271,7 @@ class PipelinedJob:
 
     @cached_property
     def _memory(self) -> MemoryLedger:
-        memory = self.chunk_memories
-        stages, pieces = len(self.chunks), self.traits.items_per_microbatch
-        untimed = PipelineCosts(
-            forward=np.ones(stages), backward=np.ones(stages),
-            input_gradient=np.ones(stages), weight_gradient=np.ones(stages),
-            activation_bytes=np.array([m.activations for m in memory]) / pieces,
-            weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) / pieces,
-        )  # fmt: skip
-        items = self.microbatches * pieces
-        program = build_program(self.orders, self.traits, untimed, items)
-        detached = bool(program.detached.any())
-        timeline = (
-            run_pipeline(self.orders, self.traits, untimed, items)
-            if detached
-            else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
-        )
-        versions = [self.traits.weight_versions(r, self.ranks) for r in range(self.ranks)]
-        ledger = memory_ledger(
-            timeline, self.chunks_of_rank, memory, [p.mesh for p in self.pricers], self.node_of_rank, self.framework,
-            versions, self._evicted_peaks(memory, untimed), self.plan.accelerators, self.traits.replicas,
-            updates_on_device(self.plan),
-        )  # fmt: skip
-        return with_factors(ledger, self)
-
-    def _evicted_peaks(self, memory: Sequence[ChunkMemory], untimed: PipelineCosts) -> dict[Tier, list[float]]:
-        """Peak of evicted activations by tier and rank [B]."""
-        peaks: dict[Tier, list[float]] = {}
-        for tier in {t: None for m in memory for t in m.evicted}:
-            costs = replace(
-                untimed,
-                activation_bytes=np.array([m.evicted.get(tier, 0.0) for m in memory])
-                / self.traits.items_per_microbatch,
-                weight_gradient_bytes=None,
-            )
-            items = self.microbatches * self.traits.items_per_microbatch
-            peaks[tier] = run_pipeline(self.orders, self.traits, costs, items).activations.peak.tolist()
-        return peaks
+        return pipeline_memory(self)
 
     def floor(self) -> float:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""

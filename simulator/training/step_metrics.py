@@ -98,7 +98,7 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     after = step.seconds - piped - pipeline.host_per_step
 
     def evaluate(scale: Mapping[str, float]) -> float:
-        moved = PipelinedJob(pipeline.job, pipeline.cluster, scale, slow=pipeline.slow) if scale else pipeline
+        moved = pipeline.moved(scale) if scale else pipeline
         stretch = work_time(moved, tasks).seconds / base if base else 1.0
         return piped * stretch + after + moved.host_per_step
 

@@ -7,7 +7,7 @@ from partitions import FUSED, flops, layer_of, messages, plan_of, same_work
 
 from simulator.engine.streams import run_streams
 from simulator.strategies.compile import check_plan
-from simulator.training.block_time import dependencies
+from simulator.training.block_program import dependencies
 from simulator.training.stages import compiled_layers
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, TrainingJob

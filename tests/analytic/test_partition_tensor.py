@@ -10,7 +10,8 @@ from simulator.cost.network import NetworkCost
 from simulator.engine.streams import run_streams
 from simulator.hardware.profiles import load_cluster
 from simulator.strategies.rank_layout import RankLayout
-from simulator.training.block_time import BlockPricer, dependencies
+from simulator.training.block_program import dependencies
+from simulator.training.block_time import BlockPricer
 from simulator.workload.counting import parameters
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, TrainingJob
