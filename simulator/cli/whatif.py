@@ -118,7 +118,7 @@ def compare(
     if as_json:
         print_json(found.to_json())
     else:
-        from simulator.report.variants import print_comparison
+        from simulator.report.comparison import print_comparison
 
         print_comparison(found, console())
     return OK

@@ -1,24 +1,22 @@
-"""Sweeps and comparisons on the terminal: what varies, the figures people decide by, and why points fail."""
+"""Sweeps and recommendations on the terminal: what varies, the figures people decide by, and why points fail."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 from rich.text import Text
 
+from simulator.report.grids import change_text, print_grid
 from simulator.results.markup import figure_text
-from simulator.scenario.compare import Comparison
-from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
 from simulator.scenario.sweep_table import Sweep, short_names, value_text
-from simulator.units import format_quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_comparison", "print_recommendation", "print_sweep"]
+__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_recommendation", "print_sweep"]
 
 FIGURES_OF_MERIT = (
     "accelerators", "seconds", "floor_seconds", "tokens_per_s_per_gpu", "mfu", "memory_peak", "training_seconds",
@@ -27,7 +25,6 @@ FIGURES_OF_MERIT = (
 )  # fmt: skip
 """Columns of a summary that are shown where they are known, in this order."""
 
-_DIMENSION = {"s": "time", "B": "data", "W": "power", "J": "energy", "FLOP/s": "flop_rate"}
 _MOST_ROWS = 60
 
 
@@ -67,91 +64,6 @@ def _line(row: Mapping[str, Any], axes: Sequence[str], shown: Sequence[str], sev
     return [Text(v) for v in (*values, "" if row["status"] == "ok" else str(row["status"]))]
 
 
-_UNITS = {"time": "s", "memory": "B", "traffic": "B", "costs": "USD"}
-_TITLES = {
-    "metrics": "figures", "time": "where the time goes", "memory": "memory of the fullest stage",
-    "traffic": "bytes per accelerator", "costs": "costs",
-}  # fmt: skip
-_ODDS = ("seconds", "training_seconds", "ttft_p90", "tpot_p90", "tokens_per_s_per_gpu", "usd_per_million_tokens")
-
-
-def print_comparison(found: Comparison, console: Console) -> None:
-    """What was changed, the figures side by side, what makes the difference, and how sure it is."""
-    console.soft_wrap = False
-    first = found.names[0]
-    changes = [[r["path"], *(_plain(r[n]) for n in found.names)] for r in found.changes]
-    _grid("what differs", ["", *found.names], changes, console)
-    for name, rows in found.tables.items():
-        lines = []
-        for row in rows:
-            values = [_amount(name, row["part"], row[n]) for n in found.names]
-            gaps = [_change(row[first], row[n]) for n in found.names[1:]]
-            if any(row[n] for n in found.names):
-                lines.append([str(row["part"]).replace("_", " "), *values, *gaps])
-        heads = ["", *found.names, *(f"{n} vs {first}" if len(found.names) > 2 else "change" for n in found.names[1:])]
-        _grid(_TITLES[name], heads, lines, console)
-    for row in found.odds:
-        if row["metric"] in _ODDS:
-            words = "higher" if better_when_higher(row["metric"]) else "lower"
-            console.print(
-                Text(
-                    f"{row['name']} beats {first} in {100 * row['share']:.0f} % of draws: {words} {row['metric']}, "
-                    f"ratio {row['ratio']:.3f} (80 % interval {row['ratio_low']:.3f} to {row['ratio_high']:.3f})"
-                )
-            )
-    moving = [r for r in found.tornado if abs(r["swing"]) > 1e-4][:6]
-    lines = [[r["constant"], r["name"], f"{100 * r['swing']:+.2f} %", "shared" if r["shared"] else ""] for r in moving]
-    _grid("what the difference hangs on, per standard deviation", ["", "", "", ""], lines, console)
-    lines = [
-        [r["name"], r["metric"], *(figure_text(r["metric"], r[q]) for q in ("p10", "p50", "p90")),
-         "" if r["beats_first"] is None else f"beats {first} in {100 * r['beats_first']:.0f} %"]
-        for r in found.spread
-    ]  # fmt: skip
-    draws = found.spread[0]["draws"] if found.spread else 0
-    _grid(
-        f"over {draws} draws of requests, failures, constants and prices",
-        ["", "", "p10", "p50", "p90", ""],
-        lines,
-        console,
-    )
-    for note in found.notes:
-        console.print(Text(f"note: {note}", style="yellow"))
-
-
-def _grid(title: str, heads: Sequence[str], lines: Iterable[Sequence[str]], console: Console) -> None:
-    rows = list(lines)
-    if not rows:
-        return
-    table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim", title=title, title_justify="left")
-    table.title_style = "bold"
-    for i, head in enumerate(heads):
-        table.add_column(Text(head), justify="right" if i else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(cell)) for cell in row))
-    console.print(table)
-    console.print()
-
-
-def _plain(value: Any) -> str:
-    return "as by default" if value is None else str(value)
-
-
-def _amount(table: str, part: str, value: float | None) -> str:
-    if value is None:
-        return ""
-    if table == "metrics":
-        return figure_text(part, value)
-    return f"{value:.4g} USD" if table == "costs" else format_quantity(value, _DIMENSION[_UNITS[table]])
-
-
-def _change(first: float | None, other: float | None) -> str:
-    if first is None or other is None:
-        return ""
-    if first == other:
-        return "="
-    return f"{100 * (other / first - 1):+.1f} %" if first else "new"
-
-
 def print_recommendation(found: Recommendation, console: Console) -> None:
     """The best, the runners-up, what binds, what one less and one more would do, and why the others fell."""
     console.soft_wrap = False
@@ -164,7 +76,7 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         heads = ["", *("best" if not i else f"#{i + 1}" for i in range(len(found.ranked)))]
         lines = [["", *("\n".join(_parts(c.point)) for c in found.ranked)]]
         lines += [[c.replace("_", " "), *(figure_text(c, metric_of(r.row, c)) for r in found.ranked)] for c in shown]
-        _grid("the best and the runners-up", heads, lines, console)
+        print_grid("the best and the runners-up", heads, lines, console)
     for row in found.binding:
         value, limit = figure_text(row["metric"], row["value"]), figure_text(row["metric"], row["limit"])
         console.print(Text(f"{row['metric']} {value} of {limit}: {100 * row['slack']:.1f} % left"))
@@ -194,7 +106,7 @@ def _neighbour(what: str, found: Recommendation, other: Candidate | None, consol
     for metric in dict.fromkeys([found.metric, *(x.metric for x in found.limits), "slo_goodput", "training_seconds"]):
         ours, theirs = metric_of(best.row, metric), metric_of(other.row, metric)
         if ours and theirs is not None and metric != "accelerators":
-            said.append(f"{metric} {_change(ours, theirs)}")
+            said.append(f"{metric} {change_text(ours, theirs)}")
     console.print(Text(f"{what}: {', '.join(said)}"))
 
 
