@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from simulator.results.memory_error import CHANCES
 from simulator.units import format_quantity
 
 __all__ = ["figure_of", "iteration_figures", "percent", "service_figures", "serving_figures", "training_figures"]
@@ -82,12 +83,24 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         ("bubbles filled", _filled(row)),
         ("exposed communication", exposed + (f"  ({share} of the step)" if share else "")),
         ("written to drives", _worn(row)),
+        ("memory peak", _peak(row)),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         ("contention slow-down", _slow_down(row)),
         *_money(row),
         *_goal(row),
         ("rests on constants", _rests_on(row)),
     ]
+
+
+def _peak(row: Row) -> str:
+    """Fullest stage, where 80 % of measured peaks would lie, and how sure it is that they fit."""
+    names = ("memory_peak", "memory_peak_low", "memory_peak_high", "memory_fits_chance")
+    peak, low, high, chance = (figure_of(row, n) for n in names)
+    if peak is None or low is None or high is None or chance is None:
+        return ""
+    ends = " to ".join(format_quantity(v, "data") for v in (low, high))
+    sure = f"at least {100 * CHANCES[-1]:.0f} %" if chance >= CHANCES[-1] else percent(chance)
+    return f"{format_quantity(peak, 'data')}  (80 % interval {ends}, fits: {sure})"
 
 
 def _rests_on(row: Row) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from simulator.constants import Constant
 from simulator.results.estimate import Estimate
+from simulator.results.memory_error import fits_chance, peak_interval
 from simulator.results.metrics import samples_per_second, tokens_per_second_per_gpu
 from simulator.results.tables import Columns, columns_from_rows
 
@@ -100,6 +101,10 @@ def _summary(
     if estimate.memory.stages:
         worst = estimate.memory.worst
         row |= {"memory_peak": float(worst.peak), "memory_capacity": float(worst.capacity)}
+        if kind == "training":
+            low, high = peak_interval(worst.peak)
+            chance = fits_chance(worst.peak, worst.capacity)
+            row |= {"memory_peak_low": low, "memory_peak_high": high, "memory_fits_chance": chance}
     return row | share_columns(estimate)
 
 

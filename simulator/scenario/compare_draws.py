@@ -30,7 +30,8 @@ _LATENCIES = ("ttft", "tpot", "itl", "e2e", "queueing")
 _RATES = ("tokens_per_s", "tokens_per_s_per_gpu", "samples_per_s", "mfu", "mfu_causal", "hfu",
           "capacity_requests_per_s", "model_flops_per_s_per_gpu")  # fmt: skip
 _HIGHER = (*_RATES, "slo_attainment", "slo_goodput", "requests_per_s", "output_tokens_per_s", "total_tokens_per_s",
-           "output_tokens_per_s_per_gpu", "total_tokens_per_s_per_gpu", "effective_time_ratio")  # fmt: skip
+           "output_tokens_per_s_per_gpu", "total_tokens_per_s_per_gpu", "effective_time_ratio",
+           "memory_fits_chance")  # fmt: skip
 LEAST_FACTOR = 0.05
 """A time never falls below this share of itself, however far a linear draw goes."""
 LEAST_CONSTANT = 0.1

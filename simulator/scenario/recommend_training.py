@@ -22,7 +22,7 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.scenario.axes import Axes, Point, point_texts
 from simulator.scenario.deploy.writing import thawed
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings
+from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings, metric_of
 from simulator.scenario.resolve_stages import stages_section
 from simulator.scenario.sweep_points import Recipe
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans
@@ -36,6 +36,12 @@ if TYPE_CHECKING:
     from simulator.scenario.sweep import Progress
 
 __all__ = ["Asked", "Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
+
+MOST_JUDGED = 320
+"""Fastest plans of a size that are held against the limits."""
+
+LIKELY = 0.9
+"""Chance to fit below which a recommendation says so."""
 
 PROFILE, COUNT = "cluster.nodes.profile", "cluster.nodes.count"
 
@@ -160,7 +166,7 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
     ranked: list[Candidate] = []
     tried: list[Candidate] = []
     dropped: list[dict[str, Any]] = []
-    best_plans = RankedPlans()
+    best_plans, runners_up = RankedPlans(), RankedPlans()
     considered = simulated = 0
     for number, size in enumerate(sizes):
         if progress is not None:
@@ -169,14 +175,14 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
         if reason := _excluded(size, metric, worst, limits):
             dropped.append({**size.point, "reason": reason})
             continue
-        plans = _search(job, size.cluster, keep, asked.planner)
+        plans, found = _search(job, size, keep, asked.planner, metric, limits)
         considered, simulated = considered + plans.considered, simulated + plans.evaluated
-        found = list(_candidates(job, size, plans, metric, limits))
         tried += found
         works = sorted((c for c in found if c.works), key=lambda c: c.objective)
         ranked = sorted([*ranked, *works[:1]], key=lambda c: c.objective)
         if works and ranked[0] is works[0]:
             best_plans = plans
+            runners_up = RankedPlans([pair for pair, c in zip(plans, found, strict=True) if not c.broken][:keep])
         if not works:
             dropped.append({**size.point, "reason": _why(found, plans)})
     if progress is not None:
@@ -192,8 +198,12 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
                      "size were run with them")  # fmt: skip
     if asked.objective == "energy":
         notes.append("the fastest plans of each size are judged; a slower plan could use a little less energy")
+    chance = metric_of(ranked[0].row, "memory_fits_chance") if ranked else None
+    if chance is not None and chance < LIKELY:
+        notes.append(f"memory: as far as measured peaks lie from predicted ones, the best fits with {100 * chance:.0f} "
+                     f"%; --limit memory_fits_chance={LIKELY} leaves room")  # fmt: skip
     notes += [f"{asked.planner}: {note}" for note in best_plans.notes]
-    notes += [f"other plan of this size: {line}" for line in best_plans.explain()]
+    notes += [f"other plan of this size: {line}" for line in runners_up.explain()]
     return Recommendation(
         kind="training", objective=asked.objective, metric=metric, limits=limits, ranked=tuple(ranked[:keep]),
         binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
@@ -223,11 +233,18 @@ def _excluded(size: Size, metric: str, worst: float, limits: Sequence[Limit]) ->
     return f"{metric} is at least {bound:.4g}" if bound > worst else ""
 
 
-def _search(job: TrainingJob, cluster: Cluster, keep: int, name: str) -> RankedPlans:
-    planner = lookup("planner", name)()
-    evaluate = PlanEvaluator(job.model, job.framework, cluster, job.batch)
-    plans: RankedPlans = planner.search(problem_of(job, cluster, keep), evaluate)
-    return plans
+def _search(
+    job: TrainingJob, size: Size, keep: int, name: str, metric: str, limits: Sequence[Limit]
+) -> tuple[RankedPlans, list[Candidate]]:
+    """The fastest plans of a size; more of them as long as all that were looked at break a limit."""
+    evaluate = PlanEvaluator(job.model, job.framework, size.cluster, job.batch)
+    wanted = keep
+    while True:
+        plans: RankedPlans = lookup("planner", name)().search(problem_of(job, size.cluster, wanted), evaluate)
+        found = list(_candidates(job, size, plans, metric, limits))
+        if len(found) < wanted or wanted >= MOST_JUDGED or not all(c.broken for c in found):
+            return plans, found
+        wanted = min(4 * wanted, MOST_JUDGED)
 
 
 def _candidates(
@@ -284,7 +301,7 @@ def _why(found: Sequence[Candidate], plans: RankedPlans) -> str:
         fell = ", ".join(f"{n} by {why}" for why, n in plans.reasons.most_common())
         return f"none of {plans.considered} plans works: {fell}"
     broken = ", ".join(f"{x.metric} {100 * -x.slack(found[0].row):.3g} % over" for x in found[0].broken)
-    return f"the fastest plan breaks {broken}"
+    return f"each of the {len(found)} fastest plans breaks a limit, the fastest {broken}"
 
 
 def _neighbours(ranked: Sequence[Candidate], tried: Sequence[Candidate]) -> tuple[Candidate | None, Candidate | None]:
