@@ -24,6 +24,7 @@ class Topic(StrEnum):
     memory = "memory"
     time = "time"
     traffic = "traffic"
+    power = "power"
     source = "source"
 
 
@@ -33,7 +34,7 @@ def explain(
     workload: Annotated[str | None, typer.Option("--workload", "-w", help="Only this workload.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say where the memory, time or traffic of a saved run goes, or which constants and sources it rests on."""
+    """Say where the memory, time, traffic or power of a saved run goes, or which constants and sources it rests on."""
     from simulator.report.explain import explain as explained
     from simulator.report.explain import print_topic
     from simulator.report.explanation import to_json

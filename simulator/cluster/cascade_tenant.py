@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from simulator.cluster.serving_engine import Engine
@@ -11,6 +12,7 @@ from simulator.registry import lookup
 from simulator.serving.cascades import CascadedDeployment, Opener
 from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.front_end import front_end_of
+from simulator.serving.replica import Replica
 from simulator.serving.setup import policies
 from simulator.workload.requests.table import RequestTable
 
@@ -52,14 +54,29 @@ class CascadeTenant(ServingTenant):
 
     def _opener(self, commons: Commons, engine: Engine) -> Opener:
         part = engine.deployment
+        costs = engine.cost if self.power is None else self.costs(engine)
 
         def opened(requests: RequestTable, **more: Any) -> DeploymentProcess:
             return DeploymentProcess(
-                commons.clock, requests, engine.cost, engine.limits, replicas=part.replicas, seed=self.seed,
+                commons.clock, requests, costs, engine.limits, replicas=part.replicas, seed=self.seed,
                 front_end=front_end_of(part.framework, part.replicas), **policies(part, self.seed), **more,
             )  # fmt: skip
 
         return opened
+
+    def live(self) -> Sequence[Replica]:
+        """Those of the small model, then those of the large one."""
+        process = cast(CascadedDeployment, self.process)
+        return [*process.small.replicas, *process.large.replicas]
+
+    def truncate(self, number: int) -> None:
+        """The clock of a replica has changed."""
+        process = cast(CascadedDeployment, self.process)
+        first = self.engines[1].first
+        if number < first:
+            process.small.truncate(number)
+        else:
+            process.large.truncate(number - first)
 
     def outcome(self) -> Outcome:
         """The requests with their final answers."""

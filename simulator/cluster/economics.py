@@ -33,6 +33,10 @@ class Draw:
         """[J]"""
         return self.busy * busy_seconds + self.idle * idle_seconds
 
+    def metered(self, seconds: float, dynamic: float, pue: float) -> float:
+        """[J] over ``seconds`` in which devices drew ``dynamic`` [J] beyond idling."""
+        return self.idle * seconds + pue * dynamic
+
 
 def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float) -> Draw:
     """Draw of the nodes that hold ``accelerators`` of the cluster, and of their share of the network.

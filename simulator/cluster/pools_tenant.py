@@ -39,7 +39,8 @@ class PoolsTenant(ServingTenant):
     def _pool(self, engine: Engine) -> Pool:
         part = engine.deployment
         chosen = policies(part, self.seed)
-        return Pool(engine.cost, engine.limits, part.replicas, chosen["batching"], chosen.get("kv_cache"))
+        cost = engine.cost if self.power is None else self.costs(engine)
+        return Pool(cost, engine.limits, part.replicas, chosen["batching"], chosen.get("kv_cache"))
 
     def outcome(self) -> Outcome:
         """The requests and replicas of both pools."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -84,6 +84,9 @@ class JobQueueProcess:
         self.books = QueueBooks(clock.now)
         self.done: simpy.Event = clock.event()
         self.migrations = 0
+        self.on_change: Callable[[], object] | None = None
+        """Called after every decision."""
+        self._dimmed: dict[int, float] = {}
         self._switched = placement if isinstance(placement, SwitchedPlacement) else None
         self._resizing = Resizing(self, queue) if isinstance(queue, ElasticQueue) else None
         self._demand = 0  # accelerators that waiting jobs ask for
@@ -171,6 +174,8 @@ class JobQueueProcess:
         self._watch()
         busy = self.pool.available - free
         self.books.sample(self.clock.now, len(self.waiting), len(self.running), busy, self.pool.available, self._demand)
+        if self.on_change is not None:
+            self.on_change()
 
     def start_waiting(self, view: QueueView | None = None) -> None:
         """Start jobs in order, as far as they fit and may pass those that do not."""
@@ -313,7 +318,7 @@ class JobQueueProcess:
         speed = 1.0 if len(job.nodes) <= needed else self.rules.spread
         if job.scaling is not None and job.gpus != job.asked:
             speed *= job.scaling.speed(job.gpus, job.asked, self.pool.per_node)
-        return speed * self.pool.slowest(job.nodes)
+        return speed * self.pool.slowest(job.nodes) * self._dimmed.get(job.number, 1.0)
 
     def retime(self, job: QueuedJob) -> None:
         """A running job goes on with another speed."""
@@ -323,8 +328,15 @@ class JobQueueProcess:
         self.clock.cancel(self._ends[job.number])
         self._ends[job.number] = self.clock.after(job.remaining / job.speed, lambda: self._end(job))
 
+    def dim(self, number: int, speed: float) -> None:
+        """From now on power leaves a running job this share of its speed."""
+        if self._dimmed.get(number, 1.0) != speed:
+            self._dimmed[number] = speed
+            self.retime(self.running[number])
+
     def _release(self, job: QueuedJob) -> None:
         now = self.clock.now
+        self._dimmed.pop(job.number, None)
         job.remaining, job.attained, job.since = job.remaining_at(now), job.attained_at(now), now
         self.clock.cancel(self._ends.pop(job.number))
         del self.running[job.number]

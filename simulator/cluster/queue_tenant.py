@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.cluster.economics import bill, item_rows, mean_draw, money_columns
+from simulator.cluster.power_sources import QueueSource
 from simulator.cluster.queue import JobQueueProcess, QueueRules
 from simulator.cluster.queue_failures import QueueFailures
 from simulator.cluster.queue_loans import Loans
@@ -24,6 +25,8 @@ from simulator.workload.job_streams import JobStream
 
 if TYPE_CHECKING:
     import simpy
+
+    from simulator.cluster.power_grid import PowerGrid
 
 __all__ = ["QueueTenant"]
 
@@ -59,6 +62,7 @@ class QueueTenant:
         self.jobs = queued_jobs(stream.jobs, scaling=stream.scaling)
         self.process: JobQueueProcess | None = None
         self.failures: QueueFailures | None = None
+        self.power: PowerGrid | None = None
 
     def _leaves(self, cluster: Cluster) -> list[int]:
         """Leaf switch of every node of the queue: as the fabric is wired, unless the queue says how many share one."""
@@ -83,6 +87,10 @@ class QueueTenant:
             commons.failing.watch(self.failures, self.nodes)
         if self.loans is not None:
             self.loans.begin(commons.fleets.get(self.stream.borrow), self.process, self.failures)
+        if commons.power is not None:
+            clock = self.cluster.groups[0].node.accelerator
+            commons.power.add(QueueSource(self.stream.name, self.process, self.nodes, clock.clock * clock.pace))
+            self.process.on_change, self.power = commons.power.changed, commons.power
         self.process.submit(self.jobs)
         return self.process.done
 
@@ -102,10 +110,15 @@ class QueueTenant:
         borrowed = self.loans.accelerator_seconds(self.process.clock.now) if self.loans is not None else 0.0
         paid, busy = span + borrowed / capacity, busy / capacity
         draw = mean_draw(self.cluster, capacity, 1.0, 1.0)
-        charge = bill(stream.name, self.cluster, capacity, paid, draw.energy(busy, max(0.0, paid - busy)))
+        metered = self.power.metered(stream.name) if self.power is not None else None
+        energy = draw.energy(busy, max(0.0, paid - busy))
+        if metered is not None:
+            energy = draw.metered(paid, metered, self.cluster.site.pue)
+        charge = bill(stream.name, self.cluster, capacity, paid, energy)
         row |= {key: values[0] for key, values in tables.pop("summary").items()}
         if self.loans is not None:
             row["borrowed_accelerator_hours"] = borrowed / 3600.0
+        row |= self.power.columns(stream.name) if self.power is not None else {}
         row |= {k: v for k, v in money_columns(charge, span, math.nan).items() if "token" not in k}
         return (
             {"summary": {key: [value] for key, value in row.items()}, **tables, "costs": item_rows(charge.items)},

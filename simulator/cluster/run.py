@@ -31,18 +31,24 @@ def run_cluster(scenario: ClusterScenario, progress: Progress | None = None) -> 
     waits = [done for tenant in tenants if (done := tenant.start(commons)) is not None]
     if commons.failing is not None:
         commons.failing.start()
+    if commons.power is not None:
+        commons.power.start()
     if waits:
         everything = clock.all_of(waits)
         end = everything if scenario.until is None else clock.any_of([everything, clock.timeout(scenario.until)])
         clock.run_until(end)
     parts = [tenant.tables() for tenant in tenants]
+    warnings = [warning for tenant in tenants for warning in tenant.warnings]
+    if commons.power is not None:
+        parts.append((commons.power.tables(), {}))
+        warnings += commons.power.warnings
     names = dict.fromkeys(name for tables, _ in parts for name in tables)
     details: dict[str, Any] = {}
     for _, more in parts:
         details |= more
     return Result(
         tables={name: concat(tables[name] for tables, _ in parts if name in tables) for name in names},
-        warnings=tuple(dict.fromkeys(warning for tenant in tenants for warning in tenant.warnings)),
+        warnings=tuple(dict.fromkeys(warnings)),
         sketches=_sketches(details),
         details=details,
         provenance={"simulated_seconds": clock.now, "clock_events": clock.events},

@@ -13,7 +13,8 @@ from simulator.serving.estimate import ServingCost, estimate_deployment, replica
 from simulator.serving.limits import EngineLimits
 from simulator.serving.memory import cache_size
 from simulator.serving.setup import engine_limits
-from simulator.serving.usage import ReplicaUsage
+from simulator.serving.usage import Progress, ReplicaUsage
+from simulator.strategies.protocols import BatchShape
 from simulator.workload.jobs import Deployment
 
 __all__ = ["Engine", "engines_of", "joint_bill"]
@@ -66,23 +67,64 @@ class Engine:
         assert self.cache is not None
         return engine_limits(self.deployment, self.cache, self.cluster.groups[0].node)
 
-    def bill(self, usage: Sequence[ReplicaUsage], rented: float, end: float, share: float = 1.0) -> Bill:
-        """Energy and money of these replicas over ``rented`` replica seconds up to ``end`` [s], idle ones included."""
+    def bill(
+        self, usage: Sequence[ReplicaUsage], rented: float, end: float, share: float = 1.0,
+        dynamic: float | None = None,
+    ) -> Bill:  # fmt: skip
+        """Energy and money of these replicas over ``rented`` replica seconds up to ``end`` [s], idle ones included.
+
+        ``dynamic``: what their devices drew beyond idling [J], where it was metered.
+        """
         d, busy = self.deployment, sum(r.busy_time for r in usage)
-        energy = self._draw(usage, busy).energy(busy, max(0.0, rented - busy))
+        draw = self._draw(usage, busy)
+        if dynamic is None:
+            energy = draw.energy(busy, max(0.0, rented - busy))
+        else:
+            energy = draw.metered(rented, dynamic, self.cluster.site.pue)
         return bill(d.name, self.cluster, d.plan.accelerators, rented, energy, share, (0.0, end))
 
     def _draw(self, usage: Sequence[ReplicaUsage], busy: float) -> Draw:
+        done = Progress(*(sum(column) for column in zip(*(r.progress for r in usage), strict=True)))
+        return mean_draw(self.cluster, self.deployment.plan.accelerators, *self.shares(done))
+
+    def shares(self, done: Progress) -> tuple[float, float]:
+        """Shares of the peak FLOP/s and of the memory bandwidth in use while replicas did this."""
         d, cost = self.deployment, self.cost
-        assert self.cache is not None
+        if not done.busy or not done.iterations:
+            return 0.0, 0.0
         device = self.cluster.groups[0].node.accelerator
-        batch = typical_batch(d, self.cache)
-        tokens = sum(r.prefill_tokens + r.decode_tokens for r in usage)
-        flops = tokens * cost.flops(batch) / batch.tokens / cost.stages
-        weights_and_cache = sum(r.iterations for r in usage) * cost.traffic(batch)["hbm"] / cost.stages
-        compute = flops / busy / device.peak(d.plan.precision) if busy else 0.0
-        memory = weights_and_cache / busy / device.memory_bandwidth if busy else 0.0
-        return mean_draw(self.cluster, d.plan.accelerators, compute, memory)
+        batch = self._mean_iteration(done)
+        per_second = done.iterations / cost.stages / done.busy
+        flops = cost.flops(batch)
+        if batch is self._typical:
+            flops *= (done.prefill_tokens + done.decode_tokens) / done.iterations / batch.tokens
+        compute = per_second * flops / device.peak(d.plan.precision)
+        return compute, per_second * cost.traffic(batch)["hbm"] / device.memory_bandwidth
+
+    @cached_property
+    def _typical(self) -> BatchShape:
+        """A full batch."""
+        assert self.cache is not None
+        return typical_batch(self.deployment, self.cache)
+
+    @property
+    def full(self) -> Progress:
+        """One iteration of a full engine."""
+        batch = self._typical
+        blocks, seconds = batch.decode_context / self.deployment.block_size, self.cost.iteration(batch)
+        return Progress(seconds, 1.0, batch.tokens - batch.decodes, batch.decodes, blocks * seconds)
+
+    def _mean_iteration(self, done: Progress) -> BatchShape:
+        """Tokens, sequences and context of the mean iteration; what is no plain decoder runs full batches."""
+        d = self.deployment
+        if not d.model.is_decoder or d.model.encoder is not None or d.denoising is not None:
+            return self._typical
+        prompt, decodes = (round(n / done.iterations) for n in (done.prefill_tokens, done.decode_tokens))
+        if not prompt and not decodes:
+            decodes = 1
+        context = round(done.kv_block_time / done.busy * d.block_size) if decodes else 0
+        chunks = ((prompt, 0),) if prompt else ()
+        return BatchShape(chunks, decodes, max(context, decodes), max(1, context // max(decodes, 1)))
 
 
 def engines_of(deployment: Deployment, scenario: ClusterScenario) -> tuple[Engine, ...]:

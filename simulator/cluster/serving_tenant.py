@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from simulator.cluster.economics import Bill, item_rows, money_columns
@@ -17,14 +17,19 @@ from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.front_end import front_end_of
 from simulator.serving.metrics import summarize, usage_columns
 from simulator.serving.options import quality_notes
+from simulator.serving.replica import Replica
 from simulator.serving.run import ServingRun
 from simulator.serving.setup import policies
 from simulator.serving.summary import ServingSummary
+from simulator.serving.usage import ReplicaUsage
 from simulator.strategies.serving_protocols import IterationCost
 from simulator.workload.jobs import Deployment
 
 if TYPE_CHECKING:
     import simpy
+
+    from simulator.cluster.power_grid import PowerGrid
+    from simulator.serving.clocked_cost import ClockedCost
 
 __all__ = ["Outcome", "ServingProcess", "ServingTenant", "iteration_row"]
 
@@ -61,6 +66,8 @@ class ServingTenant:
         self.deployment, self.seed = deployment, scenario.seed + number
         self.engines = engines_of(deployment, scenario)
         self.process: ServingProcess | None = None
+        self.power: PowerGrid | None = None
+        self._clocked: dict[int, list[ClockedCost]] = {}
 
     @property
     def main(self) -> Engine:
@@ -82,13 +89,45 @@ class ServingTenant:
         """Open for requests."""
         if self.reason:
             return None
+        self.power = commons.power
         self.process = self.open(commons)
+        if self.power is not None:
+            self._feed(self.power, commons)
         return self.process.start()
+
+    def _feed(self, power: PowerGrid, commons: Commons) -> None:
+        """Its power comes over feeders."""
+        from simulator.cluster.power_serving import ServingSource
+
+        name, count = self.deployment.name, sum(len(e.replicas) for e in self.engines)
+        places = [commons.scenario.placement(name, number) for number in range(count)]
+        costs = [cost for e in self.engines for cost in self._clocked[e.first]]
+        power.add(
+            ServingSource(
+                name, self.live, self.truncate, self.engines, costs, places, commons.sizes, power.budgets.interval
+            )
+        )
+
+    def costs(self, engine: Engine) -> list[IterationCost]:
+        """Iteration times of every replica of an engine; behind feeders each has a clock of its own."""
+        if self.power is None:
+            return [engine.cost] * len(engine.replicas)
+        from simulator.cluster.power_serving import clocked_costs
+
+        return list(self._clocked.setdefault(engine.first, clocked_costs(engine)))
+
+    def live(self) -> Sequence[Replica]:
+        """The replicas as they are now."""
+        return self.process.replicas  # type: ignore[union-attr, no-any-return]
+
+    def truncate(self, number: int) -> None:
+        """The clock of a replica has changed."""
+        self.process.truncate(number)  # type: ignore[union-attr]
 
     def open(self, commons: Commons) -> ServingProcess:
         """The process that serves, ready to start."""
         d, engines = self.deployment, self.engines
-        costs: list[IterationCost] = [e.cost for e in engines for _ in e.replicas]
+        costs = [cost for e in engines for cost in self.costs(e)]
         limits = [e.limits for e in engines for _ in e.replicas]
         return DeploymentProcess(
             commons.clock, d.requests, costs, limits if len(engines) > 1 else limits[0], replicas=d.replicas,
@@ -136,6 +175,7 @@ class ServingTenant:
         charge = self._bill(run, end)
         summary = self._summary(run) | {"kv_capacity_tokens": self._cache_tokens} | iteration_row(estimate)
         summary |= {"clock": self.main.cluster.groups[0].node.accelerator.clock}
+        summary |= self.power.columns(d.name) if self.power is not None else {}
         summary |= money_columns(charge, end, summary["output_tokens"])
         summary |= self.more_columns(run, end)
         summary["quality"] = "; ".join(dict.fromkeys(n for e in self.engines for n in quality_notes(e.deployment)))
@@ -190,12 +230,21 @@ class ServingTenant:
 
     def _bill(self, run: Outcome, end: float) -> Bill:
         """Energy and money of what was served up to ``end`` [s]."""
-        return joint_bill(
-            [
-                e.bill([run.replicas[i] for i in e.replicas], self.rented(e, end), end, self.price_share)
-                for e in self.engines
-            ]
-        )
+        metered = self.power.metered(self.deployment.name) if self.power is not None else None
+        bills = []
+        for e in self.engines:
+            usage = [run.replicas[i] for i in e.replicas]
+            # Feeders meter the deployment, not its parts: each has its share by the time its devices were at work.
+            part = None if metered is None else metered * _device_time(e, usage) / self._device_time(run)
+            bills.append(e.bill(usage, self.rented(e, end), end, self.price_share, part))
+        return joint_bill(bills)
+
+    def _device_time(self, run: Outcome) -> float:
+        return sum(_device_time(e, [run.replicas[i] for i in e.replicas]) for e in self.engines) or 1.0
+
+
+def _device_time(engine: Engine, usage: Sequence[ReplicaUsage]) -> float:
+    return engine.deployment.plan.accelerators * sum(r.busy_time for r in usage)
 
 
 def iteration_row(estimate: Estimate) -> dict[str, float]:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from simulator.engine.clock import Clock
+from simulator.hardware.feeders import PowerBudgets
 from simulator.hardware.types import Cluster
 from simulator.results.tables import Columns
 from simulator.workload.background import BackgroundTraffic
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import simpy
 
     from simulator.cluster.failures import FailureProcess
+    from simulator.cluster.power_grid import PowerGrid
     from simulator.network.fabric import Fabric
     from simulator.serving.scaling import ReplicaFleet
 
@@ -59,6 +61,10 @@ class ClusterScenario(Protocol):
         """What fails, or ``None``."""
 
     @property
+    def budgets(self) -> PowerBudgets | None:
+        """Feeders whose limits are kept, or ``None``."""
+
+    @property
     def until(self) -> float | None:
         """End of the run [s], or ``None``: until all work is done."""
 
@@ -89,6 +95,8 @@ class Commons:
         The one clock; hardware, placements, failures and seed.
     failing
         The process that fails nodes; ``None``: nothing fails.
+    power
+        The feeders; ``None``: there is power for everything.
     fleets
         Replicas that come and go, by deployment: their machines may be lent while they are not there.
     progress
@@ -99,6 +107,7 @@ class Commons:
         self.clock, self.scenario = clock, scenario
         self._progress, self._come, self._expected = progress, dict[int, int](), 0
         self.failing: FailureProcess | None = self._failures()
+        self.power: PowerGrid | None = self._power()
         self.fleets: dict[str, ReplicaFleet] = {}
 
     @cached_property
@@ -128,6 +137,17 @@ class Commons:
 
         return tell
 
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Accelerators of every node."""
+        return [group.node.accelerators for group in self.scenario.cluster.groups for _ in range(group.count)]
+
+    def _power(self) -> PowerGrid | None:
+        from simulator.cluster.power_grid import PowerGrid
+
+        scenario = self.scenario
+        return PowerGrid(self.clock, scenario.cluster, scenario.budgets) if scenario.budgets is not None else None
+
     def _failures(self) -> FailureProcess | None:
         """The process that fails nodes; deployments keep theirs."""
         from simulator.cluster.failures import FailureProcess
@@ -135,10 +155,9 @@ class Commons:
         scenario = self.scenario
         if scenario.failures is None:
             return None
-        sizes = [group.node.accelerators for group in scenario.cluster.groups for _ in range(group.count)]
         places = [scenario.placement(d.name, replica) for d in scenario.deployments for replica in range(d.replicas)]
         reserved = {node for place in places for node in range(place.first_node, place.first_node + place.nodes)}
-        return FailureProcess(self.clock, scenario.failures, sizes, reserved, scenario.seed)
+        return FailureProcess(self.clock, scenario.failures, self.sizes, reserved, scenario.seed)
 
 
 class Tenant(Protocol):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from simulator.cluster.contention import SharedSteps, contention_table
 from simulator.cluster.economics import Bill, bill, item_rows, mean_draw, money_columns
+from simulator.cluster.power_loads import Activity
+from simulator.cluster.power_sources import TrainingSource, at_level
 from simulator.cluster.rollout import estimate_job
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.hardware.types import Cluster
@@ -26,6 +28,8 @@ from simulator.workload.jobs import TrainingJob
 if TYPE_CHECKING:
     import simpy
 
+    from simulator.cluster.power_grid import PowerGrid
+
 __all__ = ["TrainingTenant", "step_shares", "training_bill"]
 
 
@@ -37,6 +41,7 @@ class TrainingTenant:
         self.cluster = scenario.cluster_of(job.name)
         self.estimate = estimate_job(job, self.cluster)
         self.process: TrainingProcess | None = None
+        self.power: PowerGrid | None = None
         self.shared: SharedSteps | None = None
 
     @property
@@ -68,7 +73,20 @@ class TrainingTenant:
             commons.fabric.watchers.append(self.shared.reroute)
         if commons.failing is not None:
             commons.failing.watch(self.process, nodes)
+        if commons.power is not None:
+            self._feed(commons.power, place, commons.sizes)
         return self.process.start()
+
+    def _feed(self, power: PowerGrid, place: Any, sizes: Sequence[int]) -> None:
+        """Its power comes over feeders."""
+        assert self.process is not None
+        shares = step_shares(self.estimate, self.cluster)
+
+        def seconds(level: int) -> float:
+            return estimate_job(self.job, at_level(self.cluster, level)).seconds
+
+        power.add(TrainingSource(self.process, place, sizes, Activity(1.0, *shares), seconds))
+        self.process.on_change, self.power = power.changed, power
 
     def _survival(self, model: FailureModel | None) -> Survival | None:
         if model is None:
@@ -91,12 +109,14 @@ class TrainingTenant:
         if self.process is None:
             return tables, {job.name: answer}
         run = self.process.close()
-        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start, run.start)
+        metered = self.power.metered(job.name) if self.power is not None else None
+        charge = training_bill(job, self.cluster, self.estimate, run.end - run.start, run.start, metered)
         row = {key: values[0] for key, values in tables["summary"].items()}
         row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
         row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
         row |= {"clock": self.cluster.groups[0].node.accelerator.clock}
+        row |= self.power.columns(job.name) if self.power is not None else {}
         row["contention_slow_down"] = run.wall / (run.wall - run.lost["network"]) if run.wall > 0 else 1.0
         row |= money_columns(charge, run.end - run.start, run.steps * job.batch.tokens)
         row |= self._to_goal(row)
@@ -136,11 +156,18 @@ def _events(name: str, run: TrainingRun) -> Columns:
     }
 
 
-def training_bill(job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0) -> Bill:
-    """Energy and money of ``seconds`` of training steps from ``begin`` on [s]."""
+def training_bill(
+    job: TrainingJob, cluster: Cluster, estimate: Estimate, seconds: float, begin: float = 0.0,
+    metered: float | None = None,
+) -> Bill:  # fmt: skip
+    """Energy and money of ``seconds`` of training steps from ``begin`` on [s].
+
+    ``metered``: what its devices drew beyond idling [J], where that is known.
+    """
     accelerators = job.accelerators
     draw = mean_draw(cluster, accelerators, *step_shares(estimate, cluster))
-    return bill(job.name, cluster, accelerators, seconds, draw.energy(seconds, 0.0), hours=(begin, begin + seconds))
+    energy = draw.energy(seconds, 0.0) if metered is None else draw.metered(seconds, metered, cluster.site.pue)
+    return bill(job.name, cluster, accelerators, seconds, energy, hours=(begin, begin + seconds))
 
 
 def step_shares(estimate: Estimate, cluster: Cluster) -> tuple[float, float]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from simulator.hardware.power import DEEPEST_MEASURED, clock_under
 from simulator.hardware.types import Cluster, Node, NodeGroup
 
-__all__ = ["PowerLimits", "device_limit", "limited", "overload_probability"]
+__all__ = ["PowerLimits", "device_limit", "limited", "node_rating", "overload_probability"]
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def device_limit(cluster: Cluster, node: Node, limits: PowerLimits, working: int
     A rack's limit is shared evenly by its nodes, the cluster's by the nodes with work after idle ones have drawn
     what they draw; nodes of several types share in proportion to their ratings.
     """
-    rated = sum(g.count * _rating(g.node) for g in cluster.groups)
+    rated = sum(g.count * node_rating(g.node) for g in cluster.groups)
     idle = sum(g.count * _idle(g.node) for g in cluster.groups) / cluster.node_count
     spare = (cluster.node_count - working) * idle
-    share = _rating(node) / (rated / cluster.node_count) / max(working, 1)
+    share = node_rating(node) / (rated / cluster.node_count) / max(working, 1)
     per_node = {
         "node_cap": limits.node_cap,
         "rack_cap": limits.rack_cap / max(cluster.rack.nodes, 1),
@@ -55,7 +55,8 @@ def device_limit(cluster: Cluster, node: Node, limits: PowerLimits, working: int
     return found[key], key
 
 
-def _rating(node: Node) -> float:
+def node_rating(node: Node) -> float:
+    """Most that a node draws [W]: its rating, or what its parts draw together where none is known."""
     return node.power_peak or node.power_overhead + node.accelerators * node.accelerator.power.peak
 
 

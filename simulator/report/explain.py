@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
+from simulator.report.explain_power import power_rows
 from simulator.report.explanation import Row, render, to_json
 from simulator.results.tables import Result
 from simulator.units import format_quantity
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOPICS", "Row", "explain", "print_topic", "render", "to_json"]
 
-TOPICS = ("memory", "time", "traffic", "source")
+TOPICS = ("memory", "time", "traffic", "power", "source")
 
 _MOST_OPS, _MOST_CONSTANTS, _MOST_LINKS = 12, 25, 8
 
@@ -37,6 +38,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
         ``memory``: classes of every stage with the formula behind each, headroom, and what would make it fit.
         ``time``: parts and their shares, the floor, the largest operations with what bounds them.
         ``traffic``: bytes by link class, bytes and time by mesh axis, time on each link.
+        ``power``: draw, energy, clocks, and the feeders that lowered them.
         ``source``: shares of the time by trust, the interval, and the constants by falling influence.
     workload
         Name; all by default.
@@ -47,7 +49,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
         If there is no such topic or workload.
     """
     makers: dict[str, Callable[[Result, str], Iterator[Row]]] = {
-        "memory": _memory, "time": _time, "traffic": _traffic, "source": _source,
+        "memory": _memory, "time": _time, "traffic": _traffic, "power": power_rows, "source": _source,
     }  # fmt: skip
     if topic not in makers:
         raise ConfigError(unknown_name("topic", topic, TOPICS))

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Row", "render", "to_json"]
 
-_DIMENSIONS = {"s": "time", "B": "data", "FLOP": "compute", "FLOP/s": "compute_rate", "B/s": "bandwidth"}
+_DIMENSIONS = {
+    "s": "time",
+    "B": "data",
+    "FLOP": "compute",
+    "FLOP/s": "compute_rate",
+    "B/s": "bandwidth",
+    "W": "power",
+    "J": "energy",
+}
 
 
 @dataclass(frozen=True)

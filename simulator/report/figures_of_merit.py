@@ -58,6 +58,15 @@ def _slow_down(row: Row) -> str:
     return f"{factor:.3g} times, {format_quantity(lost, 'time')} lost (fmsim explain RUN traffic)"
 
 
+def _capped(row: Row) -> str:
+    """How long feeders kept clocks down; nothing to say where none did."""
+    seconds, clock, lost = (figure_of(row, name) for name in ("capped_time", "clock_mean", "lost_power"))
+    if not seconds or clock is None:
+        return ""
+    more = f", {format_quantity(lost, 'time')} lost" if lost else ""
+    return f"for {format_quantity(seconds, 'time')}, to {percent(clock)} in the mean{more} (fmsim explain RUN power)"
+
+
 def training_figures(row: Row) -> list[tuple[str, str]]:
     """Of a training job: step, utilisation, communication, time lost, goal and money."""
 
@@ -86,6 +95,7 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         ("memory peak", _peak(row)),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         ("contention slow-down", _slow_down(row)),
+        ("clocks lowered", _capped(row)),
         *_money(row),
         *_goal(row),
         ("rests on constants", _rests_on(row)),

@@ -28,6 +28,7 @@ from simulator.workload.jobs import Deployment, TrainingJob
 
 if TYPE_CHECKING:
     from simulator.cluster.functions_tenant import FunctionWorkload
+    from simulator.hardware.feeders import PowerBudgets
     from simulator.workload.failures.model import FailureModel
 
 __all__ = ["Resolver"]
@@ -75,6 +76,7 @@ class Resolver(TrainingResolver, ServingResolver):
             cluster = self._power(cluster, placements)
         if cluster is not None:
             cluster = self._secured(cluster)
+        budgets = self._budgets(cluster, deployments, placements)
         functions = self._functions(cluster, sum(d.total for d in demands))
         background = self._network(cluster) if cluster is not None else ()
         self._not_modelled()
@@ -85,7 +87,7 @@ class Resolver(TrainingResolver, ServingResolver):
             queues=tuple(queues), placements=placements, until=spec.until, record=spec.record, failures=failures,
             what_if=spec.what_if,
             functions=functions, training_pace=private_pace(spec.security) if spec.security else 1.0,
-            background=background,
+            background=background, budgets=budgets,
             warnings=tuple(self.warnings), document=document, file=self.tree.file, files=self.files,
         )  # fmt: skip
 
@@ -178,6 +180,22 @@ class Resolver(TrainingResolver, ServingResolver):
         for path, message in problems:
             self._error(("cluster", "power", *path), message)
         return cluster
+
+    def _budgets(
+        self, cluster: Cluster | None, deployments: list[Deployment], placements: tuple[Placement, ...]
+    ) -> PowerBudgets | None:
+        """Feeders that are kept within their limits on the clock."""
+        spec = self.spec.cluster.power
+        if spec is None or cluster is None or not (spec.feeders or spec.urgency):
+            return None
+        from simulator.scenario.power import budgets_of
+
+        names = sorted({place.workload for place in placements})
+        shared = [d.name for d in deployments if d.sharing is not None]
+        budgets, problems = budgets_of(cluster, spec, names, self._has_functions, shared)
+        for path, message in problems:
+            self._error(("cluster", "power", *path), message)
+        return budgets
 
     def _network(self, cluster: Cluster) -> tuple[BackgroundTraffic, ...]:
         """Background traffic; what is wrong with the fabric is reported."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from simulator.hardware.feeders import PowerBudgets
 from simulator.hardware.types import Cluster, NodeGroup, Place
 from simulator.workload.background import BackgroundTraffic
 from simulator.workload.failures.model import FailureModel
@@ -62,6 +63,8 @@ class Scenario:
         ``full`` tables or mergeable ``summary`` sketches.
     background
         Traffic beside the workloads.
+    budgets
+        Feeders whose limits are kept on the clock, or ``None``.
     failures
         What fails, or ``None``: nothing does.
     what_if
@@ -89,6 +92,7 @@ class Scenario:
     record: Literal["full", "summary"] = "full"
     failures: FailureModel | None = None
     background: tuple[BackgroundTraffic, ...] = ()
+    budgets: PowerBudgets | None = None
     what_if: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     document: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -190,12 +190,11 @@ class DeploymentProcess:
         """Replicas that take requests."""
         return self._open if self.replicas else []
 
-    def changed(self) -> None:
-        """Costs or conditions are different from now on: running jumps end at their next iteration boundary."""
-        now = self.clock.now - self._origin
-        for replica in self.replicas:
+    def truncate(self, *indices: int) -> None:
+        """Costs of these replicas are different from now on: their jumps end at the next iteration boundary."""
+        for replica in (self.replicas[index] for index in indices):
             version = replica.version
-            replica.truncate(now)
+            replica.truncate(self.now)
             self._announce(replica, version)
         self._pump_soon()
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
-from simulator.serving.limits import EngineLimits
+from simulator.serving.limits import EngineLimits, one_each
 from simulator.serving.pools_replica import PoolReplica
 from simulator.serving.pools_transfer import KVLink, TransferBooks
 from simulator.serving.prefix_cache import TierStore
@@ -48,14 +48,14 @@ class Pool:
     Attributes
     ----------
     cost, limits
-        Iteration times and engine sizes of its plan on its hardware.
+        Iteration times (one for all replicas, or one each) and engine sizes of its plan on its hardware.
     replicas
         How many.
     batching, kv_cache
         Registered names or objects; ``kv_cache=None``: the batching policy's own choice.
     """
 
-    cost: IterationCost
+    cost: IterationCost | list[IterationCost]
     limits: EngineLimits
     replicas: int = 1
     batching: str | BatchPolicy = "prefill-first"
@@ -177,10 +177,11 @@ class PooledDeployment:
         batching: BatchPolicy = _make("batching", pool.batching)
         kv: KVCachePolicy = _make("kv_cache", batching.kv_policy if pool.kv_cache is None else pool.kv_cache)
         tiers = tuple(TierStore(tier, pool.limits.kv_bytes_per_token) for tier in kv.tiers)
-        first, found = len(self.replicas), []
+        first, found = len(self.replicas), list[PoolReplica]()
+        costs, _ = one_each(pool.cost, pool.limits, pool.replicas)
         for index in range(first, first + pool.replicas):
             replica = PoolReplica(
-                index, pool.limits, pool.cost, deepcopy(batching), kv, self._finished, None,
+                index, pool.limits, costs[index - first], deepcopy(batching), kv, self._finished, None,
                 tuple(tier if tier.tier.shared else deepcopy(tier) for tier in tiers),
             )  # fmt: skip
             replica.on_prompt, replica.on_reserved = self._prompt_done, self._reserved
@@ -226,6 +227,11 @@ class PooledDeployment:
     @property
     def _now(self) -> float:
         return self.clock.now - self._origin
+
+    def truncate(self, index: int) -> None:
+        """End a jump of a replica at its next iteration boundary, because its clock has changed."""
+        self.replicas[index].truncate(self._now)
+        self._book(self.replicas[index])
 
     def _await_arrival(self) -> None:
         if self._next_arrival is not None:

@@ -21,6 +21,7 @@ from simulator.serving.flight import Flight, StageLine
 from simulator.serving.limits import EngineLimits
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.residency import Residency, by_arrival
+from simulator.serving.usage import Progress
 from simulator.strategies.protocols import (
     BatchPlan,
     BatchPolicy,
@@ -159,6 +160,18 @@ class Replica(Residency):
         )
         self.usage.kv_blocks_peak = self.pool.peak
         self.usage.kv_blocks_total = self.pool.total
+
+    def progress(self, now: float) -> Progress:
+        """By ``now``, with the part of what is in flight; nothing changes."""
+        found, later = self.usage.progress, max(0.0, now - self.usage.until)
+        busy, iterations, prefill, decode, held = found
+        for flight in self._flights:
+            part = min(1.0, (now - flight.start) / (flight.end - flight.start)) if flight.end > flight.start else 1.0
+            iterations += part * flight.iterations
+            prefill += part * sum(size for _, size in flight.prefill or ())
+            decode += part * flight.iterations * (flight.group.count if flight.group is not None else 0)
+        busy += later if self._flights else 0.0
+        return Progress(busy, iterations, prefill, decode, held + later * self.pool.used)
 
     def _set_next(self, time: float) -> None:
         if time != self.next_time:

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-__all__ = ["ReplicaUsage"]
+from typing import NamedTuple
+
+__all__ = ["Progress", "ReplicaUsage"]
 
 _MOST_SAMPLES = 1024
+
+
+class Progress(NamedTuple):
+    """What one or several replicas have done: time at work [s], iterations, tokens, ∫ KV blocks held over time [s]."""
+
+    busy: float = 0.0
+    iterations: float = 0.0
+    prefill_tokens: float = 0.0
+    decode_tokens: float = 0.0
+    kv_block_time: float = 0.0
+
+    def since(self, before: Progress) -> Progress:
+        """What was done after ``before``."""
+        return Progress(*(a - b for a, b in zip(self, before, strict=True)))
 
 
 class ReplicaUsage:
@@ -62,6 +78,11 @@ class ReplicaUsage:
         self.every = 1
         """Wakes from one sample to the next."""
         self.seen = 0
+
+    @property
+    def progress(self) -> Progress:
+        """By the last time the books were brought up to date."""
+        return Progress(self.busy_time, self.iterations, self.prefill_tokens, self.decode_tokens, self.kv_block_time)
 
     def integrate(self, now: float, waiting: int, running: int, kv_blocks: int, flights: int) -> None:
         """Bring the integrals to ``now``; the numbers are those since the last call."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 __all__ = ["CAUSES", "TrainingEvent", "TrainingRun"]
 
-CAUSES = ("checkpoint", "rework", "detection", "node", "restart", "reload", "slow", "network")
+CAUSES = ("checkpoint", "rework", "detection", "node", "restart", "reload", "slow", "power", "network")
 """Waiting for checkpoints; steps done again; until a failure is noticed; until a node is free; starting or joining the
 processes; reading the state back; steps that took longer than undisturbed ones: by protection and degraded or missing
-nodes, and by links that were shared with others, narrower than the nodes' ports, degraded or lost."""
+nodes, by clocks that power lowered, and by links that were shared with others, narrower than the nodes' ports, degraded
+or lost."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,15 @@ class TrainingRun:
     events: list[TrainingEvent] = field(default_factory=list)
     done: bool = False
     stuck: str = ""
+
+    def book(self, ideal: float, seconds: float, stretch: float, dimmed: float) -> None:
+        """Steps of ``ideal`` seconds took ``seconds``: ``stretch`` times longer for links, ``dimmed`` for clocks."""
+        plain = seconds / stretch
+        bright = plain / dimmed
+        self.useful += ideal
+        self.lost["slow"] += max(0.0, bright - ideal)
+        self.lost["power"] += plain - bright
+        self.lost["network"] += seconds - plain
 
     @property
     def wall(self) -> float:

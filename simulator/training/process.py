@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -72,9 +72,10 @@ class TrainingProcess:
         self._durable = 0  # steps in the last complete checkpoint
         self._elastic = 1.0  # speed with the nodes that are left
         self._writing: tuple[simpy.Event, simpy.Event, int, float] | None = None  # end, flow, steps, begin
-        self._now: tuple[str, float, float, float] | None = None  # cause ("" = steps), since, step, stretch
+        self._now: tuple[str, float, float, float, float] | None = None  # cause ("" = steps), since, step, stretches
         self.links: Links | None = None
-        self._stretch_by_links = 1.0
+        self.on_change: Callable[[], object] = lambda: None
+        self._stretch_by_links = self._stretch_by_clock = 1.0
         self.interval = save_interval(job, self.store, estimate.seconds, survival.mttf if survival else math.inf)
         self._due = self.interval
 
@@ -114,6 +115,22 @@ class TrainingProcess:
             self._stretch_by_links = factor
             self._wake()
 
+    def dim(self, factor: float) -> None:
+        """From now on a step takes ``factor`` times as long because power lowers the clocks."""
+        if factor != self._stretch_by_clock:
+            self._stretch_by_clock = factor
+            self._wake()
+
+    @property
+    def stepping(self) -> bool:
+        """Whether steps are under way now."""
+        return self._now is not None and not self._now[0]
+
+    @property
+    def slowed_otherwise(self) -> float:
+        """How many times longer a step takes for anything but the clocks."""
+        return self._pace / self._stretch_by_clock * self._stretch_by_links
+
     def _wake(self) -> None:
         if not self._signal.triggered:
             self._signal.succeed()
@@ -147,8 +164,8 @@ class TrainingProcess:
 
     @property
     def _pace(self) -> float:
-        """How many times longer a step takes with this protection and these nodes."""
-        return self.protection.slow_down / min([self._elastic, *self._degraded.values()])
+        """How many times longer a step takes with this protection, these nodes and these clocks."""
+        return self.protection.slow_down / min([self._elastic, *self._degraded.values()]) * self._stretch_by_clock
 
     def _stretch(self) -> Steps:
         """Steps until the next checkpoint or disturbance; True when none came in between."""
@@ -156,30 +173,28 @@ class TrainingProcess:
             self.links.enter(self._pace)
         target, step, stretch = min(self._due, self.job.steps), self.step_seconds, self._stretch_by_links
         began, before = self.clock.now, self._progress
-        self._now = ("", began, step, stretch)
+        dimmed = self._stretch_by_clock
+        self._now = ("", began, step, stretch, dimmed)
+        self.on_change()
         alarm = self.clock.event()
         handle = self.clock.after((target - before) * step, alarm.succeed)
         yield self.clock.any_of([alarm, self._signal])
         self._now = None
+        self.on_change()
         if alarm.triggered:
-            self._advance(target - before, self.clock.now - began, stretch)
+            self._advance(target - before, self.clock.now - began, stretch, dimmed)
             self._progress = target
             self.run.steps = target
             return True
         self.clock.cancel(handle)
-        self._advance((self.clock.now - began) / step, self.clock.now - began, stretch)
+        self._advance((self.clock.now - began) / step, self.clock.now - began, stretch, dimmed)
         return False
 
-    def _advance(self, steps: float, seconds: float, stretch: float) -> None:
-        """Book steps that took ``seconds``, ``stretch`` times as long as without the others on their links."""
-        run = self.run
-        ideal, plain = steps * self.estimate.seconds, seconds / stretch
-        run.useful += ideal
-        run.lost["slow"] += max(0.0, plain - ideal)
-        run.lost["network"] += seconds - plain
+    def _advance(self, steps: float, seconds: float, stretch: float, dimmed: float) -> None:
+        self.run.book(steps * self.estimate.seconds, seconds, stretch, dimmed)
         self._progress += steps
-        run.steps = math.floor(self._progress + 1e-9)
-        run.end = self.clock.now
+        self.run.steps = math.floor(self._progress + 1e-9)
+        self.run.end = self.clock.now
 
     def _roll_back(self, target: int) -> float:
         """Return to an earlier step; the seconds of work that are lost by it."""
@@ -193,7 +208,7 @@ class TrainingProcess:
     def _await(self, event: simpy.Event, cause: str) -> Steps:
         """Wait and book it; False when another failure comes first."""
         began = self.clock.now
-        self._now = (cause, began, 0.0, 1.0)
+        self._now = (cause, began, 0.0, 1.0, 1.0)
         if self.links is not None and not event.triggered:
             self.links.leave()
         while not event.triggered and not self._pending:
@@ -371,7 +386,7 @@ class TrainingProcess:
         run, now = self.run, self.clock.now
         if run.done or self._now is None:
             return run
-        cause, began, step, stretch = self._now
+        cause, began, step, stretch, dimmed = self._now
         self._now = None
         if cause or math.isinf(step):
             run.lost[cause or "network"] += now - began
@@ -379,6 +394,6 @@ class TrainingProcess:
             return run
         whole = math.floor(self._progress + (now - began) / step + 1e-9) - self._progress
         if whole > 0:
-            self._advance(whole, whole * step, stretch)
+            self._advance(whole, whole * step, stretch, dimmed)
             run.end = began + whole * step
         return run

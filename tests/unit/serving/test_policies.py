@@ -209,7 +209,7 @@ def test_a_change_of_cost_takes_hold_at_the_next_iteration() -> None:
 
     def slow_down() -> None:
         cost.time = 3.0
-        process.changed()
+        process.truncate(0)
 
     done = process.start()
     clock.at(5.5, slow_down)

@@ -1,0 +1,45 @@
+"""Iteration times of a replica whose clock changes while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from simulator.strategies.protocols import BatchShape, IterationCost, Segment
+
+__all__ = ["ClockedCost"]
+
+
+class ClockedCost:
+    """The cost of a replica at the clock it has now.
+
+    Parameters
+    ----------
+    base
+        At the rated clock.
+    slower
+        Level in percent of that clock → the cost there; asked once per level and change.
+    """
+
+    def __init__(self, base: IterationCost, slower: Callable[[int], IterationCost]) -> None:
+        self._base, self._slower, self._now = base, slower, base
+        self.level = 100
+
+    def follow(self, level: int) -> bool:
+        """Run at ``level`` percent of the rated clock from the next iteration on; whether that is a change."""
+        if level == self.level:
+            return False
+        self.level, self._now = level, self._base if level == 100 else self._slower(level)
+        return True
+
+    def iteration(self, batch: BatchShape) -> float:
+        """See :class:`~simulator.strategies.serving_protocols.IterationCost`."""
+        return self._now.iteration(batch)
+
+    def decode_segment(self, batch: BatchShape) -> Segment:
+        """See :class:`~simulator.strategies.serving_protocols.IterationCost`."""
+        return self._now.decode_segment(batch)
+
+    def stage_times(self, batch: BatchShape) -> list[float]:
+        """Seconds each stage is occupied by ``batch``."""
+        found: list[float] = self._now.stage_times(batch)  # type: ignore[attr-defined]
+        return found

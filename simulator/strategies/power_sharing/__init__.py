@@ -1,0 +1,1 @@
+"""Whose clocks yield when a feeder has too little power."""
