@@ -22,7 +22,7 @@ from simulator.network.topology import Topology, build
 
 __all__ = [
     "Bom", "BomRow", "NetworkCounts", "RackPlan", "bill_of_materials", "network_counts", "network_price",
-    "network_rows", "rack_plan",
+    "network_rows", "ports_and_cables_counted", "rack_plan",
 ]  # fmt: skip
 
 RACK_POWER = 40e3
@@ -231,6 +231,18 @@ def network_counts(cluster: Cluster) -> NetworkCounts:
     radix = dict(cluster.fabric.options).get("radix", 64)
     assert isinstance(radix, int)
     return NetworkCounts(_switches(loads, cluster.fabric.topology, radix), between, endpoints, storage)
+
+
+def ports_and_cables_counted(cluster: Cluster) -> tuple[float, float]:
+    """Switch ports in use and cables per network port of a node, counted in the built network.
+
+    Zero in a torus: its cables join ports of nodes, whose rating has them.
+    """
+    counts, endpoints = network_counts(cluster), sum(g.count * g.node.nics for g in cluster.groups)
+    if not endpoints or not counts.switches:
+        return 0.0, 0.0
+    joined = counts.endpoints + counts.between
+    return (counts.endpoints + 2 * counts.between) / endpoints, joined / endpoints
 
 
 def _cables(topology: Topology) -> dict[tuple[str, str], int]:

@@ -23,6 +23,7 @@ from simulator.training.step_traffic import scale_out
 from simulator.training.survival import Survival
 from simulator.training.tables import timeline_tables
 from simulator.workload.failures.model import FailureModel
+from simulator.workload.failures.uncertainty import count_interval
 from simulator.workload.jobs import TrainingJob
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class TrainingTenant:
         self.estimate = estimate_job(job, self.cluster)
         self.process: TrainingProcess | None = None
         self.power: PowerGrid | None = None
+        self.failures = scenario.failures
         self.shared: SharedSteps | None = None
 
     @property
@@ -115,6 +117,8 @@ class TrainingTenant:
         row |= {"depth": "run", "steps": run.steps, "training_seconds": run.end - run.start}
         row |= {"effective_time_ratio": run.effective_time_ratio, "interruptions": run.interrupted}
         row |= {f"lost_{cause}": run.lost[cause] for cause in CAUSES}
+        if self.failures is not None:
+            row |= chance_columns(run, self.failures, job.accelerators, self.cluster.groups[0].node.accelerators)
         row |= {"clock": self.cluster.groups[0].node.accelerator.clock}
         row |= self.power.columns(job.name) if self.power is not None else {}
         row["contention_slow_down"] = run.wall / (run.wall - run.lost["network"]) if run.wall > 0 else 1.0
@@ -140,6 +144,20 @@ class TrainingTenant:
         if self.estimate.feasible:
             details |= timeline_tables(details["pipeline"], details["run"])
         return replace(self.estimate, details=details)
+
+
+def chance_columns(run: TrainingRun, model: FailureModel, accelerators: int, per_node: int) -> dict[str, float]:
+    """Central 80 % intervals of the interruptions and of the effective time, for what is not known of the failures.
+
+    As many interruptions as the ends of the interval, each as costly as those of this run were.
+    """
+    low, high = count_interval(model.expected(run.wall, accelerators, per_node), model.observed, model.site_spread)
+    found = {"interruptions_low": float(low), "interruptions_high": float(high)}
+    if not run.interrupted or not run.useful:
+        return found
+    lost = sum(run.lost[cause] for cause in ("rework", "detection", "node", "restart", "reload"))
+    worst, best = (run.useful / (run.wall + (number / run.interrupted - 1.0) * lost) for number in (high, low))
+    return found | {"effective_time_ratio_low": worst, "effective_time_ratio_high": best}
 
 
 def _events(name: str, run: TrainingRun) -> Columns:

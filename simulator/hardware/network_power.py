@@ -14,7 +14,10 @@ from simulator.hardware.parts import load_parts
 from simulator.hardware.types import Cluster, Link
 from simulator.units import UnitError, parse_quantity
 
-__all__ = ["link_family", "ports_and_cables", "power_per_port"]
+__all__ = ["IN_CLOSED_FORM", "link_family", "ports_and_cables", "power_per_port"]
+
+IN_CLOSED_FORM = ("single-switch", "fat-tree", "rail-optimized")
+"""Topologies whose switches follow from the number of ports; those of others are counted where they are built."""
 
 
 def link_family(link: Link) -> str:
@@ -49,10 +52,13 @@ def _number(value: object, default: float) -> float:
         return default
 
 
-def power_per_port(cluster: Cluster) -> float:
-    """Draw of switches and optics per network port of a node [W]; 0 where no part of that speed is known."""
-    ports, cables = ports_and_cables(cluster)
-    if not ports:
+def power_per_port(cluster: Cluster, counted: tuple[float, float] | None = None) -> float:
+    """Draw of switches and optics per network port of a node [W]; 0 where no part of that speed is known.
+
+    ``counted``: switch ports and cables per network port of a node, where they were counted in the built network.
+    """
+    ports, cables = counted or ports_and_cables(cluster)
+    if not ports and not cables:
         return 0.0
     parts, link = load_parts(), cluster.fabric.link
     switch, light = parts.switch(link_family(link), link.bandwidth), parts.of_speed(parts.transceivers, link.bandwidth)

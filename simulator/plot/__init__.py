@@ -22,6 +22,7 @@ from simulator.plot.interactive import explore
 from simulator.plot.load import goodput_against_rate
 from simulator.plot.memory import memory_bars
 from simulator.plot.pareto import pareto
+from simulator.plot.power import feeder_power
 from simulator.plot.queue import queue_occupancy
 from simulator.plot.roofline import roofline
 from simulator.plot.scale import mfu_against_scale
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
-    "FIGURES", "SWEEP_FIGURES", "cost_bars", "explore", "failures_and_goodput", "figures_of", "goodput_against_rate",
-    "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pipeline_gantt", "queue_and_kv",
-    "queue_occupancy", "roofline", "save", "step_waterfall", "tco_bars", "tornado", "traffic_bars",
+    "FIGURES", "SWEEP_FIGURES", "cost_bars", "explore", "failures_and_goodput", "feeder_power", "figures_of",
+    "goodput_against_rate", "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto",
+    "pipeline_gantt", "queue_and_kv", "queue_occupancy", "roofline", "save", "step_waterfall", "tco_bars", "tornado",
+    "traffic_bars",
 ]  # fmt: skip
 
 Figure = Callable[..., "Axes"]
@@ -47,7 +49,7 @@ FIGURES: dict[str, Figure] = {
     figure.__name__: figure
     for figure in (
         memory_bars, step_waterfall, pipeline_gantt, traffic_bars, roofline, link_heat_map, failures_and_goodput,
-        queue_occupancy, latency_cdf, queue_and_kv, cost_bars, tco_bars, tornado,
+        queue_occupancy, feeder_power, latency_cdf, queue_and_kv, cost_bars, tco_bars, tornado,
     )
 }  # fmt: skip
 """Of one result: name → function ``(result, workload=None, ax=None)``."""

@@ -23,7 +23,8 @@ __all__ = ["failures_and_goodput"]
 
 _LOSSES = {
     "rework": "vermillion", "detection": "orange", "node": "purple", "restart": "sky", "reload": "green",
-    "checkpoint": "yellow", "slow": "black", "network": "blue",
+    "checkpoint": "yellow", "slow": "black", "power": "grey",
+    "network": "blue",
 }  # fmt: skip
 
 _MOST_NAMES = 12

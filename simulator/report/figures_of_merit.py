@@ -58,6 +58,20 @@ def _slow_down(row: Row) -> str:
     return f"{factor:.3g} times, {format_quantity(lost, 'time')} lost (fmsim explain RUN traffic)"
 
 
+def _effective(row: Row) -> str:
+    """Share of the time in steps that were kept, and what stopped them; nothing to say where nothing fails."""
+    ratio, count = figure_of(row, "effective_time_ratio"), figure_of(row, "interruptions")
+    fewest, most = figure_of(row, "interruptions_low"), figure_of(row, "interruptions_high")
+    if ratio is None or count is None or fewest is None or most is None:
+        return ""
+    low, high = (
+        percent(figure_of(row, "effective_time_ratio_low")),
+        percent(figure_of(row, "effective_time_ratio_high")),
+    )
+    spread = f"  (80 % interval {low} to {high})" if low and high else ""
+    return f"{percent(ratio)}{spread}, {count:,.0f} interruptions ({fewest:,.0f} to {most:,.0f})"
+
+
 def _capped(row: Row) -> str:
     """How long feeders kept clocks down; nothing to say where none did."""
     seconds, clock, lost = (figure_of(row, name) for name in ("capped_time", "clock_mean", "lost_power"))
@@ -94,6 +108,7 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         ("written to drives", _worn(row)),
         ("memory peak", _peak(row)),
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
+        ("effective time", _effective(row)),
         ("contention slow-down", _slow_down(row)),
         ("clocks lowered", _capped(row)),
         *_money(row),

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from simulator.hardware.network_power import power_per_port
+from simulator.errors import ConfigError
+from simulator.hardware.network_power import IN_CLOSED_FORM, power_per_port
 from simulator.hardware.types import Cluster, Fabric, Link, NodeGroup, Rack, Site, Storage, Terms
 from simulator.scenario.spec import ClusterSpec, FabricSpec, ScenarioSpec, SiteSpec, TrainingSpec
 from simulator.scenario.spec_money import PriceSpec
@@ -60,7 +61,7 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         terms=terms_of(spec.price),
         factors=dict(scenario.constants),
     )
-    cluster = replace(cluster, port_power=power_per_port(cluster))
+    cluster = replace(cluster, port_power=_port_power(cluster))
     if cluster.terms.mode == "purchase" and cluster.terms.network is None:
         from simulator.cluster.bom import network_price
 
@@ -68,6 +69,18 @@ def build_cluster(scenario: ScenarioSpec, load: Load, warn: Callable[[str], None
         cluster = replace(cluster, terms=replace(cluster.terms, network=None if math.isnan(price[0]) else price))
         warn("cluster.price.network is not given: taken from the bill of materials, whose prices are assumed")
     return cluster
+
+
+def _port_power(cluster: Cluster) -> float:
+    """Draw of the network per port of a node [W]."""
+    if cluster.fabric.topology in IN_CLOSED_FORM or cluster.node_count == 1:
+        return power_per_port(cluster)
+    from simulator.cluster.bom import ports_and_cables_counted
+
+    try:
+        return power_per_port(cluster, ports_and_cables_counted(cluster))
+    except ConfigError:  # told where the network is checked
+        return 0.0
 
 
 def site_of(spec: SiteSpec) -> Site:

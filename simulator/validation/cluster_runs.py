@@ -39,6 +39,7 @@ LLAMA3: dict[str, Any] = {
 def run_failures(subject: Subject) -> tuple[Prediction, str]:
     """Counts, times between two failures [s], and whether the published bound on effective time holds."""
     from simulator.workload.failures import load_failures
+    from simulator.workload.failures.uncertainty import count_interval, rate_interval
 
     site = str(subject.setting("rates"))
     model, found = load_failures(site), Prediction()
@@ -49,9 +50,13 @@ def run_failures(subject: Subject) -> tuple[Prediction, str]:
         if what == "count":
             accelerators, seconds = int(numbers[0]), float(numbers[1])
             found[quantity] = seconds * accelerators * rate
+            ends = count_interval(found[quantity], model.observed, model.site_spread)
+            found[f"low.{quantity}"], found[f"high.{quantity}"] = map(float, ends)
             found[f"baseline.{quantity}"] = seconds * accelerators / 8 / BASELINE_NODE_MTBF
         elif what == "mttf":
             found[quantity] = 1.0 / (int(numbers[0]) * rate)
+            slow, quick = rate_interval(model.observed, model.site_spread)
+            found[f"low.{quantity}"], found[f"high.{quantity}"] = found[quantity] / quick, found[quantity] / slow
             found[f"baseline.{quantity}"] = BASELINE_NODE_MTBF * 8 / int(numbers[0])
         elif what == "effective_time":
             found[quantity] = float(_effective_time(site) > 0.90)

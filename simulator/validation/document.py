@@ -105,8 +105,31 @@ def markdown(
             mine = [s for s in summaries if s.kind == kind and s.column == column and s.value != "-"]
             if len(mine) > 1 or column == "source":
                 parts.append(table((column, *HEAD), map(_group_line, mine)))
+        parts += _intervals([row for row in rows if row.kind == kind])
     parts.append(_not_answered(rows, skipped))
     return "\n".join(parts)
+
+
+def _intervals(rows: Sequence[RowRecord]) -> list[str]:
+    """Rows with an interval one by one: how many of them it holds."""
+    with_one = [row for row in points(rows) if not math.isnan(row.low)]
+    if not with_one:
+        return []
+    held = sum(row.held for row in with_one)
+    lines = (
+        [
+            r.source,
+            r.quantity,
+            *(f"{v:.4g}" for v in (r.predicted, r.low, r.high, r.published)),
+            "yes" if r.held else "no",
+        ]
+        for r in with_one
+    )
+    head = ("source", "quantity", "predicted", "p10", "p90", "published", "held")
+    return [
+        f"80 % intervals of the predictions hold {held} of {len(with_one)} published figures.\n",
+        table(head, lines),
+    ]
 
 
 def _headline(rows: Sequence[RowRecord], held_out: Sequence[RowRecord]) -> str:

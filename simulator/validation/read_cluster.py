@@ -12,6 +12,7 @@ from typing import Any
 
 from simulator.validation.cases import Case, Labels, Measurement, Subject
 from simulator.validation.models import IncompleteError
+from simulator.workload.failures.uncertainty import SITE_SPREAD
 
 __all__ = ["CLUSTER_SECTIONS"]
 
@@ -19,11 +20,6 @@ DAY, HOUR = 86400.0, 3600.0
 
 OTHER_SITE = {"infinitehbd_trace": "llama3-2024", "ft_hsdp": "llama3-2024", "imbue_70b": "stepfun-2024"}
 """Record → whose rates answer it; StepFun's otherwise, as the record with the plainest count of node failures."""
-
-SITE_SPREAD = 1.9
-"""Geometric standard deviation of failures per node and day over eight published clusters: 3.79 per 1,000 (Llama 3),
-4.23 (StepFun), 6.5 and 2.34 (Meta RSC-1 and RSC-2), 2.98 (BLOOM), 16.1 (OPT), 4.29 (Imbue), 2.3 (FT-HSDP). What is
-answered with another site's rates is off by a factor of 1.9^√2 = 2.5 in one case of three."""
 
 COUNTED = {
     "meta_rsc": (

@@ -39,6 +39,8 @@ class RowRecord:
         Ranks of one replica, and what was asked of the run besides device, degree and precision.
     note
         Why there is no prediction.
+    low, high
+        Ends of the central 80 % interval of the prediction, where it has one.
     """
 
     id: str
@@ -67,6 +69,13 @@ class RowRecord:
     note: str = ""
     degree: str = ""
     setting: str = ""
+    low: float = math.nan
+    high: float = math.nan
+
+    @property
+    def held(self) -> bool:
+        """Whether the interval holds the published figure."""
+        return self.low <= self.published <= self.high
 
     @property
     def answered(self) -> bool:
@@ -85,13 +94,15 @@ def rows_of(case: Case, prediction: Mapping[str, float], note: str, configuratio
 
 def _row(case: Case, m: Measurement, prediction: Mapping[str, float], note: str, configuration: str) -> RowRecord:
     name = m.quantity or m.kind
-    predicted, naive = (prediction.get(k, math.nan) for k in (name, f"baseline.{name}"))
+    asked = (name, f"baseline.{name}", f"low.{name}", f"high.{name}")
+    predicted, naive, low, high = (prediction.get(k, math.nan) for k in asked)
     labels = case.labels
     return RowRecord(
         case.id, case.file, case.split, m.kind, m.quantity, labels.source, labels.gpu, labels.model, labels.family,
         labels.framework, labels.precision, labels.scale, labels.strategy, labels.grade, m.load, predicted, m.value,
         _error(m, predicted), naive, _error(m, naive), "; ".join(case.assumed), labels.configuration or configuration,
         labels.sweep, note if math.isnan(predicted) else "", labels.degree, labels.setting,
+        low, high,
     )  # fmt: skip
 
 

@@ -89,7 +89,7 @@ def test_lanl_gaps_have_the_published_weibull_shape(shared: Path, system: str, s
 
 def test_the_spread_between_sites_is_that_of_the_published_rates(shared: Path) -> None:
     """Failures per 1,000 nodes and day of eight clusters, as their records state or count them."""
-    from simulator.validation.read_cluster import SITE_SPREAD
+    from simulator.workload.failures.uncertainty import SITE_SPREAD
 
     text = (shared / "reference/published_training.yaml").read_text()
     record = {r["id"]: r for r in yaml.load(text, yaml.CSafeLoader)["failures"]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import yaml
 from simulator import data
 from simulator.errors import ConfigError, Issue, did_you_mean, unknown_name
 from simulator.units import UnitError, parse_quantity
-from simulator.workload.failures.model import FailureKind, FailureModel, Repair
+from simulator.workload.failures.model import FailureKind, FailureModel, NodeEvents, Repair
 from simulator.workload.failures.readers import read_node_events
+from simulator.workload.failures.uncertainty import BETWEEN_SITES
 
 __all__ = ["failure_records", "load_failures", "read_failures"]
 
@@ -76,7 +78,10 @@ def read_failures(value: str | Mapping[str, Any], base: Path | None = None) -> F
     # A cause that is written replaces the record's cause.
     if {"mtbf", "counts", "trace"} & set(written):
         record = {k: v for k, v in record.items() if k not in {"mtbf", "counts", "trace", "observed", "software"}}
-    return _Reading({**record, **{k: v for k, v in written.items() if k != "record"}}, base).model()
+    found = _Reading({**record, **{k: v for k, v in written.items() if k != "record"}}, base).model()
+    # Rates of a record are those of another site; what somebody writes of their own is taken at its word.
+    foreign = record and not {"mtbf", "counts", "trace"} & set(written)
+    return replace(found, site_spread=BETWEEN_SITES) if foreign else found
 
 
 def _record(name: str, base: Path | None) -> dict[str, Any]:
@@ -157,8 +162,18 @@ class _Reading:
         assumes = (assumes,) if isinstance(assumes, str) else tuple(map(str, assumes))
         return FailureModel(
             name=str(w.get("name", "failures")), kinds=() if trace is not None else kinds, shape=shape, trace=trace,
-            repair=repair, spares=spares, source=str(w.get("source", "")), assumes=(*assumes, *assumed), **times,
+            repair=repair, spares=spares, observed=self._observed(trace), source=str(w.get("source", "")), assumes=(*assumes, *assumed), **times,
         )  # fmt: skip
+
+    def _observed(self, trace: NodeEvents | None) -> float:
+        """Failures behind the rates."""
+        if trace is not None:
+            return float(len(trace))
+        seen = self.mapping("observed")
+        if "failures" in seen:
+            return self.quantity("observed.failures", seen["failures"], "ratio")
+        counts = self.mapping("counts")
+        return sum(self.quantity(f"counts.{k}", v, "ratio") for k, v in counts.items()) if counts else math.inf
 
     def _shape(self) -> float:
         law = self.written.get("law", "exponential")

@@ -108,6 +108,10 @@ class FailureModel:
         Starting every process again and joining them, without reading the state [s].
     regroup
         Joining the processes that are left, without starting them [s].
+    observed
+        Failures that the rates were counted from; infinite: they are taken as known.
+    site_spread
+        Geometric standard deviation of a site's rate over the recorded one; 1: the rates are the site's own.
     spares
         Nodes without work that are kept hot to step in for failed ones; ``None``: all of them.
     """
@@ -121,6 +125,8 @@ class FailureModel:
     restart: float = 0.0
     regroup: float = 0.0
     spares: int | None = None
+    observed: float = math.inf
+    site_spread: float = 1.0
     source: str = ""
     assumes: tuple[str, ...] = ()
 
@@ -130,6 +136,10 @@ class FailureModel:
         if self.trace is not None:
             return 1.0 / self.trace.node_mtbf
         return sum(1.0 / kind.mtbf for kind in self.kinds if not kind.slows_to)
+
+    def expected(self, seconds: float, accelerators: int, per_node: int = 8) -> float:
+        """Failures that stop a job of this size in so many seconds, in the mean."""
+        return seconds / self.mttf(accelerators, per_node)
 
     def mttf(self, accelerators: int, per_node: int = 8) -> float:
         """Mean time between two interruptions of a job of this size [s]; infinite without failures."""
