@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from simulator.cluster.bom_scale_up import scale_up_parts
 from simulator.hardware.network_power import link_family
 from simulator.hardware.parts import Part, PartsList, load_parts
 from simulator.hardware.types import Cluster, Link
@@ -131,7 +132,7 @@ def bill_of_materials(cluster: Cluster, spares: int = 1, parts: PartsList | None
         If the network of the cluster cannot be built.
     """
     parts = parts or load_parts()
-    rows = [*_nodes(cluster, spares), *network_rows(cluster, parts, spares)]
+    rows = [*_nodes(cluster, spares), *_scale_up(cluster, spares), *network_rows(cluster, parts, spares)]
     plan = rack_plan(cluster)
     rows.append(BomRow("rack", "rack", plan.racks, 0, (math.nan, math.nan), 0.0, plan.assumed or "scenario"))
     notes = [f"no price is known of: {row.part}" for row in rows if math.isnan(row.unit[0])]
@@ -153,6 +154,22 @@ def _nodes(cluster: Cluster, spares: int) -> list[BomRow]:
         power = group.count * node.power_peak
         rows.append(BomRow("node", node.name, group.count, spares, price or nothing, power, source))
     return rows
+
+
+def _scale_up(cluster: Cluster, spares: int) -> list[BomRow]:
+    """Switches, optics and cables beyond the node, which are in its price and rating; spares of what can be swapped."""
+    return [
+        BomRow(
+            p.item,
+            p.part,
+            p.count,
+            _few(p.count, spares),
+            (0.0, 0.0),
+            0.0,
+            "counted; in the price and rating of the nodes",
+        )
+        for p in scale_up_parts(cluster)
+    ]
 
 
 def network_rows(cluster: Cluster, parts: PartsList, spares: int) -> list[BomRow]:

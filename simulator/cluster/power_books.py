@@ -75,7 +75,6 @@ class FeederBooks:
     ) -> None:
         """From now on these loads run at these levels; ``held`` are feeders with the loads they keep down."""
         self._floor = floor
-        self._down = [min(a, b) for a, b in zip(self._down, floor, strict=True)]
         self._binding = []
         for number, kept in held:
             nodes = self.feeders[number].nodes
@@ -100,6 +99,7 @@ class FeederBooks:
 
     def pass_by(self, span: float) -> None:
         """Things stayed as they are for ``span`` [s]."""
+        self._down = [min(a, b) for a, b in zip(self._down, self._floor, strict=True)]
         for workload, (devices, clocks) in self._devices.items():
             books = self._clock[workload]
             books[0] += devices * span
@@ -137,7 +137,7 @@ class FeederBooks:
         self._total += watts * span
         self._joules[:] = 0.0
         self._rows.append((begin, now, watts, watts, self._down))
-        self._down = list(self._floor)
+        self._down = [FULL] * len(self.feeders)
         if len(self._rows) * len(self.feeders) > _MOST_ROWS:
             self._merge()
 

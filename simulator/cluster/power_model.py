@@ -105,7 +105,7 @@ class Slots:
         """Draw beyond idling of every slot [W]; what would exceed a node's rating is taken off all of it alike."""
         everything = np.arange(len(self.of))
         drawn = self.devices * self.per_device(everything, levels, lowest[self.of])
-        total = np.bincount(self.node, drawn, len(self._nodes.idle))
+        total = np.bincount(self.node, drawn, len(self._nodes.idle)).astype(np.float64)  # of whole numbers if empty
         within = np.minimum(1.0, np.divide(self._nodes.room, total, out=np.ones_like(total), where=total > 0))
         return drawn * within[self.node]
 

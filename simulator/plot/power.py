@@ -57,16 +57,20 @@ def feeder_power(result: Result | pd.DataFrame, workload: str | None = None, ax:
                 axes.stairs(values, x, baseline=None, color=colour, linewidth=1.3, label=name)
         upper.axhline(100.0, color=ink_of(upper), linewidth=1.0, linestyle=":")
         upper.set_ylabel("draw, % of limit")
-        upper.set_ylim(0, None)
+        upper.set_ylim(max(0.0, min(90.0, upper.get_ylim()[0] - 5)), None)
         lower.set_ylabel("lowest clock, %")
         lower.set_ylim(min(95.0, *lower.get_ylim()) - 3, 102)
         lower.set_xlabel(scale.label)
         upper.tick_params(labelbottom=False)
-        above = float((columns["power"] > columns["limit"] * (1 + 1e-9)).mean())
-        lowered = float((columns["clock"] < 1).mean())
+        shown = np.isin(columns["feeder"], names)
+        span = (columns["until"] - columns["time"])[shown]
+        above, lowered = (
+            float(span[found[shown]].sum() / span.sum())
+            for found in (columns["power"] > columns["limit"] * (1 + 1e-9), columns["clock"] < 1)
+        )
         titles(
             upper, f"clocks lowered {lowered:.0%} of the time, above the limit {above:.0%}",
-            f"mean over all feeders; power: {definition('power', 'power')}; clock: {definition('power', 'clock')}",
+            f"of the feeders shown; power: {definition('power', 'power')}; clock: {definition('power', 'clock')}",
         )  # fmt: skip
         for axes in (upper, lower):
             axes.set_xlim(0, end * scale.factor)

@@ -162,7 +162,8 @@ class _Reading:
         assumes = (assumes,) if isinstance(assumes, str) else tuple(map(str, assumes))
         return FailureModel(
             name=str(w.get("name", "failures")), kinds=() if trace is not None else kinds, shape=shape, trace=trace,
-            repair=repair, spares=spares, observed=self._observed(trace), source=str(w.get("source", "")), assumes=(*assumes, *assumed), **times,
+            repair=repair, spares=spares, observed=self._observed(trace), source=str(w.get("source", "")),
+            assumes=(*assumes, *assumed), **times,
         )  # fmt: skip
 
     def _observed(self, trace: NodeEvents | None) -> float:

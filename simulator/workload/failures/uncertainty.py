@@ -1,8 +1,8 @@
 """How far a number of failures can be foretold: what is not known of the rate, of the site, and what is chance.
 
-A rate that rests on n counted failures is Gamma(n + 1/2) over its mean (Jeffreys' prior for a Poisson process). Another
-site has another rate: its ratio to the recorded one is lognormal. Given the rate, counts are Poisson. Bursts, which make
-counts vary more than that, are not in it.
+A rate that rests on n counted failures is Gamma(n + 1/2) over its mean (Jeffreys' prior for a Poisson process).
+Another site has another rate: its ratio to the recorded one is lognormal. Given the rate, counts are Poisson. Bursts,
+which make counts vary more than that, are not in it.
 """
 
 from __future__ import annotations

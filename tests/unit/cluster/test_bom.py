@@ -7,7 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from simulator.cluster.bom import bill_of_materials, network_counts, network_rows, rack_plan
+from simulator.cluster.bom import (
+    bill_of_materials,
+    network_counts,
+    network_rows,
+    ports_and_cables_counted,
+    rack_plan,
+)
+from simulator.cluster.bom_scale_up import scale_up_parts
 from simulator.hardware.network_power import ports_and_cables, power_per_port
 from simulator.hardware.parts import load_parts
 from simulator.hardware.profiles import load_link, load_node
@@ -114,3 +121,47 @@ def test_the_power_of_a_small_network_is_that_of_its_switch() -> None:
     optics = sum(load_parts().of_speed(load_parts().transceivers, 50e9).power) / 2  # type: ignore[union-attr]
     assert 64 * power_per_port(whole) == pytest.approx(747 + 64 * optics)
     assert power_per_port(cluster(1)) == 0.0
+
+
+def whole_of(profile: str, nodes: int) -> Cluster:
+    node = load_node(profile)
+    return Cluster("c", (NodeGroup(node, nodes),), Fabric("fat-tree", node.nic))
+
+
+def test_scale_up_parts_are_those_that_were_published() -> None:
+    def counts(profile: str, nodes: int) -> dict[str, int]:
+        return {f"{p.item}: {p.part}": p.count for p in scale_up_parts(whole_of(profile, nodes))}
+
+    # 4,096 chips: 48 optical circuit switches, 6,144 optical links (glennklockwood.com/garden/processors/TPUv4).
+    pod = counts("tpu-v4-host", 1024)
+    assert pod["optical circuit switch: 128 ports"] == 48
+    assert pod["scale-up fibre: fibre to a circuit switch"] == 6144
+    assert counts("tpu-v4-host", 16) == {}, "one cube of 64 chips has copper only"
+    # 336 switches in 48 nodes and 112 above them (arXiv 2506.12708), 14 optical 400G modules per NPU.
+    supernode = counts("cloudmatrix-node", 48)
+    assert [supernode[f"scale-up switch: UB switch {where}"] for where in ("in a node", "above")] == [336, 112]
+    assert supernode["scale-up transceiver: 400G optical module"] == 14 * 384
+    # Nine trays of two switches, 5,184 copper cables.
+    rack = counts("gb200-nvl72", 18)
+    assert sorted(rack.values()) == [18, 5184]
+    assert counts("dgx-h100", 64) == {}
+
+
+def test_parts_that_are_sold_with_the_nodes_cost_nothing_again() -> None:
+    rows = {row.item: row for row in bill_of_materials(whole_of("gb200-nvl72", 36)).rows}
+    assert rows["scale-up switch"].count == 36
+    assert rows["scale-up switch"].price == (0.0, 0.0)
+    assert rows["scale-up switch"].spares >= 1
+
+
+def test_the_network_of_any_topology_draws_power() -> None:
+    """A dragonfly's routers, by ports in use: counted in the built network, a fat tree both ways."""
+    tree = cluster(64, nodes_per_leaf=4, levels=2)
+    ports, cables = ports_and_cables_counted(tree)
+    assert (ports, cables) == pytest.approx(ports_and_cables(tree))
+    fly = cluster(36, "dragonfly", ports=1)
+    ports, cables = ports_and_cables_counted(fly)
+    found = network_counts(fly)
+    assert ports == pytest.approx(1 + 2 * found.between / 36)
+    assert power_per_port(fly, (ports, cables)) > power_per_port(fly, (1.0, 1.0)) > 0
+    assert ports_and_cables_counted(cluster(64, "torus", ports=6, shape=(4, 4, 4))) == (0.0, 0.0)

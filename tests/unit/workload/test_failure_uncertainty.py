@@ -60,5 +60,5 @@ def test_records_say_what_their_rates_rest_on() -> None:
     assert (own.observed, own.site_spread) == (math.inf, 1.0)
     counted = read_failures({"counts": {"gpu": 9}, "observed": {"window": "10 d", "accelerators": 64}})
     assert (counted.observed, counted.site_spread) == (9.0, 1.0)
-    with pytest.raises(ConfigError, match="observed.failures"):
+    with pytest.raises(ConfigError, match="failures"):
         read_failures({"mtbf": "10 d", "observed": {"failures": -3}})
