@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,33 +18,43 @@ from simulator.serving.replica import Replica
 from simulator.serving.usage import Progress
 from simulator.strategies.protocols import IterationCost
 
-__all__ = ["ServingSource", "clocked_costs"]
+__all__ = ["EngineClocks", "ServingSource"]
 
 _SATURATED = 0.99
 """Share of the time at work from which a replica is taken to have a backlog: a higher clock would not give it rest."""
 
 
-@cache
-def _slower(engine: Engine, level: int) -> IterationCost:
-    return replica_cost(engine.deployment, at_level(engine.cluster, level))
+class EngineClocks:
+    """Equal replicas of an engine, each with a clock of its own.
 
+    Attributes
+    ----------
+    costs
+        Iteration times of every replica.
+    """
 
-@cache
-def _table(engine: Engine) -> NDArray[np.float64]:
-    """Time of an iteration of a full engine by level: what decodes wait for is memory, which keeps its clock."""
-    assert engine.cache is not None
-    batch = typical_batch(engine.deployment, engine.cache)
-    return stretch_table(lambda level: (engine.cost if level == FULL else _slower(engine, level)).iteration(batch))
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._known: dict[int, IterationCost] = {FULL: engine.cost}
+        self.costs = [ClockedCost(engine.cost, self.at) for _ in engine.replicas]
 
+    def at(self, level: int) -> IterationCost:
+        """Iteration times at this level."""
+        if level not in self._known:
+            self._known[level] = replica_cost(self.engine.deployment, at_level(self.engine.cluster, level))
+        return self._known[level]
 
-def _full(engine: Engine) -> Activity:
-    """An engine with as many requests as it can hold: what is expected of it before the first reading."""
-    return Activity(1.0, *engine.shares(engine.full))
+    @cached_property
+    def table(self) -> NDArray[np.float64]:
+        """Time of an iteration of a full engine by level: what decodes wait for is memory, which keeps its clock."""
+        assert self.engine.cache is not None
+        batch = typical_batch(self.engine.deployment, self.engine.cache)
+        return stretch_table(lambda level: self.at(level).iteration(batch))
 
-
-def clocked_costs(engine: Engine) -> list[ClockedCost]:
-    """A cost for every replica of an engine, each with a clock of its own."""
-    return [ClockedCost(engine.cost, lambda level: _slower(engine, level)) for _ in engine.replicas]
+    @property
+    def full(self) -> Activity:
+        """With as many requests as it can hold: what is expected of it before the first reading."""
+        return Activity(1.0, *self.engine.shares(self.engine.full))
 
 
 class ServingSource:
@@ -54,8 +64,8 @@ class ServingSource:
     ----------
     replicas, reclocked
         The engines as they are now, and what is called with the number of one whose clock has changed.
-    engines, costs
-        Kinds of replicas, and the cost of every replica.
+    kinds
+        Engines in the order of their replicas.
     places, sizes
         Where every replica is, and accelerators of every node of the cluster.
     interval
@@ -66,21 +76,23 @@ class ServingSource:
 
     def __init__(
         self, workload: str, replicas: Callable[[], Sequence[Replica]], reclocked: Callable[[int], object],
-        engines: Sequence[Engine], costs: Sequence[ClockedCost], places: Sequence[Any], sizes: Sequence[int],
-        interval: float,
+        kinds: Sequence[EngineClocks], places: Sequence[Any], sizes: Sequence[int], interval: float,
     ) -> None:  # fmt: skip
-        self.workload, self._replicas, self._reclocked, self._costs = workload, replicas, reclocked, costs
-        self._engines = [engine for engine in engines for _ in engine.replicas]
+        self.workload, self._replicas, self._reclocked = workload, replicas, reclocked
+        self._kinds = [kind for kind in kinds for _ in kind.costs]
+        self._costs = [cost for kind in kinds for cost in kind.costs]
         self._read = [Progress()] * len(places)
         self._when, self._interval = 0.0, interval
         self._loads: list[Load] = []
-        for index, (engine, place) in enumerate(zip(self._engines, places, strict=True)):
+        for index, (kind, place) in enumerate(zip(self._kinds, places, strict=True)):
             nodes, devices = devices_on(place, sizes)
-            self._loads.append(
-                Load(workload, nodes, devices, partial(_table, engine), self._follower(index), _full(engine))
-            )
+            self._loads.append(Load(workload, nodes, devices, self._stretch_of(kind), self._follower(index), kind.full))
 
-    def _follower(self, index: int) -> Any:
+    @staticmethod
+    def _stretch_of(kind: EngineClocks) -> Callable[[], NDArray[np.float64]]:
+        return lambda: kind.table
+
+    def _follower(self, index: int) -> Callable[[int], None]:
         def follow(level: int) -> None:
             if self._costs[index].follow(level):
                 self._reclocked(index)
@@ -96,12 +108,12 @@ class ServingSource:
         span, self._when = now - self._when, now
         lasting = span >= self._interval / 2  # shorter looks catch a part of an iteration
         found: dict[int, Activity] = {}
-        for index, (replica, engine) in enumerate(zip(self._replicas(), self._engines, strict=True)):
+        for index, (replica, kind) in enumerate(zip(self._replicas(), self._kinds, strict=True)):
             after = replica.progress(now)
             done, self._read[index] = after.since(self._read[index]), after
             if span <= 0.0:
                 continue
-            did = Activity(min(1.0, done.busy / span), *engine.shares(done))
+            did = Activity(min(1.0, done.busy / span), *kind.engine.shares(done))
             found[index] = did
             if lasting:
                 self._loads[index].activity = self._at_rated(index, did)

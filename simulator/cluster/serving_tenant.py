@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import simpy
 
     from simulator.cluster.power_grid import PowerGrid
-    from simulator.serving.clocked_cost import ClockedCost
+    from simulator.cluster.power_serving import EngineClocks
 
 __all__ = ["Outcome", "ServingProcess", "ServingTenant", "iteration_row"]
 
@@ -67,7 +67,7 @@ class ServingTenant:
         self.engines = engines_of(deployment, scenario)
         self.process: ServingProcess | None = None
         self.power: PowerGrid | None = None
-        self._clocked: dict[int, list[ClockedCost]] = {}
+        self._clocks: dict[int, EngineClocks] = {}
 
     @property
     def main(self) -> Engine:
@@ -101,20 +101,18 @@ class ServingTenant:
 
         name, count = self.deployment.name, sum(len(e.replicas) for e in self.engines)
         places = [commons.scenario.placement(name, number) for number in range(count)]
-        costs = [cost for e in self.engines for cost in self._clocked[e.first]]
-        power.add(
-            ServingSource(
-                name, self.live, self.truncate, self.engines, costs, places, commons.sizes, power.budgets.interval
-            )
-        )
+        kinds = [self._clocks[e.first] for e in self.engines]
+        power.add(ServingSource(name, self.live, self.truncate, kinds, places, commons.sizes, power.budgets.interval))
 
     def costs(self, engine: Engine) -> list[IterationCost]:
         """Iteration times of every replica of an engine; behind feeders each has a clock of its own."""
         if self.power is None:
             return [engine.cost] * len(engine.replicas)
-        from simulator.cluster.power_serving import clocked_costs
+        from simulator.cluster.power_serving import EngineClocks
 
-        return list(self._clocked.setdefault(engine.first, clocked_costs(engine)))
+        if engine.first not in self._clocks:
+            self._clocks[engine.first] = EngineClocks(engine)
+        return list(self._clocks[engine.first].costs)
 
     def live(self) -> Sequence[Replica]:
         """The replicas as they are now."""

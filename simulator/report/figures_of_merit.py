@@ -9,7 +9,10 @@ from typing import Any
 from simulator.results.memory_error import CHANCES
 from simulator.units import format_quantity
 
-__all__ = ["figure_of", "iteration_figures", "percent", "service_figures", "serving_figures", "training_figures"]
+__all__ = [
+    "clocks_lowered", "figure_of", "iteration_figures", "percent", "service_figures", "serving_figures",
+    "training_figures",
+]  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -72,7 +75,7 @@ def _effective(row: Row) -> str:
     return f"{percent(ratio)}{spread}, {count:,.0f} interruptions ({fewest:,.0f} to {most:,.0f})"
 
 
-def _capped(row: Row) -> str:
+def clocks_lowered(row: Row) -> str:
     """How long feeders kept clocks down; nothing to say where none did."""
     seconds, clock, lost = (figure_of(row, name) for name in ("capped_time", "clock_mean", "lost_power"))
     if not seconds or clock is None:
@@ -110,7 +113,7 @@ def training_figures(row: Row) -> list[tuple[str, str]]:
         (f"{row['steps']:,.0f} steps", text("training_seconds", "time") if row["steps"] > 1 else ""),
         ("effective time", _effective(row)),
         ("contention slow-down", _slow_down(row)),
-        ("clocks lowered", _capped(row)),
+        ("clocks lowered", clocks_lowered(row)),
         *_money(row),
         *_goal(row),
         ("rests on constants", _rests_on(row)),
@@ -218,6 +221,7 @@ def service_figures(row: Row) -> list[tuple[str, str]]:
         *_pool_figures(row),
         ("SLO attainment", percent(attained)),
         ("SLO goodput", "" if goodput is None else f"{goodput:.2f} req/s"),
+        ("clocks lowered", clocks_lowered(row)),
         *_money(row),
         ("rests on constants", _rests_on(row)),
     ]  # fmt: skip

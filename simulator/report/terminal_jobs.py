@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
+from simulator.report.figures_of_merit import clocks_lowered
 from simulator.results.tables import Result
 from simulator.units import format_quantity
 
@@ -50,6 +51,7 @@ def job_figures(row: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("preemptions", count("preemptions")),
         ("migrations", count("migrations")),
         ("deadlines met", share("deadlines_met")),
+        ("clocks lowered", clocks_lowered(row)),
         ("cost", "" if usd is None else format_quantity(usd, "money")),
         ("energy", "" if energy is None else format_quantity(energy, "energy")),
     ]

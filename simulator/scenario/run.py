@@ -75,6 +75,10 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
     warnings += [
         f"{work.name}: functions need the clock; 'fmsim run' serves their calls" for work in scenario.functions
     ]
+    if scenario.budgets is not None:
+        warnings.append(
+            "cluster.power.feeders need the clock: here every device has its rated clock; 'fmsim run' keeps them"
+        )
     warnings += [f"{queue.name}: a queue of jobs has no step; 'fmsim run' runs its jobs" for queue in scenario.queues]
     warnings += [f"{name}: {w}" for name, answer in details.items() for w in answer.warnings]
     tables = merge_tables(parts)
