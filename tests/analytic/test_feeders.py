@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
@@ -247,8 +246,8 @@ def test_a_workload_nobody_knows_cannot_be_urgent() -> None:
 def test_inference_leaves_room_that_training_does_not() -> None:
     """POLCA, abstract (arXiv 2308.12908): 30 % more servers behind a row of inference, with minimal loss.
 
-    A row of as many watts as 1/1.3 of the nodes' ratings: deployments under load are slowed little, jobs that compute
-    all the time far more.
+    A row of as many watts as 1/1.3 of the nodes' ratings: a deployment under load never meets the limit, jobs that
+    compute all the time do nearly always.
     """
     ratio = {"oversubscription": 1.3}
     document = copy.deepcopy(SERVED)
@@ -259,6 +258,6 @@ def test_inference_leaves_room_that_training_does_not() -> None:
     jobs = copy.deepcopy(document)
     jobs["workloads"] = [jobs["workloads"][1] | {"nodes": 2, "rate": "2 /s"}]
     chat, tunes = simulator.run(serving).of("chat"), simulator.run(jobs).of("tunes")
-    assert chat["clock_mean"] > 0.99
-    assert tunes["clock_mean"] < 0.95
-    assert math.isfinite(tunes["energy"])
+    assert chat["capped_time"] == 0.0
+    assert tunes["capped_time"] > 0.8 * tunes["makespan"]
+    assert tunes["clock_mean"] < 1.0

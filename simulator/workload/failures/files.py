@@ -152,7 +152,7 @@ class _Reading:
         elif not kinds and not self.issues:
             self.error("", "needs what fails: 'record', 'mtbf', 'counts' with 'observed', or a 'trace'")
         shape = self._shape()
-        repair = self._repair(assumed)
+        repair, observed = self._repair(assumed), self._observed(trace)
         spares = w.get("spares")
         if spares is not None and (not isinstance(spares, int) or isinstance(spares, bool) or spares < 0):
             self.error("spares", f"{spares!r} is not a number of nodes of at least 0")
@@ -162,7 +162,7 @@ class _Reading:
         assumes = (assumes,) if isinstance(assumes, str) else tuple(map(str, assumes))
         return FailureModel(
             name=str(w.get("name", "failures")), kinds=() if trace is not None else kinds, shape=shape, trace=trace,
-            repair=repair, spares=spares, observed=self._observed(trace), source=str(w.get("source", "")),
+            repair=repair, spares=spares, observed=observed, source=str(w.get("source", "")),
             assumes=(*assumes, *assumed), **times,
         )  # fmt: skip
 
