@@ -123,7 +123,8 @@ class Engine:
         if not prompt and not decodes:
             decodes = 1
         context = round(done.kv_block_time / done.busy * d.block_size) if decodes else 0
-        chunks = ((prompt, 0),) if prompt else ()
+        ranks = min(d.plan.data_parallel, prompt)  # each has its own requests
+        chunks = ((round(prompt / ranks), 0),) * ranks if prompt else ()
         return BatchShape(chunks, decodes, max(context, decodes), max(1, context // max(decodes, 1)))
 
 
