@@ -30,8 +30,8 @@ def test_varuna_runs_the_largest_micro_batches_that_fit(ranks: int) -> None:
     cluster = single(load_node("v100-16gb-8x"), (ranks + 7) // 8)
     batch = Batch(taken * too_much * 4, 1, 1024)
     problem = PlanProblem(
-        gpt(54, 1920, 20, positions=1024), load_framework("deepspeed-2022"), cluster, batch, accelerators=ranks, pipeline_parallel=(ranks,), micro_batch_size=(taken, too_much), zero_stage=(0,),
-        precision=("fp16",),
+        gpt(54, 1920, 20, positions=1024), load_framework("deepspeed-2022"), cluster, batch, accelerators=ranks,
+        pipeline_parallel=(ranks,), micro_batch_size=(taken, too_much), zero_stage=(0,), precision=("fp16",),
     )  # fmt: skip
     evaluate = PlanEvaluator(problem.model, problem.framework, problem.cluster, problem.batch)
     found = VarunaPlanner().search(problem, evaluate)
