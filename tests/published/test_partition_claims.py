@@ -107,7 +107,7 @@ def test_pipefisher_uses_the_bubbles_that_bert_leaves(model: str, micro: int) ->
 
 
 def test_pipefisher_makes_a_step_longer_by_the_products_with_the_inverses_alone() -> None:
-    """Phase 1 of arXiv 2211.14133 (abstract: "greatly improving the accelerator utilization"): by a quarter at least."""
+    """Phase 1 of arXiv 2211.14133 (abstract: utilisation "greatly" improved): by a quarter at least."""
     batch = Batch(128, 32, 128)
     for model in ("bert-base", "bert-large"):
         first, second = (
