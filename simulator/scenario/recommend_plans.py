@@ -28,10 +28,10 @@ def _row(plan: Plan, estimate: Estimate) -> dict[str, Any]:
     parts = estimate.time.parts
     computation = sum(parts.get(name, 0.0) for name in _COMPUTED)
     communication = sum(seconds for name, seconds in parts.items() if name.endswith("_parallel"))
-    bubble, worst = parts.get("bubble", 0.0), estimate.memory.worst
+    bubble, fullest = parts.get("bubble", 0.0), estimate.memory.fullest
     return {
         "plan": str(plan), "seconds": estimate.seconds, "computation": computation, "communication": communication,
         "bubble": bubble, "other": estimate.seconds - computation - communication - bubble,
-        "memory_peak": worst.peak, "memory_capacity": worst.capacity,
+        "memory_peak": fullest.peak, "memory_capacity": fullest.capacity,
         **{f"bytes_{link}": size for link in LINK_CLASSES if (size := estimate.traffic.by_link.get(link, 0.0)) > 0},
     }  # fmt: skip

@@ -208,7 +208,7 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
     return Recommendation(
         kind="training", objective=asked.objective, metric=metric, limits=limits, ranked=tuple(ranked[:keep]),
         binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
-        considered=considered, simulated=simulated, notes=tuple(notes), plans=plan_rows(best_plans) if ranked else (),
+        considered=considered, simulated=simulated, notes=tuple(notes), plans=plan_rows(runners_up) if ranked else (),
     )  # fmt: skip
 
 
