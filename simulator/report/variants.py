@@ -11,7 +11,9 @@ from rich.text import Text
 from simulator.report.grids import change_text, print_grid
 from simulator.results.markup import figure_text
 from simulator.scenario.recommend import Candidate, Recommendation, metric_of
+from simulator.scenario.recommend_plans import TIMES
 from simulator.scenario.sweep_table import Sweep, short_names, value_text
+from simulator.units import format_quantity
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -77,6 +79,7 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
         lines = [["", *("\n".join(_parts(c.point)) for c in found.ranked)]]
         lines += [[c.replace("_", " "), *(figure_text(c, metric_of(r.row, c)) for r in found.ranked)] for c in shown]
         print_grid("the best and the runners-up", heads, lines, console)
+    _plans(found, console)
     for row in found.binding:
         value, limit = figure_text(row["metric"], row["value"]), figure_text(row["metric"], row["limit"])
         console.print(Text(f"{row['metric']} {value} of {limit}: {100 * row['slack']:.1f} % left"))
@@ -89,6 +92,21 @@ def print_recommendation(found: Recommendation, console: Console) -> None:
     for note in found.notes:
         console.print(Text(f"note: {note}", style="yellow"))
     console.print(f"{found.considered:,} variants considered, {found.simulated} simulated", style="bold")
+
+
+def _plans(found: Recommendation, console: Console) -> None:
+    """The plans of the best size: where their time goes, what they hold, what they move."""
+    links = dict.fromkeys(column for row in found.plans for column in row if column.startswith("bytes_"))
+    heads = ["", *TIMES, "memory", *(f"{link.removeprefix('bytes_').replace('_', ' ')} bytes" for link in links)]
+    lines = [
+        [
+            row["plan"], *(format_quantity(row[part], "time") for part in TIMES),
+            f"{format_quantity(row['memory_peak'], 'data')} of {format_quantity(row['memory_capacity'], 'data')}",
+            *(format_quantity(row[link], "data") if link in row else "" for link in links),
+        ]
+        for row in found.plans
+    ]  # fmt: skip
+    print_grid("plans of the best size: time, memory and traffic of a step, per accelerator", heads, lines, console)
 
 
 def _neighbour(what: str, found: Recommendation, other: Candidate | None, console: Console) -> None:

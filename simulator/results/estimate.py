@@ -61,6 +61,12 @@ class MemoryLedger:
         return max(self.stages, key=lambda s: s.peak - s.capacity)
 
     @property
+    def fullest(self) -> StageMemory:
+        """The stage with the least room on the device itself, whatever other tiers hold."""
+        device = [s for s in self.stages if s.tier is Tier.HBM]
+        return max(device or self.stages, key=lambda s: s.peak - s.capacity)
+
+    @property
     def fits(self) -> bool:
         """Whether every stage fits on every tier."""
         return all(s.fits for s in self.stages)

@@ -99,11 +99,11 @@ def _summary(
         column, factor = _SAME.get(name, (name, 1.0))
         row.setdefault(column, factor * float(value))
     if estimate.memory.stages:
-        worst = estimate.memory.worst
-        row |= {"memory_peak": float(worst.peak), "memory_capacity": float(worst.capacity)}
+        fullest = estimate.memory.fullest
+        row |= {"memory_peak": float(fullest.peak), "memory_capacity": float(fullest.capacity)}
         if kind == "training":
-            low, high = peak_interval(worst.peak)
-            chance = fits_chance(worst.peak, worst.capacity)
+            low, high = peak_interval(fullest.peak)
+            chance = fits_chance(fullest.peak, fullest.capacity)
             row |= {"memory_peak_low": low, "memory_peak_high": high, "memory_fits_chance": chance}
     return row | share_columns(estimate)
 

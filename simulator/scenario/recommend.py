@@ -150,6 +150,9 @@ class Recommendation:
         Variants in the space, and those that were simulated; bounds exclude the others.
     notes
         What the search assumed.
+    plans
+        Of a training job: time, memory and traffic of the best plans of the best size, see
+        :func:`simulator.scenario.recommend_plans.plan_rows`.
     scenario
         The scenario of the best, as a document.
     """
@@ -166,6 +169,7 @@ class Recommendation:
     considered: int = 0
     simulated: int = 0
     notes: tuple[str, ...] = field(default=())
+    plans: tuple[dict[str, Any], ...] = ()
     scenario: Mapping[str, Any] | None = field(default=None, repr=False)
 
     @property
@@ -191,6 +195,7 @@ class Recommendation:
             "runners_up": [plain(c) for c in self.ranked[1:]], "binding": list(self.binding),
             "one_less": plain(self.fewer), "one_more": plain(self.more), "dropped": list(self.dropped),
             "considered": self.considered, "simulated": self.simulated, "notes": list(self.notes),
+            "plans": list(self.plans),
         }  # fmt: skip
 
     def _repr_html_(self) -> str:

@@ -23,6 +23,7 @@ from simulator.scenario.axes import Axes, Point, point_texts
 from simulator.scenario.deploy.writing import thawed
 from simulator.scenario.load import load_scenario
 from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings, metric_of
+from simulator.scenario.recommend_plans import plan_rows
 from simulator.scenario.resolve_stages import stages_section
 from simulator.scenario.sweep_points import Recipe
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans
@@ -207,7 +208,7 @@ def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progr
     return Recommendation(
         kind="training", objective=asked.objective, metric=metric, limits=limits, ranked=tuple(ranked[:keep]),
         binding=bindings(ranked[0], limits) if ranked else (), fewer=fewer, more=more, dropped=tuple(dropped),
-        considered=considered, simulated=simulated, notes=tuple(notes),
+        considered=considered, simulated=simulated, notes=tuple(notes), plans=plan_rows(runners_up) if ranked else (),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ from simulator.workload.plan import base_axis
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["Narrow", "job_phases", "link_loads", "narrow_links", "narrow_notes"]
+__all__ = ["Narrow", "job_phases", "link_loads", "narrow_links", "narrow_notes", "never_blocks"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -131,7 +131,7 @@ def narrow_links(pipeline: PipelinedJob) -> dict[str, Narrow]:
     cluster = pipeline.cluster
     place = cluster.place
     whole, first_node = (place.whole, place.first_node) if place is not None else (cluster, 0)
-    if _never_blocks(whole) or not scale_out(pipeline):
+    if never_blocks(whole) or not scale_out(pipeline):
         return {}
     topology = _topology(_Same(whole))
     first = int(np.searchsorted(topology.nodes.node_of[: topology.accelerator_count], first_node))
@@ -180,7 +180,7 @@ def _add(
     add_group_loads(topology, loads, message.collective, message.size, groups, capacity)
 
 
-def _never_blocks(cluster: Cluster) -> bool:
+def never_blocks(cluster: Cluster) -> bool:
     """Whether whatever passes the ports of nodes passes the switches: then no network need be built to know."""
     fabric = cluster.fabric
     return fabric.routing.policy != "ecmp" and topology_class(fabric.topology).never_blocks(fabric)

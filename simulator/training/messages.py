@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from simulator.cost.network import CommGroup
+from simulator.strategies.protocols import ActionKind
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer
 from simulator.training.memory import ChunkMemory
@@ -18,7 +19,7 @@ from simulator.workload.ops import Collective, OpKind, Work
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["Boundary", "boundaries", "messages_of_rank", "swap_seconds"]
+__all__ = ["Boundary", "Lent", "boundaries", "lent_by_rank", "messages_of_rank", "swap_seconds"]
 
 
 @dataclass(frozen=True)
@@ -169,6 +170,47 @@ def swap_seconds(pipeline: PipelinedJob, memory: Sequence[ChunkMemory]) -> NDArr
             work = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=held.activations, ranks=2)
             seconds[chunk.position] = pricer.network.price(work, pricer.layout.neighbour("pp", distance)).seconds
     return seconds
+
+
+@dataclass(frozen=True)
+class Lent:
+    """Activations that a rank sends to its partner in a step, or back to it.
+
+    Attributes
+    ----------
+    to
+        Rank that receives them.
+    link
+        Class of the link they cross.
+    size, seconds
+        Bytes of all of them [B], and what they take when nobody is in the way [s].
+    """
+
+    to: int
+    link: str
+    size: float
+    seconds: float
+
+
+def lent_by_rank(pipeline: PipelinedJob, rank: int) -> Lent | None:
+    """What a rank sends its partner where a schedule moves activations between them (BPipe); None where nothing.
+
+    Micro-batches that the rank evicts go there, those that the partner loads again go back to it.
+    """
+    if pipeline.traits.partner is None:
+        return None
+    partner = pipeline.traits.partner(rank, pipeline.ranks)
+    sent = [(rank, a.chunk) for a in pipeline.orders[rank] if a.kind is ActionKind.EVICT]
+    sent += [(partner, a.chunk) for a in pipeline.orders[partner] if a.kind is ActionKind.LOAD]
+    if not sent or partner == rank:
+        return None
+    memory, seconds = pipeline.chunk_memories, swap_seconds(pipeline, pipeline.chunk_memories)
+    places = [pipeline.positions[owner][chunk] for owner, chunk in sent]
+    layout = pipeline.pricer(rank).layout
+    return Lent(
+        partner, _link(layout, layout.neighbour("pp", abs(partner - rank))),
+        float(sum(memory[p].activations for p in places)), float(sum(seconds[p] for p in places)),
+    )  # fmt: skip
 
 
 def messages_of_rank(pipeline: PipelinedJob, rank: int) -> list[tuple[Boundary, int, int]]:

@@ -27,6 +27,7 @@ from simulator.strategies.protocols import PipelineSchedule, ScheduleTraits
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer
 from simulator.training.memory import chunk_memory
+from simulator.training.plan_fabric import Slow, fabric_slow
 from simulator.training.stages import Chunk, compiled_layers, layers_per_stage
 from simulator.training.step import check_job, estimate_step
 from simulator.training.update import optimizer_time
@@ -87,6 +88,7 @@ class PlanEvaluator:
         }  # fmt: skip
         self._work = lru_cache(MEMORY)(self._price_work)
         self._states = lru_cache(MEMORY)(self._price_states)
+        self._slow = lru_cache(MEMORY)(lambda plan: fabric_slow(self.job(plan), cluster))
 
     def job(self, plan: Plan) -> TrainingJob:
         """The job under ``plan``."""
@@ -131,7 +133,7 @@ class PlanEvaluator:
         return PlanBound((seconds + float(update.max()) + host) * (1 - 1e-9))
 
     def layers(self, plan: Plan, kind: str = "", ends: bool = False) -> list[LayerCosts]:
-        """Costs of the transformer layers in model order.
+        """Costs of the transformer layers in model order, with messages as slow as the links of the cluster make them.
 
         Parameters
         ----------
@@ -140,9 +142,9 @@ class PlanEvaluator:
         ends
             Count what comes before the first layer and after the last one to those layers.
         """
-        node = kind or self.node.name
-        work = self._work(_work_key(plan), self.job(plan).batch.micro_batch_size, node)
-        states = self._states(_state_key(plan), node)
+        node, slow = kind or self.node.name, self._slow(plan)
+        work = self._work(_work_key(plan), self.job(plan).batch.micro_batch_size, node, slow)
+        states = self._states(_state_key(plan), node, slow)
         columns = (work.forward + work.backward, states.bytes, work.activations, states.sync)
         of_layer = np.maximum(np.cumsum(work.layer) - 1, 0)
         kept = np.ones_like(work.layer) if ends else work.layer
@@ -182,12 +184,14 @@ class PlanEvaluator:
         batch = replace(self.batch, micro_batch_size=micro_batch)
         return compiled_layers(TrainingJob("blocks", self.model, self.framework, batch, plan))
 
-    def _pricer(self, plan: Plan, kind: str) -> BlockPricer:
+    def _pricer(self, plan: Plan, kind: str, slow: Slow) -> BlockPricer:
         node, device, network = self._costs[kind]
+        if slow:
+            network = NetworkCost(node, self.cluster.fabric, self.framework, self.cluster.factors, slow=dict(slow))
         return BlockPricer(device, network, RankLayout(plan, node), self.framework, self.cluster.factors)
 
-    def _price_work(self, plan: Plan, micro_batch: int, kind: str) -> _Work:
-        blocks, pricer = self._blocks(plan, micro_batch), self._pricer(plan, kind)
+    def _price_work(self, plan: Plan, micro_batch: int, kind: str, slow: Slow = ()) -> _Work:
+        blocks, pricer = self._blocks(plan, micro_batch), self._pricer(plan, kind, slow)
         one = {id(b): b for b in blocks}
         forward = {k: pricer.forward(b).seconds for k, b in one.items()}
         backward = {k: pricer.backward(b).seconds for k, b in one.items()}
@@ -200,8 +204,8 @@ class PlanEvaluator:
             min(memory[id(b)].workspace for b in blocks if b.name == "layer"),
         )
 
-    def _price_states(self, plan: Plan, kind: str) -> _States:
-        blocks, pricer = self._blocks(plan, 1), self._pricer(plan, kind)
+    def _price_states(self, plan: Plan, kind: str, slow: Slow = ()) -> _States:
+        blocks, pricer = self._blocks(plan, 1), self._pricer(plan, kind, slow)
         one = {id(b): b for b in blocks}
         held: dict[int, float] = {}
         for key, block in one.items():

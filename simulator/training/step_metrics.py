@@ -40,7 +40,7 @@ def step_metrics(pipeline: PipelinedJob, step: StepRun) -> dict[str, float]:
         "bubble_over_ideal": pipeline.pipeline_seconds / float(timeline.busy.mean()) - 1.0,
         "bubble_over_total": 1.0 - float(timeline.busy.mean()) / pipeline.pipeline_seconds,
         "exposed_communication": sum(v for k, v in step.parts.items() if k.endswith("_parallel")),
-        "peak_memory": pipeline.memory().worst.peak,
+        "peak_memory": pipeline.memory().fullest.peak,
         "nodes": float(cluster.node_count),
         **filled,
         **wear_metrics(pipeline, step.seconds),

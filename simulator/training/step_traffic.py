@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from simulator.results.estimate import Traffic
-from simulator.training.messages import messages_of_rank
+from simulator.training.messages import lent_by_rank, messages_of_rank
 from simulator.training.tables import counted_ops, times_in_a_step
 
 if TYPE_CHECKING:
@@ -64,6 +64,9 @@ def sent(pipeline: PipelinedJob) -> list[Sent]:
                 add(op.axis, op.collective.value, stage, -1, inside, share * price.bytes, share * price.priced.seconds)
     for (stage, to), inside, size, seconds in _between_stages(pipeline):
         add("pp", "send_recv", stage, to, inside, size, seconds)
+    for stage in range(pipeline.ranks):
+        if lent := lent_by_rank(pipeline, stage):
+            add("pp", "send_recv", stage, lent.to, lent.link == "scale_up", lent.size, lent.seconds)
     return [Sent(*key, *value) for key, value in found.items() if value[0] > 0 and value[1] > 0]
 
 
@@ -98,5 +101,7 @@ def step_bytes(pipeline: PipelinedJob) -> Traffic:
         for boundary, forward, backward in messages_of_rank(pipeline, rank):
             across = forward * boundary.sent + backward * pipeline.sending.pipeline_volume * boundary.returned
             links[boundary.link] = links.get(boundary.link, 0.0) + across
+        if lent := lent_by_rank(pipeline, rank):
+            links[lent.link] = links.get(lent.link, 0.0) + lent.size
         moved.append(links)
     return Traffic(max(moved, key=lambda m: sum(m.values())))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from simulator.results.tables import Columns, columns_from_rows
 from simulator.strategies.pipeline.orders import BW, EVICT, KINDS, LOAD, B, F, R, W
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
-from simulator.training.messages import messages_of_rank
+from simulator.training.messages import lent_by_rank, messages_of_rank
 from simulator.workload.ops import Block, Op, OpKind, Stream
 
 if TYPE_CHECKING:
@@ -275,4 +275,6 @@ def communication_by_axis(
     for boundary, forward, backward in messages_of_rank(pipeline, stage):
         add("pp", "send_recv", {boundary.link: boundary.sent}, boundary.forward, forward)
         add("pp", "send_recv", {boundary.link: volume * boundary.returned}, boundary.backward, backward)
+    if lent := lent_by_rank(pipeline, stage):
+        add("pp", "send_recv", {lent.link: lent.size}, lent.seconds, 1.0)
     return found

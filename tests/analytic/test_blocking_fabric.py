@@ -10,12 +10,19 @@ import pytest
 import simulator
 from simulator.cluster.rollout import estimate_job
 from simulator.data import names
-from simulator.hardware.profiles import load_link
+from simulator.hardware.profiles import load_link, load_node
+from simulator.hardware.types import Cluster, Fabric, NodeGroup
 from simulator.network.topology import build
+from simulator.registry import lookup
 from simulator.scenario.types import Scenario
+from simulator.strategies.planner.problem import PlanProblem
 from simulator.training.link_phases import job_phases
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.plan_evaluator import PlanEvaluator
 from simulator.training.step_traffic import scale_out
+from simulator.workload.framework_files import load_framework
+from simulator.workload.jobs import Batch
+from simulator.workload.model_files import load_model
 
 PORT = load_link("ndr400").achievable
 DENSE = {"tensor_parallel": 1, "data_parallel": 64, "zero_stage": 3}
@@ -120,3 +127,40 @@ def test_no_shipped_job_that_is_alone_finds_a_link_too_narrow_for_its_priced_ste
         for axis, phase in job_phases(answer.details["pipeline"], topology, ranks):
             rate = float(np.min(topology.links.capacity[phase.way.links] / phase.way.shares))
             assert phase.peak <= rate * (1 + 1e-9), (job.name, axis)
+
+
+@pytest.mark.parametrize("ratio", [1.0, 8.0])
+def test_planners_price_layers_on_the_links_that_the_job_has(ratio: float) -> None:
+    """Experts over all nodes: forward and backward of all layers are those of the executor, its spine included."""
+    plan = {"tensor_parallel": 1, "data_parallel": 64, "expert_parallel": 64, "zero_stage": 1}
+    found = scenario(plan, ratio, 2, model="deepseek-v2-lite")
+    job, here = found.training[0], pipelines(found)[0]
+    evaluate = PlanEvaluator(job.model, job.framework, found.cluster_of("job"), job.batch)
+    layers = evaluate.layers(job.plan, ends=True)
+    executed = sum(t.seconds for t in (*here.forward_times, *here.backward_times))
+    assert sum(layer.seconds for layer in layers) == pytest.approx(executed, rel=1e-9)
+    assert bool(here.slow) is (ratio > 1)
+
+
+@pytest.mark.parametrize("planner", ["alpa", "galvatron", "vpipe", "ftpipe"])
+def test_what_a_planner_expects_is_near_what_its_plans_take(planner: str) -> None:
+    """Σ t + (m−1)·max t against the executed step: within a quarter at 1:1, 0.7 to 1.2 times it at 16:1.
+
+    The formula knows no transfers between stages and no update, and spreads gradients over the micro-batches.
+    """
+    nodes = NodeGroup(load_node("dgx-a100-640"), 4)
+    spans = {}
+    for ratio in (1.0, 16.0):
+        fabric = Fabric("fat-tree", load_link("hdr200"), ratio, (("nodes_per_leaf", 1),))
+        problem = PlanProblem(
+            load_model("gpt3-2.7b"), load_framework("megatron-core-0.8"), Cluster("test", (nodes,), fabric),
+            Batch(64, 1, 2048), tensor_parallel=(1, 8), pipeline_parallel=(1, 2), micro_batch_size=(1,),
+            zero_stage=(1,), recompute=("full",), keep=2,
+        )  # fmt: skip
+        evaluate = PlanEvaluator(problem.model, problem.framework, problem.cluster, problem.batch)
+        found = lookup("planner", planner)().search(problem, evaluate)
+        ratios = [seconds / evaluate(plan).seconds for plan, seconds in found.predicted.items()]
+        assert ratios and any("own latency" in note for note in found.notes)
+        spans[ratio] = (min(ratios), max(ratios))
+    assert 0.75 < spans[1.0][0] <= spans[1.0][1] < 1.25
+    assert 0.7 < spans[16.0][0] <= spans[16.0][1] < 1.2

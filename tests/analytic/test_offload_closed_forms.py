@@ -13,6 +13,8 @@ from memory_jobs import LAYERS, estimate, gpt, job, on_tier, single, with_host_l
 
 from simulator.cost.tiers import PAGE_FAULT
 from simulator.hardware import Node, load_node
+from simulator.strategies.offload.planned import Delta
+from simulator.strategies.recompute.planning import LayerProblem, greedy, optimal
 from simulator.training.decisions import settle
 from simulator.training.pipelined import PipelinedJob
 from simulator.workload.counting import parameters
@@ -111,6 +113,46 @@ def test_delta_is_dtr_on_a_dead_link_and_free_on_an_infinite_one() -> None:
     assert estimate(job(offload="delta", **plan), free).seconds == pytest.approx(
         estimate(job(), free).seconds, rel=2e-3
     )
+
+
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.5, 0.7])
+@pytest.mark.parametrize("link", [2e9, 10e9, 20e9, 30e9, 50e9, 1e11, 1e12])
+def test_delta_is_no_worse_than_swapping_or_recomputing_alone(share: float, link: float) -> None:
+    """Its director takes the cheaper action per tensor (arXiv 2203.15980 abstract), so neither alone is better.
+
+    Nor is swapping first, which the abstract argues against. Never below the exact optimum of the same problem.
+    """
+    view = PipelinedJob(job(), single(a100()))
+    block, pricer = layer(view), view.pricer(0)
+    task = LayerProblem(
+        block, view.mesh(0), lambda op: pricer.price(op).priced.seconds, lambda size: size / link,
+        pricer.forward(block).seconds, pricer.backward(block).seconds,
+        share * sum(t.bytes() for t in block.saved), Delta.actions,
+    )  # fmt: skip
+    delta = task.cost(Delta().solve(task))
+    for actions in (("swap",), ("recompute",)):
+        assert delta <= task.cost(greedy(replace(task, actions=actions))) + 1e-9
+    assert delta <= task.cost(greedy(task, swap_first=True)) + 1e-9
+    assert delta >= task.cost(optimal(task)) - 1e-9
+
+
+@pytest.mark.parametrize("link", [1e9, 1e10, 1e11])
+def test_delta_of_one_tensor_is_the_cheaper_of_its_two_actions(link: float) -> None:
+    """Closed form: min(time of what makes it, max(0, size/link − forward) + max(0, size/link − backward))."""
+    view = PipelinedJob(job(), single(a100()))
+    block, pricer = layer(view), view.pricer(0)
+    maker = next(op for op in block.forward if op.name == "mlp.up")
+    only = tuple(replace(op, saves=maker.writes if op is maker else ()) for op in block.forward)
+    size, again = maker.writes[0].bytes(), pricer.price(maker).priced.seconds
+    forward, backward = 1e-3, 2e-3
+    task = LayerProblem(
+        replace(block, forward=only), view.mesh(0), lambda op: again if op.name == "mlp.up" else 0.0,
+        lambda moved: moved / link, forward, backward, block.boundary.bytes(), Delta.actions,
+    )  # fmt: skip
+    choice = Delta().solve(task)
+    assert set(choice) == {maker.writes[0].name}
+    stall = max(0.0, size / link - forward) + max(0.0, size / link - backward)
+    assert task.cost(choice) == pytest.approx(min(again, stall))
 
 
 def test_capuchin_only_recomputes_on_a_dead_link_and_only_swaps_while_that_hides() -> None:

@@ -15,11 +15,12 @@ from simulator.registry import strategies
 from simulator.scenario.load import load_scenario
 from simulator.strategies.compile import DEFAULTS, check_plan, communication_traits, passes_of
 from simulator.strategies.protocols import PassStage
+from simulator.training.messages import lent_by_rank
 from simulator.training.overlapped_pairs import tasks_of_rank
 from simulator.training.pipelined import PipelinedJob
 from simulator.training.tables import communication_by_axis
 from simulator.workload.jobs import TrainingJob
-from simulator.workload.ops import Op, OpKind, Phase
+from simulator.workload.ops import Op, OpKind, Phase, Tier
 from simulator.workload.plan import Plan
 from simulator.workload.work import work_of
 from tests.properties.test_passes import applied, lowered, replicated, summary
@@ -96,6 +97,28 @@ def test_traffic_of_every_strategy_is_the_sum_over_its_axes(family: str, name: s
     found = [links.get(link, 0.0) for link in ("scale_up", "scale_out")]
     peers = work.plan.offload == "mpress"  # activations on their way to peers are copies, no messages
     assert peers or any(by_axis(rank) == pytest.approx(found, rel=1e-6, abs=1.0) for rank in range(work.ranks))
+
+
+def test_what_bpipe_lends_is_traffic_of_both_partners(folder: Path) -> None:
+    """What the executor evicts and loads crosses the link between the partners: as much there as back."""
+    work, plain = job("pipeline", "bpipe", folder), job("pipeline", "1f1b", folder)
+    lent = [lent_by_rank(work, rank) for rank in range(work.ranks)]
+    moved = [one.size if one else 0.0 for one in lent]
+    assert sum(moved) == pytest.approx(float(work.timeline.swap_bytes.sum()))
+    assert moved == pytest.approx(moved[::-1])  # the first lends to the last and gets it back
+    assert moved[0] > 0
+    for rank in range(work.ranks):
+        axes = [communication_by_axis(w, rank)["pp", "send_recv", "scale_out"][0] for w in (work, plain)]
+        assert axes[0] - axes[1] == pytest.approx(moved[rank])
+
+
+def test_the_peak_that_is_told_is_the_devices_own(folder: Path) -> None:
+    """MPress fills its peers' spare memory: the fullest tier is not the device, the peak of the summary is."""
+    work = job("offload", "mpress", folder)
+    ledger = work.memory()
+    assert ledger.worst.tier is Tier.PEER
+    assert ledger.fullest.tier is Tier.HBM
+    assert ledger.fullest.peak == max(s.peak for s in ledger.stages if s.tier is Tier.HBM)
 
 
 COMMUNICATION = [r.name for r in strategies("training", "communication")]

@@ -250,3 +250,30 @@ def test_varuna_is_never_slower_than_1f1b_at_its_own_units(ranks: int, microbatc
     costs = PipelineCosts(np.ones(ranks), 2.0 + again, recompute=again)
     varuna, plain = (run_schedule(lookup("pipeline", n)(), costs, ranks, microbatches) for n in ("varuna", "1f1b"))
     assert varuna.makespan <= plain.makespan
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 5, 8])
+@pytest.mark.parametrize("microbatches", [3, 4, 8, 24])
+def test_shifted_critical_path_never_waits_on_the_last_stage_but_one(ranks: int, microbatches: int) -> None:
+    """F = R = 1, B = 2: (p−2)(F+B) + m(F+R+B), which no order of stages that compute again can beat.
+
+    1F1B takes (m+p−1)(F+R+B), and 2R less with the last stage kept. The order is the one that Merak runs
+    (Merak/core/pipeline/schedule.py, FullCriticalPathTrainSchedule): the third forward before the first backward.
+    """
+    again = np.ones(ranks)
+    costs = PipelineCosts(np.ones(ranks), 2.0 + again, recompute=again)
+    again_but_last = np.where(np.arange(ranks) == ranks - 1, 0.0, again)
+    kept = PipelineCosts(np.ones(ranks), 2.0 + again_but_last, recompute=again_but_last)
+    shifted = run_schedule(lookup("pipeline", "shifted-critical-path")(), kept, ranks, microbatches)
+    assert shifted.makespan == (ranks - 2) * 3 + microbatches * 4
+    assert float(shifted.busy[ranks - 2]) == microbatches * 4
+    full = run_schedule(lookup("pipeline", "1f1b")(), costs, ranks, microbatches)
+    assert full.makespan == (microbatches + ranks - 1) * 4
+    plain = run_schedule(lookup("pipeline", "1f1b")(), kept, ranks, microbatches)
+    assert plain.makespan == full.makespan - 2
+    assert shifted.makespan <= run_schedule(lookup("pipeline", "varuna")(), kept, ranks, microbatches).makespan
+    held = run_schedule(
+        lookup("pipeline", "shifted-critical-path")(), PipelineCosts.uniform(ranks), ranks, microbatches
+    )
+    expected = np.minimum(microbatches, ranks - np.arange(ranks) + (np.arange(ranks) == ranks - 2))
+    assert held.activations.peak.tolist() == expected.tolist()

@@ -20,20 +20,23 @@ from simulator.scenario.recommend_training import plan_changes
 from simulator.scenario.resolve_stages import stages_of
 from simulator.scenario.spec import PlanSpec
 from simulator.strategies.pipeline.orders import loop_placement
+from simulator.strategies.pipeline.partition import partition_layers
 from simulator.strategies.planner.alpa import AlpaPlanner
 from simulator.strategies.planner.exhaustive import Exhaustive, MarkovChain
 from simulator.strategies.planner.ftpipe import FTPipePlanner, best_fit
 from simulator.strategies.planner.galvatron import GalvatronPlanner
-from simulator.strategies.planner.merak import MerakPlanner
+from simulator.strategies.planner.merak import MerakPlanner, least_recomputed
 from simulator.strategies.planner.mixed import MixedDevices
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans, plan_score
 from simulator.strategies.planner.slicing import balance_shares, cut_layers, decide_layers, slice_stages
+from simulator.strategies.planner.varuna import VarunaPlanner
 from simulator.strategies.planner.vpipe import VPipePlanner
 from simulator.training.pipeline import PipelineCosts, run_schedule
 from simulator.training.plan_evaluator import PlanEvaluator, pipeline_bound
 from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Batch
 from simulator.workload.plan import Plan
+from simulator.workload.stage import Stage
 from tests.unit.strategies.training_cases import cluster, model
 
 TIMES = st.floats(0.1, 10, allow_nan=False)
@@ -178,7 +181,7 @@ def test_stage_slicing_is_optimal_within_memory(
 def test_layers_are_dealt_to_unlike_stages_at_the_least_latency(
     costs: list[float], speeds: list[float], microbatches: int, most: float
 ) -> None:
-    """AMP's assignment against every cut; no stage may hold more than a share of the layers."""
+    """Cuts of vPipe and AMP (mixed-devices) against every cut; no stage may hold more than a share of the layers."""
     layers, stages = len(costs), len(speeds)
     total = np.concatenate(([0.0], np.cumsum(costs)))
     times = (total[None, :] - total[:-1, None])[None] / np.array(speeds)[:, None, None]
@@ -200,7 +203,7 @@ def test_layers_are_dealt_to_unlike_stages_at_the_least_latency(
 @settings(max_examples=60, deadline=None)
 @given(st.lists(TIMES, min_size=1, max_size=7), st.integers(1, 3))
 def test_best_fit_is_within_grahams_bound_of_the_best(seconds: list[float], ranks: int) -> None:
-    """Longest processing time first: at most 4/3 − 1/(3·ranks) of the optimum (Graham 1969)."""
+    """FTPipe's best fit, longest processing time first: at most 4/3 − 1/(3·ranks) of the optimum (Graham 1969)."""
     dealt = best_fit(seconds, [0.0] * len(seconds), ranks, 1.0)
     assert dealt is not None
     assert sorted(itertools.chain.from_iterable(dealt)) == list(range(len(seconds)))
@@ -220,6 +223,8 @@ def test_best_fit_leaves_full_ranks_alone_and_says_when_nothing_fits() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(1, 3))
 def test_layer_decisions_are_optimal(data: st.DataObject, layers: int, ways: int) -> None:
+    """Galvatron's dynamic programme against every way of every layer."""
+
     def table(of: st.SearchStrategy[float]) -> list[list[float]]:
         return data.draw(st.lists(st.lists(of, min_size=ways, max_size=ways), min_size=layers, max_size=layers))
 
@@ -243,6 +248,7 @@ def test_layer_decisions_are_optimal(data: st.DataObject, layers: int, ways: int
 @settings(deadline=None)
 @given(st.lists(st.tuples(TIMES, st.floats(0.05, 1.0)), min_size=1, max_size=6))
 def test_shares_equalise_times_except_where_memory_is_full(devices: list[tuple[float, float]]) -> None:
+    """What the planner mixed-devices gives to unlike accelerators (Whale)."""
     speeds, caps = [s for s, _ in devices], [c for _, c in devices]
     shares = balance_shares(speeds, caps)
     if sum(caps) < 1 - 1e-9:
@@ -366,6 +372,79 @@ def test_merak_recomputes_less_on_later_stages_and_beats_full_recomputation() ->
     assert counts[0] > counts[-1]
     assert estimate.feasible
     assert estimate.seconds < uniform.best[1].seconds
+    assert plan.schedule == "shifted-critical-path"
+    assert estimate.seconds < evaluate(replace(plan, schedule="1f1b")).seconds
+
+
+@given(
+    st.integers(1, 12), st.integers(1, 8), st.floats(0.1, 10), st.floats(0.0, 0.09), st.floats(0.1, 10),
+    st.floats(1, 100),
+)  # fmt: skip
+def test_merak_recomputes_the_fewest_layers_that_fit(
+    layers: int, flights: int, kept: float, again: float, states: float, room: float
+) -> None:
+    """By trying every number: layers·states + flights·(those kept·kept + those recomputed·again) within the room."""
+    fits = [
+        k
+        for k in range(layers + 1)
+        if layers * states + flights * ((layers - k) * kept + k * again) <= room * (1 + 1e-12)
+    ]
+    needed = layers * (states + flights * kept)
+    count = least_recomputed(layers, needed, room, flights, kept, again)
+    assert count == fits[0] if fits else count > layers
+
+
+def test_merak_planner_fills_the_memory_of_its_stages() -> None:
+    """The executor's own ledger: what the planner returned fits, and two layers more per stage kept do not."""
+    space = replace(
+        problem(), tensor_parallel=(1,), pipeline_parallel=(4,), micro_batch_size=(8,), virtual_stages=(1,),
+        schedule=("1f1b",), zero_stage=(1,), recompute=("none", "full"), batch=Batch(256, 1, 2048),
+    )  # fmt: skip
+    evaluate = PlanEvaluator(space.model, space.framework, space.cluster, space.batch)
+    plan, _ = MerakPlanner().search(space, evaluate).best
+    counts = plan.option("recomputed_layers")
+    assert isinstance(counts, tuple)
+    fewer = tuple(max(0, c - 2) for c in counts)
+    assert not evaluate(plan.with_(recomputed_layers=fewer)).feasible
+
+
+def test_varuna_planner_tries_every_depth_and_micro_batch_that_the_job_allows() -> None:
+    """Against a search of its own, 15 of 16 accelerators used at three stages; and its two limits.
+
+    Free messages and room for everything: no pipeline, which has no bubble. A slow network: deep ones, because a
+    boundary sends less than the gradients of its stage.
+    """
+    base = replace(
+        problem(), pipeline_parallel=(1, 2, 3, 4, 8), micro_batch_size=(1, 2), zero_stage=(0, 1),
+        batch=Batch(80, 1, 2048), keep=3,
+    )  # fmt: skip
+    depths = {}
+    for slower in (1e-6, 1.0, 64.0):
+        node = base.cluster.groups[0].node
+        link = replace(node.nic, bandwidth=node.nic.bandwidth / slower)
+        group = replace(base.cluster.groups[0], node=replace(node, nic=link))
+        fabric = replace(base.cluster.fabric, link=link)
+        space = replace(base, cluster=replace(base.cluster, groups=(group,), fabric=fabric))
+        evaluate = PlanEvaluator(space.model, space.framework, space.cluster, space.batch)
+        found = VarunaPlanner().search(space, evaluate)
+        times = []
+        for ranks, micro, zero in itertools.product((1, 2, 3, 4, 8), (1, 2), (0, 1)):
+            replicas = 16 // ranks
+            if 80 % (replicas * micro):
+                continue
+            stages = [Stage((n,)) for n in partition_layers(space.model.num_hidden_layers, ranks)]
+            stages[-1] = replace(stages[-1], recompute="none")
+            plan = Plan(
+                data_parallel=replicas, pipeline_parallel=ranks, zero_stage=zero, recompute="full",
+                schedule="varuna" if ranks > 1 else "1f1b", stages=tuple(stages) if ranks > 1 else (),
+                options=(("micro_batch_size", micro),),
+            )  # fmt: skip
+            times.append((plan_score(evaluate(plan)), ranks))
+        assert found.best[1].seconds == min(times)[0]
+        assert found.considered == len(times)
+        depths[slower] = found.best[0].pipeline_parallel
+    assert depths[1e-6] <= depths[1.0] <= depths[64.0]
+    assert depths[1e-6] < depths[64.0]
 
 
 def test_runners_up_say_why_they_lose() -> None:

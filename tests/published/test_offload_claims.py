@@ -176,22 +176,70 @@ def test_g10_beats_other_memory_systems_by_at_most_1_75(share: float) -> None:
         assert 1.0 < estimate(job(**plan)).seconds / ours <= 1.75
 
 
-@pytest.mark.parametrize("neighbours", [1, 4])
-def test_mobius_beats_zero_3_offload_on_a_commodity_server(neighbours: int) -> None:
+def commodity_server(accelerators: int, neighbours: int, peer_to_peer: bool) -> Node:
+    """RTX 3090 Ti, two Xeon Gold 6130 and 1.5 TB: ``neighbours`` cards reach a root complex over one PCIe 3 uplink.
+
+    A 3090 Ti has the memory of a 4090 and half its tensor rate. GeForce has no peer-to-peer: what a collective sends
+    goes over the uplink to host memory and back, so a card has its share of the uplink for it.
+    """
+    base = load_node("rtx-4090-8x")
+    pcie3 = load_node("dgx-1-v100").accelerator.host_link
+    peaks = {dtype: peak / 2 for dtype, peak in base.accelerator.peak_flops.items()}
+    card = replace(base.accelerator, peak_flops=peaks, host_link=pcie3)
+    share = 1 if peer_to_peer else neighbours
+    link = replace(base.scale_up.link, bandwidth=pcie3.bandwidth / share, efficiency=pcie3.efficiency)
+    return replace(
+        base, accelerator=card, accelerators=accelerators, accelerators_per_host_link=neighbours, host_memory=1.5e12,
+        host_memory_bandwidth=256e9, scale_up=replace(base.scale_up, link=link),
+    )  # fmt: skip
+
+
+def mobius_ratio(made: ModelSpec, node: Node, chunks: int, rounds: int = 1) -> float:
+    """ZeRO-3 with heterogeneous memory over Mobius; ``rounds`` micro-batches of two sequences per card and step."""
+    cards = node.accelerators
+    batch = (2 * cards * rounds, 2)
+    shards = job(made, batch, data_parallel=cards, zero_stage=3, offload="zero-infinity", **DEEPSPEED)
+    stages = job(
+        made, batch, pipeline_parallel=cards, virtual_stages=chunks, schedule="breadth-first", offload="mobius",
+        **DEEPSPEED,
+    )  # fmt: skip
+    return estimate(shards, node).seconds / estimate(stages, node).seconds
+
+
+COMMODITY = {
+    3: (32, 2816, 32, 4),
+    8: (40, 4096, 32, 5),
+    15: (48, 5120, 40, 6),
+}  # billions: layers, hidden, heads, chunks
+
+
+@pytest.mark.parametrize("billions", COMMODITY)
+def test_mobius_beats_zero_3_offload_on_a_commodity_server(billions: int) -> None:
     """Mobius (ASPLOS'23) abstract: 3.8 to 5.1 times DeepSpeed with heterogeneous memory on commodity servers.
 
-    Four consumer GPUs without NVLink, one sequence per micro-batch; server and batch of the paper were not read. Tested
-    as an ordering: faster, and not by more than published.
+    Its box (notes on the evaluation, kylinhub blog of 2023-08-16): eight RTX 3090 Ti, four behind each uplink; models
+    from 3 B, batch 2. How many micro-batches a card accumulates was not read, and decides: parameters are gathered for
+    each of them, while Mobius loads its stages once. One gives 2.9 to 3.7 times, two give 4.3 to 5.6: the published
+    range lies between. On a box with peer-to-peer cards nothing is left of it.
     """
-    node = replace(load_node("rtx-4090-8x"), accelerators=4, accelerators_per_host_link=neighbours)
-    made = gpt(40, 4096, 32, positions=1024)
-    plan: dict[str, Any] = {"framework": "deepspeed-2022", "precision": "fp16", "recompute": "full"}
-    shards = job(made, (16, 1), data_parallel=4, zero_stage=3, offload="zero-infinity", **plan)
-    stages = job(
-        made, (16, 1), pipeline_parallel=4, virtual_stages=5, schedule="breadth-first", offload="mobius", **plan
-    )
-    ratio = estimate(shards, node).seconds / estimate(stages, node).seconds
-    assert 1.2 < ratio <= 5.1
+    layers, hidden, heads, chunks = COMMODITY[billions]
+    made = gpt(layers, hidden, heads, positions=512)
+    node = commodity_server(8, 4, peer_to_peer=False)
+    one, two = (mobius_ratio(made, node, chunks, rounds) for rounds in (1, 2))
+    assert 2.7 < one < 3.8
+    assert 4.1 < two < 5.8
+    assert mobius_ratio(made, commodity_server(8, 4, peer_to_peer=True), chunks) < 1.5
+
+
+def test_traffic_of_zero_3_is_that_of_mobius_times_the_cards() -> None:
+    """ "Load once" (the same notes): every card receives all parameters, where Mobius brings each to one card."""
+    node = commodity_server(8, 4, peer_to_peer=False)
+    made = gpt(*COMMODITY[8][:3], positions=512)
+    stage: dict[str, Any] = {"pipeline_parallel": 8, "virtual_stages": 5, "schedule": "breadth-first", **DEEPSPEED}
+    shards = estimate(job(made, (16, 2), data_parallel=8, zero_stage=3, offload="zero-infinity", **DEEPSPEED), node)
+    stages = estimate(job(made, (16, 2), offload="mobius", **stage), node)
+    received = shards.traffic.by_link["scale_up"] + shards.traffic.by_link["host"]
+    assert received / stages.traffic.by_link["host"] == pytest.approx(8, rel=0.25)
 
 
 def test_angel_ptm_is_faster_than_waiting_for_drives_by_at_most_its_claim() -> None:

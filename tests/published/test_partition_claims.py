@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from simulator.hardware import load_node
 from simulator.hardware.types import Cluster, Fabric, NodeGroup
 from simulator.results.estimate import Estimate
+from simulator.training.pipelined import PipelinedJob
+from simulator.training.second_order import layer_work
 from simulator.training.step import estimate_step
 from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Batch, TrainingJob
@@ -61,19 +64,56 @@ def test_fp8_lm_needs_about_two_fifths_less_memory() -> None:
     assert 1 - need["fp8-lm"] / need["bf16"] == pytest.approx(0.4, abs=0.05)
 
 
-def test_pipefisher_uses_the_bubbles_that_bert_leaves() -> None:
-    """arXiv 2211.14133 abstract: BERT-Base and -Large in phase 1 (128 tokens), utilisation greatly improved.
+BERT_ON_V100 = {  # milliseconds of one layer: forward, backward, factors, inversions, products with the inverses
+    ("bert-base", 8): (1.98, 2.83, 4.86, 49.1, 3.90), ("bert-base", 32): (6.07, 9.73, 16.2, 49.1, 3.89),
+    ("bert-base", 64): (12.1, 19.2, 31.3, 49.1, 3.89), ("bert-large", 8): (2.90, 4.55, 7.76, 80.8, 8.96),
+    ("bert-large", 32): (10.4, 16.3, 27.4, 80.8, 8.90), ("bert-large", 64): (20.0, 32.3, 52.8, 80.8, 8.90),
+}  # fmt: skip
+"""Profiles of PipeFisher's authors in fp32: kazukiosawa/pipe-fisher prof/bert-*_time_memory_v100.csv @16ee8db."""
+KFAC_MEMORY = {"bert-base": 94.5, "bert-large": 168.0}
+"""The same files: MiB of the factors of a layer; the inverses take as much again."""
 
-    Tested: work of K-FAC fills most of the bubble, so that the accelerators are busier, while the step is longer by the
-    products with the inverses alone. The 50 to 75 % of training time also need the number of steps that K-FAC saves,
-    which is its convergence and was not read: it is an input here (goal.extra_tokens).
+
+@pytest.mark.parametrize(("model", "micro"), BERT_ON_V100)
+def test_pipefisher_uses_the_bubbles_that_bert_leaves(model: str, micro: int) -> None:
+    """arXiv 2211.14133: BERT phase 1 (128 tokens), 4 stages, 4 micro-batches, in the layer times its authors measured.
+
+    Every time within a third of the profile, memory to the byte, and the work of a refresh over the bubbles of a step,
+    (4·factors + inversions) / (3·(forward + backward)) in scripts/plot_perf_model.py, within 15 %. A refresh takes that
+    many steps or one more, as work cannot be split at will. The 50 to 75 % of training time of the abstract also need
+    the number of steps that K-FAC saves, which was not read: it is an input here (goal.extra_tokens).
     """
+    node = load_node("dgx-1-v100")
+    cluster = Cluster("test", (NodeGroup(node, 1),), Fabric("single-switch", node.nic))
+    plan = Plan(pipeline_parallel=4, schedule="pipefisher", precision="fp32")
+    framework = load_framework("megatron-lm-2021")
+    work = PipelinedJob(TrainingJob("t", load_model(model), framework, Batch(4 * micro, micro, 128), plan), cluster)
+    pricer = work.pricer(1)
+    layer = next(block for block, _ in work.chunks[1].blocks if block.name == "layer")
+    kfac = layer_work(layer, pricer)
+    times = (
+        pricer.forward(layer).seconds, pricer.backward(layer).seconds, sum((*kfac.inputs, *kfac.outputs)),
+        kfac.inversions, kfac.precondition,
+    )  # fmt: skip
+    measured = [1e-3 * t for t in BERT_ON_V100[model, micro]]
+    assert times == pytest.approx(measured, rel=0.33)
+    assert kfac.size == 2 * KFAC_MEMORY[model] * 2**20
+    ours, published = ((4 * t[2] + t[3]) / (3 * (t[0] + t[1])) for t in (times, measured))
+    assert ours == pytest.approx(published, rel=0.15)
+    found = work.run().second_order
+    assert found is not None
+    assert 2 <= found.refresh_steps <= math.ceil(ours) + 1  # the head makes bubbles longer than layers alone do
+    assert found.filled > 0.35
+
+
+def test_pipefisher_makes_a_step_longer_by_the_products_with_the_inverses_alone() -> None:
+    """Phase 1 of arXiv 2211.14133 (abstract: utilisation "greatly" improved): by a quarter at least."""
     batch = Batch(128, 32, 128)
     for model in ("bert-base", "bert-large"):
         first, second = (
-            step(model, Plan(pipeline_parallel=4, schedule=name), batch, node="dgx-1-v100")
+            step(model, Plan(pipeline_parallel=4, schedule=name, precision="fp32"), batch, node="dgx-1-v100")
             for name in ("1f1b", "pipefisher")
         )
         bubble, filled = first.metrics["bubble_over_total"], second.metrics["bubble_filled"]
-        assert 1 - bubble * (1 - filled) > 1.2 * (1 - bubble)
-        assert first.seconds < second.seconds < 1.5 * first.seconds
+        assert 1 - bubble * (1 - filled) > 1.25 * (1 - bubble)
+        assert first.seconds < second.seconds < 1.25 * first.seconds

@@ -51,7 +51,7 @@ class Capuchin(_Swapping):
 
 @register(
     "delta", kind="pass", area="training", family="offload", cites=("Tang et al. 2022 (DELTA), arXiv 2203.15980",),
-    catalogue=("DELTA",), validated_by="mechanism",
+    catalogue=("DELTA",), validated_by="closed_form",
 )  # fmt: skip
 class Delta(_Swapping):
     """For each tensor that must go, the cheaper of recomputation and of the part of its swap that does not hide."""

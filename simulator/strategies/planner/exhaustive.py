@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,9 @@ __all__ = ["Exhaustive", "MarkovChain"]
 
 FIRST_RUNS = 24
 """Plans of the smallest bounds that are run before the rest is looked at again."""
+
+MOST_AGAIN = 5000
+"""Plans that are held at once to be run in the order of their bounds."""
 
 
 @register(
@@ -39,7 +44,8 @@ FIRST_RUNS = 24
 class Exhaustive:
     """Every plan of the space, exactly: plans whose lower bound is above the best found need not be run.
 
-    Memory does not grow with the number of plans: the space is walked twice, and only the best are kept.
+    Of a plan that is not among the best only its bound is kept, eight bytes; plans that must be run after all are made
+    again in a second walk, which ends at the last of them.
     """
 
     name: str
@@ -55,9 +61,11 @@ class Exhaustive:
             return found
         first: list[tuple[float, int]] = []
         chosen: dict[int, Plan] = {}
+        bounds = array("d")
         for index, plan in enumerate(problem.plans()):
             found.considered += 1
             limit = bound(plan)
+            bounds.append(math.inf if limit.reason else limit.seconds)
             if limit.reason:
                 found.reasons["memory" if limit.reason.startswith("out of memory") else "sizes"] += 1
                 continue
@@ -67,13 +75,15 @@ class Exhaustive:
                 del chosen[heapq.heappop(first)[1]]
         for _, index in sorted(first, reverse=True):
             found.add(chosen[index], evaluate(chosen[index]), problem.keep)
-        for index, plan in enumerate(problem.plans()):
-            if index in chosen:
-                continue
-            limit = bound(plan)
-            if limit.reason:
-                continue
-            if limit.seconds >= found.limit(problem.keep):
+        rest = [index for index, seconds in enumerate(bounds) if seconds < math.inf and index not in chosen]
+        maybe = {index for index in rest if bounds[index] < found.limit(problem.keep)}
+        found.reasons["slower"] += len(rest) - len(maybe)
+        again = itertools.islice(problem.plans(), max(maybe, default=-1) + 1)
+        left = ((index, plan) for index, plan in enumerate(again) if index in maybe)
+        if len(maybe) <= MOST_AGAIN:  # the smallest bounds first: what they find rules out more of the others
+            left = iter(sorted(left, key=lambda item: (bounds[item[0]], item[0])))
+        for index, plan in left:
+            if bounds[index] >= found.limit(problem.keep):
                 found.reasons["slower"] += 1
                 continue
             found.add(plan, evaluate(plan), problem.keep)

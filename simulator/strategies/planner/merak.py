@@ -44,13 +44,13 @@ def least_recomputed(layers: int, needed: float, room: float, flights: int, kept
     family="planner",
     cites=("Lai et al. 2022 (Merak), arXiv 2206.04959",),
     catalogue=("Merak",),
-    validated_by="mechanism",
+    validated_by="closed_form",
 )
 class MerakPlanner:
-    """Each 1F1B stage recomputes only as many layers as its memory asks for; ranked with the uniform plans.
+    """Each stage recomputes only as many layers as its memory asks for; ranked with the uniform plans.
 
-    Its sub-pipelined tensor parallelism is a tensor strategy and its shifted critical path a schedule; both are chosen
-    by their own options.
+    Stages run 1F1B or Merak's own ``shifted-critical-path``, whichever is faster. Its sub-pipelined tensor parallelism
+    is a tensor strategy (``domino``), chosen by its own option.
     """
 
     name: str
@@ -63,9 +63,10 @@ class MerakPlanner:
         if not isinstance(evaluate, LayerPricing):
             return found
         skeletons = {
-            replace(p, recompute="none")
+            replace(p, recompute="none", schedule=schedule)
             for p, _ in found
             if p.recompute == "full" and p.pipeline_parallel > 1 and p.schedule == "1f1b"
+            for schedule in ("1f1b", "shifted-critical-path")
         }
         for skeleton in sorted(skeletons, key=str):
             for attempt in range(self.tries):
@@ -90,7 +91,8 @@ class MerakPlanner:
         room = share * min(g.node.accelerator.memory_usable for g in problem.cluster.groups)
         counts, first = [], 0
         for stage, layers in enumerate(partition_layers(len(kept), ranks)):
-            mine, flights = kept[first : first + layers], min(microbatches, ranks - stage)
+            early = plan.schedule == "shifted-critical-path" and stage == ranks - 2  # its third forward
+            mine, flights = kept[first : first + layers], min(microbatches, ranks - stage + early)
             needed = sum(c.states + flights * c.activations for c in mine)
             count = least_recomputed(layers, needed, room, flights, mine[0].activations, again[first].activations)
             if count > layers:

@@ -165,6 +165,8 @@ class RankedPlans(list[tuple[Plan, "Estimate"]]):
         ``slower`` (a lower bound of their step is above the plans returned).
     notes
         What the planner learned beside the plans.
+    predicted
+        Seconds by the planner's own formula of plans that fit and were run in full, where it has one.
     """
 
     def __init__(self, found: list[tuple[Plan, Estimate]] | None = None) -> None:
@@ -173,6 +175,7 @@ class RankedPlans(list[tuple[Plan, "Estimate"]]):
         self.evaluated = 0
         self.reasons: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.predicted: dict[Plan, float] = {}
 
     @property
     def best(self) -> tuple[Plan, Estimate]:

@@ -181,6 +181,7 @@ def run_best(
     ranked = sorted(candidates, key=lambda c: c.seconds)
     seen = {plan for plan, _ in found}
     found.considered += len(ranked)
+    ratios: list[float] = []
     for candidate in ranked[: 4 * keep]:
         for share in SHARES:
             plan = candidate.make(share)
@@ -189,9 +190,15 @@ def run_best(
                 break
             seen.add(plan)
             estimate = evaluate(plan)
+            if estimate.feasible:
+                found.predicted[plan] = candidate.seconds
+                ratios.append(candidate.seconds / estimate.seconds)
             if estimate.feasible or share == SHARES[-1] or not estimate.reason.startswith("out of memory"):
                 found.add(plan, estimate, keep)
                 break
             found.evaluated += 1
     found.reasons["slower"] += max(0, len(ranked) - 4 * keep)
+    if ratios:
+        span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        found.notes.append(f"the planner's own latency of {len(ratios)} plans was {span} times their step")
     return found

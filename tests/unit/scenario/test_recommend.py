@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from io import StringIO
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 import simulator
 from simulator.errors import ConfigError
+from simulator.report.variants import print_recommendation
 from simulator.scenario import recommend_training
 from simulator.scenario.axes import parse_axes
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, metric_of, recommend
+from simulator.scenario.recommend import Candidate, Limit, Recommendation, metric_of, recommend
+from simulator.scenario.recommend_plans import TIMES
 from simulator.scenario.recommend_training import on_the_clock, plan_changes, problem_of, sizes_of, sizes_only
 from simulator.scenario.sweep import sweep
 from simulator.scenario.sweep_points import Recipe
@@ -113,6 +117,26 @@ def test_no_size_and_plan_of_a_training_is_better_than_the_recommended_one() -> 
     sections = [f"workloads.0.plan={found.best.point['workloads.0.plan']!r}".replace("'", "")]
     again = sweep("gpt3-175b-selene", [*base[:2], *changes, *sections], depth="step", jobs=1)
     assert again.rows[0]["training_seconds"] == pytest.approx(found.best.objective, rel=1e-9)
+    check_plans(found, again.rows[0])
+
+
+def check_plans(found: Recommendation, row: dict[str, Any]) -> None:
+    """Time, memory and traffic of the plans: parts sum to the step, the best is what a sweep of it alone says."""
+    assert found.best is not None
+    for plan in found.plans:
+        assert sum(plan[part] for part in TIMES[1:]) == pytest.approx(plan["seconds"])
+        assert 0 < plan["memory_peak"] <= plan["memory_capacity"]
+        assert plan["bytes_hbm"] > 0
+    best = found.plans[0]
+    assert best["plan"].startswith(row["plan"])
+    assert (best["seconds"], best["memory_peak"]) == pytest.approx((row["seconds"], row["memory_peak"]), rel=1e-9)
+    again = simulator.estimate(found.scenario)
+    moved = {f"bytes_{r['link']}": r["bytes"] for r in again.rows("traffic") if r["bytes"] > 0}
+    assert moved == {name: value for name, value in best.items() if name.startswith("bytes_")}
+    assert found.to_json()["plans"] == list(found.plans)
+    screen = Console(file=StringIO(), width=220)
+    print_recommendation(found, screen)
+    assert "plans of the best size" in screen.file.getvalue() and "scale up bytes" in screen.file.getvalue()
 
 
 def test_alternatives_of_the_plan_are_part_of_the_search() -> None:

@@ -10,7 +10,7 @@ from simulator.constants import Trust
 from simulator.cost.device import DeviceCost
 from simulator.cost.priced import Priced
 from simulator.training.pipelined import PipelinedJob
-from simulator.training.second_order import layer_work
+from simulator.training.second_order import COLUMN, INVERSION, layer_work
 from simulator.workload.ops import TensorClass, Work
 from simulator.workload.plan import Plan
 from tests.unit.strategies.training_cases import cluster, estimate, job
@@ -32,10 +32,11 @@ def test_the_work_of_a_layer_is_that_of_its_factors(monkeypatch: pytest.MonkeyPa
     block = next(b for b, _ in work.chunks[1].blocks if b.name == "layer")
     found = layer_work(block, view().pricer(0))
     h, tokens = HIDDEN, 1024
-    shapes = [(h, 3 * h), (h, h), (h, 4 * h), (4 * h, h)]  # inputs and outputs of the four linear maps
+    shapes = [(h, h)] * 4 + [(h, 4 * h), (4 * h, h)]  # query, key, value and output, then the two of the MLP
     assert sum(found.inputs) == 2 * tokens * sum(a * a for a, _ in shapes)
     assert sum(found.outputs) == 2 * tokens * sum(b * b for _, b in shapes)
-    assert sum(found.inversions) == pytest.approx(sum(a**3 + b**3 for a, b in shapes))
+    rate = INVERSION.value * work.pricer(0).device.accelerator.peak("fp32")
+    assert found.inversions == pytest.approx(sum(COLUMN.value * d + d**3 / rate for pair in shapes for d in pair))
     assert found.precondition == sum(2 * a * b * (a + b) for a, b in shapes)
     assert found.size == 8 * sum(a * a + b * b for a, b in shapes)
 
@@ -68,7 +69,7 @@ def test_factors_and_inverses_are_held() -> None:
         b.by_class[TensorClass.OPTIM.value] - a.by_class[TensorClass.OPTIM.value]
         for a, b in zip(plain.memory.stages, filled.memory.stages, strict=True)
     ]
-    assert more == [pytest.approx(LAYERS / STAGES * 8 * 46 * HIDDEN**2)] * STAGES
+    assert more == [pytest.approx(LAYERS / STAGES * 8 * 42 * HIDDEN**2)] * STAGES
     assert 0 < filled.metrics["bubble_filled"] <= 1
     assert "bubble_filled" not in plain.metrics
 
