@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 from simulator.cluster.request_moves import replica_link
@@ -11,6 +12,7 @@ from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
 from simulator.serving.pools import Pool, PooledDeployment, PoolsRun
 from simulator.serving.pools_transfer import kv_wire_bytes
+from simulator.serving.replica import Replica
 from simulator.serving.setup import policies
 
 __all__ = ["PoolsTenant"]
@@ -41,6 +43,14 @@ class PoolsTenant(ServingTenant):
         chosen = policies(part, self.seed)
         cost = engine.cost if self.power is None else self.costs(engine)
         return Pool(cost, engine.limits, part.replicas, chosen["batching"], chosen.get("kv_cache"))
+
+    def live(self) -> Sequence[Replica]:
+        """Those of the prefill pool, then those of the decode pool."""
+        return cast(PooledDeployment, self.process).replicas
+
+    def truncate(self, number: int) -> None:
+        """The clock of a replica has changed."""
+        cast(PooledDeployment, self.process).truncate(number)
 
     def outcome(self) -> Outcome:
         """The requests and replicas of both pools."""

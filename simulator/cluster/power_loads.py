@@ -84,6 +84,6 @@ def stretch_table(seconds: Callable[[int], float]) -> NDArray[np.float64]:
     levels = np.arange(FULL + 1, dtype=np.float64)
     taken = np.array([seconds(level) for level in _KNOTS])
     with np.errstate(divide="ignore"):
-        found = np.interp(-1.0 / levels, -1.0 / np.array(_KNOTS, np.float64), taken / taken[-1])
+        found: NDArray[np.float64] = np.interp(-1.0 / levels, -1.0 / np.array(_KNOTS, np.float64), taken / taken[-1])
     found[:LOWEST] = np.nan
     return found

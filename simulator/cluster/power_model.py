@@ -107,14 +107,16 @@ class Slots:
         drawn = self.devices * self.per_device(everything, levels, lowest[self.of])
         total = np.bincount(self.node, drawn, len(self._nodes.idle)).astype(np.float64)  # of whole numbers if empty
         within = np.minimum(1.0, np.divide(self._nodes.room, total, out=np.ones_like(total), where=total > 0))
-        return drawn * within[self.node]
+        found: Floats = drawn * within[self.node]
+        return found
 
     def drawn(self, slots: NDArray[np.bool_], did: Activity, levels: Levels) -> Floats:
         """What slots of one load have drawn beyond idling while they did this at these levels [W]."""
         chosen = np.flatnonzero(slots)
         busy, compute, memory = (np.full(len(chosen), value) for value in did)
         watts = self.devices[chosen] * self._watts(chosen, levels, busy, compute, memory)
-        return np.minimum(watts, self._nodes.room[self.node[chosen]])
+        found: Floats = np.minimum(watts, self._nodes.room[self.node[chosen]])
+        return found
 
     def behind(self, nodes: range, levels: Levels) -> Behind | None:
         """What is behind a feeder of these nodes, ``None`` where nothing is."""

@@ -116,11 +116,13 @@ class ServingTenant:
 
     def live(self) -> Sequence[Replica]:
         """The replicas as they are now."""
-        return self.process.replicas  # type: ignore[union-attr, no-any-return]
+        assert isinstance(self.process, DeploymentProcess)
+        return self.process.replicas
 
     def truncate(self, number: int) -> None:
         """The clock of a replica has changed."""
-        self.process.truncate(number)  # type: ignore[union-attr]
+        assert isinstance(self.process, DeploymentProcess)
+        self.process.truncate(number)
 
     def open(self, commons: Commons) -> ServingProcess:
         """The process that serves, ready to start."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from simulator.strategies.protocols import BatchShape, IterationCost, Segment
+from simulator.strategies.protocols import BatchShape, IterationCost, PipelinedIterationCost, Segment
 
 __all__ = ["ClockedCost"]
 
@@ -39,7 +39,7 @@ class ClockedCost:
         """See :class:`~simulator.strategies.serving_protocols.IterationCost`."""
         return self._now.decode_segment(batch)
 
-    def stage_times(self, batch: BatchShape) -> list[float]:
+    def stage_times(self, batch: BatchShape) -> Sequence[float]:
         """Seconds each stage is occupied by ``batch``."""
-        found: list[float] = self._now.stage_times(batch)  # type: ignore[attr-defined]
-        return found
+        assert isinstance(self._now, PipelinedIterationCost)
+        return self._now.stage_times(batch)

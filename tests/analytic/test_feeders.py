@@ -261,3 +261,31 @@ def test_inference_leaves_room_that_training_does_not() -> None:
     assert chat["capped_time"] == 0.0
     assert tunes["capped_time"] > 0.8 * tunes["makespan"]
     assert tunes["clock_mean"] < 1.0
+
+
+# -- every kind of tenant --------------------------------------------------------------------------------------------
+
+KINDS: dict[str, dict[str, Any]] = {
+    "pools": {"pools": {"policy": "distserve", "prefill": {"replicas": 2}, "decode": {"replicas": 2}}},
+    "cascade": {"cascade": {"method": "tabi", "small": {"model": "llama-3.2-1b"}, "reroute": 0.5, "delay": "0.1 s"}},
+    "fleet": {"autoscaling": {"policy": "hpa", "min_replicas": 1, "max_replicas": 4, "interval": "10 s",
+                              "options": {"target": 4}}},
+    "pipeline": {"plan": {"pipeline_parallel": 2, "tensor_parallel": 4}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_deployment_is_slowed_and_serves_everything(kind: str) -> None:
+    found = []
+    for limit in ("100 GW", "7.2 kW"):
+        document = copy.deepcopy(SERVED)
+        document["cluster"]["power"] |= {"feeders": [{"name": "row", "limit": limit}], "interval": "2 s"}
+        document["workloads"] = [document["workloads"][0] | {"deployment": KINDS[kind]}]
+        document["workloads"][0]["requests"] = {"rate": "20 /s", "count": 300, "input_tokens": 800, "output_tokens": 60}
+        found.append(simulator.run(document).of("chat"))
+    free, slow = found
+    assert free["requests"] == slow["requests"] == 300
+    assert (free["capped_time"], free["clock_mean"]) == (0.0, 1.0)
+    assert slow["capped_time"] > 0.0
+    assert slow["clock_mean"] < 1.0
+    assert slow["e2e_median"] > free["e2e_median"]

@@ -85,7 +85,8 @@ class EqualWatts:
 
         def under(cap: float) -> Levels:
             count = (watts <= cap * (1 + 1e-12)).sum(axis=0)
-            return np.minimum(view.highest, clocks[np.maximum(count, 1) - 1])
+            found: Levels = np.minimum(view.highest, clocks[np.maximum(count, 1) - 1])
+            return found
 
         caps = np.unique(watts)
         best = _largest(0, len(caps) - 1, lambda i: view.draw(under(float(caps[i]))) <= view.limit)
