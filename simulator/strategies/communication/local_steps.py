@@ -8,8 +8,9 @@ from simulator.registry import register
 from simulator.strategies.communication.base import CommunicationPass, gradient_reductions, number, positive_options
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import FLAT, Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass, Wire
+from simulator.workload.ops import FLAT, Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan, base_axis, sub_axis
+from simulator.workload.wire import Wire
 
 __all__ = ["DiLoCo", "LocalSteps"]
 
