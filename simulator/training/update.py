@@ -13,7 +13,7 @@ from simulator.strategies.offload.copies import is_tied_copy
 from simulator.training.block_time import BlockPricer, PhaseTime
 from simulator.training.memory import is_shared
 from simulator.training.stages import Chunk
-from simulator.workload.ops import Block, OpKind, Stream, TensorClass, Tier, Work
+from simulator.workload.ops import Block, OpKind, Stream, Tensor, TensorClass, Tier, Work
 from simulator.workload.plan import Plan
 
 __all__ = ["flash_update", "host_update", "optimizer_time", "updates_on_device"]
@@ -48,7 +48,7 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
                     if tensor.name in shared:
                         continue
                     shared.add(tensor.name)
-                by_class[tensor.cls] += tensor.bytes(mesh)
+                by_class[tensor.cls] += tensor.bytes(mesh) * _is_updated(tensor)
             optim = by_class[TensorClass.OPTIM]
             if not optim:
                 continue
@@ -199,7 +199,7 @@ def _update_bytes(block: Block, pricer: BlockPricer) -> _UpdateBytes:
     share = _owned_share(block, pricer)
     own = [t for t in block.states if not is_tied_copy(block, t, pricer.layout.plan)]
     optim = [t for t in own if t.cls is TensorClass.OPTIM]
-    gradient = sum(t.bytes(mesh) for t in own if t.cls is TensorClass.GRAD) * share[0]
+    gradient = sum(t.bytes(mesh) for t in own if t.cls is TensorClass.GRAD and _is_updated(t)) * share[0]
     parameter = sum(t.bytes(mesh) for t in own if t.cls is TensorClass.PARAM) * share[1]
     states = sum(t.bytes(mesh) for t in optim)
     drives = sum(t.bytes(mesh) for t in optim if t.tier is Tier.NVME)
@@ -207,10 +207,15 @@ def _update_bytes(block: Block, pricer: BlockPricer) -> _UpdateBytes:
     return _UpdateBytes(gradient + 2 * states + parameter, drives, parameter if on_device else 0.0, parameter)
 
 
+def _is_updated(tensor: Tensor) -> bool:
+    """Not what a communication strategy keeps beside a gradient (errors, outer states): Adam does not read that."""
+    return ".grad." not in tensor.name
+
+
 def _owned_share(block: Block, pricer: BlockPricer) -> tuple[float, float]:
     """Share of the resident gradients and parameters whose optimizer states live on this rank."""
     mesh = pricer.mesh
     optim = sum(t.elements(mesh) for t in block.states if t.name.endswith(".exp_avg"))
-    gradient = sum(t.elements(mesh) for t in block.states if t.cls is TensorClass.GRAD)
+    gradient = sum(t.elements(mesh) for t in block.states if t.cls is TensorClass.GRAD and _is_updated(t))
     parameter = sum(t.elements(mesh) for t in block.states if t.cls is TensorClass.PARAM)
     return min(1.0, optim / gradient if gradient else 0.0), min(1.0, optim / parameter if parameter else 0.0)

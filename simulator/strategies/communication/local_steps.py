@@ -8,8 +8,9 @@ from simulator.registry import register
 from simulator.strategies.communication.base import CommunicationPass, gradient_reductions, number, positive_options
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import FLAT, Block, Collective, Op, Tensor, TensorClass
+from simulator.workload.ops import FLAT, Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan, base_axis, sub_axis
+from simulator.workload.wire import Wire
 
 __all__ = ["DiLoCo", "LocalSteps"]
 
@@ -59,7 +60,7 @@ class LocalSteps(CommunicationPass):
             g = plan.group_size("local_group", axis, 1)
             far = replace(op, axis=sub_axis(axis, g, n, n), wire=replace(op.wire, every=every))
             if g == 1:
-                return (far,)
+                return (far, *self._outer_update(op, every))
             # Inside the island: reduce-scatter, exchange of the shards across islands, all-gather.
             near = sub_axis(axis, 1, g, n)
             shards = tuple(t.sharded(FLAT, near) for t in op.reads)
@@ -68,13 +69,25 @@ class LocalSteps(CommunicationPass):
             )
             join = replace(op, name=f"{op.name}.join", collective=Collective.ALL_GATHER, axis=near, reads=shards)
             across = replace(far, name=f"{op.name}.across", reads=shards, writes=shards)
-            return (scatter, across, join) if n > g else (scatter, join)
+            return (scatter, across, join, *self._outer_update(op, every)) if n > g else (scatter, join)
 
         changed = gradient_reductions(block, change)
         held = [t for t in block.states if t.cls is TensorClass.GRAD]
         return replace(
             changed, states=(*changed.states, *(self._outer(t, name) for t in held for name in self.outer_states))
         )
+
+    def _outer_update(self, op: Op, every: int) -> tuple[Op, ...]:
+        """The outer optimizer where replicas meet: it reads and writes their mean and its own states."""
+        states = tuple(self._outer(t, name) for t in op.reads for name in self.outer_states)
+        if not states:
+            return ()
+        return (
+            Op(
+                f"{op.name}.outer", OpKind.ELEMENTWISE, Phase.OPTIMIZER, "fp32", (*op.reads, *states),
+                (*op.reads, *states), stream=Stream.COMPUTE, wire=Wire(every=every),
+            ),
+        )  # fmt: skip
 
     def _outer(self, gradient: Tensor, name: str) -> Tensor:
         return replace(gradient, name=f"{gradient.name}.{name}", dtype="fp32")

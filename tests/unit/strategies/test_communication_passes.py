@@ -154,6 +154,16 @@ def test_diloco_keeps_a_copy_and_a_momentum() -> None:
     assert held[1] - held[0] == 8 * parameters
 
 
+def test_dilocos_outer_update_passes_over_mean_copy_and_momentum_where_replicas_meet() -> None:
+    """Read and written: the mean in 16 bits, two fp32 states; once in H steps. A tied head has a mean of its own."""
+    parameters = len(layers(DP)) * sum(t.elements() for t in layers(DP)[0].parameters) + 2 * 51200 * 2048
+    for steps in (4, 16):
+        ours, local = (estimate(DP.with_(communication=name, local_steps=steps)) for name in ("diloco", "local-steps"))
+        more = ours.traffic.by_link["hbm"] - local.traffic.by_link["hbm"]
+        assert more == pytest.approx(2 * (2 + 4 + 4) * parameters / steps, rel=0.005)
+        assert ours.seconds > local.seconds
+
+
 def test_embrace_sends_rows_instead_of_the_table() -> None:
     few = estimate(DP.with_(communication="embrace"), name="llama-3.2-1b")
     assert "ties it to the head" in few.reason
