@@ -345,6 +345,9 @@ class Block:
         Gradient reductions of every micro-batch (where a rank keeps only a shard of the gradients).
     publish
         Gathers of updated parameters after the optimizer (ZeRO-1/2).
+    dealt
+        Whether a ``layer`` takes one of the places when layers are dealt out to stages; that of a module for
+        multi-token prediction stays behind the head.
     """
 
     name: str
@@ -357,6 +360,12 @@ class Block:
     reduce: tuple[Op, ...] = ()
     reduce_each: tuple[Op, ...] = ()
     publish: tuple[Op, ...] = ()
+    dealt: bool = True
+
+    @property
+    def takes_place(self) -> bool:
+        """Whether it is a layer in the sense in which stages count them."""
+        return self.dealt and self.name == "layer"
 
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from simulator.scenario.deploy.flags import Arguments, Flag, require
 from simulator.scenario.deploy.known import MEGATRON, TORCHRUN
 from simulator.scenario.deploy.models import by_sizes, sizes
 from simulator.scenario.deploy.types import Engine, Read, Setup, Written
+from simulator.workload.model_files import load_model
 
 __all__ = ["ENGINE", "FLAGS", "PLAN", "UNMODELLED", "read_plan", "write_plan"]
 
@@ -21,6 +22,7 @@ PLAN = (
     Flag("--global-batch-size", "batch.global_batch_size"),
     Flag("--seq-length", "batch.sequence_length"),
     Flag("--train-iters", "steps"),
+    Flag("--mtp-num-layers", "plan.options.mtp_num_layers"),
 )
 """Flags that are one key of a scenario."""
 
@@ -49,7 +51,6 @@ UNMODELLED = {
     "--num-distributed-optimizer-instances": "optimizer states are sharded over all data-parallel ranks",
     "--use-tp-pp-dp-mapping": "ranks lie in the order tp-cp-dp-pp",
     "--window-size": "take a model with sliding windows instead",
-    "--mtp-num-layers": "no layers for multi-token prediction are added",
     "--delay-wgrad-compute": "weight gradients are computed with their backward",
     "--overlap-moe-expert-parallel-comm": "see the communication strategies",
     "--cp-comm-type": "see the context strategies",
@@ -91,6 +92,8 @@ def write(setup: Setup) -> Written:
     for name, value in (shape or {}).items():
         written.add(name, value, "model")
     written.add_table(PLAN, setup)
+    if setup.model.num_nextn_predict_layers and setup.get("plan.options.mtp_num_layers") is None:
+        written.add("--mtp-num-layers", setup.model.num_nextn_predict_layers, "model")
     write_plan(written, setup)
     _write_sharding(written, setup)
     if setup.model.layers[0][0].mlp is not None and shape is not None and "--num-experts" in shape:
@@ -175,6 +178,8 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     found = Read(model or by_sizes(given.values), "megatron-core-0.8")
     _world(found, given)
     found.values |= {"batch.micro_batch_size": 1, "steps": 1} | given.by_path(PLAN)
+    if "--mtp-num-layers" not in given and load_model(found.model).num_nextn_predict_layers:
+        found.values["plan.options.mtp_num_layers"] = 0
     read_plan(found, given)
     strategy = given.text("--data-parallel-sharding-strategy", "no_shard")
     stages = {name: stage for stage, name in _SHARDING.items()}
