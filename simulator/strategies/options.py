@@ -81,6 +81,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "recompute_slots": "revolve: checkpoints that fit",
     "recompute_tensors": "planned recompute: pairs of tensor and action",
     "recomputed_layers": "per-stage: layers that are run again, by stage",
+    "redundant_experts": "expert parallelism: copies of experts that take slots beside the model's own",
     "replan_every": "smartmoe, flexmoe: steps between changes",
     "reshard_after_forward": "fsdp: drop gathered parameters after the forward",
     "resharding": "cross-mesh-resharding: how a message is sent between meshes",

@@ -305,7 +305,8 @@ class BlockPricer:
             again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
             passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
         groups = [self.layout.group(op.axis).ranks for op in ops if op.kind is OpKind.COLLECTIVE]
-        return self.host.layer(passes, copies, groups)
+        routed = any(op.kind is OpKind.GROUPED_GEMM for op in block.forward)
+        return self.host.layer(passes, copies, groups, routed)
 
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}

@@ -188,8 +188,8 @@ def layers_per_stage(
 ) -> list[int]:
     """Layers of every virtual stage, dealt out as the framework does.
 
-    The first and the last have less where embedding, head and prediction modules count as layers. A plan with stages of its own names
-    them; it needs ``positions``, the virtual stages of each rank by chunk.
+    The first and the last have less where embedding, head and prediction modules count as layers. A plan with stages
+    of its own names them; it needs ``positions``, the virtual stages of each rank by chunk.
     """
     if plan.stages:
         return _named_layers(plan, stages, positions)

@@ -1,7 +1,7 @@
 """Counts of the modules for multi-token prediction, which are no part of the model that answers.
 
-A module is one block like the model's last, a projection of two hidden states to one and three norms; embedding and head
-are the main model's (DeepSeek-V3, arXiv 2412.19437 section 2.2; README_WEIGHTS.md of deepseek-ai/DeepSeek-V3).
+A module is one block like the model's last, a projection of two hidden states to one and three norms; embedding and
+head are the main model's (DeepSeek-V3, arXiv 2412.19437 section 2.2; README_WEIGHTS.md of deepseek-ai/DeepSeek-V3).
 """
 
 from __future__ import annotations

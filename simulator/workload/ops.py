@@ -186,6 +186,10 @@ class Work:
         Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
     casts
         Whether operands of an fp8 GEMM are stored in 16 bits, so that it casts them.
+    kernels
+        Launches of an elementwise Op that stands for several small kernels.
+    rows
+        Rows of a selection (``select``) or of a numbering by expert (``index``).
     """
 
     kind: OpKind
@@ -210,6 +214,8 @@ class Work:
     ranks: int = 1
     operator: str = ""
     casts: bool = False
+    kernels: int = 1
+    rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Modules for multi-token prediction: counts that DeepSeek states, and what they add to a training step.
 
 README_WEIGHTS.md of deepseek-ai/DeepSeek-V3 @0b39205: the module has 11.5 B parameters of its own beside the shared
-embedding and head (0.9 B each), and 2.4 B that one token visits with them; README.md: 14 B of the 685 B on Hugging Face.
+embedding and head (0.9 B each), and 2.4 B that one token visits with them; README.md: 14 of 685 B on Hugging Face.
 """
 
 from __future__ import annotations
