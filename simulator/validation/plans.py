@@ -92,6 +92,8 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
         chunks = _chunks(record, degrees["pp"], ends, assumed)
     if chunks > 1 and schedule == "1f1b":
         schedule = "interleaved-1f1b"
+    if schedule == "interleaved-1f1b" and re.search(r"1f1b overlap", str(record.get("notes") or "")):
+        schedule = "interleaved-1f1b-overlapped"  # forward beside backward, to hide the all-to-all of experts
     if degrees["pp"] > 1 and not layout.get("schedule"):
         assumed.append(f"schedule {schedule}")
     sequence = layout.get("sp")

@@ -94,6 +94,8 @@ class Framework:
         Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
     operators_routed_forward, operators_routed_backward
         The same of a layer with routed experts, beyond those of a dense one: router, dispatcher, grouped linears.
+    operators_per_expert_forward, operators_per_expert_backward
+        And of every expert that the rank holds: a grouped linear may be a GEMM and a gradient per expert to the host.
     router_kernels_forward, router_kernels_backward
         Kernels of a mixture's router beside its product and its selections: so small that the launch is what they cost.
     router_selections
@@ -164,6 +166,8 @@ class Framework:
     operators_per_parameter: int = 0
     operators_routed_forward: int = 0
     operators_routed_backward: int = 0
+    operators_per_expert_forward: int = 0
+    operators_per_expert_backward: int = 0
     router_kernels_forward: int = 0
     router_kernels_backward: int = 0
     router_selections: int = 0

@@ -38,6 +38,7 @@ _SWITCHES = (
     "--use-distributed-optimizer", "--use-megatron-fsdp", "--recompute-activations", "--bf16", "--fp16",
     "--optimizer-cpu-offload", "--overlap-grad-reduce", "--overlap-param-gather", "--tp-comm-overlap",
     "--no-overlap-p2p-communication", "--accumulate-allreduce-grads-in-fp32",
+    "--overlap-moe-expert-parallel-comm",
 )  # fmt: skip
 UNMODELLED = {
     "--expert-tensor-parallel-size": "experts are cut over the tensor-parallel ranks like the rest",
@@ -52,7 +53,6 @@ UNMODELLED = {
     "--use-tp-pp-dp-mapping": "ranks lie in the order tp-cp-dp-pp",
     "--window-size": "take a model with sliding windows instead",
     "--delay-wgrad-compute": "weight gradients are computed with their backward",
-    "--overlap-moe-expert-parallel-comm": "see the communication strategies",
     "--cp-comm-type": "see the context strategies",
     "--optimizer-offload-fraction": "all optimizer states are offloaded",
 }
@@ -118,7 +118,10 @@ def write_plan(written: Written, setup: Setup) -> None:
         written.add("--sequence-parallel")
     written.said.add("plan.sequence_parallel")
     stages = setup["plan.virtual_stages"]
-    if setup["plan.schedule"] == ("interleaved-1f1b" if stages > 1 else "1f1b"):
+    if setup["plan.schedule"] == "interleaved-1f1b-overlapped":
+        written.add("--overlap-moe-expert-parallel-comm")
+    interleaved = ("interleaved-1f1b", "interleaved-1f1b-overlapped")
+    if setup["plan.schedule"] in (interleaved if stages > 1 else ("1f1b",)):
         written.said |= {"plan.schedule", "plan.virtual_stages"}
         if stages > 1:
             written.add("--num-virtual-stages-per-pipeline-rank", stages)
@@ -224,6 +227,8 @@ def read_plan(found: Read, given: Arguments) -> None:
         ranks = given.number("--pipeline-model-parallel-size", 1)
         stages = max(1, given.number("--num-layers", 0) // (ranks * per_stage))
     values["plan.virtual_stages"] = stages
+    if "--overlap-moe-expert-parallel-comm" in given and stages > 1:
+        values["plan.schedule"] = "interleaved-1f1b-overlapped"
     granularity = given.text("--recompute-granularity")
     method, count = given.text("--recompute-method", "uniform"), given.number("--recompute-num-layers", 1)
     if granularity == "full" and (method, count) == ("uniform", 1):
