@@ -291,7 +291,7 @@ def attention_term(
     if spec.kind == "latent":
         cached = spec.kv_lora_rank + spec.qk_rope_head_dim
         flops = 2.0 * heads * (cached + spec.kv_lora_rank)
-        wide = lookup("quantization", precision).arithmetic
+        wide = str(getattr(lookup("quantization", precision), "arithmetic", "bf16"))
         return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept, grid, wide)
     kv_heads = max(1, -(-spec.num_key_value_heads // ranks))
     per_token = kv_heads * (spec.head_dim + spec.v_head_dim) * width

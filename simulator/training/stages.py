@@ -99,9 +99,8 @@ def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: i
             if head.forward:
                 blocks.append(head)
             if count := prediction_modules(tower.model, plan):
-                layer = replace(compiled(lower_layer(tower.model.layers[-1][0], ctx)), dealt=False)
-                module = (_sharing(compiled(lower_prediction(ctx)), plan), layer, _headless(head))
-                blocks += module * count
+                behind = replace(compiled(lower_layer(tower.model.layers[-1][0], ctx)), dealt=False)
+                blocks += (_sharing(compiled(lower_prediction(ctx)), plan), behind, _headless(head)) * count
     return tuple(blocks)
 
 
