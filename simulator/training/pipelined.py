@@ -273,12 +273,17 @@ class PipelinedJob:
     def floor(self) -> float:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
         by_rank = [
-            self.microbatches
-            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.work_of(rank))
+            self._microbatches_of_each
+            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.positions[rank])
             + self.update_time(rank).floor
             for rank in range(self.ranks)
         ]
         return max(by_rank)
+
+    @property
+    def _microbatches_of_each(self) -> float:
+        """Micro-batches that a rank runs through each virtual stage it holds: a bidirectional pair halves them."""
+        return self.microbatches / self.traits.weight_copies
 
     def work_of(self, rank: int) -> list[int]:
         """Virtual stages whose micro-batches a rank executes; a bidirectional pair shares them."""
@@ -332,8 +337,8 @@ class PipelinedJob:
     def step_time(self, rank: int) -> PhaseTime:
         """Computation and traffic of one rank over a step, pipeline messages and update included."""
         times = [
-            (t[p], float(self.microbatches))
-            for p in self.work_of(rank)
+            (t[p], self._microbatches_of_each)
+            for p in self.positions[rank]
             for t in (self.forward_times, self.backward_times)
         ]
         return combine([*times, (self.update_time(rank), self.traits.updates(self.microbatches))])
