@@ -182,7 +182,8 @@ def named_model(name: str, layers: int) -> ModelSpec:
 
 def _simumax(row: Row, file: str, index: int) -> Case:
     sizes = {k: int(row[k]) for k in ("tp", "pp", "cp", "ep", "dp")}
-    record = {"flash_attention": True, "notes": "no communication overlap"}
+    fused = ", fused cross-entropy" * row["case"].endswith("_cef")
+    record = {"flash_attention": True, "notes": f"no communication overlap{fused}"}
     framework, assumed = framework_of("SimuMax", record)
     model = named_model(row["model"], int(row["layers"]))
     recompute = "full" if re.search(r"full_?recompute|_fr\b", row["case"]) else "none"
