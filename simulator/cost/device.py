@@ -25,11 +25,19 @@ from pathlib import Path
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
 from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, load_rows
-from simulator.cost.kernels import EAGER_LAUNCH, GRAPH_LAUNCH, UNPACKED_EXPERTS, grouped_gemm_flops, smooth_max
+from simulator.cost.kernels import (
+    EAGER_LAUNCH,
+    GRAPH_LAUNCH,
+    SELECTION,
+    UNPACKED_EXPERTS,
+    grouped_gemm_flops,
+    smooth_max,
+)
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
 from simulator.hardware.types import Accelerator
 from simulator.workload.framework import Framework
+from simulator.workload.operators import INDEX, SELECT
 from simulator.workload.ops import OpKind, Work
 
 __all__ = ["OWN_KERNELS", "DeviceCost"]
@@ -40,7 +48,7 @@ BETWEEN, BETWEEN_RECORDED = "sequence.between", "sequence.between_recorded"
 TENSOR_SCALED = "tensor_scaled"
 """Curve of fp8 GEMMs in a training step: one scale per tensor. ``gemm.fp8`` belongs to kernels of serving engines."""
 
-PERMUTATIONS = ("dispatch", "combine")
+PERMUTATIONS = ("dispatch", "combine", "sort")
 """Operators of a training step that gather rows for experts and put them back: slower than reading in order."""
 
 CAST_BYTES = 4.0
@@ -304,15 +312,27 @@ class DeviceCost:
 
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
+        if work.rows and (by_rows := self._by_rows(work, used)) is not None:
+            return by_rows
         # Engines that serve index rows inside the expert kernel; a measured table knows its own kernels.
         moves_rows = self._recorded and work.operator.partition(".")[0] in PERMUTATIONS and not device.kernel_table
         share = self.share("permute.memory" if moves_rows else "elementwise.memory", used)
         memory = work.bytes / (share * device.memory_bandwidth)
         compute = work.flops / device.rate(work.dtype) if work.flops else 0.0
-        launch = self.launch("elementwise.launch", used)
+        launch = work.kernels * self.launch("elementwise.launch", used)
         body = max(memory, compute)
         bound: Bound = "launch" if launch > body else "memory" if memory >= compute else "compute"
         return self.priced(work, launch + body, bound, used)
+
+    def _by_rows(self, work: Work, used: list[str]) -> Priced | None:
+        """Time of a kernel of a mixture that goes by rows; nothing where the device's multiprocessors are not known."""
+        if work.operator == SELECT and self.accelerator.sm_count:
+            body = work.rows * self.shared(SELECTION, used) / self.accelerator.sm_count
+        elif work.operator == INDEX and self.framework is not None:
+            body = work.rows * self.shared(self.framework.constants["index_per_row"], used)
+        else:
+            return None
+        return self.priced(work, self.launch("elementwise.launch", used) + body, "compute", used)
 
     def _host_copy(self, work: Work) -> Priced:
         """A transfer of ``message`` bytes between the device and its host."""

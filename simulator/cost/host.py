@@ -68,7 +68,7 @@ class HostCost:
         counted = (self._operator,) if self.framework.operators_per_parameter else ()
         return (*((self._per_step,) if self._per_step else ()), *counted)
 
-    def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int]) -> float:
+    def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int], experts: int = 0) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
 
         Parameters
@@ -80,12 +80,20 @@ class HostCost:
             Layers.
         groups
             Ranks of the group of each collective call of the pass.
+        experts
+            Routed experts of a layer that the rank holds; 0: the layers have none.
         """
         if not self.counted:
             return copies * self._value(self._per_layer) * sum(passes.values())
         forward = passes.get(Phase.FORWARD, 0.0) + passes.get(Phase.RECOMPUTE, 0.0)
         backward = (passes.get(Phase.BACKWARD, 0.0) + passes.get(Phase.WEIGHT_GRADIENT, 0.0)) / 2
         counts = self.framework.operators_forward, self.framework.operators_backward
+        if experts:
+            f = self.framework
+            counts = (
+                counts[0] + f.operators_routed_forward + experts * f.operators_per_expert_forward,
+                counts[1] + f.operators_routed_backward + experts * f.operators_per_expert_backward,
+            )
         seconds = copies * (forward * counts[0] + backward * counts[1]) * self._value(self._operator)
         checked = self._value(self._check) if self.framework.checked_collectives else 0.0
         return seconds + sum(self._value(self._collective) + checked * (ranks - 1) for ranks in groups)

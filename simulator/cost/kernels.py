@@ -8,7 +8,7 @@ from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "EAGER_LAUNCH", "GRAPH_LAUNCH", "UNPACKED_EXPERTS", "attention_longest_block", "attention_waves",
+    "EAGER_LAUNCH", "GRAPH_LAUNCH", "SELECTION", "UNPACKED_EXPERTS", "attention_longest_block", "attention_waves",
     "grouped_gemm_flops", "smooth_max",
 ]  # fmt: skip
 
@@ -39,6 +39,17 @@ UNPACKED_EXPERTS = Constant(
     "(InferenceX 2026)",
 )
 """Share of the usual efficiencies of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
+
+SELECTION = Constant(
+    "kernel.selection",
+    2.1e-6,
+    "s",
+    0.3,
+    Trust.MEASURED,
+    "torch.topk (sbtopk::gatherTopK, a thread block per row) over 4,096 rows of 256 scores on 132 multiprocessors: 66 "
+    "us in deepseek-ai/profile-data @4496024 train.json; one source",
+)
+"""Time of one multiprocessor for the highest of one row of scores."""
 
 _TILES = (64, 128, 256)
 _SMALL_TILE = 16

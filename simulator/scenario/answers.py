@@ -64,7 +64,7 @@ class Answers:
         if self.kind == "pass" and deployment.batching == "chunked-prefill":
             where = ("deployment", "batching")
             yield where, f"'{name}' reads its input at once, chunks do not work: use 'prefill-first' or 'dynamic'"
-        for key in ("pools", "speculation", "sparse_attention", "decode_attention", "kv_tiers"):
+        for key in ("pools", "speculation", "sparse_attention", "decode_attention", "batch_overlap", "kv_tiers"):
             if getattr(deployment, key):
                 yield ("deployment", key), f"'{name}' does not generate tokens, leave it out"
 

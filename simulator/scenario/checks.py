@@ -80,7 +80,7 @@ def check_model(plan: Plan, model: ModelSpec) -> Iterator[Problem]:
     if ep > 1 and not experts:
         yield ("plan", "expert_parallel"), f"{model.name} has no experts, leave expert_parallel out"
     for count in sorted(experts):
-        if count % ep:
+        if count % ep and not plan.option("redundant_experts"):  # the strategy counts copies itself
             near = _or(divisors_near(count, ep))
             yield ("plan", "expert_parallel"), f"{count} experts are not divisible by {ep}, use {near}"
     ranks = plan.expert_ranks

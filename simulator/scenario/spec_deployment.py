@@ -218,5 +218,6 @@ class DeploymentSpec(EngineSpec):
     offload: TextOrMapping = None
     adapters: TextOrMapping = None
     decode_attention: TextOrMapping = None
+    batch_overlap: TextOrMapping = None
     diffusion: DiffusionSpec | None = None
     options: Options = Field(default_factory=dict)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from simulator.cost.device import DeviceCost
+from simulator.registry import lookup
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
@@ -52,6 +53,8 @@ class SoftmaxTerm:
 
     Latent attention decodes in absorbed form: one shared key/value head of kv_lora_rank + rope numbers that every rank
     keeps whole, and 2·heads·(2·kv_lora_rank + rope) FLOPs per token of context (DeepSeek-V2, arXiv 2405.04434 §2.1).
+    Prompts are computed expanded: a chunk behind a cached context projects the latents of all that context up again and
+    joins the rotary key to every head's (vLLM's ``_compute_prefill_context`` of its MLA backends).
 
     Attributes
     ----------
@@ -64,6 +67,8 @@ class SoftmaxTerm:
         Which part of the context is attended.
     grid
         Thread blocks of the decode kernel; ``None``: as those the device's curve was measured on.
+    arithmetic
+        Type of the linear layers, in which latents are projected up.
     """
 
     spec: AttentionSpec
@@ -76,6 +81,7 @@ class SoftmaxTerm:
     kv_dtype: str = "bf16"
     kept: KeptContext = ALL
     grid: Grid | None = None
+    arithmetic: str = "bf16"
     constants: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
@@ -83,6 +89,7 @@ class SoftmaxTerm:
         self._constant, self._per_sequence, self._per_token = self.device.decode_attention_coefficients(probe)
         first = self.device.price(self._prefill_work(64, 0))
         self.constants = frozenset(first.constants) | frozenset(self.device.price(probe).constants)
+        self.constants |= {i for work in self._expansion(64) for i in self.device.price(work).constants}
         self.prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
         self._memo: dict[tuple[int, int], float] = {}
         window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
@@ -126,6 +133,19 @@ class SoftmaxTerm:
             kv_heads=self.kv_heads,
             head_dim=spec.head_dim,
             causal=spec.causal,
+        )
+
+    def _expansion(self, cached: int) -> tuple[Work, ...]:
+        """What a chunk does to the latents in front of it: keys and values of every head, and the rotary key joined."""
+        spec, rows = self.spec, self.heads * cached
+        if spec.kind != "latent" or not cached:
+            return ()
+        depth, wide = spec.kv_lora_rank, self.heads * (spec.qk_nope_head_dim + spec.v_head_dim)
+        moved = 2.0 * cached * (depth + wide) + DTYPE_BYTES[self.arithmetic] * depth * wide
+        joined = 2.0 * rows * (spec.qk_nope_head_dim + spec.head_dim) + 2.0 * cached * spec.qk_rope_head_dim
+        return (
+            Work(OpKind.GEMM, self.arithmetic, 2.0 * cached * depth * wide, moved, cached, wide, depth),
+            Work(OpKind.ELEMENTWISE, "bf16", bytes=joined),
         )
 
     @property
@@ -173,12 +193,14 @@ class SoftmaxTerm:
             return known
         alone = self.device.price(self._prefill_work(chunk, cached))
         seconds = max(alone.floor, alone.seconds - self.prefill_launch)
+        seconds += sum(self.device.price(work).seconds for work in self._expansion(cached))
         if len(self._memo) < 1 << 18:
             self._memo[chunk, cached] = seconds
         return seconds
 
     def _works(self, batch: BatchShape) -> list[Work]:
         works = [self._prefill_work(*chunk) for chunk in batch.prefill]
+        works += [work for _, cached in batch.prefill for work in self._expansion(cached)]
         if batch.decodes:
             rows = self._attended(batch.decodes, batch.decode_context)[0]
             works.append(self._decode_work(batch.decodes, rows / batch.decodes))
@@ -237,7 +259,7 @@ class RecurrentTerm:
 
 def attention_term(
     spec: AttentionSpec, device: DeviceCost, ranks: int, kv_dtype: str, queries: int = 1, kept: KeptContext = ALL,
-    grid: Grid | None = None,
+    grid: Grid | None = None, precision: str = "bf16",
 ) -> AttentionTerm:  # fmt: skip
     """The term of one mixer on one rank.
 
@@ -258,6 +280,8 @@ def attention_term(
         Part of the context that is attended.
     grid
         Thread blocks of the decode kernel.
+    precision
+        Of the plan: in what the linear layers are computed that project latents up.
     """
     heads = -(-spec.num_attention_heads // ranks)
     width = DTYPE_BYTES[kv_dtype]
@@ -267,7 +291,8 @@ def attention_term(
     if spec.kind == "latent":
         cached = spec.kv_lora_rank + spec.qk_rope_head_dim
         flops = 2.0 * heads * (cached + spec.kv_lora_rank)
-        return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept, grid)
+        wide = str(getattr(lookup("quantization", precision), "arithmetic", "bf16"))
+        return SoftmaxTerm(spec, device, heads, 1, cached * width, flops, queries, kv_dtype, kept, grid, wide)
     kv_heads = max(1, -(-spec.num_key_value_heads // ranks))
     per_token = kv_heads * (spec.head_dim + spec.v_head_dim) * width
     flops = 2.0 * heads * (spec.head_dim + spec.v_head_dim)

@@ -11,6 +11,7 @@ from simulator.cost.sensitivity import interval
 from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBreakdown, Traffic
 from simulator.serving.adapters import AdapterCost, miss_share
+from simulator.serving.dual_batch import DualBatchCost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
 from simulator.serving.options import ServedModel, option_problems, quality_notes
@@ -59,7 +60,9 @@ def replica_cost(
         deployment.max_num_batched_tokens, scale,
     )  # fmt: skip
     cost: ServingCost
-    if served.speculation is None:
+    if served.overlap is not None:
+        cost = DualBatchCost(served.overlap, *plain, kept=served.kept, stream=served.stream, grid=served.grid)
+    elif served.speculation is None:
         cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream, grid=served.grid)
     else:
         cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream, grid=served.grid)

@@ -211,7 +211,8 @@ class ReplicaCost:
 
     def term_on(self, device: DeviceCost, spec: AttentionSpec) -> AttentionTerm:
         """The attention of one layer at the prices of ``device``."""
-        return attention_term(spec, device, self.split.heads, self.kv_dtype, self.queries, self.kept, self.grid)
+        chosen = self.queries, self.kept, self.grid, self.plan.precision
+        return attention_term(spec, device, self.split.heads, self.kv_dtype, *chosen)
 
     def _prefill_attention(self, stage: int, batch: BatchShape) -> float:
         chunks = self.attended(batch).prefill
@@ -327,8 +328,7 @@ class ReplicaCost:
         return Segment(base if overlapped else base + host, slope, max(1, valid))
 
     def separate(self) -> SeparableCost | None:
-        """The cost by terms; ``None`` with stages, ranks, drafts, windows, recurrent mixers, or streams that depend on
-        the batch."""
+        """The cost by terms; ``None`` with stages, ranks, drafts, windows, recurrent mixers or a stream that varies."""
         terms = [(term, count) for term, count in self.attention[0] if isinstance(term, SoftmaxTerm)]
         ranks = self.ranks * self.split.sequences
         plain = self.stages == 1 and ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])

@@ -15,6 +15,7 @@ from simulator.serving.setup import POLICY_OPTIONS, policy_problems
 from simulator.serving.speculative import draft_plan
 from simulator.serving.token_costs import layers_of_stage
 from simulator.strategies.adapters.methods import AdapterMethod
+from simulator.strategies.batch_overlap.halves import BatchOverlap
 from simulator.strategies.decode_attention.kernels import DecodeAttention, Grid
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.settings import settings_of
@@ -30,7 +31,7 @@ __all__ = ["FAMILIES", "ServedModel", "option_problems", "quality_notes"]
 
 FAMILIES = {
     "speculation": "speculation", "sparse_attention": "sparse_attention", "offload": "serving_offload",
-    "adapters": "adapters", "decode_attention": "decode_attention",
+    "adapters": "adapters", "decode_attention": "decode_attention", "batch_overlap": "batch_overlap",
 }  # fmt: skip
 """Keys of a deployment that name a strategy, with its family; they come among the deployment's ``options``."""
 
@@ -68,6 +69,8 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[tu
                 _ = strategy.kept
             elif key == "decode_attention":
                 _ = strategy.grid
+            elif key == "batch_overlap":
+                found += [(key, message) for message in _overlap_problems(deployment, strategy)]
             if node is not None:
                 ServedModel.of(alone, node)
         except ConfigError as error:
@@ -75,11 +78,25 @@ def option_problems(deployment: Deployment, node: Node | None = None) -> list[tu
     return found
 
 
+def _overlap_problems(deployment: Deployment, overlap: BatchOverlap) -> list[str]:
+    """Why a batch cannot run as halves that hide each other's messages."""
+    for prompts in (True, False):
+        overlap.compute_share(prompts)
+    found = []
+    if deployment.plan.expert_parallel == 1:
+        found.append("there are no messages between experts to hide: it needs expert_parallel of more than 1")
+    if any(key == "speculation" for key, _ in deployment.options):
+        found.append("halves of a batch and drafts are not modelled together; leave one of them out")
+    return found
+
+
 def quality_notes(deployment: Deployment) -> tuple[str, ...]:
     """Declared quality cost of every strategy that may change answers."""
     plan = deployment.plan
     # Adapters are the tenants' own models: the backbone's answers are no measure of theirs. Kernels are exact.
-    classes = [type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters | DecodeAttention)]
+    classes = [
+        type(s) for s in _chosen(deployment).values() if not isinstance(s, Adapters | DecodeAttention | BatchOverlap)
+    ]
     if plan.precision not in ("bf16", "fp16"):
         classes.append(lookup("quantization", plan.precision))
     if (sparsity := plan.option("sparsity")) is not None:
@@ -125,6 +142,8 @@ class ServedModel:
         Low-rank adapters beside the backbone, or ``None``.
     grid
         Thread blocks of the decode attention kernel, where one is named.
+    overlap
+        How a batch runs as halves beside each other, or ``None``.
     plan
         The deployment's, with the neurons that an offload strategy picks.
     """
@@ -138,6 +157,7 @@ class ServedModel:
     adapters: Adapters | None = None
     plan: Plan = field(default_factory=Plan)
     grid: Grid | None = None
+    overlap: BatchOverlap | None = None
 
     @classmethod
     def of(cls, deployment: Deployment, node: Node) -> ServedModel:
@@ -161,7 +181,8 @@ class ServedModel:
                 raise ConfigError("deployment.offload: it picks neurons itself, leave 'sparsity' out")
             picked = {**dict(plan.options), "sparsity": "deja-vu", "sparsity_density": density}
             plan = replace(plan, options=tuple(sorted(picked.items())))
-        return cls(speculation, kept, stream, weights, per_token, outside, chosen.get("adapters"), plan, grid)
+        beside = chosen.get("adapters"), plan, grid, chosen.get("batch_overlap")
+        return cls(speculation, kept, stream, weights, per_token, outside, *beside)
 
 
 def _stream(deployment: Deployment, node: Node, offload: Any) -> tuple[WeightStream, tuple[StageMemory, ...]]:

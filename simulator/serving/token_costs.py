@@ -21,7 +21,7 @@ from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
 from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
 from simulator.workload.model import LayerSpec, ModelSpec
-from simulator.workload.ops import Block, Op, OpKind, Work
+from simulator.workload.ops import Block, Collective, Op, OpKind, Work
 from simulator.workload.plan import Plan
 from simulator.workload.work import work_of
 
@@ -37,7 +37,7 @@ _FEW = 512
 
 
 class LinearCost(NamedTuple):
-    """Device seconds, roofline bound [s], FLOPs, and bytes by link class of token-wise Ops."""
+    """Device seconds, roofline bound [s], FLOPs, bytes by link class, and seconds of all-to-alls of token-wise Ops."""
 
     seconds: float
     floor: float
@@ -45,6 +45,10 @@ class LinearCost(NamedTuple):
     hbm: float
     scale_up: float
     scale_out: float
+    messages: float = 0.0
+
+
+_NOTHING = LinearCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 
 
 def grid(limit: int) -> list[int]:
@@ -135,17 +139,24 @@ class TokenCosts:
 
     def seconds(self, part: Part, tokens: int, *, captured: bool) -> float:
         """Seconds of one part; ``captured``: padded to the next size instead of interpolated."""
+        low, high, share = self._between(part, tokens, captured)
+        return low.seconds + share * (high.seconds - low.seconds)
+
+    def messages(self, part: Part, tokens: int, *, captured: bool) -> float:
+        """Seconds of :meth:`seconds` in which rows travel between experts."""
+        low, high, share = self._between(part, tokens, captured)
+        return low.messages + share * (high.messages - low.messages)
+
+    def _between(self, part: Part, tokens: int, captured: bool) -> tuple[LinearCost, LinearCost, float]:
+        """The costs of the grid sizes around ``tokens``, and how far from the first to the second it is."""
         index, sizes = self._index[part], self._sizes
         at = bisect_left(sizes, tokens)
         if at >= len(sizes):
-            last = self._knot(index, sizes[-1])
-            return last.seconds * tokens / sizes[-1]
+            return _NOTHING, self._knot(index, sizes[-1]), tokens / sizes[-1]
         high = self._knot(index, sizes[at])
         if sizes[at] == tokens or at == 0 or captured:
-            return high.seconds
-        low = self._knot(index, sizes[at - 1])
-        share = (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
-        return low.seconds + share * (high.seconds - low.seconds)
+            return high, high, 0.0
+        return self._knot(index, sizes[at - 1]), high, (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
 
     def by_trust(self, part: Part, tokens: int) -> dict[Trust, float]:
         """Seconds of the Ops of one part at the next grid size, by trust of their constants."""
@@ -201,7 +212,7 @@ class TokenCosts:
 
     def _price_part(self, part: Part, tokens: int) -> tuple[LinearCost, frozenset[str]]:
         used: set[str] = set()
-        seconds = floor = flops = hbm = scale_up = scale_out = 0.0
+        seconds = floor = flops = hbm = scale_up = scale_out = messages = 0.0
         for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
             if not _token_wise(op):
                 continue
@@ -212,8 +223,9 @@ class TokenCosts:
                 sent = self.layout.wire_bytes(op.collective, work.message, self.layout.group(op.axis))
                 scale_up += sent["scale_up"]
                 scale_out += sent["scale_out"]
+                messages += priced.seconds * (op.collective is Collective.ALL_TO_ALL)
             else:
                 floor += priced.floor
                 flops += work.flops
                 hbm += work.bytes
-        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out), frozenset(used)
+        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out, messages), frozenset(used)

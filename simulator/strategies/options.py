@@ -12,6 +12,7 @@ __all__ = ["PLAN_OPTIONS", "unknown_options"]
 PLAN_OPTIONS: dict[str, str] = {
     "account_for_embedding_in_pipeline_split": "stages: count the embedding as a layer",
     "account_for_loss_in_pipeline_split": "stages: count the head as a layer",
+    "account_for_mtp_in_pipeline_split": "stages: count each module for multi-token prediction as a layer",
     "activation_share": "planned recompute and swaps: share of the saved bytes that may stay",
     "attention_over": "weight-stationary-2d: heads or sequences",
     "backprop_ratio": "optimus-cc: bytes of a gradient between stages over the plain tensor",
@@ -49,6 +50,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "lora_targets": "lora, qlora: all or attention",
     "micro_batch_size": "planners: size that replaces the batch's",
     "microbatches": "angel-ptm: micro-batches of a step (decided)",
+    "mtp_num_layers": "modules for multi-token prediction that are trained; the model's unless it is said",
     "node_limit": "node-limited: nodes a token may go to",
     "offload_activations": "state offload: tier of saved activations",
     "offload_compression": "flashneuron: bytes over the plain activations",
@@ -79,6 +81,7 @@ PLAN_OPTIONS: dict[str, str] = {
     "recompute_slots": "revolve: checkpoints that fit",
     "recompute_tensors": "planned recompute: pairs of tensor and action",
     "recomputed_layers": "per-stage: layers that are run again, by stage",
+    "redundant_experts": "expert parallelism: copies of experts that take slots beside the model's own",
     "replan_every": "smartmoe, flexmoe: steps between changes",
     "reshard_after_forward": "fsdp: drop gathered parameters after the forward",
     "resharding": "cross-mesh-resharding: how a message is sent between meshes",

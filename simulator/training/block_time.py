@@ -21,7 +21,7 @@ from simulator.training.sustained import sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
-from simulator.workload.work import work_of
+from simulator.workload.work import local_experts, work_of
 
 __all__ = ["BlockPricer", "PhaseTime", "PricedOp", "combine"]
 
@@ -305,7 +305,8 @@ class BlockPricer:
             again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
             passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
         groups = [self.layout.group(op.axis).ranks for op in ops if op.kind is OpKind.COLLECTIVE]
-        return self.host.layer(passes, copies, groups)
+        experts = next((local_experts(op, self.mesh) for op in block.forward if op.kind is OpKind.GROUPED_GEMM), 0)
+        return self.host.layer(passes, copies, groups, experts)
 
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}

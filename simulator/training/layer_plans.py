@@ -90,7 +90,7 @@ def varied_layers(job: TrainingJob, layers_per_stage: Sequence[int], owners: Seq
 
     found, layer = list[Block](), 0
     for index, block in enumerate(variant(owners[0], jobs[owners[0]].plan)):
-        if block.name == "layer":
+        if block.takes_place:
             block = variant(of_layer[layer], plans[layer])[index]
             layer += 1
         else:  # before the first layer of a stage, or after the last one of all

@@ -139,8 +139,8 @@ def _update_workspace(chunks: Sequence[Chunk], mesh: Mesh, framework: Framework)
 
 
 def is_shared(block: Block, tensor: Tensor) -> bool:
-    """The token embedding, which a tied head reads as well."""
-    return block.name in ("embedding", "head") and tensor.name.startswith("embedding.weight")
+    """The token embedding, which a tied head and modules for multi-token prediction read as well."""
+    return block.name in ("embedding", "head", "prediction") and tensor.name.startswith("embedding.weight")
 
 
 def memory_ledger(

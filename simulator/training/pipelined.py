@@ -31,7 +31,7 @@ from simulator.training.pipeline_memory import pipeline_memory
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order
-from simulator.training.stages import Chunk, compiled_layers, counted_ends, cut_into_chunks, layers_per_stage
+from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks, layers_per_stage, too_many_stages
 from simulator.training.step_end import gather_delay, reduction_end
 from simulator.training.step_run import StepRun
 from simulator.training.step_traffic import step_bytes
@@ -93,10 +93,7 @@ class PipelinedJob:
         if plan.pipeline_parallel == 1 and plan.virtual_stages == 1:
             return ""
         reason = schedule.check(plan.pipeline_parallel, job.batch.microbatches(plan), plan.virtual_stages)
-        layers = job.model.num_hidden_layers + sum(counted_ends(plan))
-        if not reason and plan.pipeline_parallel * plan.virtual_stages > layers:
-            reason = f"{plan.pipeline_parallel} stages × {plan.virtual_stages} chunks are more than the {layers} layers"
-        return reason
+        return reason or too_many_stages(job.model, plan)
 
     @cached_property
     def factors(self) -> dict[str, float]:
@@ -276,12 +273,17 @@ class PipelinedJob:
     def floor(self) -> float:
         """Roofline bound of the step [s]: the computation of the busiest rank, nothing else."""
         by_rank = [
-            self.microbatches
-            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.work_of(rank))
+            self._microbatches_of_each
+            * sum(self.forward_times[p].floor + self.backward_times[p].floor for p in self.positions[rank])
             + self.update_time(rank).floor
             for rank in range(self.ranks)
         ]
         return max(by_rank)
+
+    @property
+    def _microbatches_of_each(self) -> float:
+        """Micro-batches that a rank runs through each virtual stage it holds: a bidirectional pair halves them."""
+        return self.microbatches / self.traits.weight_copies
 
     def work_of(self, rank: int) -> list[int]:
         """Virtual stages whose micro-batches a rank executes; a bidirectional pair shares them."""
@@ -335,8 +337,8 @@ class PipelinedJob:
     def step_time(self, rank: int) -> PhaseTime:
         """Computation and traffic of one rank over a step, pipeline messages and update included."""
         times = [
-            (t[p], float(self.microbatches))
-            for p in self.work_of(rank)
+            (t[p], self._microbatches_of_each)
+            for p in self.positions[rank]
             for t in (self.forward_times, self.backward_times)
         ]
         return combine([*times, (self.update_time(rank), self.traits.updates(self.microbatches))])

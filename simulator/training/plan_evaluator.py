@@ -200,7 +200,7 @@ class PlanEvaluator:
             np.array([forward[id(b)] for b in blocks]),
             np.array([backward[id(b)] for b in blocks]),
             np.array([memory[id(b)].activations for b in blocks]),
-            np.array([b.name == "layer" for b in blocks]),
+            np.array([b.takes_place for b in blocks]),
             min(memory[id(b)].workspace for b in blocks if b.name == "layer"),
         )
 
@@ -209,14 +209,14 @@ class PlanEvaluator:
         one = {id(b): b for b in blocks}
         held: dict[int, float] = {}
         for key, block in one.items():
-            tied = block.name == "head"  # a tied head shares the embedding's table where both are on one rank
+            tied = block.name in ("head", "prediction")  # they share the embedding's table where both are on one rank
             mine = (t for t in block.states if t.tier is Tier.HBM and not (tied and t.name.startswith("embedding.")))
             held[key] = sum(t.bytes(plan.mesh) for t in mine)
         exchange = {k: [pricer.price(op) for op in (*b.reduce, *b.publish)] for k, b in one.items()}
         sync = {k: sum(p.priced.seconds / p.op.wire.every for p in ops) for k, ops in exchange.items()}
         # One pass updates all that a rank holds: what a block adds to it is the bound, the launch comes once.
         update = {k: self._update(b, 2, pricer) - self._update(b, 1, pricer) for k, b in one.items()}
-        layers = [b.name == "layer" for b in blocks]
+        layers = [b.takes_place for b in blocks]
         seconds = [update[id(b)] if layer else 0.0 for b, layer in zip(blocks, layers, strict=True)]
         return _States(*(np.array(c) for c in ([held[id(b)] for b in blocks], seconds, [sync[id(b)] for b in blocks])))
 

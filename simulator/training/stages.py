@@ -7,20 +7,25 @@ compiled block occurs, which is what makes a step of a trillion parameters cheap
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
 from simulator.strategies.compile import compile_block
+from simulator.strategies.pipeline.choice import schedule_of
 from simulator.strategies.pipeline.partition import partition_layers
 from simulator.workload.autodiff import differentiate
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
+from simulator.workload.lowering_prediction import lower_prediction
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Mesh, OpKind, TensorClass
+from simulator.workload.ops import Block, Mesh, Op, OpKind, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
-__all__ = ["Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layer_count", "layers_per_stage"]
+__all__ = [
+    "Chunk", "compiled_layers", "counted_ends", "cut_into_chunks", "layer_count", "layers_per_stage",
+    "prediction_modules", "too_many_stages",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,7 @@ class Chunk:
     @property
     def layer_count(self) -> int:
         """Number of transformer layers it holds."""
-        return sum(count for block, count in self.blocks if block.name == "layer")
+        return sum(count for block, count in self.blocks if block.takes_place)
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,50 @@ def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: i
             head = compiled(lower_head(ctx))
             if head.forward:
                 blocks.append(head)
+            if count := prediction_modules(tower.model, plan):
+                behind = replace(compiled(lower_layer(tower.model.layers[-1][0], ctx)), dealt=False)
+                blocks += (_sharing(compiled(lower_prediction(ctx)), plan), behind, _headless(head)) * count
     return tuple(blocks)
+
+
+def prediction_modules(model: ModelSpec, plan: Plan) -> int:
+    """Modules for multi-token prediction that are trained."""
+    return int(str(plan.option("mtp_num_layers", model.num_nextn_predict_layers)))
+
+
+def _sharing(module: Block, plan: Plan) -> Block:
+    """The module with the embedding's table as its own state where the embedding is on other ranks.
+
+    Frameworks then keep a second copy, as a tied head does. One rank has both without a pipeline, and where a schedule
+    keeps two model chunks on a rank (DualPipe: arXiv 2412.19437 section 3.2.3).
+    """
+    ranks = plan.pipeline_parallel
+    together = ranks == 1 or schedule_of(plan).traits().weight_copies > 1
+    return _without_states(module, "embedding.") if together else module
+
+
+def _headless(head: Block) -> Block:
+    """The head's Ops once more: its matrix is the main model's, the norm in front of it the module's own."""
+    return _without_states(head, "head.", "embedding.")
+
+
+def _without_states(block: Block, *prefixes: str) -> Block:
+    """``block`` whose tensors with these names are another block's: neither kept nor exchanged a second time."""
+
+    def own(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(t for t in tensors if not t.name.startswith(prefixes))
+
+    def exchanged(ops: tuple[Op, ...]) -> tuple[Op, ...]:
+        kept = (replace(op, reads=own(op.reads), writes=own(op.writes)) for op in ops)
+        return tuple(op for op in kept if op.reads)
+
+    return replace(
+        block,
+        states=own(block.states),
+        reduce=exchanged(block.reduce),
+        reduce_each=exchanged(block.reduce_each),
+        publish=exchanged(block.publish),
+    )
 
 
 def layer_count(model: ModelSpec) -> int:
@@ -101,14 +149,28 @@ def layer_count(model: ModelSpec) -> int:
     return sum(count for tower in _towers(model, 1) for _, count in tower.model.layers)
 
 
-def counted_ends(plan: Plan) -> tuple[int, int]:
-    """Whether the embedding and the head take the place of a layer when layers are dealt out (1 or 0 each).
+def counted_ends(plan: Plan, modules: int = 0) -> tuple[int, int]:
+    """Places of layers that what stands before and behind them takes when layers are dealt out.
 
-    Options ``account_for_embedding_in_pipeline_split`` and ``account_for_loss_in_pipeline_split``, as in Megatron-LM.
+    Options ``account_for_embedding_in_pipeline_split`` and ``account_for_loss_in_pipeline_split``, as in Megatron-LM,
+    count the embedding and the head as a layer; ``account_for_mtp_in_pipeline_split`` each of the ``modules`` for
+    multi-token prediction.
     """
-    names = ("account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split")
-    first, last = (int(plan.option(name, False) is True) for name in names)
-    return first, last
+    first, head, module = (
+        int(plan.option(f"account_for_{what}_in_pipeline_split", False) is True)
+        for what in ("embedding", "loss", "mtp")
+    )
+    return first, head + module * modules
+
+
+def too_many_stages(model: ModelSpec, plan: Plan) -> str:
+    """Why the layers do not fill the plan's stages, or an empty string."""
+    first, last = counted_ends(plan, prediction_modules(model, plan))
+    layers, chunks = model.num_hidden_layers + first + last, plan.pipeline_parallel * plan.virtual_stages
+    if layers >= chunks * max(1, first, last):
+        return ""
+    reason = f"{plan.pipeline_parallel} stages × {plan.virtual_stages} chunks are more than the {layers} layers"
+    return reason + (f" where one stage gives {last} places to what is behind them" if last > 1 else "")
 
 
 def _named_layers(plan: Plan, stages: int, positions: Sequence[Sequence[int]]) -> list[int]:
@@ -125,13 +187,13 @@ def layers_per_stage(
 ) -> list[int]:
     """Layers of every virtual stage, dealt out as the framework does.
 
-    The first and the last have one less where embedding and head count as layers. A plan with stages of its own names
-    them; it needs ``positions``, the virtual stages of each rank by chunk.
+    The first and the last have less where embedding, head and prediction modules count as layers. A plan with stages
+    of its own names them; it needs ``positions``, the virtual stages of each rank by chunk.
     """
     if plan.stages:
         return _named_layers(plan, stages, positions)
-    first, last = counted_ends(plan)
-    places = [index for index, block in enumerate(blocks) if block.name == "layer"]
+    first, last = counted_ends(plan, sum(block.name == "prediction" for block in blocks))
+    places = [index for index, block in enumerate(blocks) if block.takes_place]
     if framework.pipeline_split == "share" and not (first or last) and stages > 1:
         sizes = {id(block): _matrix_elements(block, plan.mesh) for block in blocks}
         costs, tail = [sizes[id(blocks[i])] for i in places], sum(sizes[id(b)] for b in blocks[places[-1] + 1 :])
@@ -158,13 +220,13 @@ def cut_into_chunks(blocks: Sequence[Block], layers_per_chunk: Sequence[int]) ->
     wanted = list(layers_per_chunk)
     room = wanted[0]
     for index, block in enumerate(blocks):
-        ends = block.name == "layer" or (position + 2 == len(wanted) and wanted[-1] == 0)
+        ends = block.takes_place or (position + 2 == len(wanted) and wanted[-1] == 0)
         if ends and room == 0 and held:
             chunks.append(Chunk(position, _run_lengths(held)))
             position, held = position + 1, []
             room = wanted[position]
         held.append(block)
-        room -= block.name == "layer"
+        room -= block.takes_place
         if index == len(blocks) - 1:
             chunks.append(Chunk(position, _run_lengths(held)))
     return tuple(chunks)

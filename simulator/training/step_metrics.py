@@ -10,8 +10,10 @@ from simulator.results.metrics import hfu, mfu
 from simulator.training.flash_wear import wear_metrics
 from simulator.training.overlapped_pairs import tasks_of_rank, work_time
 from simulator.training.pipelined import PipelinedJob
+from simulator.training.stages import prediction_modules
 from simulator.training.step_run import StepRun
 from simulator.workload.counting import training_flops_per_token
+from simulator.workload.counting_prediction import prediction_flops_per_token
 from simulator.workload.ops import OpKind, Phase, TensorClass
 
 __all__ = ["step_interval", "step_metrics"]
@@ -68,7 +70,9 @@ def _flops_per_token(pipeline: PipelinedJob, causal: bool) -> float:
         if tensor.cls is TensorClass.PARAM
     ]
     if all(tensor.trainable for tensor, _ in held):
-        return training_flops_per_token(model, sequence, causal)
+        modules = prediction_modules(model, pipeline.plan)
+        ahead = 3.0 * modules * prediction_flops_per_token(model, sequence, causal) if modules else 0.0
+        return training_flops_per_token(model, sequence, causal) + ahead
     adapters = sum(count * t.elements() for t, count in held if t.trainable and len(t.dims) > 1)
     return training_flops_per_token(model, sequence, causal, frozen=True) + 6.0 * adapters
 

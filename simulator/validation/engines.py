@@ -21,7 +21,7 @@ ENGINES = (
     (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
     (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
     (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
-    (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"),
+    (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"), (r"deepseek production", "sglang-0.4"),
 )  # fmt: skip
 """Words in an engine's name → preset; the first match counts."""
 

@@ -78,7 +78,8 @@ def _mlp(dims: Mapping[str, Any], biased: bool) -> MlpSpec:
     moe = dims.get("moe")
     if not moe:
         return MlpSpec(int(dims["ffn_hidden"]), dims.get("mlp") in GATED, bias=biased)
-    shared = int(moe.get("shared_experts") or 0) * int(moe.get("shared_ffn") or moe["expert_ffn"])
+    # Files give the width of all shared experts together (DeepSeek-V2: 2 of 1536 are 3072), or none.
+    shared = int(moe.get("shared_ffn") or int(moe.get("shared_experts") or 0) * int(moe["expert_ffn"]))
     return MlpSpec(
         0, True, num_experts=int(moe["experts"]), num_experts_per_tok=int(moe["top_k"]),
         moe_intermediate_size=int(moe["expert_ffn"]), shared_intermediate_size=shared,

@@ -50,7 +50,8 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
     """The framework preset of a source, adapted to what the record itself states, and what was assumed.
 
     ``flash_attention`` decides between kernels, a gradient reduction in fp32 ("DEFAULT" mixed precision of FSDP)
-    and overlaps ("no communication overlap", "TP communication overlap on") are taken from the record's words.
+    a fused loss ("fused cross-entropy") and overlaps ("no communication overlap", "TP communication overlap on") are
+    taken from the record's words.
     """
     name = next((f for pattern, f in FRAMEWORKS if re.search(pattern, source, re.IGNORECASE)), "")
     assumed = [f"framework {name or DEFAULT_FRAMEWORK} from the name of the source"]
@@ -67,6 +68,8 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
     words = str(record.get("notes", "")).lower()
     if "no communication overlap" in words:
         framework = replace(framework, overlap_grad_reduce=False, overlap_param_gather=False, overlap_p2p=False)
+    if "fused cross-entropy" in words:
+        framework = replace(framework, fused_cross_entropy=True)
     if "tp communication overlap on" in words:
         framework = replace(framework, tensor_parallel_overlap=True)
     return framework, assumed
@@ -92,6 +95,8 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
         chunks = _chunks(record, degrees["pp"], ends, assumed)
     if chunks > 1 and schedule == "1f1b":
         schedule = "interleaved-1f1b"
+    if schedule == "interleaved-1f1b" and re.search(r"1f1b overlap", str(record.get("notes") or "")):
+        schedule = "interleaved-1f1b-overlapped"  # forward beside backward, to hide the all-to-all of experts
     if degrees["pp"] > 1 and not layout.get("schedule"):
         assumed.append(f"schedule {schedule}")
     sequence = layout.get("sp")

@@ -18,6 +18,7 @@ from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.models import IncompleteError
+from simulator.validation.production_runs import production_figures, production_recipe
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
@@ -87,6 +88,13 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
     workload, kind = entry["workload"], str(entry["workload"].get("kind"))
+    if kind == "production_mix":
+        figures, settings = production_figures(entry)
+        launch = production_recipe(entry)
+        return deployment_case(
+            entry, models.get(entry["model"]), file, "production", figures, settings, list(launch.assumed),
+            grade=_grade(str(entry.get("verified", ""))), launch=launch,
+        )  # fmt: skip
     measured, settings, runner, assumed = _what(entry, kind, workload)
     if not measured:
         raise IncompleteError("no figure that a simulation gives (ratios, claims, inputs)")

@@ -175,13 +175,15 @@ def named_model(name: str, layers: int) -> ModelSpec:
             continue
         kept = model.layer_list()[:layers]
         runs = tuple((layer, kept.count(layer)) for layer in dict.fromkeys(kept))
-        return replace(model, name=f"{name} {layers} layers", layers=runs)
+        # Benchmarks of cut models train the next token alone unless they say otherwise.
+        return replace(model, name=f"{name} {layers} layers", layers=runs, num_nextn_predict_layers=0)
     raise IncompleteError(f"no public configuration of '{name}' is shipped")
 
 
 def _simumax(row: Row, file: str, index: int) -> Case:
     sizes = {k: int(row[k]) for k in ("tp", "pp", "cp", "ep", "dp")}
-    record = {"flash_attention": True, "notes": "no communication overlap"}
+    fused = ", fused cross-entropy" * row["case"].endswith("_cef")
+    record = {"flash_attention": True, "notes": f"no communication overlap{fused}"}
     framework, assumed = framework_of("SimuMax", record)
     model = named_model(row["model"], int(row["layers"]))
     recompute = "full" if re.search(r"full_?recompute|_fr\b", row["case"]) else "none"

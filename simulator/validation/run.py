@@ -128,6 +128,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
     from simulator.validation import (
         cluster_runs,
         power_runs,
+        production_runs,
         serving_runs,
         step_runs,
         trace_runs,
@@ -143,6 +144,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "serving": serving_runs.run_serving,
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,
+        "production": production_runs.run_production,
         "vidur": vidur_runs.run_vidur,
         "training_power": power_runs.run_training_power,
         "kernel": trace_runs.run_kernel,

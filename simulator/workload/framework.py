@@ -92,6 +92,17 @@ class Framework:
         constant ``host_per_layer`` says it.
     operators_per_parameter
         Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
+    operators_routed_forward, operators_routed_backward
+        The same of a layer with routed experts, beyond those of a dense one: router, dispatcher, grouped linears.
+    operators_per_expert_forward, operators_per_expert_backward
+        And of every expert that the rank holds: a grouped linear may be a GEMM and a gradient per expert to the host.
+    router_kernels_forward, router_kernels_backward
+        Kernels of a mixture's router beside its product and its selections: so small that the launch is what they cost.
+    router_selections
+        How often the forward selects the highest scores of every token (``torch.topk``).
+    sorts_arrived_rows
+        Whether rows that came from other ranks are sorted by local expert in a pass of their own, and back, in either
+        direction (Megatron's all-to-all dispatcher); else they are gathered once, on the side of the experts.
     checked_collectives
         Whether every collective is first checked by its group on the host, as ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` does.
     constants
@@ -105,7 +116,8 @@ class Framework:
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
         share of the usual compute efficiency that its own GEMMs in these types have, ``vector_bytes`` [B] most that a
-        multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors.
+        multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors,
+        ``index_per_row`` [s] time of the kernels that number the rows of a mixture by expert, per row.
     """
 
     name: str
@@ -152,6 +164,14 @@ class Framework:
     operators_forward: int = 0
     operators_backward: int = 0
     operators_per_parameter: int = 0
+    operators_routed_forward: int = 0
+    operators_routed_backward: int = 0
+    operators_per_expert_forward: int = 0
+    operators_per_expert_backward: int = 0
+    router_kernels_forward: int = 0
+    router_kernels_backward: int = 0
+    router_selections: int = 0
+    sorts_arrived_rows: bool = False
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
 

@@ -56,7 +56,14 @@ def causal_lm(
         vocab_size=c.integer("vocab_size", default=vocab_size),
         max_position_embeddings=c.integer("max_position_embeddings", default=positions),
         tie_word_embeddings=c.flag("tie_word_embeddings", default=tied),
+        num_nextn_predict_layers=_prediction_modules(c),
     )
+
+
+def _prediction_modules(c: ConfigReader) -> int:
+    """Modules for multi-token prediction, a key that only some families write."""
+    key = "num_nextn_predict_layers"
+    return c.integer(key, default=0, minimum=0) if key in c.config else 0
 
 
 @family("llama")

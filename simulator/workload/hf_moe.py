@@ -137,7 +137,7 @@ def deepseek_v2(c: ConfigReader) -> ModelSpec:
 
 @family("deepseek_v3", "kimi_k2", "deepseek_v32")
 def deepseek_v3(c: ConfigReader) -> ModelSpec:
-    """DeepSeek-V3, R1 and Kimi K2; the router has a correction bias. Multi-token-prediction layers are left out."""
+    """DeepSeek-V3, R1 and Kimi K2; the router has a correction bias."""
     hidden = c.integer("hidden_size", default=7168)
     attention = _latent(c, 128, q_lora_rank=1536, kv_lora_rank=512)
     width = c.integer("moe_intermediate_size", default=2048)
@@ -157,7 +157,7 @@ def deepseek_v3(c: ConfigReader) -> ModelSpec:
 
 @family("glm4_moe")
 def glm4_moe(c: ConfigReader) -> ModelSpec:
-    """GLM-4.5 and 4.6: biases on q, k and v, DeepSeek-V3 routing. Multi-token-prediction layers are left out."""
+    """GLM-4.5 and 4.6: biases on q, k and v, DeepSeek-V3 routing."""
     hidden = c.integer("hidden_size", default=4096)
     attention = grouped_query(
         c,

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
+from simulator.workload.autodiff import GRADIENT_ELSEWHERE
 from simulator.workload.model import MlpSpec
 from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
 
@@ -131,15 +132,15 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         return _grouped(f"{name}.{part}", spec, read, inner_dim, outer, ctx)
 
     router = ctx.gemm(f"{name}.router", source, ctx.hidden, Dim.of("router", spec.num_experts), bias=spec.router_bias)
-    chosen = ctx.activation(f"{name}.topk.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="fp32")
-    topk = ctx.elementwise(f"{name}.topk", router.writes, (chosen,), saves=router.writes, flops=8.0)
+    routing, chosen = _choice(name, spec, router, ctx)
+    numbering, numbers = _numbering(name, routed, chosen, ctx)
     permuted = rows("dispatch.out", ctx.hidden)
     dispatch = Op(
         f"{name}.dispatch",
         OpKind.ELEMENTWISE,
         Phase.FORWARD,
         ctx.dtype,
-        (source, chosen),
+        (source, chosen, *numbers),
         (permuted,),
         (routed,),
         0.0,
@@ -157,7 +158,9 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         (activated,),
         activated.dims,
         8.0,
-        saves=ctx.saved(*up.writes, *_intermediate(f"{name}.expert_act", activated, spec, ctx)),
+        saves=ctx.saved(
+            *up.writes, *((chosen,) if early else ()), *_intermediate(f"{name}.expert_act", activated, spec, ctx)
+        ),
     )
     down = grouped("expert_down", activated, inner, ctx.hidden)
     out = ctx.activation(f"{name}.combine.out", ctx.hidden)
@@ -170,7 +173,39 @@ def _routed(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) -> t
         (out,),
         (routed, ctx.hidden),
         2.0,
-        saves=() if early else ctx.saved(down.writes[0]),
+        saves=() if early else ctx.saved(down.writes[0], chosen),
         tags={"moe": "combine"},
     )
-    return [router, topk, dispatch, up, act, down, combine], out
+    return [router, *routing, *numbering, dispatch, up, act, down, combine], out
+
+
+def _choice(name: str, spec: MlpSpec, router: Op, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
+    """From the router's scores to weights [batch, seq, experts per token]: selections, and small kernels around them.
+
+    Scores in fp32, groups, masks, the loss that balances experts and its gradient: as many kernels as the framework
+    says, each over tokens × experts numbers at most.
+    """
+    chosen = ctx.activation(f"{name}.topk.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="fp32")
+    framework = ctx.framework
+    topk = ctx.elementwise(f"{name}.topk", router.writes, (chosen,), saves=router.writes, flops=8.0)
+    if framework.router_kernels_forward:
+        launches = {
+            "kernels": str(framework.router_kernels_forward),
+            "kernels_backward": str(framework.router_kernels_backward),
+        }
+        topk = replace(topk, tags=launches)
+    if not framework.router_selections:
+        return [topk], chosen
+    places = ctx.activation(f"{name}.select.out", Dim.of("chosen", spec.num_experts_per_tok), dtype="int32")
+    select = ctx.elementwise(f"{name}.select", router.writes, (places,))
+    tags = {GRADIENT_ELSEWHERE: topk.name, "selections": str(framework.router_selections)}
+    return [replace(select, tags=tags), replace(topk, reads=(*topk.reads, places))], chosen
+
+
+def _numbering(name: str, routed: Dim, chosen: Tensor, ctx: LoweringContext) -> tuple[list[Op], tuple[Tensor, ...]]:
+    """The kernels that number rows by expert, where the framework says what they take."""
+    if "index_per_row" not in ctx.framework.constants:
+        return [], ()
+    numbers = Tensor(f"{name}.index.out", TensorClass.ACTIVATION, (routed, Dim.of("number", 1)), "int32")
+    op = ctx.elementwise(f"{name}.index", (chosen,), (numbers,))
+    return [replace(op, tags={GRADIENT_ELSEWHERE: f"{name}.dispatch"})], (numbers,)

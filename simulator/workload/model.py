@@ -164,6 +164,9 @@ class ModelSpec:
         Vision, audio or text towers of a multimodal model, run before the backbone.
     projector_parameters
         Parameters between towers and backbone.
+    num_nextn_predict_layers
+        Modules for multi-token prediction behind the last block, each one block like the last and a projection of two
+        hidden states to one; they share embedding and head. Training runs them, serving only as a draft.
     dropout
         Whether the published recipe trains with dropout (its masks are stored).
     published_parameters
@@ -193,6 +196,7 @@ class ModelSpec:
     projector_parameters: int = 0
     patch: PatchSpec | None = None
     extra_parameters: int = 0
+    num_nextn_predict_layers: int = 0
     published_parameters: float = 0.0
     published_active_parameters: float = 0.0
     sources: tuple[str, ...] = ()

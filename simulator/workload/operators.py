@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from simulator.workload.ops import Op, OpKind, Phase, TensorClass
 
-__all__ = ["operator_of"]
+__all__ = ["INDEX", "SELECT", "operator_of"]
+
+SELECT, INDEX = "select", "index"
+"""Kernels of a mixture whose time goes by rows: the highest scores of every token, the numbering of rows by expert."""
 
 _BY_LAST_PART = {
     "act": "activation", "expert_act": "activation", "rotary": "rotary", "qk_norm": "rotary",
     "add": "add", "sum": "add",
     "embedding": "embedding", "position": "positions", "loss": "cross_entropy", "cast": "cast", "topk": "topk",
-    "dispatch": "dispatch", "combine": "combine", "softmax": "softmax", "dropout": "dropout",
+    "dispatch": "dispatch", "combine": "combine", "sort": "sort", "select": SELECT, "index": INDEX,
+    "softmax": "softmax", "dropout": "dropout",
 }  # fmt: skip
 
 

@@ -186,6 +186,10 @@ class Work:
         Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
     casts
         Whether operands of an fp8 GEMM are stored in 16 bits, so that it casts them.
+    kernels
+        Launches of an elementwise Op that stands for several small kernels.
+    rows
+        Rows of a selection (``select``) or of a numbering by expert (``index``).
     """
 
     kind: OpKind
@@ -210,6 +214,8 @@ class Work:
     ranks: int = 1
     operator: str = ""
     casts: bool = False
+    kernels: int = 1
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -345,6 +351,9 @@ class Block:
         Gradient reductions of every micro-batch (where a rank keeps only a shard of the gradients).
     publish
         Gathers of updated parameters after the optimizer (ZeRO-1/2).
+    dealt
+        Whether a ``layer`` takes one of the places when layers are dealt out to stages; that of a module for
+        multi-token prediction stays behind the head.
     """
 
     name: str
@@ -357,6 +366,12 @@ class Block:
     reduce: tuple[Op, ...] = ()
     reduce_each: tuple[Op, ...] = ()
     publish: tuple[Op, ...] = ()
+    dealt: bool = True
+
+    @property
+    def takes_place(self) -> bool:
+        """Whether it is a layer in the sense in which stages count them."""
+        return self.dealt and self.name == "layer"
 
     @cached_property
     def parameters(self) -> tuple[Tensor, ...]:

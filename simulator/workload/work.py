@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from simulator.workload.lowering_mlp import experts_touched
-from simulator.workload.operators import operator_of
+from simulator.workload.operators import INDEX, SELECT, operator_of
 from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
 
-__all__ = ["work_of"]
+__all__ = ["local_experts", "work_of"]
 
 
 def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
@@ -56,7 +56,15 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
     operator = operator_of(op)
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
         return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs
-    return Work(op.kind, op.dtype, flops, moved, operator=operator)
+    launches = int(op.tags.get("kernels_backward" if op.phase is Phase.BACKWARD else "kernels", 1))
+    rows = int(op.tags.get("selections", 1)) * _rows(op, mesh) if operator in (SELECT, INDEX) else 0
+    return Work(op.kind, op.dtype, flops, moved, operator=operator, kernels=launches, rows=rows)
+
+
+def _rows(op: Op, mesh: Mesh) -> int:
+    """Rows of what an Op writes: all its dimensions but the last."""
+    written = op.writes[0]
+    return written.elements(mesh) // written.dims[-1].size
 
 
 def _gemm_shape(op: Op, mesh: Mesh) -> tuple[int, int, int, int]:
@@ -73,11 +81,12 @@ def _gemm_shape(op: Op, mesh: Mesh) -> tuple[int, int, int, int]:
     groups = 1
     if op.kind is OpKind.GROUPED_GEMM:
         # Experts without a row take no tile.
-        groups = max(1, round(_local_experts(op, mesh) * _touched_share(op, mesh)))
+        groups = max(1, round(local_experts(op, mesh) * _touched_share(op, mesh)))
     return math.prod(free[:-1]), free[-1] if free else 1, k, groups
 
 
-def _local_experts(op: Op, mesh: Mesh) -> int:
+def local_experts(op: Op, mesh: Mesh) -> int:
+    """Experts of a grouped GEMM that one rank holds."""
     total = int(op.tags["experts"])
     return next((op.local(d, mesh) for t in (*op.reads, *op.writes) for d in t.dims if d.name == "experts"), total)
 

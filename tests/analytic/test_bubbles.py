@@ -197,6 +197,23 @@ def test_dualpipe_overlap_shortens_the_step() -> None:
     assert fast.makespan < plain.makespan
 
 
+@pytest.mark.parametrize(("p", "m", "v"), [(2, 8, 2), (4, 8, 3), (4, 16, 2)])
+def test_interleaved_pairs(p: int, m: int, v: int) -> None:
+    """One forward more before the first backward, then all m·v − warm-up forwards beside a backward; where a pair hides
+    nothing it takes as long as both, and where it hides everything the rank saves the forwards' time."""
+    plain, pairs = run("interleaved-1f1b", p, m, v), run("interleaved-1f1b-overlapped", p, m, v)
+    assert pairs.busy == pytest.approx(plain.busy)
+    assert (pairs.in_flight.peak - plain.in_flight.peak).tolist() == [1] * p
+    ranks = np.arange(p)
+    expected = np.maximum(m * v - (2 * (p - 1 - ranks) + (v - 1) * p + 1), 0)
+    paired = np.bincount(pairs.program.rank[pairs.program.paired], minlength=p)
+    assert paired.tolist() == expected.tolist()
+    hidden = replace(PipelineCosts.uniform(p * v), overlapped=lambda forward, backward, split: 2.0)
+    fast = run_schedule(lookup("pipeline", "interleaved-1f1b-overlapped")(), hidden, p, m, v)
+    slow = run_schedule(lookup("pipeline", "interleaved-1f1b-overlapped")(), PipelineCosts.uniform(p * v), p, m, v)
+    assert (slow.busy - fast.busy).tolist() == pytest.approx(expected.tolist())
+
+
 @pytest.mark.parametrize("p", [4, 5, 8, 16])
 def test_bpipe_balances_residency(p: int) -> None:
     timeline = run("bpipe", p, 3 * p)

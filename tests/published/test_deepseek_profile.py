@@ -32,12 +32,12 @@ def view(schedule: str = "dualpipe") -> PipelinedJob:
 
 
 def test_the_profiled_pair() -> None:
-    # Too fast: kernels bound by memory reach half to three quarters of the share of bandwidth that is assumed here when
-    # they run beside messages, and weight gradients with scales on both sides 0.8 of the forward's speed.
+    # Too fast: norms, casts and rotations reach half to three quarters of the share of bandwidth that is assumed here
+    # when they run beside messages.
     work = view()
     chunk = next(c for c in work.chunks if c.layer_count == 4 and len(c.blocks) == 1)
     pair = work.pair_time(chunk.position, chunk.position)
-    assert -0.15 < pair.seconds / PAIR - 1 < 0.0
+    assert -0.1 < pair.seconds / PAIR - 1 < 0.0
     exposed = pair.parts.get("expert_parallel", 0.0)
     apart = work.forward_times[chunk.position] + work.backward_times[chunk.position]
     assert 1 - exposed / apart.parts["expert_parallel"] == pytest.approx(0.963, abs=0.05)
@@ -66,9 +66,15 @@ def test_kernels_of_the_profiled_layer(shared: Path) -> None:
     assert seconds(OpKind.ATTENTION) == pytest.approx(measured["attention_core"], rel=0.1)
     messages = measured["a2a_dispatch"] + measured["a2a_combine"]
     assert seconds(OpKind.COLLECTIVE) == pytest.approx(messages, rel=0.15)
-    casts = [op for op in layer.ops if op.name.removesuffix(".recompute").endswith((".cast", ".turn", ".transpose"))]
+    kinds = (".cast", ".uncast", ".turn", ".transpose", ".scales", ".pack", ".unpack")
+    casts = [op for op in layer.ops if op.name.removesuffix(".recompute").endswith(kinds)]
     spent = sum(pricer.price(op).priced.seconds for op in casts)
-    assert 0.5 < spent / (measured["fp8_cast/transpose"] + measured["fp8_cast/transpose W"]) < 1.0
+    assert 0.6 < spent / (measured["fp8_cast/transpose"] + measured["fp8_cast/transpose W"]) < 1.0
+    # "elementwise/other" has the small kernels of the router, and as many others: additions, copies, statistics.
+    parts = (".select", ".index", ".topk", ".dispatch", ".combine")
+    moved = [op for op in layer.ops if op.name.removesuffix(".backward").endswith(parts)]
+    routing = sum(pricer.price(op).priced.seconds for op in moved)
+    assert measured["moe_permute/topk"] < routing < measured["moe_permute/topk"] + measured["elementwise/other"]
 
 
 def test_published_layout_fits_without_searching_what_to_recompute() -> None:
@@ -82,11 +88,11 @@ def test_published_layout_fits_without_searching_what_to_recompute() -> None:
 
 
 def test_accelerator_hours_of_a_trillion_tokens() -> None:
-    # The published hours pay for the multi-token prediction module as well, one more layer and head of 61, which is not
-    # lowered here; the rest is the pair above.
+    # A tenth is the pair above. The rest is what a step of 17 s does not show: the published hours are those of the
+    # whole pre-training, and which layers were on which stage is not published.
     hours = {}
     for schedule in ("1f1b", "dualpipe"):
         work = view(schedule)
         hours[schedule] = work.run().seconds * work.plan.accelerators / work.job.batch.tokens * 1e12 / 3600
-    assert 0.78 < hours["dualpipe"] / HOURS < 1.0
+    assert 0.84 < hours["dualpipe"] / HOURS < 0.95
     assert hours["1f1b"] > 1.4 * hours["dualpipe"]

@@ -9,6 +9,7 @@ from simulator.scenario.deploy.flags import Arguments, Flag, require
 from simulator.scenario.deploy.known import MEGATRON, TORCHRUN
 from simulator.scenario.deploy.models import by_sizes, sizes
 from simulator.scenario.deploy.types import Engine, Read, Setup, Written
+from simulator.workload.model_files import load_model
 
 __all__ = ["ENGINE", "FLAGS", "PLAN", "UNMODELLED", "read_plan", "write_plan"]
 
@@ -21,6 +22,7 @@ PLAN = (
     Flag("--global-batch-size", "batch.global_batch_size"),
     Flag("--seq-length", "batch.sequence_length"),
     Flag("--train-iters", "steps"),
+    Flag("--mtp-num-layers", "plan.options.mtp_num_layers"),
 )
 """Flags that are one key of a scenario."""
 
@@ -36,6 +38,7 @@ _SWITCHES = (
     "--use-distributed-optimizer", "--use-megatron-fsdp", "--recompute-activations", "--bf16", "--fp16",
     "--optimizer-cpu-offload", "--overlap-grad-reduce", "--overlap-param-gather", "--tp-comm-overlap",
     "--no-overlap-p2p-communication", "--accumulate-allreduce-grads-in-fp32",
+    "--overlap-moe-expert-parallel-comm",
 )  # fmt: skip
 UNMODELLED = {
     "--expert-tensor-parallel-size": "experts are cut over the tensor-parallel ranks like the rest",
@@ -49,9 +52,7 @@ UNMODELLED = {
     "--num-distributed-optimizer-instances": "optimizer states are sharded over all data-parallel ranks",
     "--use-tp-pp-dp-mapping": "ranks lie in the order tp-cp-dp-pp",
     "--window-size": "take a model with sliding windows instead",
-    "--mtp-num-layers": "no layers for multi-token prediction are added",
     "--delay-wgrad-compute": "weight gradients are computed with their backward",
-    "--overlap-moe-expert-parallel-comm": "see the communication strategies",
     "--cp-comm-type": "see the context strategies",
     "--optimizer-offload-fraction": "all optimizer states are offloaded",
 }
@@ -91,6 +92,8 @@ def write(setup: Setup) -> Written:
     for name, value in (shape or {}).items():
         written.add(name, value, "model")
     written.add_table(PLAN, setup)
+    if setup.model.num_nextn_predict_layers and setup.get("plan.options.mtp_num_layers") is None:
+        written.add("--mtp-num-layers", setup.model.num_nextn_predict_layers, "model")
     write_plan(written, setup)
     _write_sharding(written, setup)
     if setup.model.layers[0][0].mlp is not None and shape is not None and "--num-experts" in shape:
@@ -115,7 +118,10 @@ def write_plan(written: Written, setup: Setup) -> None:
         written.add("--sequence-parallel")
     written.said.add("plan.sequence_parallel")
     stages = setup["plan.virtual_stages"]
-    if setup["plan.schedule"] == ("interleaved-1f1b" if stages > 1 else "1f1b"):
+    if setup["plan.schedule"] == "interleaved-1f1b-overlapped":
+        written.add("--overlap-moe-expert-parallel-comm")
+    interleaved = ("interleaved-1f1b", "interleaved-1f1b-overlapped")
+    if setup["plan.schedule"] in (interleaved if stages > 1 else ("1f1b",)):
         written.said |= {"plan.schedule", "plan.virtual_stages"}
         if stages > 1:
             written.add("--num-virtual-stages-per-pipeline-rank", stages)
@@ -175,6 +181,8 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     found = Read(model or by_sizes(given.values), "megatron-core-0.8")
     _world(found, given)
     found.values |= {"batch.micro_batch_size": 1, "steps": 1} | given.by_path(PLAN)
+    if "--mtp-num-layers" not in given and load_model(found.model).num_nextn_predict_layers:
+        found.values["plan.options.mtp_num_layers"] = 0
     read_plan(found, given)
     strategy = given.text("--data-parallel-sharding-strategy", "no_shard")
     stages = {name: stage for stage, name in _SHARDING.items()}
@@ -219,6 +227,8 @@ def read_plan(found: Read, given: Arguments) -> None:
         ranks = given.number("--pipeline-model-parallel-size", 1)
         stages = max(1, given.number("--num-layers", 0) // (ranks * per_stage))
     values["plan.virtual_stages"] = stages
+    if "--overlap-moe-expert-parallel-comm" in given and stages > 1:
+        values["plan.schedule"] = "interleaved-1f1b-overlapped"
     granularity = given.text("--recompute-granularity")
     method, count = given.text("--recompute-method", "uniform"), given.number("--recompute-num-layers", 1)
     if granularity == "full" and (method, count) == ("uniform", 1):

@@ -22,7 +22,7 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Phase, Sharding, Stream, Tensor
 from simulator.workload.plan import Plan
 
-__all__ = ["ExpertExchange", "Rows", "collective"]
+__all__ = ["ExpertExchange", "Rows", "collective", "redundant_experts"]
 
 ROUTED = "routed"
 FFN = "expert_ffn"
@@ -91,11 +91,39 @@ def collective(op: Op, name: str, kind: Collective, axis: str, reads: Tensor, wr
     )
 
 
+def redundant_experts(plan: Plan) -> int:
+    """Copies of experts that take slots beside the model's own; below 0 where the option is no number.
+
+    Balanced loads need no copy; they are weights that a rank holds, and let a number of ranks work that does not divide
+    the experts (32 copies beside 256 experts on 144 ranks: deepseek-ai/open-infra-index @56d8685, day 6).
+    """
+    asked = plan.option("redundant_experts", 0)
+    return asked if isinstance(asked, int) and not isinstance(asked, bool) else -1
+
+
+def _with_slots(op: Op, slots: int) -> Op:
+    """``op`` on weights of as many experts as there are slots."""
+
+    def wider(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            replace(t, dims=tuple(Dim.of(d.name, slots) if d.name == "experts" else d for d in t.dims)) for t in tensors
+        )
+
+    return replace(op, reads=wider(op.reads), writes=wider(op.writes), saves=wider(op.saves))
+
+
+def _sort(op: Op, reads: Tensor, writes: Tensor) -> Op:
+    """Rows from the order of their senders to that of the local experts, or back."""
+    return Op(f"{op.name}.sort", OpKind.ELEMENTWISE, op.phase, reads.dtype, (reads,), (writes,))
+
+
 class ExpertExchange:
     """Common part of the strategies that move tokens to experts; they say how many rows and over which wires."""
 
     name: str
     stage = PassStage.PARTITION
+    sorts_arrived_rows = True
+    """Whether rows arrive ordered by sender, so that a framework whose experts want them in order has to sort them."""
 
     # -- what a strategy chooses -----------------------------------------------------------------------------------
 
@@ -129,8 +157,14 @@ class ExpertExchange:
                 if ranks > 1
                 else ""
             )
+        copies = redundant_experts(plan)
+        if copies < 0:
+            return f"redundant_experts {plan.option('redundant_experts')!r} is not a whole number of copies"
         for spec in moe:
-            if spec.num_experts % ranks:
+            if copies and (spec.num_experts + copies) % ranks:
+                slots, right = f"{spec.num_experts} experts and {copies} copies", -spec.num_experts % ranks
+                return f"expert_parallel {ranks} does not divide {slots}; use redundant_experts {right}"
+            if spec.num_experts % ranks and not copies:
                 works = ", ".join(str(d) for d in range(1, spec.num_experts + 1) if spec.num_experts % d == 0)
                 return (
                     f"expert_parallel {ranks} does not divide the {spec.num_experts} experts; degrees that do: {works}"
@@ -146,8 +180,14 @@ class ExpertExchange:
         layer = layer_of(block)
         if layer is None:
             return block
-        cut = block.map(lambda op: op.shard("experts", "ep")) if plan.expert_parallel > 1 else block
-        walk = _Walk(self, layer, plan, self.rows(layer, plan))
+        slots = layer.experts + redundant_experts(plan)
+        held = block.map(lambda op: _with_slots(op, slots)) if slots > layer.experts else block
+        cut = held.map(lambda op: op.shard("experts", "ep")) if plan.expert_parallel > 1 else held
+        several = slots > plan.expert_parallel
+        walk = _Walk(
+            self, layer, plan, self.rows(layer, plan),
+            sorts=framework.sorts_arrived_rows and self.sorts_arrived_rows and several,
+        )  # fmt: skip
         moved = replace(cut, forward=tuple(walk.run(cut.forward)), backward=tuple(walk.run(cut.backward)))
         return self.extend(moved, layer, plan)
 
@@ -155,8 +195,8 @@ class ExpertExchange:
 class _Walk:
     """One walk over the Ops of a block in program order."""
 
-    def __init__(self, strategy: ExpertExchange, layer: Layer, plan: Plan, rows: Rows) -> None:
-        self.strategy, self.layer, self.plan, self.rows = strategy, layer, plan, rows
+    def __init__(self, strategy: ExpertExchange, layer: Layer, plan: Plan, rows: Rows, sorts: bool) -> None:
+        self.strategy, self.layer, self.plan, self.rows, self.sorts = strategy, layer, plan, rows, sorts
         base = layer.name
         inward, outward = f"{base}.dispatch.out", f"{base}.expert_down.out"
         self.edges = {inward, outward, f"{inward}.grad", f"{outward}.grad"}
@@ -233,23 +273,27 @@ class _Walk:
         return sized.shard(ROUTED, "tp") if self.tensor_ranks else sized
 
     def _exchange(self, op: Op, tensor: Tensor, *, inward: bool) -> Iterator[Op]:
-        """The wires between the tokens' side and the experts' side of ``tensor``."""
+        """The wires between the tokens' side and the experts' side of ``tensor``, and the sort at the experts' end."""
         experts = self._experts_side(tensor)
         edge, wired = (
             self._edge(tensor, self.rows.wire),
             replace(experts, name=f"{tensor.name}|slice").sharded(ROUTED, "tp"),
         )
+        end = replace(experts, name=f"{tensor.name}|by_sender") if self.sorts else experts
+        if self.sorts and not inward:
+            yield _sort(op, experts, end)
         if not self.tensor_ranks or self.folded:
-            read, write = (edge, experts) if inward else (replace(edge, name=experts.name), edge)
+            read, write = (edge, end) if inward else (replace(edge, name=end.name), edge)
             yield from self.strategy.wires(op, self.layer, self.plan, read, write, inward)
-            return
-        if inward:
+        elif inward:
             yield from self.strategy.wires(op, self.layer, self.plan, edge, wired, inward)
-            yield collective(op, "rows.all_gather", Collective.ALL_GATHER, "tp", wired, experts)
-            return
-        yield collective(op, "rows.reduce_scatter", Collective.REDUCE_SCATTER, "tp", experts, wired)
-        back = replace(edge, name=wired.name)
-        yield from self.strategy.wires(op, self.layer, self.plan, back, edge, inward)
+            yield collective(op, "rows.all_gather", Collective.ALL_GATHER, "tp", wired, end)
+        else:
+            yield collective(op, "rows.reduce_scatter", Collective.REDUCE_SCATTER, "tp", end, wired)
+            back = replace(edge, name=wired.name)
+            yield from self.strategy.wires(op, self.layer, self.plan, back, edge, inward)
+        if self.sorts and inward:
+            yield _sort(op, end, experts)
 
     def _joined(self, op: Op, reduction: Op) -> Iterator[Op]:
         """Slices of tokens instead of partial sums: nothing to add up, at most to join."""

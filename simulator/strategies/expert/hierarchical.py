@@ -85,6 +85,8 @@ class NodeLimited(TwoStage):
     fp8 there and bf16 on the way back (deepseek-ai/profile-data @4496024, train.json).
     """
 
+    sorts_arrived_rows = False  # the kernel behind the message copies a row to each of its experts
+
     def wires(self, op: Op, layer: Layer, plan: Plan, read: Tensor, write: Tensor, inward: bool) -> Iterator[Op]:
         """One copy per server between servers, one per expert inside."""
         inside, between = self.axes(plan)

@@ -110,8 +110,9 @@ def _pieces(tensor: Tensor, route: Route) -> tuple[Tensor, ...]:
 
 
 def is_tied_copy(block: Block, tensor: Tensor, plan: Plan) -> bool:
-    """Whether a state of the head is the token embedding's on the same rank, which the embedding block accounts for."""
-    return block.name == "head" and tensor.name.startswith("embedding.weight") and plan.pipeline_parallel == 1
+    """Whether a state behind the layers is the token embedding's on the same rank, which the embedding accounts for."""
+    behind = block.name in ("head", "prediction")
+    return behind and tensor.name.startswith("embedding.weight") and plan.pipeline_parallel == 1
 
 
 def evict_activations(block: Block, routes: dict[str, Route]) -> Block:

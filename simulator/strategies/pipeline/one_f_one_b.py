@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from simulator.registry import Claim, register
 from simulator.strategies.pipeline.checks import multiple_of, only_one_chunk, positive
-from simulator.strategies.pipeline.orders import loop_placement, warmup_order
+from simulator.strategies.pipeline.orders import BW, F, TaskOrder, loop_placement, warmup_order
 from simulator.strategies.protocols import Action, ScheduleTraits
 
-__all__ = ["Interleaved1F1B", "OneFOneB", "one_f_one_b_order"]
+__all__ = ["Interleaved1F1B", "OneFOneB", "OverlappedInterleaved1F1B", "one_f_one_b_order"]
 
 Indices = NDArray[np.int64]
 
@@ -75,6 +76,8 @@ class Interleaved1F1B:
     """1F1B over v model chunks per rank: the bubble shrinks by v, messages grow by v."""
 
     name = "interleaved-1f1b"
+    ahead = 0
+    """Forwards of a rank before its first backward, beyond those that the pipeline needs."""
 
     def traits(self) -> ScheduleTraits:
         """Chunks loop over the ranks."""
@@ -99,5 +102,36 @@ class Interleaved1F1B:
             microbatch, chunk = forward(k)
             return microbatch, chunks - 1 - chunk
 
-        warmup = 2 * (ranks - 1 - np.arange(ranks)) + (chunks - 1) * ranks
+        warmup = 2 * (ranks - 1 - np.arange(ranks)) + (chunks - 1) * ranks + self.ahead
         return warmup_order(warmup, microbatches * chunks, forward, backward)
+
+
+@register(
+    "interleaved-1f1b-overlapped",
+    kind="schedule",
+    area="training",
+    family="pipeline",
+    cites=("NVIDIA/Megatron-LM megatron/core/pipeline_parallel/schedules.py, overlap_moe_expert_parallel_comm",),
+    catalogue=("Megatron interleaved 1F1B",),
+    validated_by="closed_form",
+)
+class OverlappedInterleaved1F1B(Interleaved1F1B):
+    """Interleaved 1F1B whose forwards run beside the backward that follows, to hide the all-to-all of experts.
+
+    Every rank runs one forward more before its first backward, so that the two of a pair never wait for each other
+    (Megatron-Core's ``--overlap-moe-expert-parallel-comm``). Messages of tensor parallelism hide as well here, which
+    Megatron keeps among the computation.
+    """
+
+    name = "interleaved-1f1b-overlapped"
+    ahead = 1
+
+    def order(self, ranks: int, microbatches: int, chunks: int) -> Sequence[Sequence[Action]]:
+        """As interleaved, with the pairs of the steady phase marked."""
+        plain = TaskOrder.of(super().order(ranks, microbatches, chunks))
+        pairs = np.zeros(len(plain.kind), dtype=bool)
+        pairs[:-1] = (plain.kind[:-1] == F) & (plain.kind[1:] == BW)
+        pairs[plain.offsets[1:] - 1] = False
+        same = (plain.microbatch[:-1] == plain.microbatch[1:]) & (plain.chunk[:-1] == plain.chunk[1:])
+        pairs[:-1] &= ~same
+        return replace(plain, with_next=pairs)

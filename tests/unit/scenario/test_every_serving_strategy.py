@@ -66,6 +66,9 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
         return {"plan": {"options": {"fusion": name}}}
     if family == "tensor":
         return {"plan": {"tensor_parallel": 4, "options": {"tensor": name, "tensor_rows": 2}}}
+    if family == "batch_overlap":
+        plan = {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 8}
+        return {"plan": plan, family: name}
     if family == "expert":
         return {"plan": {"tensor_parallel": 2, "expert_parallel": 2, "options": {"expert": name}}}
     named = {"speculation": SPECULATION, "sparse_attention": SPARSE_ATTENTION, "serving_offload": OFFLOAD}
@@ -75,7 +78,7 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
 
 
 def scenario_of(record: StrategyRecord) -> dict[str, Any]:
-    model = "qwen3-30b-a3b" if record.family == "expert" else "llama-3.2-1b"
+    model = "qwen3-30b-a3b" if record.family in ("expert", "batch_overlap") else "llama-3.2-1b"
     return {
         "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}},
         "workloads": [

@@ -26,8 +26,8 @@ SWITCH = {**MIXTURE, "model": "llama4-scout"}  # one routed expert per token
 UNTIED = {**DENSE, "model": "llama-3.1-8b"}  # embedding and head are two tables
 
 CHUNKS = {
-    "interleaved-1f1b": 2, "breadth-first": 2, "hanayo": 2, "zb-v": 2, "v-half": 2, "v-min": 2, "wpipe": 2,
-    "dualpipe-v": 2, "dualpipev": 2,
+    "interleaved-1f1b": 2, "interleaved-1f1b-overlapped": 2, "breadth-first": 2, "hanayo": 2, "zb-v": 2, "v-half": 2,
+    "v-min": 2, "wpipe": 2, "dualpipe-v": 2, "dualpipev": 2,
 }  # fmt: skip
 """Schedules that want model chunks."""
 

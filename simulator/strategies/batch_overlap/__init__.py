@@ -1,0 +1,1 @@
+"""Parts of one batch beside each other: messages of the one behind the computation of the other."""
