@@ -136,7 +136,9 @@ class Commons:
         if scenario.failures is None:
             return None
         sizes = [group.node.accelerators for group in scenario.cluster.groups for _ in range(group.count)]
-        places = [scenario.placement(d.name, replica) for d in scenario.deployments for replica in range(d.replicas)]
+        places = [
+            scenario.placement(d.name, d.home(replica)) for d in scenario.deployments for replica in range(d.replicas)
+        ]
         reserved = {node for place in places for node in range(place.first_node, place.first_node + place.nodes)}
         return FailureProcess(self.clock, scenario.failures, sizes, reserved, scenario.seed)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from simulator.errors import ConfigError, unknown_name
 from simulator.report.explanation import Row, render, to_json
+from simulator.report.plan_changes import plan_rows
 from simulator.results.tables import Result
 from simulator.units import format_quantity
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOPICS", "Row", "explain", "print_topic", "render", "to_json"]
 
-TOPICS = ("memory", "time", "traffic", "source")
+TOPICS = ("memory", "time", "traffic", "source", "plans")
 
 _MOST_OPS, _MOST_CONSTANTS, _MOST_LINKS = 12, 25, 8
 
@@ -38,6 +39,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
         ``time``: parts and their shares, the floor, the largest operations with what bounds them.
         ``traffic``: bytes by link class, bytes and time by mesh axis, time on each link.
         ``source``: shares of the time by trust, the interval, and the constants by falling influence.
+        ``plans``: the parallel plan over time, what each change of it cost, and what happened to the machines.
     workload
         Name; all by default.
 
@@ -48,6 +50,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
     """
     makers: dict[str, Callable[[Result, str], Iterator[Row]]] = {
         "memory": _memory, "time": _time, "traffic": _traffic, "source": _source,
+        "plans": plan_rows,
     }  # fmt: skip
     if topic not in makers:
         raise ConfigError(unknown_name("topic", topic, TOPICS))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.front_end import FrontEnd
 from simulator.serving.limits import EngineLimits
 from simulator.serving.pools_replica import PoolReplica
 from simulator.serving.pools_transfer import KVLink, TransferBooks
@@ -126,7 +127,7 @@ class PooledDeployment:
         Of the model: what is sent layer by layer lags one of them behind.
     policy
         Registered name of family ``disaggregation``, or an object.
-    record, slo
+    record, slo, front_end
         As of :class:`~simulator.serving.deployment.DeploymentProcess`.
 
     Raises
@@ -139,6 +140,7 @@ class PooledDeployment:
         self, clock: Clock, requests: RequestTable, prefill: Pool, decode: Pool, link: KVLink, *,
         wire_bytes: Callable[[int], float], layers: int, policy: str | DisaggregationPolicy = "distserve",
         record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
+        front_end: FrontEnd | None = None,
     ) -> None:  # fmt: skip
         self.clock, self.table, self.link = clock, requests, link
         self.policy: DisaggregationPolicy = _make("disaggregation", policy)
@@ -159,7 +161,7 @@ class PooledDeployment:
             raise ConfigError(
                 "pools preempt by recomputation: swapping to host memory is not modelled beside transfers"
             )
-        self._stream, block = ArrivalStream(requests), self._prefix_block(prefill)
+        self._stream, block = ArrivalStream(requests, front_end=front_end), self._prefix_block(prefill)
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block, slo) if record == "summary" else RequestRows(requests, block)
         )
@@ -269,7 +271,7 @@ class PooledDeployment:
     # -- a request -------------------------------------------------------------------------------------------------
 
     def _arrive(self, row: int, now: float) -> None:
-        request = self._rows.state(row, now)
+        request = self._rows.state(row, self._stream.came)
         self._until_stock -= 1
         if not self._until_stock and isinstance(self._rows, SummaryRows):
             self._until_stock = _STRETCH
@@ -380,13 +382,15 @@ def _make(family: str, choice: Any) -> Any:
 def simulate_pools(
     requests: RequestTable, prefill: Pool, decode: Pool, link: Callable[[Clock], KVLink], *,
     wire_bytes: Callable[[int], float], layers: int, policy: str | DisaggregationPolicy = "distserve",
+    front_end: FrontEnd | None = None,
 ) -> PoolsRun:  # fmt: skip
     """Serve ``requests`` to the end on a clock of their own; see :class:`PooledDeployment`."""
     from simulator.engine.clock import Clock as NewClock
 
     clock = NewClock()
     process = PooledDeployment(
-        clock, requests, prefill, decode, link(clock), wire_bytes=wire_bytes, layers=layers, policy=policy
-    )
+        clock, requests, prefill, decode, link(clock), wire_bytes=wire_bytes, layers=layers, policy=policy,
+        front_end=front_end,
+    )  # fmt: skip
     clock.run(process.start())
     return process.result()
