@@ -42,7 +42,7 @@ class InstancesTenant(ServingTenant):
         name, notes = self.deployment.name, []
         if not self.asked.startup:
             notes.append(f"{name}: no start-up time is given: instances can be used as soon as they come")
-        if not self.asked.restart and not lookup("replanning", self.asked.policy).carries:
+        if not self.asked.restart and not lookup("replanning", self.asked.policy)().carries:
             notes.append(f"{name}: no restart time is given: engines that start anew only load their weights")
         if self.fails:
             notes.append(f"{name}: failures do not strike its instances, only what 'instances' says")
@@ -115,7 +115,7 @@ class InstancesTenant(ServingTenant):
         ended = [(c.time + c.stall, -1, "plan in force", c.plan) for c in changes]
         began = [(c.time, -1, "plan changes", f"to {c.plan}: {c.reason}") for c in changes[1:]]
         rows = sorted([*log, *began, *(row for row in ended if row[0] == row[0])], key=lambda row: row[0])
-        events = {
+        events: Columns = {
             "time": [row[0] for row in rows], "workload": [name] * len(rows), "replica": [row[1] for row in rows],
             "event": [row[2] for row in rows], "detail": [row[3] for row in rows],
         }  # fmt: skip

@@ -89,7 +89,7 @@ def instance_problems(deployment: Deployment, spec: DeploymentSpec, cluster: Clu
     for number, change in enumerate(asked.changes):
         if (change.join is None) == (change.leave is None):
             yield ("instances", "changes"), f"changes[{number}] needs either 'join' or 'leave'"
-    if lookup("replanning", asked.policy).carries:
+    if lookup("replanning", asked.policy)().carries:
         yield from ((("instances", "policy"), message) for message in unmovable(deployment, stages=True))
     if cluster is not None:
         yield from _on_cluster(deployment, asked, cluster)
