@@ -18,6 +18,7 @@ from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.models import IncompleteError
+from simulator.validation.offload_runs import block_case
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
@@ -86,6 +87,9 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
+    grade = _grade(str(entry.get("verified", "")))
+    if (planned := block_case(entry, file, grade)) is not None:
+        return planned
     workload, kind = entry["workload"], str(entry["workload"].get("kind"))
     measured, settings, runner, assumed = _what(entry, kind, workload)
     if not measured:
@@ -98,7 +102,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         measured,
         settings,
         assumed,
-        grade=_grade(str(entry.get("verified", ""))),
+        grade=grade,
     )
 
 

@@ -50,7 +50,7 @@ class DocumentLaw:
     def __post_init__(self) -> None:
         if not 1 <= self.count <= _MOST_DOCUMENTS or min(self.skew, self.system_tokens, self.own_tokens) < 0:
             raise ConfigError(
-                f"documents: a count from 1 to {_MOST_DOCUMENTS:,}, a skew, system_tokens and own_tokens of at least 0, "
+                f"documents: a count from 1 to {_MOST_DOCUMENTS:,}, a skew, system_tokens and own_tokens from 0 on, "
                 f"not {self.count}, {self.skew:g}, {self.system_tokens} and {self.own_tokens}"
             )
 
