@@ -2,9 +2,9 @@
 
 Most requests per second and accelerator of which 90 % keep both limits, ShareGPT, 300 requests. OPT-13B: vLLM on one
 A100-80GB, DistServe with two for prompts and one for tokens (2-start-api-server.py), 0.25 s to the first token and
-0.1 s per token. OPT-66B: vLLM on four, DistServe with four for prompts and two stages of two for tokens, 2.5 s and 0.15 s.
-Its plots print 4.6 and 2.75 times vLLM's rate (2-benchmark-serving/plot.ipynb; 7.36 times DeepSpeed-MII's for OPT-13B, the
-headline). Lengths are the shipped law of ShareGPT samples; the artifact's own sample was not read.
+0.1 s per token. OPT-66B: vLLM on four, DistServe with four for prompts and two stages of two for tokens, 2.5 s and
+0.15 s. Its plots print 4.6 and 2.75 times vLLM's rate (2-benchmark-serving/plot.ipynb; 7.36 times DeepSpeed-MII's for
+OPT-13B, the headline). Lengths are the shipped law of ShareGPT samples; the artifact's own sample was not read.
 """
 
 from __future__ import annotations
