@@ -26,6 +26,7 @@ class Topic(StrEnum):
     traffic = "traffic"
     power = "power"
     source = "source"
+    plans = "plans"
 
 
 def explain(
@@ -34,7 +35,7 @@ def explain(
     workload: Annotated[str | None, typer.Option("--workload", "-w", help="Only this workload.")] = None,
     as_json: AsJson = False,
 ) -> int:
-    """Say where the memory, time, traffic or power of a saved run goes, or which constants and sources it rests on."""
+    """Say where the memory, time, traffic or power of a saved run goes, what it rests on, and how its plan changed."""
     from simulator.report.explain import explain as explained
     from simulator.report.explain import print_topic
     from simulator.report.explanation import to_json

@@ -79,7 +79,7 @@ class FleetTenant(ServingTenant):
             service=1.0 / self.main.estimate.metrics["capacity_requests_per_s"], spot=d.spot, seed=self.seed,
         )  # fmt: skip
         self.fleet.start()
-        self.moves = RequestMoves(commons, d, process, self.fleet, sum(sizes) * d.plan.accelerators / len(sizes))
+        self.moves = RequestMoves(commons, d, process, self.fleet)
         commons.fleets[d.name] = self.fleet
         if commons.failing is not None:
             failures = ReplicaFailures(commons, self.fleet, d.name, scaling.maximum, self.seed)

@@ -10,7 +10,9 @@ from simulator.cluster.serving_engine import Engine
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
-from simulator.serving.pools import Pool, PooledDeployment, PoolsRun
+from simulator.serving.front_end import front_end_of
+from simulator.serving.pools import Pool, PooledDeployment
+from simulator.serving.pools_run import PoolsRun
 from simulator.serving.pools_transfer import kv_wire_bytes
 from simulator.serving.replica import Replica
 from simulator.serving.setup import policies
@@ -36,6 +38,7 @@ class PoolsTenant(ServingTenant):
             replica_link(commons, d),
             wire_bytes=lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype), layers=d.model.num_hidden_layers,
             policy=lookup("disaggregation", d.pools.policy)(**options), record=commons.scenario.record, slo=d.slo,
+            front_end=front_end_of(d.framework, d.pools.prefill.replicas),
         )  # fmt: skip
 
     def _pool(self, engine: Engine) -> Pool:

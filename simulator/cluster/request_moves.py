@@ -36,16 +36,10 @@ def _outward_rate(cluster: Cluster, accelerators: int) -> float:
 
 
 class RequestMoves:
-    """Whatever requests of a fleet do beside being served where they came to.
-
-    Parameters
-    ----------
-    weights
-        Of a replica [B].
-    """
+    """Whatever requests of a fleet do beside being served where they came to."""
 
     def __init__(
-        self, commons: Commons, deployment: Deployment, process: DeploymentProcess, fleet: ReplicaFleet, weights: float
+        self, commons: Commons, deployment: Deployment, process: DeploymentProcess, fleet: ReplicaFleet
     ) -> None:
         clock, spot, asked = commons.clock, deployment.spot, deployment.migration
         self.migrations: Migrations | None = None
@@ -61,7 +55,7 @@ class RequestMoves:
             if spot is not None and spot.recovery:
                 rate = _outward_rate(commons.scenario.cluster, deployment.plan.accelerators)
                 planner = lookup("autoscaling", spot.recovery)
-                fleet.on_notice = MoveAtNotice(clock, fleet, self.migrations, planner, weights, rate)
+                fleet.on_notice = MoveAtNotice(clock, fleet, self.migrations, planner, rate)
         functions = deployment.autoscaling.functions if deployment.autoscaling else None
         if functions is not None:
             self.bursts = FunctionBursts(clock, process, functions, fleet.bursts)

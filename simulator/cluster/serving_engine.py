@@ -33,7 +33,7 @@ class Engine:
 
     def __init__(self, deployment: Deployment, scenario: ClusterScenario, first: int = 0) -> None:
         self.deployment, self.first = deployment, first
-        self.cluster = scenario.cluster_of(deployment.name, first)
+        self.cluster = scenario.cluster_of(deployment.name, deployment.home(first))
         # The part of the cluster handed in holds one replica; feasibility of one is feasibility of all.
         self.estimate = estimate_deployment(replace(deployment, replicas=1), self.cluster, "step")
         self.cache = cache_size(deployment, self.cluster.groups[0].node) if self.estimate.feasible else None

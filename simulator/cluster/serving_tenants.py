@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.cluster.cascade_tenant import CascadeTenant
 from simulator.cluster.fleet_tenant import FleetTenant
+from simulator.cluster.instances_tenant import InstancesTenant
 from simulator.cluster.pools_tenant import PoolsTenant
 from simulator.cluster.serving_tenant import ServingTenant
 from simulator.cluster.sharing_tenant import SharingTenant
@@ -19,6 +20,8 @@ def serving_tenant(deployment: Deployment, scenario: ClusterScenario, number: in
         return SharingTenant(deployment, scenario, number)
     if deployment.cascade is not None:
         return CascadeTenant(deployment, scenario, number)
+    if deployment.instances is not None:
+        return InstancesTenant(deployment, scenario, number)
     if deployment.pools is not None:
         return PoolsTenant(deployment, scenario, number)
     comes_and_goes = any(x is not None for x in (deployment.autoscaling, deployment.spot, deployment.migration))

@@ -155,7 +155,9 @@ class Commons:
         scenario = self.scenario
         if scenario.failures is None:
             return None
-        places = [scenario.placement(d.name, replica) for d in scenario.deployments for replica in range(d.replicas)]
+        places = [
+            scenario.placement(d.name, d.home(replica)) for d in scenario.deployments for replica in range(d.replicas)
+        ]
         reserved = {node for place in places for node in range(place.first_node, place.first_node + place.nodes)}
         return FailureProcess(self.clock, scenario.failures, self.sizes, reserved, scenario.seed)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from simulator.errors import ConfigError, unknown_name
 from simulator.report.explain_power import power_rows
 from simulator.report.explanation import Row, render, to_json
+from simulator.report.plan_changes import plan_rows
 from simulator.results.tables import Result
 from simulator.units import format_quantity
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TOPICS", "Row", "explain", "print_topic", "render", "to_json"]
 
-TOPICS = ("memory", "time", "traffic", "power", "source")
+TOPICS = ("memory", "time", "traffic", "power", "source", "plans")
 
 _MOST_OPS, _MOST_CONSTANTS, _MOST_LINKS = 12, 25, 8
 
@@ -40,6 +41,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
         ``traffic``: bytes by link class, bytes and time by mesh axis, time on each link.
         ``power``: draw, energy, clocks, and the feeders that lowered them.
         ``source``: shares of the time by trust, the interval, and the constants by falling influence.
+        ``plans``: the parallel plan over time, what each change of it cost, and what happened to the machines.
     workload
         Name; all by default.
 
@@ -50,6 +52,7 @@ def explain(result: Result, topic: str, workload: str | None = None) -> list[Row
     """
     makers: dict[str, Callable[[Result, str], Iterator[Row]]] = {
         "memory": _memory, "time": _time, "traffic": _traffic, "power": power_rows, "source": _source,
+        "plans": plan_rows,
     }  # fmt: skip
     if topic not in makers:
         raise ConfigError(unknown_name("topic", topic, TOPICS))

@@ -25,7 +25,7 @@ Columns = Mapping[str, Sequence[Any]]
 
 TABLES = (
     "summary", "time", "memory", "traffic", "requests", "jobs", "tenants", "steps", "ops", "resources", "events",
-    "sites", "contention", "feeders", "power", "power_caps", "costs", "sources",
+    "sites", "contention", "feeders", "power", "power_caps", "plans", "costs", "sources",
 )  # fmt: skip
 """Names of the tables, in the order in which a reader wants them."""
 

@@ -10,6 +10,7 @@ from simulator.errors import ConfigError
 from simulator.hardware.types import Cluster
 from simulator.registry import lookup
 from simulator.scenario.fleets import fleet_of, fleet_problems
+from simulator.scenario.instances import instance_problems, on_instances
 from simulator.scenario.placement import Demand
 from simulator.scenario.spec import ServingSpec
 from simulator.scenario.spec_deployment import (
@@ -57,9 +58,12 @@ def serving_plan(spec: ServingPlanSpec, sparsity: SparsitySpec | None = None) ->
 
 
 def build_deployment(
-    spec: ServingSpec, model: ModelSpec, framework: Framework, requests: RequestTable
-) -> Deployment:  # fmt: skip
-    """The deployment with the framework's defaults filled in; its pools or groups are deployments of their own."""
+    spec: ServingSpec, model: ModelSpec, framework: Framework, requests: RequestTable, cluster: Cluster | None = None
+) -> Deployment:
+    """The deployment with the framework's defaults filled in; its pools or groups are deployments of their own.
+
+    ``cluster`` is asked for the layouts of a plan that follows its machines.
+    """
     asked = spec.deployment
     whole = Deployment(
         name=spec.serving, model=model, framework=framework, plan=serving_plan(asked.plan, asked.sparsity),
@@ -75,6 +79,8 @@ def build_deployment(
         return replace(whole, pools=pools, plan=second.plan, replicas=first.replicas + second.replicas)
     if asked.cascade is not None:
         return _cascade(whole, asked, framework)
+    if asked.instances is not None:
+        return on_instances(whole, asked.instances, cluster)
     if asked.groups:
         groups = tuple(_group(whole, group) for group in asked.groups)
         return replace(whole, groups=groups, plan=groups[0].plan, replicas=sum(group.replicas for group in groups))
@@ -93,9 +99,11 @@ def shared(whole: Deployment, spec: DeploymentSpec, others: Sequence[Deployment]
     return replace(whole, sharing=Sharing(asked.policy, (own, *rest), frozen(asked.options)))
 
 
-def demands_of(name: str, spec: DeploymentSpec) -> list[Demand]:
-    """What the replicas of a deployment ask of the cluster, part by part."""
+def demands_of(name: str, spec: DeploymentSpec, cluster: Cluster | None = None) -> list[Demand]:
+    """What the replicas of a deployment ask of the cluster, part by part; instances are all of its nodes."""
     plan = spec.plan
+    if spec.instances is not None:
+        return [Demand(name, cluster.accelerator_count)] if cluster is not None else []
     if spec.pools is not None:
         sides = (spec.pools.prefill, spec.pools.decode)
         parts = [(s.plan if "plan" in s.model_fields_set else plan, s.replicas, s.profile) for s in sides]
@@ -201,6 +209,7 @@ def deployment_problems(deployment: Deployment, spec: DeploymentSpec, cluster: C
         except (ConfigError, TypeError, ValueError) as error:
             yield ("pools", "options"), f"'{spec.pools.policy}' does not take these parameters ({error})"
     yield from fleet_problems(deployment, spec, cluster, kinds)
+    yield from instance_problems(deployment, spec, cluster)
 
 
 def _exit_problems(deployment: Deployment, exits: Sequence[float]) -> Iterator[Problem]:

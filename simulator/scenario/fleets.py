@@ -14,7 +14,7 @@ from simulator.serving.setup import policies
 from simulator.workload.fleets import Autoscaling, Functions, LiveMigration, SpotMarket
 from simulator.workload.jobs import Deployment
 
-__all__ = ["fleet_of", "fleet_problems"]
+__all__ = ["fleet_of", "fleet_problems", "load_problem", "unmovable"]
 
 Problem = tuple[tuple[str, ...], str]
 
@@ -62,13 +62,13 @@ def fleet_problems(
         yield from _scaling_problems(spec.autoscaling, cluster)
     if spec.migration is not None:
         yield from _option_problems("migration", spec.migration.policy, spec.migration.options)
-        yield from ((("migration",), message) for message in _unmovable(deployment))
+        yield from ((("migration",), message) for message in unmovable(deployment))
     if spec.spot is not None and spec.spot.recovery:
-        yield from ((("spot", "recovery"), message) for message in _unmovable(deployment))
+        yield from ((("spot", "recovery"), message) for message in unmovable(deployment))
 
 
-def _unmovable(deployment: Deployment) -> Iterator[str]:
-    """Why requests of a deployment cannot move while they run."""
+def unmovable(deployment: Deployment, stages: bool = False) -> Iterator[str]:
+    """Why requests of a deployment cannot move while they run; with ``stages`` whole pipelines stop for it."""
     try:
         made = policies(deployment, 0)
         batching = made["batching"]
@@ -80,7 +80,7 @@ def _unmovable(deployment: Deployment) -> Iterator[str]:
             f"requests move at every iteration and in pages; batching '{deployment.batching}' with kv_cache "
             f"'{cache.name}' cannot: choose 'chunked-prefill' or 'prefill-first' with 'paged'"
         )
-    if deployment.plan.pipeline_parallel > 1:
+    if deployment.plan.pipeline_parallel > 1 and not stages:
         yield "requests in flight through pipeline stages do not move: choose tensor_parallel"
     if deployment.preemption == "swap":
         yield "preemption by swapping is not modelled beside requests that move: choose 'recompute'"
@@ -102,13 +102,13 @@ def _scaling_problems(spec: AutoscalingSpec, cluster: Cluster | None) -> Iterato
     elif first is not None and not low <= first <= high:
         yield ("autoscaling", "initial_replicas"), f"{first} is not between min_replicas {low} and max_replicas {high}"
     yield from _option_problems("autoscaling", spec.policy, spec.options)
-    if cluster is None:
-        return
-    known = [
-        "host",
-        *(["nvme"] if all(g.node.nvme for g in cluster.groups) else []),
-        *(s.name for s in cluster.storage),
-    ]
-    if spec.load_from not in known:
-        where = ("autoscaling", "load_from")
-        yield where, f"the cluster has no '{spec.load_from}' to load weights from, known: {', '.join(known)}"
+    if cluster is not None:
+        yield from load_problem(("autoscaling", "load_from"), spec.load_from, cluster)
+
+
+def load_problem(where: tuple[str, ...], source: str, cluster: Cluster) -> Iterator[Problem]:
+    """Whether the cluster has what weights are to be loaded from."""
+    nvme = ["nvme"] if all(g.node.nvme for g in cluster.groups) else []
+    known = ["host", *nvme, *(s.name for s in cluster.storage)]
+    if source not in known:
+        yield where, f"the cluster has no '{source}' to load weights from, known: {', '.join(known)}"

@@ -145,11 +145,14 @@ def _sessions(
     from simulator.workload.requests.specs import parse_length
 
     issues = IssueCollector()
-    turns = parse_length(sessions.turns, "sessions.turns", lambda path, message: issues.add(message, path), folder)
+    turns, first = (
+        None if value is None else parse_length(value, f"sessions.{key}", lambda path, m: issues.add(m, path), folder)
+        for key, value in (("turns", sessions.turns), ("first_tokens", sessions.first_tokens))
+    )
     issues.raise_if_any()
     assert turns is not None
     law = SessionLaw(
-        turns, sessions.think_time, sessions.think_sigma, sessions.max_context, sessions.system_tokens
+        turns, sessions.think_time, sessions.think_sigma, sessions.max_context, sessions.system_tokens, first
     )  # fmt: skip
     return generate_sessions(arrival, law, inputs, outputs, spec.duration, spec.count, seed)
 
@@ -167,7 +170,9 @@ def _documents(documents: DocumentsSpec, folder: Path) -> DocumentLaw:
     issues.raise_if_any()
     tokens, per_request = laws["tokens"], laws["per_request"]
     assert tokens is not None and per_request is not None
-    return DocumentLaw(documents.count, tokens, per_request, documents.skew, documents.system_tokens)
+    return DocumentLaw(
+        documents.count, tokens, per_request, documents.skew, documents.system_tokens, documents.own_tokens
+    )
 
 
 def _with_rate(spec: RequestsSpec) -> Any:

@@ -67,7 +67,7 @@ class Resolver(TrainingResolver, ServingResolver):
             elif isinstance(workload, ServingSpec):
                 deployment = self._deployment(workload, loc, cluster)
                 deployments += [deployment] if deployment else []
-                demands += demands_of(workload.serving, workload.deployment)
+                demands += demands_of(workload.serving, workload.deployment, cluster)
         placements = self._place(cluster, demands) if cluster is not None else ()
         failures = self._failures(deployments)
         self._check_spares(failures, cluster, placements)

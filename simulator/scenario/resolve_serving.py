@@ -41,7 +41,8 @@ class ServingResolver(ResolverBase):
         requests = self._requests(answers.adapted(spec), loc)
         if requests is None:
             return None
-        deployment = answers.fitted(build_deployment(spec, model, framework, answers.table(requests, spec)), spec)
+        table = answers.table(requests, spec)
+        deployment = answers.fitted(build_deployment(spec, model, framework, table, cluster), spec)
         if not self._tainted((*loc, "deployment")):
             self._report((*loc, "deployment"), deployment_problems(deployment, spec.deployment, cluster))
         return self._sharing(deployment, spec, loc, cluster) if spec.deployment.sharing else deployment

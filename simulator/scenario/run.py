@@ -66,7 +66,9 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
         # Equal replicas: one on its own nodes answers for all of its kind.
         first = 0
         for label, part in named_parts(deployment):
-            answer = estimate_deployment(replace(part, replicas=1), scenario.cluster_of(part.name, first), depth)
+            answer = estimate_deployment(
+                replace(part, replicas=1), scenario.cluster_of(part.name, part.home(first)), depth
+            )
             size = part.plan.accelerators * part.replicas
             parts.append(estimate_tables(label, answer, plan=str(part.plan), accelerators=size, kind="serving"))
             details[label] = answer

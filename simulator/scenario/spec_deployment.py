@@ -18,6 +18,7 @@ from simulator.scenario.fields import (
     TextOrMapping,
 )
 from simulator.scenario.spec_base import AcceleratorCount, ModelName, NodeName, Options, Strict
+from simulator.scenario.spec_instances import InstancesSpec
 from simulator.scenario.spec_requests import RequestsSpec
 
 __all__ = [
@@ -117,7 +118,7 @@ class EngineSpec(Strict):
     max_model_len: Annotated[Count, Field(ge=1)] | None = None
     block_size: Annotated[Count, Field(ge=1)] | None = None
     memory_utilization: Annotated[Ratio, Field(gt=0, le=1)] | None = None
-    kv_dtype: Literal["fp16", "bf16", "fp8", "int8", "int4"] | None = None
+    kv_dtype: Literal["fp32", "fp16", "bf16", "fp8", "int8", "int4"] | None = None
     sparsity: SparsitySpec | None = None
 
 
@@ -207,6 +208,7 @@ class DeploymentSpec(EngineSpec):
     early_exit: Annotated[list[float], Field(min_length=1)] | None = None
     autoscaling: AutoscalingSpec | None = None
     spot: SpotSpec | None = None
+    instances: InstancesSpec | None = None
     migration: MigrationSpec | None = None
     router: Annotated[str, StrategyName(("router",))] = "round-robin"
     admission: Annotated[str, StrategyName(("admission",))] = "always"

@@ -17,7 +17,8 @@ RequestsName: TypeAlias = Annotated[
 
 
 class SessionsSpec(Strict):
-    """Turns of a conversation or of an agent; ``input_tokens`` are then what each turn adds to all that was said.
+    """Turns of a conversation or of an agent; ``input_tokens`` are then what each turn adds to all that was said, and
+    ``first_tokens`` what the first one has instead, where sessions do not begin empty.
 
     The next turn comes ``think_time`` after the answer: log-normal with this median and ``think_sigma``.
     """
@@ -27,11 +28,13 @@ class SessionsSpec(Strict):
     think_sigma: Annotated[Ratio, Field(ge=0)] = 0.0
     max_context: Annotated[Count, Field(ge=1)] = 131_072
     system_tokens: Annotated[Count, Field(ge=0)] = 0
+    first_tokens: TokenLaw = None
 
 
 class DocumentsSpec(Strict):
     """Text that prompts share: ``system_tokens`` of all, then ``per_request`` of ``count`` documents, then their own.
 
+    ``own_tokens`` of each prompt stand before its documents: what follows them is new to a plain prefix cache.
     The i-th document is chosen with a weight of 1 / i^``skew``; ``tokens`` is the law of their lengths.
     """
 
@@ -40,6 +43,7 @@ class DocumentsSpec(Strict):
     per_request: TokenLaw = 1
     skew: Annotated[Ratio, Field(ge=0)] = 0.0
     system_tokens: Annotated[Count, Field(ge=0)] = 0
+    own_tokens: Annotated[Count, Field(ge=0)] = 0
 
 
 class RequestsSpec(Strict):

@@ -142,7 +142,6 @@ class DeploymentProcess:
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
         )
-        self._progress = progress
         # Between two arrivals replicas do not see each other, unless an end releases requests or stores are shared.
         self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
@@ -150,6 +149,7 @@ class DeploymentProcess:
         smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
         self.rejected = impossible(requests, smallest)
         self._hook, self._elsewhere, self._stocked, self._loop = on_finish, array("d"), -1, loop
+        self._progress = progress
         alike = all(one is self._limits[0] for one in self._limits)
         self.independent = stride is None and self._alone and not self._asks and alike and not movable
         """Whether replicas meet nobody but the router."""
@@ -235,17 +235,23 @@ class DeploymentProcess:
         self._stream.fed = False
         self._pump_soon()
 
-    def evacuate(self, index: int) -> int:
-        """A replica is gone with all it held: an empty one takes its number, closed, and its requests begin again.
+    def vacate(self, index: int) -> dict[RequestState, int]:
+        """A replica is gone: an empty one takes its number, closed.
 
-        Returns the number of these requests; they go to those open now, or wait for one.
+        Returns what it held, and the tokens of each whose keys and values are complete.
         """
         old, now = self.replicas[index], self.now
-        lost = old.evict(now)
+        held = old.unload(now)
         new = self.replicas[index] = self._new_replica(index, old.cost)
         new.usage, new.gaps, new.pool.peak, new.version = old.usage, old.gaps, old.pool.peak, old.version + 1
         self._open = [replica for replica in self._open if replica is not old]
-        self.begin_again(lost)
+        return held
+
+    def evacuate(self, index: int) -> int:
+        """A replica is gone with all it held; its requests begin again. Returns how many."""
+        lost = self.vacate(index)
+        self.replicas[index].forget(lost)
+        self.begin_again(list(lost))
         return len(lost)
 
     def begin_again(self, requests: Sequence[RequestState]) -> None:
@@ -260,8 +266,7 @@ class DeploymentProcess:
 
     def served(self, request: RequestState, finish: float) -> None:
         """A request that somebody else took ended at ``finish`` [s]; its tokens came evenly."""
-        count = request.output_tokens - 1
-        if count:
+        if count := request.output_tokens - 1:
             self._elsewhere.extend(((finish - request.first_token) / count, 0.0, count, 1))
         self.away -= 1
         self._finished(request, finish)
@@ -303,12 +308,8 @@ class DeploymentProcess:
         if isinstance(self._rows, SummaryRows):
             raise ValueError("a deployment that records a summary has no rows; ask for its summary()")
         self._close_books()
-        return ServingRun(
-            **self._rows.columns(),
-            gaps=self._gaps(),
-            replicas=tuple(r.usage for r in self.replicas),
-            limits=self.limits,
-        )
+        usages = tuple(r.usage for r in self.replicas)
+        return ServingRun(**self._rows.columns(), gaps=self._gaps(), replicas=usages, limits=self.limits)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

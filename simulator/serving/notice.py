@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from simulator.serving.migration import Migrations
-from simulator.strategies.autoscaling.spotserve import Migration, SpotServe
+from simulator.strategies.autoscaling.spotserve import SpotServe
 from simulator.strategies.serving_protocols import BatchShape, RequestState
 
 if TYPE_CHECKING:
@@ -27,19 +27,16 @@ class MoveAtNotice:
         The one clock, who says which replicas are there, and who moves requests.
     planner
         Says how long a replica can decode on (:class:`~simulator.strategies.autoscaling.spotserve.SpotServe`).
-    weights
-        Of a replica [B].
     bandwidth
         Out of a replica with nobody else on the network [B/s]: what the start is planned with. The moves themselves are
         flows.
     """
 
     def __init__(
-        self, clock: Clock, fleet: ReplicaFleet, migrations: Migrations, planner: type[SpotServe], weights: float,
-        bandwidth: float,
-    ) -> None:  # fmt: skip
+        self, clock: Clock, fleet: ReplicaFleet, migrations: Migrations, planner: type[SpotServe], bandwidth: float
+    ) -> None:
         self.clock, self.fleet, self.migrations = clock, fleet, migrations
-        self.planner, self.weights, self.bandwidth = planner, weights, bandwidth
+        self.planner, self.bandwidth = planner, bandwidth
 
     def __call__(self, replica: int, grace: float) -> None:
         """A replica has ``grace`` [s] left."""
@@ -61,8 +58,7 @@ class MoveAtNotice:
     def _iterations_before(self, contexts: list[int], more: int, iteration: float, grace: float) -> int:
         """Iterations that fit the grace beside the move of these contexts, each ``more`` tokens longer."""
         size = sum(self.migrations.wire_bytes(tokens + more) for tokens in contexts)
-        planner = self.planner(self.weights, size, self.bandwidth, grace)
-        return planner.tokens_before(Migration((), 0.0, size, size / self.bandwidth), iteration)
+        return self.planner(grace).tokens_before(size / self.bandwidth, iteration)
 
     def _decoding(self, replica: int) -> list[RequestState]:
         return sorted(self.fleet.process.replicas[replica].decoding, key=lambda r: r.index)

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.front_end import FrontEnd
 from simulator.serving.limits import EngineLimits, one_each
 from simulator.serving.pools_replica import PoolReplica
+from simulator.serving.pools_run import PoolsRun
 from simulator.serving.pools_transfer import KVLink, TransferBooks
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
-from simulator.serving.summary import ServingSummary, SummaryRows, add_segments
+from simulator.serving.summary import SummaryRows, add_segments
 from simulator.strategies.disaggregation.base import DisaggregationPolicy
 from simulator.strategies.serving_protocols import BatchPolicy, IterationCost, KVCachePolicy, RequestState
 from simulator.workload.jobs import ServiceLevel
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 _STRETCH = 8192
 """Arrivals from one entry of gaps into their sketch to the next."""
 
-__all__ = ["Pool", "PooledDeployment", "PoolsRun", "simulate_pools"]
+__all__ = ["Pool", "PooledDeployment", "simulate_pools"]
 
 
 @dataclass(frozen=True)
@@ -60,33 +62,6 @@ class Pool:
     replicas: int = 1
     batching: str | BatchPolicy = "prefill-first"
     kv_cache: str | KVCachePolicy | None = None
-
-
-@dataclass(frozen=True)
-class PoolsRun:
-    """What happened.
-
-    Attributes
-    ----------
-    run
-        Requests and replicas, those of the prefill pool first. ``run.limits`` of rows are the decode pool's, with the
-        mean number of KV blocks over all replicas.
-    transfers
-        Keys and values that travelled.
-    """
-
-    run: ServingRun | ServingSummary
-    transfers: TransferBooks
-
-    @property
-    def transfer_bytes(self) -> NDArray[np.float64]:
-        """Keys and values of every request on the wire [B]; NaN where both phases ran on one replica."""
-        return self.transfers.bytes
-
-    @property
-    def transfer_wait(self) -> NDArray[np.float64]:
-        """End of the prompt to all keys and values being in place, the wait for room included [s]."""
-        return self.transfers.waits
 
 
 @dataclass
@@ -126,7 +101,7 @@ class PooledDeployment:
         Of the model: what is sent layer by layer lags one of them behind.
     policy
         Registered name of family ``disaggregation``, or an object.
-    record, slo
+    record, slo, front_end
         As of :class:`~simulator.serving.deployment.DeploymentProcess`.
 
     Raises
@@ -139,6 +114,7 @@ class PooledDeployment:
         self, clock: Clock, requests: RequestTable, prefill: Pool, decode: Pool, link: KVLink, *,
         wire_bytes: Callable[[int], float], layers: int, policy: str | DisaggregationPolicy = "distserve",
         record: Literal["full", "summary"] = "full", slo: ServiceLevel | None = None,
+        front_end: FrontEnd | None = None,
     ) -> None:  # fmt: skip
         self.clock, self.table, self.link = clock, requests, link
         self.policy: DisaggregationPolicy = _make("disaggregation", policy)
@@ -159,7 +135,7 @@ class PooledDeployment:
             raise ConfigError(
                 "pools preempt by recomputation: swapping to host memory is not modelled beside transfers"
             )
-        self._stream, block = ArrivalStream(requests), self._prefix_block(prefill)
+        self._stream, block = ArrivalStream(requests, front_end=front_end), self._prefix_block(prefill)
         self._rows: RequestRows | SummaryRows = (
             SummaryRows(requests, block, slo) if record == "summary" else RequestRows(requests, block)
         )
@@ -275,7 +251,7 @@ class PooledDeployment:
     # -- a request -------------------------------------------------------------------------------------------------
 
     def _arrive(self, row: int, now: float) -> None:
-        request = self._rows.state(row, now)
+        request = self._rows.state(row, self._stream.came)
         self._until_stock -= 1
         if not self._until_stock and isinstance(self._rows, SummaryRows):
             self._until_stock = _STRETCH
@@ -386,13 +362,15 @@ def _make(family: str, choice: Any) -> Any:
 def simulate_pools(
     requests: RequestTable, prefill: Pool, decode: Pool, link: Callable[[Clock], KVLink], *,
     wire_bytes: Callable[[int], float], layers: int, policy: str | DisaggregationPolicy = "distserve",
+    front_end: FrontEnd | None = None,
 ) -> PoolsRun:  # fmt: skip
     """Serve ``requests`` to the end on a clock of their own; see :class:`PooledDeployment`."""
     from simulator.engine.clock import Clock as NewClock
 
     clock = NewClock()
     process = PooledDeployment(
-        clock, requests, prefill, decode, link(clock), wire_bytes=wire_bytes, layers=layers, policy=policy
-    )
+        clock, requests, prefill, decode, link(clock), wire_bytes=wire_bytes, layers=layers, policy=policy,
+        front_end=front_end,
+    )  # fmt: skip
     clock.run(process.start())
     return process.result()

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from simulator.serving.decode_group import DecodeGroup
 from simulator.serving.flight import Flight, StageLine
@@ -344,12 +344,14 @@ class Replica(Residency):
 
     # -- leaving -------------------------------------------------------------------------------------------------
 
-    def evict(self, now: float) -> list[RequestState]:
+    def unload(self, now: float) -> dict[RequestState, int]:
         """Stop for good at ``now`` [s] and take all requests out, in order of arrival.
 
-        Iterations that have ended count, the one in flight is lost. What a request had produced stays with whoever
-        reads it; its keys and values are gone, so that it prefills its prompt and its output so far again wherever it
-        goes on, as after a preemption by recomputation.
+        Iterations that have ended count, the one in flight is lost.
+
+        Returns
+        -------
+        Tokens of each whose keys and values are complete.
         """
         for flight in list(self._flights):
             done = flight.boundary_after(now)
@@ -360,16 +362,26 @@ class Replica(Residency):
                 self._complete(flight)
         self.close_books(now)
         groups = dict.fromkeys([self._decoding, *(f.group for f in self._flights if f.group is not None)])
-        decoding = [request for group in groups for request in group.settle()]
+        decoding = dict.fromkeys(request for group in groups for request in group.settle())
         starting = [request for flight in self._flights for request, _ in flight.prefill]
         waiting = [*self.waiting, *self.swapped]
-        lost = dict.fromkeys([*decoding, *starting, *self.prefilling, *self.paused, *waiting])
-        for request in sorted(lost, key=by_arrival):
+        self._flights.clear()
+        return {
+            request: (request.input_tokens + request.produced - 1 if request in decoding else request.computed_tokens)
+            for request in sorted(
+                dict.fromkeys([*decoding, *starting, *self.prefilling, *self.paused, *waiting]), key=by_arrival
+            )
+        }
+
+    def forget(self, requests: Mapping[RequestState, int]) -> None:
+        """Drop the keys and values of requests that were taken out.
+
+        What a request had produced stays with whoever reads it; it prefills its prompt and its output so far again
+        wherever it goes on, as after a preemption by recomputation.
+        """
+        for request, known in requests.items():
             if request.blocks:
-                known = request.input_tokens + request.produced - 1 if request in decoding else request.computed_tokens
                 self.usage.recomputed_tokens += known
                 request.preemptions += 1
             request.computed_tokens = request.blocks = request.finish_at = request.registered = 0
             request.holds, request.matched, request.data = (), None, None
-        self._flights.clear()
-        return sorted(lost, key=by_arrival)

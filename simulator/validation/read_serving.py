@@ -18,6 +18,7 @@ from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.models import IncompleteError
+from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -87,6 +88,9 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
+    grade = _grade(str(entry.get("verified", "")))
+    if (planned := block_case(entry, file, grade)) is not None:
+        return planned
     workload, kind = entry["workload"], str(entry["workload"].get("kind"))
     if kind == "production_mix":
         figures, settings = production_figures(entry)
@@ -106,7 +110,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         measured,
         settings,
         assumed,
-        grade=_grade(str(entry.get("verified", ""))),
+        grade=grade,
     )
 
 

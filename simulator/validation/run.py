@@ -127,6 +127,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
     """What runs a subject, by ``Subject.runner``."""
     from simulator.validation import (
         cluster_runs,
+        offload_runs,
         power_runs,
         production_runs,
         serving_runs,
@@ -145,6 +146,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,
         "production": production_runs.run_production,
+        "block_schedule": offload_runs.run_block_schedule,
         "vidur": vidur_runs.run_vidur,
         "training_power": power_runs.run_training_power,
         "kernel": trace_runs.run_kernel,

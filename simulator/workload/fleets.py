@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Autoscaling", "Functions", "LiveMigration", "SpotMarket"]
+__all__ = ["Autoscaling", "Functions", "Instances", "LiveMigration", "SpotMarket"]
 
 
 @dataclass(frozen=True)
@@ -94,3 +94,45 @@ class SpotMarket:
     grace: float = 30.0
     price: float = 1.0
     recovery: str = ""
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Machines that come and go under one model, whose plan follows them.
+
+    Attributes
+    ----------
+    policy
+        Registered name of family ``replanning``.
+    count, accelerators, initial
+        Machines there may be, accelerators of each, and those that are there at the start.
+    changes
+        (time [s], machines that come, or that get their notice: negative).
+    mean_life
+        From being usable to the notice, exponential [s], another is ordered then; 0: only ``changes``.
+    grace
+        From the notice to the end [s].
+    startup
+        From the order until a machine can be used [s].
+    restart
+        Start of engines that lose their context, before they load weights [s].
+    rate
+        What a plan is to keep up with [requests/s]; 0: the mean rate of the requests.
+    price
+        Share of the usual rent.
+    load_from
+        Where weights come from that no machine has.
+    """
+
+    policy: str
+    count: int
+    accelerators: int
+    initial: int
+    changes: tuple[tuple[float, int], ...] = ()
+    mean_life: float = 0.0
+    grace: float = 30.0
+    startup: float = 0.0
+    restart: float = 0.0
+    rate: float = 0.0
+    price: float = 1.0
+    load_from: str = "nvme"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from simulator.workload.fleets import Autoscaling, LiveMigration, SpotMarket
+from simulator.workload.fleets import Autoscaling, Instances, LiveMigration, SpotMarket
 from simulator.workload.framework import Framework
 from simulator.workload.goal import Goal
 from simulator.workload.model import ModelSpec
@@ -136,6 +136,8 @@ class Deployment:
         A small model that answers first.
     sharing
         Other models on the same replicas, each a deployment with requests of its own; a query is one answer.
+    instances
+        Machines that come and go; ``groups`` are then the layouts the plan may change between, on the same machines.
     groups, pools
         Replicas that are not alike, ``replicas`` being all of them: behind one router, or one group for prompts and
         one for tokens.
@@ -170,11 +172,17 @@ class Deployment:
     cascade: CascadeChoice | None = None
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
+    instances: Instances | None = None
 
     @property
     def movable(self) -> bool:
         """Whether running requests may go on on another replica."""
-        return self.migration is not None or (self.spot is not None and bool(self.spot.recovery))
+        saved = self.spot is not None and bool(self.spot.recovery)
+        return self.migration is not None or self.instances is not None or saved
+
+    def home(self, replica: int) -> int:
+        """The placement a replica is priced on: layouts that take turns on the same machines share one."""
+        return 0 if self.instances is not None else replica
 
     @property
     def parts(self) -> tuple[Deployment, ...]:
@@ -188,6 +196,8 @@ class Deployment:
     @property
     def accelerators(self) -> int:
         """Of all replicas."""
+        if self.instances is not None:
+            return self.instances.count * self.instances.accelerators
         return sum(part.plan.accelerators * part.replicas for part in self.parts)
 
 

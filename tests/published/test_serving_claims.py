@@ -15,10 +15,11 @@ from simulator.registry import strategies
 from simulator.serving.estimate import replica_cost
 from simulator.serving.memory import cache_size
 from simulator.strategies.protocols import BatchShape
-from simulator.strategies.serving_offload.block_schedule import BlockPolicy, layer_times, throughput
+from simulator.strategies.serving_offload.block_schedule import layer_times, throughput
 from simulator.strategies.serving_offload.flexgen import GOOGLE_CLOUD_T4, FlexGen, layer_shape
 from simulator.strategies.serving_offload.neurons import NeuronSplit, PowerInfer
 from simulator.strategies.speculation.acceptance import speedup
+from simulator.validation.offload_runs import FLEXGEN
 from simulator.workload.counting import layer_parameters
 from simulator.workload.jobs import Deployment
 from simulator.workload.model_files import load_model
@@ -40,31 +41,17 @@ def report(what: str, predicted: float, published: float) -> float:
     return error
 
 
-HOST = (0.0, 1.0, 0.0)
-DISK = (0.0, 0.0, 1.0)
-
-FLEXGEN = {
-    "flexgen_flexgen_opt-6.7b": BlockPolicy(2, 1, overlap=False),
-    "flexgen_flexgen_opt-30b": BlockPolicy(48, 3, (0.2, 0.8, 0.0), HOST, HOST),
-    "flexgen_flexgen_opt-175b": BlockPolicy(32, 8, (0.0, 0.5, 0.5), DISK, HOST),
-    "flexgen_flexgen_c_opt-6.7b": BlockPolicy(72, 1, overlap=False, weight_bits=4, cache_bits=4),
-    "flexgen_flexgen_c_opt-30b": BlockPolicy(64, 8, HOST, HOST, HOST, host_attention=False, cache_bits=4),
-    "flexgen_flexgen_c_opt-175b": BlockPolicy(48, 3, HOST, HOST, HOST, False, weight_bits=4, cache_bits=4),
-}
-"""Placements of FlexGen's own benchmark suite for 512 tokens in and 32 out."""
-
-
 @pytest.mark.parametrize("name", FLEXGEN)
 def test_flexgen_rows(name: str, rows: dict[str, Any]) -> None:
-    """In 16 bit within 30 %. With 4 bits every pass of PyTorch's expansion through memory is priced, not its launches
-    nor its strided halves: predictions are a fifth to two fifths too fast and say so here."""
+    """In 16 bit within 30 %. With 4 bits every pass of PyTorch's expansion through memory is priced, strided halves by
+    whole sectors: predictions are 16 to 41 % too fast and say so here."""
     row, policy = rows[name], FLEXGEN[name]
     shape = layer_shape(load_model(row["model"]), row["workload"]["isl"], row["workload"]["osl"])
     error = report(name, throughput(shape, policy, GOOGLE_CLOUD_T4), row["metrics"]["out_tps"])
     if min(policy.weight_bits, policy.cache_bits) == 16:
         assert abs(error) < 0.30
     else:
-        assert 0.0 < error < 0.5
+        assert 0.0 < error < 0.42
 
 
 @pytest.mark.parametrize(("model", "published"), [("opt-6.7b", 38.28), ("opt-30b", 11.52), ("opt-175b", 0.83)])

@@ -262,6 +262,16 @@ def test_agent_sessions_as_published(traces: Path) -> None:
     assert (table.arrival == table.arrival[np.searchsorted(table.arrival, table.arrival)]).all()
 
 
+def test_what_agents_begin_with_is_what_the_trace_begins_with(traces: Path) -> None:
+    """The rerunnable fit behind ``first_tokens`` of agents: first prompts less tools and instructions."""
+    table, workload = read_requests(traces / "weka_claude_code" / "traces_sample.jsonl.gz"), load_workload("agents")
+    assert table.parent is not None and workload.sessions is not None
+    assert np.median(table.input_tokens) == pytest.approx(workload.published["input_tokens_median"], rel=1e-4)
+    assert table.input_tokens.mean() == pytest.approx(workload.published["input_tokens_mean"], rel=1e-4)
+    begin = np.maximum(1, table.input_tokens[table.parent < 0].astype(int) - workload.sessions.system_tokens)
+    assert workload.sessions.first_tokens == Quantiles.from_values(begin)
+
+
 def test_arxiv_quantiles_are_those_of_the_sample(shared: Path) -> None:
     sample = read_requests_of_vidur(shared)
     workload = load_workload("arxiv-summarization")

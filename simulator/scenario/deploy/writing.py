@@ -101,6 +101,11 @@ def export_plan(
     if name not in every:
         raise ConfigError(unknown_name("workload", name, every))
     chosen = every[name]
+    if isinstance(chosen, Deployment) and chosen.instances is not None:
+        raise ConfigError(
+            f"'{name}' has a plan that follows its instances, and a launch command has one: leave deployment.instances "
+            "out and write the plan to export"
+        )
     setup = setup_of(scenario, chosen)
     module = engine_of(setup.framework) if engine is None else engine_named(engine, setup.kind)
     if isinstance(chosen, TrainingJob) and chosen.plan.stages:

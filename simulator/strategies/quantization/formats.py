@@ -81,6 +81,21 @@ class FP16Weights(WeightFormat):
     arithmetic = "fp16"
 
 
+@register("fp32", kind="pass", area="serving", family="quantization", cites=(), validated_by="closed_form")
+class FP32Weights(WeightFormat):
+    """Weights, activations and arithmetic in fp32, as FasterTransformer served by default."""
+
+    weights = "fp32"
+    arithmetic = "fp32"
+
+    def _typed(self, op: Op) -> Op:
+        def wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return tuple(replace(t, dtype="fp32") if t.dtype in ("bf16", "fp16") else t for t in tensors)
+
+        dtype = "fp32" if op.dtype in ("bf16", "fp16") else op.dtype
+        return replace(op, dtype=dtype, reads=wide(op.reads), writes=wide(op.writes))
+
+
 @register("fp8", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form")
 class FP8Weights(WeightFormat):
     """fp8 weights and activations in linear layers (W8A8)."""

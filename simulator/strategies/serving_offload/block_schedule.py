@@ -140,15 +140,22 @@ PACKING = 25.5 / 2.0
 """The same for quantising: minimum and maximum (2 each), a difference (4), multiplication, clamping and rounding in
 place (4 each), the cast (3), shift and union of the halves (2.5). ``TorchCompressedDevice.compress``, as above."""
 
+STRIDED_EXPANSION, STRIDED_PACKING = 2.0 / 2.0, 0.5 / 2.0
+"""What is moved beside that where the halves of a byte are neighbours in memory. A cache is quantised along the width
+of a head (``group_dim`` 2 of (tokens, heads, width)), so every second number is written or read, and memory is accessed
+by whole sectors: half of what moves is of use (CUDA C++ Best Practices Guide, strided accesses). Weights are
+quantised along rows (``group_dim`` 0), whose halves are rows of their own; so are keys when they are packed, which the
+prompt leaves transposed."""
 
-def _expansion(whole: float, bits: int) -> float:
+
+def _expansion(whole: float, bits: int, strided: bool = False) -> float:
     """Device memory traffic of turning a quantised tensor of ``whole`` bytes in 16 bit into that form [B]."""
-    return 0.0 if bits >= 16 else whole * EXPANSION
+    return 0.0 if bits >= 16 else whole * (EXPANSION + STRIDED_EXPANSION * strided)
 
 
 def _packing(whole: float, bits: int) -> float:
-    """Device memory traffic of quantising a tensor of ``whole`` bytes in 16 bit [B]."""
-    return 0.0 if bits >= 16 else whole * PACKING
+    """Device memory traffic of quantising a cache of ``whole`` bytes in 16 bit [B]."""
+    return 0.0 if bits >= 16 else whole * (PACKING + STRIDED_PACKING)
 
 
 def _scale(bits: int, group: int = 64) -> float:
@@ -198,7 +205,9 @@ def layer_times(shape: LayerShape, policy: BlockPolicy, tiers: Tiers, *, prefill
     if prefill:
         expanded += _packing(shape.kv_per_token * block * tokens, policy.cache_bits)
     else:
-        expanded += _expansion(shape.kv_per_token * block * context, policy.cache_bits)
+        # All the room of a sequence is expanded, however much of it is used by now.
+        room = shape.prompt + shape.output - 1
+        expanded += _expansion(shape.kv_per_token * block * room, policy.cache_bits, strided=True)
     if prefill:
         attention, on_host = 4.0 * block * shape.prompt**2 * shape.hidden / tiers.attention_prefill, 0.0
     else:

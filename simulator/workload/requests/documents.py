@@ -36,6 +36,8 @@ class DocumentLaw:
         0: all documents are equally popular.
     system_tokens
         Instruction before them, the same in all prompts.
+    own_tokens
+        What each prompt has of its own between the two: the time, who asks. A plain prefix cache ends there.
     """
 
     count: int
@@ -43,12 +45,13 @@ class DocumentLaw:
     per_request: LengthSpec = ONE
     skew: float = 0.0
     system_tokens: int = 0
+    own_tokens: int = 0
 
     def __post_init__(self) -> None:
-        if not 1 <= self.count <= _MOST_DOCUMENTS or self.skew < 0 or self.system_tokens < 0:
+        if not 1 <= self.count <= _MOST_DOCUMENTS or min(self.skew, self.system_tokens, self.own_tokens) < 0:
             raise ConfigError(
-                f"documents: a count from 1 to {_MOST_DOCUMENTS:,}, a skew and system_tokens of at least 0, "
-                f"not {self.count}, {self.skew:g} and {self.system_tokens}"
+                f"documents: a count from 1 to {_MOST_DOCUMENTS:,}, a skew, system_tokens and own_tokens from 0 on, "
+                f"not {self.count}, {self.skew:g}, {self.system_tokens} and {self.own_tokens}"
             )
 
 
@@ -71,11 +74,15 @@ def generate_with_documents(
     known: dict[tuple[int, int], int] = {}
     blocks: list[list[int]] = []
     tokens: list[list[int]] = []
-    for n in wanted.tolist():
+    for row, n in enumerate(wanted.tolist()):
         chain, parts, before = [], [], -1
         if law.system_tokens:
             before = known.setdefault((before, -1), len(known))
             chain, parts = [before], [law.system_tokens]
+        if law.own_tokens:
+            before = known.setdefault((before, law.count + row), len(known))
+            chain.append(before)
+            parts.append(law.own_tokens)
         for document in _distinct(streams[2], cumulative, n):
             before = known.setdefault((before, document), len(known))
             chain.append(before)

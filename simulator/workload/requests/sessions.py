@@ -35,6 +35,8 @@ class SessionLaw:
         A session ends before a prompt would be longer [tokens].
     system_tokens
         What every prompt of every session begins with: instructions, descriptions of tools [tokens].
+    first_tokens
+        Law of what the first turn has beyond that, a resumed conversation for instance; ``None``: as all turns.
     """
 
     turns: LengthSpec
@@ -42,6 +44,7 @@ class SessionLaw:
     think_sigma: float = 0.0
     max_context: int = 131_072
     system_tokens: int = 0
+    first_tokens: LengthSpec | None = None
 
 
 def generate_sessions(
@@ -63,11 +66,13 @@ def generate_sessions(
     if duration is None and count is None:
         raise ConfigError("sessions need an end: 'count' of sessions or 'duration'")
     check_size(min(math.inf if duration is None else duration * arrival.mean_rate, count or math.inf), "sessions")
-    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(seed).spawn(5)]
+    streams = [np.random.Generator(np.random.PCG64(s)) for s in np.random.SeedSequence(seed).spawn(6)]
     starts = arrival.sample(streams[0], math.inf if duration is None else duration, count)
     turns = law.turns.sample(streams[1], len(starts))
     total = int(turns.sum())
     new, outputs = new_tokens.sample(streams[2], total), output_tokens.sample(streams[3], total)
+    if law.first_tokens is not None:
+        new[np.cumsum(turns) - turns] = law.first_tokens.sample(streams[5], len(starts))
     thinks = law.think_time * np.exp(law.think_sigma * streams[4].standard_normal(total))
     session = np.repeat(np.arange(len(starts)), turns)
     first = np.repeat(np.cumsum(turns) - turns, turns)

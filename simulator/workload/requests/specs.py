@@ -37,8 +37,12 @@ def parse_length(value: Any, path: str, report: Report, folder: Path) -> LengthS
 
 _SESSIONS = {
     "turns": "law", "think_time": "time", "think_sigma": "ratio", "max_context": "count", "system_tokens": "count",
+    "first_tokens": "law",
 }  # fmt: skip
-_DOCUMENTS = {"count": "count", "tokens": "law", "per_request": "law", "skew": "ratio", "system_tokens": "count"}
+_DOCUMENTS = {
+    "count": "count", "tokens": "law", "per_request": "law", "skew": "ratio", "system_tokens": "count",
+    "own_tokens": "count",
+}  # fmt: skip
 
 
 def parse_sessions(value: Any, path: str, report: Report, folder: Path) -> SessionLaw | None:

@@ -44,7 +44,7 @@ def test_models_that_share_devices_are_explained_one_by_one() -> None:
     result = simulator.run(serving({"sharing": {"policy": "clockwork", "models": [other]}}))
     whole, *members = (str(row["workload"]) for row in result.rows("summary"))
     assert members == ["chat llama-3.1-8b", "chat bert-base"]
-    for topic in TOPICS:
+    for topic in TOPICS[:-1]:  # plans are of deployments whose plan changes
         assert all(member in explain(result, topic, whole)[0].note for member in members)
     for member in members:
         time = [row for row in explain(result, "time", member) if row.item not in ("whole", "roofline floor")]
@@ -63,3 +63,25 @@ def test_the_report_of_functions_has_its_sites_and_what_people_ask() -> None:
     for text in ("Sites", "cold start rate", "usd per thousand calls", "energy per call", "carbon", "e2e p99"):
         assert text in head, text
     assert "sites" in explain(result, "time")[0].note
+
+
+def test_changes_of_the_plan_are_told_with_their_stalls() -> None:
+    """One of two nodes goes at 1 s and is back at 3 s: two changes, each with what moved, and what happened."""
+    changes = [{"at": "1 s", "leave": 1}, {"at": "3 s", "join": 1}]
+    layouts = {"tensor_parallel": 4, "pipeline_parallel": 2}
+    instances = {"at_start": 2, "grace": "1 s", "changes": changes, "layouts": layouts}
+    scenario = serving({"instances": instances})
+    scenario["cluster"]["nodes"]["count"] = 2
+    scenario["workloads"][0]["requests"] = SMALL | {"count": 30}
+    result = simulator.run(scenario)
+    rows = explain(result, "plans", "chat")
+    plans = [row for row in rows if row.section.startswith("plans")]
+    assert [row.item.partition(": ")[2] for row in plans] == [
+        f"{count} × (pipeline 2 × tensor 4)" for count in (2, 1, 2)
+    ]
+    assert "instances revoked" in plans[1].note
+    assert plans[2].value > 0.0 and "from other accelerators" in plans[2].note
+    assert [row.item.partition(": ")[2] for row in rows if row.section == "instances"] == [
+        "instance revoked", "instance taken away", "instance there"
+    ]  # fmt: skip
+    assert explain(simulator.run(serving({})), "plans", "chat")[0].item == "nothing recorded"

@@ -41,6 +41,10 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
         if name == "prefix-tiered":
             keys |= {"kv_tiers": {"name": "host", "capacity": "10 GiB", "bandwidth": "20 GB/s"}}
         return keys
+    if family == "replanning":
+        changes = [{"at": "1 s", "leave": 1}, {"at": "2 s", "join": 1}]
+        layouts = [{"tensor_parallel": 8}, {"pipeline_parallel": 4, "tensor_parallel": 4}]
+        return {"instances": {"policy": name, "at_start": 2, "grace": "1 s", "changes": changes, "layouts": layouts}}
     if name == "spotserve":
         return {"replicas": 2, "spot": {"mean_life": "2 s", "grace": "1 s", "recovery": name}}
     if family == "migration":
@@ -80,7 +84,7 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
 def scenario_of(record: StrategyRecord) -> dict[str, Any]:
     model = "qwen3-30b-a3b" if record.family in ("expert", "batch_overlap") else "llama-3.2-1b"
     return {
-        "cluster": {"nodes": {"profile": "dgx-h100", "count": 1}},
+        "cluster": {"nodes": {"profile": "dgx-h100", "count": 2 if record.family == "replanning" else 1}},
         "workloads": [
             {
                 "serving": "test",

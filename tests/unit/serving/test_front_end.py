@@ -6,11 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.constants import Constant, Trust
+from simulator.registry import strategies
 from simulator.serving.front_end import FrontEnd, front_end_of
+from simulator.serving.limits import EngineLimits
+from simulator.serving.pools import Pool, simulate_pools
+from simulator.serving.pools_run import PoolsRun
+from simulator.serving.pools_transfer import PointToPoint
+from simulator.serving.run import ServingRun
 from simulator.serving.separable import SeparableCost
 from simulator.serving.simulate import simulate_deployment
 from simulator.workload.framework_files import load_framework
@@ -68,6 +74,43 @@ def test_clients_of_a_closed_loop_pass_it_each_time() -> None:
     """One client, one token: a round is the work of the front end and one iteration."""
     requests = table([0.0] * 10, [100] * 10, 1, closed_loop_concurrency=1)
     run = simulate_deployment(requests, COST, kv_blocks=1000, front_end=FrontEnd(0.05, 1e-4))
+    assert run.ttft == pytest.approx([0.05 + 0.01 + 0.01] * 10)
+    assert run.finish[-1] == pytest.approx(10 * 0.07)
+
+
+def served_by_pools(requests: RequestTable, policy: str, front_end: FrontEnd | None) -> PoolsRun:
+    limits = EngineLimits(10_000, max_num_batched_tokens=10_000)
+    return simulate_pools(
+        requests, Pool(COST, limits, 2), Pool(COST, limits, 1, "chunked-prefill"),
+        lambda clock: PointToPoint(clock, 1e9), wire_bytes=lambda count: 1000.0 * count, layers=4, policy=policy,
+        front_end=front_end,
+    )  # fmt: skip
+
+
+@settings(max_examples=25, deadline=None)
+@given(streams, st.sampled_from([record.name for record in strategies(family="disaggregation")]))
+def test_pools_are_reached_later_too(stream: list[tuple[float, int]], policy: str) -> None:
+    """Behind the front end they serve as if requests came when they leave it; nothing is lost, and all bytes travel."""
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    front_end = FrontEnd(0.02, 1e-5, 2)
+    left = replace(front_end).take_all(came, tokens)
+    behind = served_by_pools(table(came, tokens), policy, front_end)
+    later = served_by_pools(table(left, tokens), policy, None)
+    assert isinstance(behind.run, ServingRun)
+    assert isinstance(later.run, ServingRun)
+    np.testing.assert_array_equal(behind.run.first_token, later.run.first_token)
+    np.testing.assert_array_equal(behind.run.finish, later.run.finish)
+    np.testing.assert_array_equal(behind.run.arrival, came)
+    assert behind.transfers.total == later.transfers.total
+    assert sum(usage.prefill_tokens for usage in behind.run.replicas) >= sum(tokens)
+    assert np.isfinite(behind.run.finish).all()
+
+
+def test_clients_of_pools_pass_it_each_time() -> None:
+    """One client, one token: a round is the work of the front end and one iteration of the prefill pool."""
+    requests = table([0.0] * 10, [100] * 10, 1, closed_loop_concurrency=1)
+    run = served_by_pools(requests, "distserve", FrontEnd(0.05, 1e-4)).run
+    assert isinstance(run, ServingRun)
     assert run.ttft == pytest.approx([0.05 + 0.01 + 0.01] * 10)
     assert run.finish[-1] == pytest.approx(10 * 0.07)
 

@@ -165,7 +165,7 @@ def test_requests_of_a_machine_that_goes_are_saved_within_its_grace() -> None:
             interval=1000.0, spot=SpotMarket(1e9, 2.0),
         )  # fmt: skip
         if saved:
-            fleet.on_notice = MoveAtNotice(served.clock, fleet, served.moves, SpotServe, 1e9, 1e6)
+            fleet.on_notice = MoveAtNotice(served.clock, fleet, served.moves, SpotServe, 1e6)
         fleet.start()
         served.at(1.0, lambda fleet=fleet: fleet.revoke(0, 2.0))
         run = served.run()
@@ -212,7 +212,7 @@ def test_nothing_is_lost_when_requests_move(data: st.DataObject) -> None:
             served.clock, served.process, None, minimum=1, maximum=3, initial=2, interval=5.0, startup=1.0,
             load=lambda replica, done, clock=served.clock: clock.after(1.0, done),
         )  # fmt: skip
-        fleet.on_notice = MoveAtNotice(served.clock, fleet, served.moves, SpotServe, 1e9, 1e6)
+        fleet.on_notice = MoveAtNotice(served.clock, fleet, served.moves, SpotServe, 1e6)
         fleet.start()
         Rebalancing(served.clock, served.moves, policy, interval).start()
         for time, replica, grace in taken:

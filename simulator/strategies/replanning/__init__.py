@@ -1,0 +1,1 @@
+"""Parallel plans of a fleet whose machines come and go."""
