@@ -19,6 +19,8 @@ __all__ = ["PoolsTenant"]
 class PoolsTenant(ServingTenant):
     """Prompts and tokens on replicas of their own."""
 
+    shares = False
+
     @property
     def main(self) -> Engine:
         """The engine that decodes."""

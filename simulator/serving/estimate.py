@@ -13,6 +13,7 @@ from simulator.results.estimate import Estimate, Interval, MemoryLedger, TimeBre
 from simulator.serving.adapters import AdapterCost, miss_share
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
+from simulator.serving.message_links import MessageLinks, links_of_place
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
 from simulator.serving.trust import trust_shares
@@ -24,7 +25,7 @@ from simulator.workload.jobs import Deployment
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["ServingCost", "check_deployment", "estimate_deployment", "replica_cost"]
+__all__ = ["ServingCost", "check_deployment", "estimate_deployment", "put_on_links", "replica_cost"]
 
 ServingCost = ServingBase
 """Iteration times with or without speculation, and what runs beside the model."""
@@ -63,7 +64,16 @@ def replica_cost(
         cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream, grid=served.grid)
     else:
         cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream, grid=served.grid)
-    return _wrapped(cost, served, deployment, scale)
+    cost = _wrapped(cost, served, deployment, scale)
+    first = cost.priced[0]
+    put_on_links(cost, links_of_place(first.layout, first.stages, cluster))
+    return cost
+
+
+def put_on_links(cost: ServingCost, links: MessageLinks) -> None:
+    """From now on whatever a replica sends between domains meets this."""
+    for part in cost.priced:
+        part.on_links(links)
 
 
 def _wrapped(

@@ -1,0 +1,67 @@
+"""A deployment whose replicas share links with others: somebody watches what they send and says how slow it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from simulator.serving.deployment import DeploymentProcess
+from simulator.serving.flight import Watcher
+from simulator.serving.replica import Replica
+from simulator.strategies.protocols import IterationCost
+
+__all__ = ["LinkedDeployment"]
+
+
+class LinkedDeployment(DeploymentProcess):
+    """A deployment whose replicas are watched, and whose iteration times may change at any moment.
+
+    Parameters
+    ----------
+    watchers
+        One per replica.
+    arguments, options
+        Of :class:`~simulator.serving.deployment.DeploymentProcess`; every replica has a cost of its own.
+    """
+
+    def __init__(self, *arguments: Any, watchers: Sequence[Watcher], **options: Any) -> None:
+        self._watchers, self._cut, self._asked = watchers, set[int](), set[int](range(len(watchers)))
+        super().__init__(*arguments, **options)
+        # What a replica sends is seen by others at once: it goes on to its next event only, and as an object.
+        self._alone = self.independent = False
+
+    def _new_replica(self, index: int, cost: IterationCost) -> Replica:
+        replica = super()._new_replica(index, cost)
+        replica.watcher = self._watchers[index]
+        return replica
+
+    def call_at(self, time: float, call: Callable[[], object]) -> None:
+        """Call at ``time`` [s since the start], which may lie ahead of the clock; nothing here happens later before."""
+        self.clock.at(max(time + self._origin, self.clock.now), call)
+        self._limit = min(self._limit, time)
+
+    def repriced(self, index: int) -> None:
+        """Iterations of a replica take another time from its next iteration boundary on."""
+        replica = self.replicas[index]
+        version = replica.version
+        replica.truncate(self.now)
+        self.acted(replica, version)
+
+    def open_only(self, indices: Collection[int]) -> None:
+        """Only these replicas take requests from now on, as far as their ranks reach each other."""
+        self._asked = set(indices)
+        super().open_only(self._asked - self._cut)
+
+    def cut_off(self, index: int) -> None:
+        """The ranks of a replica do not reach each other any more: its requests begin again elsewhere, or wait."""
+        if index not in self._cut:
+            asked = set(self._asked)
+            self._cut.add(index)
+            self.evacuate(index)
+            self.open_only(asked)
+
+    def joined_again(self, index: int) -> None:
+        """The ranks of a replica reach each other again."""
+        if index in self._cut:
+            self._cut.remove(index)
+            self.open_only(self._asked)
