@@ -32,8 +32,8 @@ __all__ = ["SharedIterations", "WatchedReplica"]
 
 Floats = NDArray[np.float64]
 
-WINDOW: Final = 10.0
-"""Time over which iterations are averaged [s]: single prompts pass, the load of a minute counts."""
+WINDOW: Final = 1.0
+"""Memory of the mean over iterations [s]: some dozen of them. Bytes are sent that much later, but all of them."""
 _ALIKE: Final = 1 / 16
 """Relative difference in bytes or seconds up to which the network is not told."""
 _MOST_LEVELS: Final = 256
@@ -97,10 +97,16 @@ class SharedIterations:
             self._coming = True
             self.to.call_at(now, self._tell)
 
-    def gone(self, replica: WatchedReplica) -> None:
-        """A replica has had nothing to do for long."""
-        del self._present[replica]
-        replica.load.stop()
+    def rests(self, replica: WatchedReplica, now: float) -> None:
+        """A replica has nothing to do from ``now`` on: its mean is sent to the end."""
+        self.show(replica, now)
+        self.to.call_at(now + WINDOW, lambda: self._leave(replica, now))
+
+    def _leave(self, replica: WatchedReplica, since: float) -> None:
+        if replica.resting and replica.since == since:
+            del self._present[replica]
+            replica.load.stop()
+            replica.forget()
 
     @property
     def _mean(self) -> Level:
@@ -158,51 +164,51 @@ class WatchedReplica:
         What the network sees of it.
     shown
         Per second: bytes by kind of message, seconds of undisturbed messages by axis, seconds that they took longer.
+    slow
+        How many times longer messages take now, by axis; 1 where nothing is said.
     lost
         Time that messages took longer so far [s].
+    resting, since
+        Whether nothing is in flight, and when it last changed what it does [s since the start].
     """
 
     def __init__(self, group: SharedIterations, number: int, cost: ServingCost, ways: ReplicaWays) -> None:
-        self.group, self.number, self.cost = group, number, cost
+        self.group, self.number, self.cost, self.ways = group, number, cost, ways
         self.load = ReplicaLoad(group.tag, group.fabric, ways, group.messages, self._told)
-        self.shown = self._rate = np.zeros(len(group.messages) + len(self.load.axes) + 1)
-        self._mean: Floats | None = None
-        self._since = self._until = self.lost = 0.0
-        self._resting, self._slow = True, dict[str, float]()
+        self._nothing: Floats = np.zeros(len(group.messages) + len(self.load.axes) + 1)
+        self.shown = self._mean = self._rate = self._nothing
+        self.since = self._until = self.lost = 0.0
+        self.resting, self.slow = True, dict[str, float]()
         self._contents: dict[tuple[int, int, int], Floats] = {}
 
     def launched(self, shape: BatchShape, flight: Flight) -> None:
         """See :class:`~simulator.serving.flight.Watcher`; with stages the next batch follows a stage behind."""
         span = (flight.end - flight.start) / self.cost.stages
         self._book(flight.start)
-        self._resting = False
+        self.resting = False
         self._rate, self._until = self._content(shape) * (flight.iterations / span), flight.start + span
-        if self._mean is None:
-            self._mean = self._rate
-        fade = math.exp(-span / WINDOW)
-        self.shown = fade * self._mean + (1.0 - fade) * self._rate
+        memory = WINDOW * -math.expm1(-span / WINDOW) / span
+        self.shown = memory * self._mean + (1.0 - memory) * self._rate  # the mean, averaged over the flight
         self.group.show(self, flight.start)
 
     def idle(self, now: float) -> None:
         """See :class:`~simulator.serving.flight.Watcher`."""
-        if not self._resting:
+        if not self.resting:
             self._book(now)
-            self._resting = True
-            self.group.to.call_at(now + WINDOW, lambda: self._leave(now))
+            self.resting, self.shown = True, self._mean
+            self.group.rests(self, now)
 
-    def _leave(self, since: float) -> None:
-        if self._resting and self._since == since:
-            self._mean = None
-            self.group.gone(self)
+    def forget(self) -> None:
+        """It begins anew."""
+        self._mean = self._nothing
 
     def _book(self, now: float) -> None:
         """What has been sent since the last time enters the mean."""
-        if self._mean is not None:
-            active = max(0.0, min(now, self._until) - self._since)
-            fade, rest = math.exp(-active / WINDOW), math.exp(-(now - self._since - active) / WINDOW)
-            self._mean = rest * (fade * self._mean + (1.0 - fade) * self._rate)
-            self.lost += float(self._rate[-1]) * active
-        self._since = self._until = now
+        active = max(0.0, min(now, self._until) - self.since)
+        fade, rest = math.exp(-active / WINDOW), math.exp(-(now - self.since - active) / WINDOW)
+        self._mean = rest * (fade * self._mean + (1.0 - fade) * self._rate)
+        self.lost += float(self._rate[-1]) * active
+        self.since = self._until = now
 
     def _content(self, shape: BatchShape) -> Floats:
         """What one iteration sends, and how much longer that takes now."""
@@ -212,13 +218,13 @@ class WatchedReplica:
             found, axes = {away[:2]: away for away in self.cost.away(shape)}, self.load.axes
             sizes = [found[kind[:2]].size if kind[:2] in found else 0.0 for kind in self.group.messages]
             seconds = [sum(a.seconds for a in found.values() if base_axis(a.axis) == axis) for axis in axes]
-            longer = sum((self._slow.get(axis, 1.0) - 1.0) * s for axis, s in zip(axes, seconds, strict=True))
+            longer = sum((self.slow.get(axis, 1.0) - 1.0) * s for axis, s in zip(axes, seconds, strict=True))
             known = self._contents[key] = np.array([*sizes, *seconds, longer])
         return known
 
     def _told(self, slow: dict[str, float]) -> None:
         """Messages take that many times longer from now on."""
-        self._slow = slow
+        self.slow = slow
         self._contents.clear()
         put_on_links(self.cost, replace(self.cost.priced[0].links, slow=slow))
         self.group.to.repriced(self.number)

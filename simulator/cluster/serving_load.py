@@ -41,11 +41,12 @@ class Level(NamedTuple):
 
 
 class _AxisWay(NamedTuple):
-    """Links of an axis; what a byte of each kind puts on the busiest; weight against other flows."""
+    """Links of an axis; what a byte of each kind puts on the busiest; weight against other flows; most rate [B/s]."""
 
     way: Way
     on_busiest: dict[int, float]
     weight: float
+    rate: float
 
 
 class ReplicaLoad:
@@ -136,12 +137,11 @@ class ReplicaLoad:
 
     def _phases(self, level: Level) -> list[Phase]:
         found = []
-        for axis, seconds, (way, on_busiest, weight) in zip(
-            self.axes, level.seconds.tolist(), self._by_axis, strict=True
-        ):
-            size = sum(float(level.sizes[kind]) * load for kind, load in on_busiest.items())
+        for axis, seconds, where in zip(self.axes, level.seconds.tolist(), self._by_axis, strict=True):
+            size = sum(float(level.sizes[kind]) * load for kind, load in where.on_busiest.items())
             if size > 0 and seconds > 0:
-                found.append(Phase(axis, way, size, seconds, weight))
+                # The mean is over replicas that lie elsewhere, too: none is faster than its own links alone.
+                found.append(Phase(axis, where.way, size, max(seconds, size / where.rate), where.weight))
         return found
 
     def _find_ways(self, capacity: NDArray[np.float64] | None) -> list[_AxisWay]:
@@ -159,5 +159,7 @@ class ReplicaLoad:
             # Connections compete, and every port has as many: what counts for fairness is the rate through a port.
             through_ports = float(loads[port].max(initial=0.0))
             on_busiest = {i: float(mine[busiest]) for i, mine in each.items()}
-            found.append(_AxisWay(Way(links, loads[links] / most), on_busiest, most / (through_ports or most)))
+            way = Way(links, loads[links] / most)
+            rate = float((self.fabric.topology.links.capacity[links] / way.shares).min())
+            found.append(_AxisWay(way, on_busiest, most / (through_ports or most), rate))
         return found

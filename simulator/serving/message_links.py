@@ -111,6 +111,11 @@ class ReplicaWays:
             known = self._seconds[axis, collective] = float((loads / self.topology.links.capacity).max(initial=0.0))
         return known
 
+    def narrowest(self, axis: str, collective: str) -> str:
+        """Name of that link."""
+        loads, links = self.loads(axis, collective), self.topology.links
+        return links.name(int(np.argmax(loads / links.capacity)))
+
 
 @dataclass(frozen=True, eq=False)
 class MessageLinks:
