@@ -111,7 +111,7 @@ class SharedIterations:
     @property
     def _mean(self) -> Level:
         """Over all replicas that have something to do."""
-        total = sum(replica.shown for replica in self._present) / len(self._present)
+        total: Floats = np.mean([replica.shown for replica in self._present], axis=0)
         total = total[:-1] / max(1.0 - float(total[-1]), 1e-9)
         return Level(-1, total[: len(self.messages)], total[len(self.messages) :])
 

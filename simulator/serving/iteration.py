@@ -31,7 +31,6 @@ from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
-from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.framework import Framework
 from simulator.workload.model import AttentionSpec, ModelSpec
 from simulator.workload.plan import Plan
@@ -71,7 +70,6 @@ class ReplicaCost(TokenWise):
     ) -> None:  # fmt: skip
         super().__init__(model, plan, framework, node, fabric, max_tokens, scale, queries)
         self.kv_dtype, self.kept, self.stream, self.grid = kv_dtype, kept, stream, grid
-        self.split = attention_split(plan)
         self._fixed_memo: dict[tuple[int, int], float] = {}
 
     @property

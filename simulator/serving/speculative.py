@@ -150,11 +150,16 @@ class SpeculativeCost:
     def away(self, batch: BatchShape) -> tuple[Away, ...]:
         """What an iteration sends between domains."""
 
-        def on(kind: tuple[str, str], value: int) -> _Quantity:
-            return lambda cost, part: sum(a[value] for a in cost.away(part) if a[:2] == kind)
+        def size(axis: str, collective: str) -> _Quantity:
+            return lambda cost, part: sum(a.size for a in cost.away(part) if a[:2] == (axis, collective))
 
-        kinds = dict.fromkeys(a[:2] for cost in self.priced for a in cost.away(batch))
-        return tuple(Away(*kind, *(self._shared(batch, on(kind, value)) for value in (2, 3))) for kind in kinds)
+        def seconds(axis: str, collective: str) -> _Quantity:
+            return lambda cost, part: sum(a.seconds for a in cost.away(part) if a[:2] == (axis, collective))
+
+        kinds = dict.fromkeys((a.axis, a.collective) for cost in self.priced for a in cost.away(batch))
+        return tuple(
+            Away(*kind, self._shared(batch, size(*kind)), self._shared(batch, seconds(*kind))) for kind in kinds
+        )
 
     def _shared(self, batch: BatchShape, quantity: _Quantity) -> float:
         """A quantity of the decodes over the tokens yielded, plus what the prompts add."""

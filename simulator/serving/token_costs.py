@@ -147,10 +147,13 @@ class TokenCosts:
         """Messages of one part that leave a scale-up domain."""
         known = self._knot(self._index[part], self._sizes[0]).away
 
-        def at(number: int, field: int) -> float:
-            return self._at(part, tokens, captured, lambda knot: knot.away[number][field])
+        def at(number: int, value: Callable[[Away], float]) -> float:
+            return self._at(part, tokens, captured, lambda knot: value(knot.away[number]))
 
-        return [Away(a.axis, a.collective, at(i, 2), at(i, 3)) for i, a in enumerate(known)]
+        return [
+            a._replace(size=at(i, lambda one: one.size), seconds=at(i, lambda one: one.seconds))
+            for i, a in enumerate(known)
+        ]
 
     def _at(self, part: Part, tokens: int, captured: bool, value: Callable[[LinearCost], float]) -> float:
         index, sizes = self._index[part], self._sizes

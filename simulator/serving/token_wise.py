@@ -18,6 +18,7 @@ from simulator.serving.pricing import pricing_of
 from simulator.serving.token_costs import Part, TokenCosts, layers_of_stage
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.rank_layout import RankLayout
+from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.framework import Framework
 from simulator.workload.model import LayerSpec, ModelSpec
 from simulator.workload.ops import Collective, OpKind, Work
@@ -59,6 +60,7 @@ class TokenWise:
         self._pricing = pricing_of(model, plan, framework, node, fabric, self.scale)
         self.device, self.network = self._pricing.device, self._pricing.network
         self.layout = RankLayout(plan, node)
+        self.split = attention_split(plan)
         self.stages = plan.pipeline_parallel
         self.ranks = plan.data_parallel
         self.costs = TokenCosts(model, plan, framework, self._pricing, self.layout, max_tokens)
