@@ -72,7 +72,7 @@ def link_loads(pipeline: PipelinedJob, topology: Topology, first: int = 0) -> Fl
 def job_phases(
     pipeline: PipelinedJob,
     topology: Topology,
-    accelerators: Sequence[int],
+    accelerators: Sequence[int] | Ids,
     capacity: Floats | None = None,
 ) -> list[tuple[str, Phase]]:
     """What the steps of a job send outside scale-up domains, by mesh axis.

@@ -312,9 +312,13 @@ class TrainingProcess:
         self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
 
     def _join(self, positions: list[int]) -> None:
-        """Nodes that have stepped in belong to the job."""
+        """Nodes that have stepped in belong to the job: what it sends goes over their links."""
         for position in positions:
-            del self._missing[position]
+            node = self._missing.pop(position).value
+            if node is not None:
+                self.store.move(position, node)
+                if self.links is not None:
+                    self.links.move(position, node)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 
