@@ -26,7 +26,7 @@ from simulator.workload.plan import base_axis
 if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
     from simulator.serving.flight import Flight
-    from simulator.serving.linked_deployment import LinkedDeployment
+    from simulator.serving.linked_deployment import Linked
 
 __all__ = ["SharedIterations", "WatchedReplica"]
 
@@ -36,6 +36,9 @@ WINDOW: Final = 1.0
 """Memory of the mean over iterations [s]: some dozen of them. Bytes are sent that much later, but all of them."""
 _ALIKE: Final = 1 / 16
 """Relative difference in bytes or seconds up to which the network is not told."""
+_TICK: Final = WINDOW / 4
+_SETTLED: Final = 1e-3
+"""How often iterations are priced anew while what the network gives changes [s], and the difference where that ends."""
 _MOST_LEVELS: Final = 256
 _ANY: Final = BatchShape(((64, 0),), 1, 64)
 """A batch with prompts and decodes: what is sent at all does not depend on it."""
@@ -69,14 +72,14 @@ class SharedIterations:
     ) -> None:  # fmt: skip
         self.tag, self.fabric = tag, fabric
         self.messages = costs[0].away(_ANY)
-        self.process: LinkedDeployment | None = None
+        self.process: Linked | None = None
         self._present: dict[WatchedReplica, None] = {}
         self._levels: list[Level] = []
         self._level: Level | None = None
         self._coming = False
         self.replicas = [WatchedReplica(self, *one) for one in zip(numbers, costs, ways, strict=True)]
 
-    def start(self, process: LinkedDeployment) -> None:
+    def start(self, process: Linked) -> None:
         """The deployment is there."""
         self.process = process
         self.fabric.watchers.append(self._links_changed)
@@ -84,7 +87,7 @@ class SharedIterations:
             self._links_changed()
 
     @property
-    def to(self) -> LinkedDeployment:
+    def to(self) -> Linked:
         """The deployment."""
         assert self.process is not None
         return self.process
@@ -165,7 +168,7 @@ class WatchedReplica:
     shown
         Per second: bytes by kind of message, seconds of undisturbed messages by axis, seconds that they took longer.
     slow
-        How many times longer messages take now, by axis; 1 where nothing is said.
+        How many times longer messages are priced now, by axis; 1 where nothing is said.
     lost
         Time that messages took longer so far [s].
     resting, since
@@ -180,6 +183,8 @@ class WatchedReplica:
         self.since = self._until = self.lost = 0.0
         self.resting, self.slow = True, dict[str, float]()
         self._contents: dict[tuple[int, int, int], Floats] = {}
+        self._given, self._speed = dict[str, float](), dict[str, float]()
+        self._felt_until, self._ticking = 0.0, False
 
     def launched(self, shape: BatchShape, flight: Flight) -> None:
         """See :class:`~simulator.serving.flight.Watcher`; with stages the next batch follows a stage behind."""
@@ -223,8 +228,35 @@ class WatchedReplica:
         return known
 
     def _told(self, slow: dict[str, float]) -> None:
-        """Messages take that many times longer from now on."""
-        self.slow = slow
-        self._contents.clear()
-        put_on_links(self.cost, replace(self.cost.priced[0].links, slow=slow))
-        self.group.to.repriced(self.number)
+        """The network gives so much from now on. An iteration cannot be priced anew while it runs, and what disturbs it
+        is often shorter (keys and values that leave as it begins): it is priced by the mean speed that was given."""
+        self._felt()
+        self._given = {axis: 1.0 / factor for axis, factor in slow.items()}
+        if not self._ticking:
+            self._ticking = True
+            self.group.to.call_at(self.group.to.now + _TICK, self._tick)
+
+    def _felt(self) -> None:
+        """What was given since the last time enters the mean."""
+        now = self.group.to.now
+        fade, given = math.exp(-(now - self._felt_until) / WINDOW), self._given
+        self._felt_until = now
+        for axis in {*self._speed, *given}:
+            to = given.get(axis, 1.0)
+            self._speed[axis] = to + fade * (self._speed.get(axis, 1.0) - to)
+
+    def _tick(self) -> None:
+        """Iterations take as long as the mean says, until that has become what is given."""
+        self._ticking = False
+        self._felt()
+        if all(abs(speed / self._given.get(axis, 1.0) - 1.0) <= _SETTLED for axis, speed in self._speed.items()):
+            self._speed = dict(self._given)
+        else:
+            self._ticking = True
+            self.group.to.call_at(self.group.to.now + _TICK, self._tick)
+        slow = {axis: 1.0 / speed for axis, speed in self._speed.items()}
+        if slow != self.slow:
+            self.slow = slow
+            self._contents.clear()
+            put_on_links(self.cost, replace(self.cost.priced[0].links, slow=slow))
+            self.group.to.repriced(self.number)

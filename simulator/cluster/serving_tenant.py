@@ -109,10 +109,10 @@ class ServingTenant:
             "front_end": front_end_of(d.framework, d.replicas), **policies(d, self.seed),
         }  # fmt: skip
         sizes = limits if len(engines) > 1 else limits[0]
-        self.shared = shared_engines(engines, commons)
+        self.shared = shared_engines(d, engines, commons)
         if not self.shared:
             return DeploymentProcess(commons.clock, d.requests, costs, sizes, **options)
-        return linked_process(self.shared, commons.clock, d.requests, sizes, **options)
+        return linked_process(self.shared, commons.clock, d.requests, costs, sizes, **options)
 
     # -- what kinds of deployments differ in ---------------------------------------------------------------------
 

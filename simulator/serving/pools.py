@@ -180,7 +180,7 @@ class PooledDeployment:
         first, found = len(self.replicas), []
         for index in range(first, first + pool.replicas):
             replica = PoolReplica(
-                index, pool.limits, pool.cost, deepcopy(batching), kv, self._finished, None,
+                index, pool.limits, self._cost(pool, index), deepcopy(batching), kv, self._finished, None,
                 tuple(tier if tier.tier.shared else deepcopy(tier) for tier in tiers),
             )  # fmt: skip
             replica.on_prompt, replica.on_reserved = self._prompt_done, self._reserved
@@ -188,6 +188,10 @@ class PooledDeployment:
             found.append(replica)
         self.replicas += found
         return found
+
+    def _cost(self, pool: Pool, index: int) -> IterationCost:
+        """Iteration times of replica ``index``."""
+        return pool.cost
 
     def _prefix_block(self, pool: Pool) -> int:
         return pool.limits.block_size if self.prefill[0].kv_policy.prefix_caching else 0
