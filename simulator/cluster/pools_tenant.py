@@ -38,8 +38,8 @@ class PoolsTenant(ServingTenant):
         d = self.deployment
         assert d.pools is not None
         options: dict[str, Any] = dict(d.pools.options)
-        both = [self._pool(engine) for engine in self.engines]
-        arguments = (commons.clock, d.requests, *both, replica_link(commons, d))
+        prefill, decode = (self._pool(engine) for engine in self.engines)
+        arguments = (commons.clock, d.requests, prefill, decode, replica_link(commons, d))
         more: dict[str, Any] = {
             "wire_bytes": lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype),
             "layers": d.model.num_hidden_layers, "policy": lookup("disaggregation", d.pools.policy)(**options),
