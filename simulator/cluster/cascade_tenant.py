@@ -22,6 +22,8 @@ __all__ = ["CascadeTenant"]
 class CascadeTenant(ServingTenant):
     """Everybody asks the small model, some the large one as well."""
 
+    shares = False
+
     @property
     def main(self) -> Engine:
         """The engine of the large model."""

@@ -15,9 +15,12 @@ from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
 from simulator.network.detours import NoWayError
 from simulator.network.periodic import Phase
 from simulator.training.link_phases import job_phases
+from simulator.training.moves import Moves
 from simulator.training.pipelined import PipelinedJob
 
 if TYPE_CHECKING:
@@ -89,7 +92,11 @@ class SharedSteps:
         told: Callable[[float], None],
     ) -> None:
         self.tag, self.fabric, self._told = tag, fabric, told
-        self._pipeline, self._accelerators = pipeline, accelerators
+        self._pipeline, self._accelerators = pipeline, np.array(accelerators, np.int64)
+        home = fabric.topology.nodes.node_of[self._accelerators]
+        self._position = home - home.min(initial=0)
+        self._local = self._accelerators - fabric.topology.nodes.first_rank[home]
+        self._moves = Moves(len(np.unique(home)))
         self._seconds = pipeline.run().seconds
         self._pace: float | None = None
         self.reason, self.since = "", math.nan
@@ -112,6 +119,13 @@ class SharedSteps:
         self._find_ways()
         if pace is not None:
             self.enter(pace)
+
+    def move(self, position: int, node: int) -> None:
+        """See :class:`~simulator.training.survival.Links`: the ways of its rings are found again."""
+        moved = self._position == position
+        self._accelerators[moved] = self.fabric.topology.accelerator(node, 0) + self._local[moved]
+        if self._moves.due():
+            self.reroute()
 
     def enter(self, pace: float) -> None:
         """See :class:`~simulator.training.survival.Links`."""

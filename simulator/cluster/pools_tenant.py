@@ -7,10 +7,12 @@ from typing import Any, cast
 
 from simulator.cluster.request_moves import replica_link
 from simulator.cluster.serving_engine import Engine
+from simulator.cluster.serving_sharing import linked_pools
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
 from simulator.serving.front_end import front_end_of
+from simulator.serving.linked_deployment import LinkedPools
 from simulator.serving.pools import Pool, PooledDeployment
 from simulator.serving.pools_run import PoolsRun
 from simulator.serving.pools_transfer import kv_wire_bytes
@@ -24,6 +26,13 @@ class PoolsTenant(ServingTenant):
     """Prompts and tokens on replicas of their own."""
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Those of the engines, and what replicas did whose links were lost."""
+        cut = sorted(self.process.cut) if isinstance(self.process, LinkedPools) else []
+        note = f"{self.deployment.name}: the ranks of replicas {cut} did not reach each other for a while: they went on"
+        return (*super().warnings, note) if cut else super().warnings
+
+    @property
     def main(self) -> Engine:
         """The engine that decodes."""
         return self.engines[1]
@@ -33,13 +42,16 @@ class PoolsTenant(ServingTenant):
         d = self.deployment
         assert d.pools is not None
         options: dict[str, Any] = dict(d.pools.options)
-        return PooledDeployment(
-            commons.clock, d.requests, self._pool(self.engines[0]), self._pool(self.engines[1]),
-            replica_link(commons, d),
-            wire_bytes=lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype), layers=d.model.num_hidden_layers,
-            policy=lookup("disaggregation", d.pools.policy)(**options), record=commons.scenario.record, slo=d.slo,
-            front_end=front_end_of(d.framework, d.pools.prefill.replicas),
-        )  # fmt: skip
+        prefill, decode = (self._pool(engine) for engine in self.engines)
+        arguments = (commons.clock, d.requests, prefill, decode, replica_link(commons, d))
+        more: dict[str, Any] = {
+            "wire_bytes": lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype),
+            "layers": d.model.num_hidden_layers, "policy": lookup("disaggregation", d.pools.policy)(**options),
+            "record": commons.scenario.record, "slo": d.slo,
+            "front_end": front_end_of(d.framework, d.pools.prefill.replicas),
+        }  # fmt: skip
+        self.shared = self.share(commons)
+        return linked_pools(self.shared, *arguments, **more) if self.shared else PooledDeployment(*arguments, **more)
 
     def _pool(self, engine: Engine) -> Pool:
         part = engine.deployment

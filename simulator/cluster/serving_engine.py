@@ -8,7 +8,7 @@ from functools import cached_property
 
 from simulator.cluster.economics import Bill, Draw, bill, mean_draw
 from simulator.cluster.tenants import ClusterScenario
-from simulator.network.wiring import topology_class
+from simulator.network.built import never_blocks
 from simulator.serving.estimate import ServingCost, estimate_deployment, replica_cost, typical_batch
 from simulator.serving.limits import EngineLimits
 from simulator.serving.memory import cache_size
@@ -39,17 +39,14 @@ class Engine:
         self.cache = cache_size(deployment, self.cluster.groups[0].node) if self.estimate.feasible else None
 
     @property
-    def note(self) -> str:
-        """What is left out where a replica sends over a fabric that blocks; empty elsewhere."""
-        d, fabric = self.deployment, self.cluster.fabric
-        if d.plan.accelerators <= self.cluster.groups[0].node.scale_up.domain:
-            return ""
-        if fabric.routing.policy != "ecmp" and topology_class(fabric.topology).never_blocks(fabric):
-            return ""
-        return (
-            "a replica spans several scale-up domains on a fabric that can block: its iterations are priced as if it "
-            "did not, and neither slow others nor are slowed by them (keys, values and weights that move are)"
-        )
+    def spans_domains(self) -> bool:
+        """Whether a replica sends messages from one scale-up domain to another."""
+        return self.deployment.plan.accelerators > self.cluster.groups[0].node.scale_up.domain
+
+    @property
+    def on_blocking_links(self) -> bool:
+        """Whether a replica sends over links between nodes that can be narrower than its ports."""
+        return self.spans_domains and not never_blocks(self.cluster)
 
     @property
     def replicas(self) -> range:

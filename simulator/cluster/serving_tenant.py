@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from simulator.cluster.economics import Bill, item_rows, money_columns
 from simulator.cluster.serving_engine import Engine, engines_of, joint_bill
+from simulator.cluster.serving_links import SharedIterations
+from simulator.cluster.serving_sharing import held_up_tables, linked_process, shared_engines, slow_down_columns
 from simulator.cluster.tenants import ClusterScenario, Commons
 from simulator.results.estimate import Estimate
 from simulator.results.from_estimate import estimate_tables, share_columns
@@ -62,12 +64,16 @@ class ServingTenant:
         Which deployment of the scenario it is; its random draws follow from it.
     """
 
+    shares = True
+    """Whether its iterations share links with others."""
+
     def __init__(self, deployment: Deployment, scenario: ClusterScenario, number: int) -> None:
         self.deployment, self.seed = deployment, scenario.seed + number
         self.engines = engines_of(deployment, scenario)
         self.process: ServingProcess | None = None
         self.power: PowerGrid | None = None
         self._clocks: dict[int, EngineClocks] = {}
+        self.shared: list[SharedIterations] = []
 
     @property
     def main(self) -> Engine:
@@ -82,7 +88,14 @@ class ServingTenant:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Of the engines' estimates, and of what their messages between nodes leave out."""
-        notes = (f"{self.deployment.name}: {w}" for e in self.engines for w in (*e.estimate.warnings, e.note) if w)
+        name = self.deployment.name
+        notes = [f"{name}: {warning}" for engine in self.engines for warning in engine.estimate.warnings]
+        if not (self.shares and self.power is None) and any(engine.on_blocking_links for engine in self.engines):
+            notes.append(
+                f"{name}: a replica spans several scale-up domains on a fabric that can block: its iterations are "
+                "priced as if alone there, and neither slow others nor are slowed by them (keys, values and weights "
+                "that move are)"
+            )
         return tuple(dict.fromkeys(notes))
 
     def start(self, commons: Commons) -> simpy.Event | None:
@@ -114,6 +127,10 @@ class ServingTenant:
             self._clocks[engine.first] = EngineClocks(engine)
         return list(self._clocks[engine.first].costs)
 
+    def share(self, commons: Commons) -> list[SharedIterations]:
+        """The engines that share links with others; behind feeders none does, and a warning says so."""
+        return shared_engines(self.deployment, self.engines, commons) if self.power is None else []
+
     def live(self) -> Sequence[Replica]:
         """The replicas as they are now."""
         assert isinstance(self.process, DeploymentProcess)
@@ -129,12 +146,16 @@ class ServingTenant:
         d, engines = self.deployment, self.engines
         costs = [cost for e in engines for cost in self.costs(e)]
         limits = [e.limits for e in engines for _ in e.replicas]
-        return DeploymentProcess(
-            commons.clock, d.requests, costs, limits if len(engines) > 1 else limits[0], replicas=d.replicas,
-            seed=self.seed, slo=d.slo, record=commons.scenario.record,
-            progress=commons.progress_of(len(d.requests)), movable=d.movable,
-            front_end=front_end_of(d.framework, d.replicas), **policies(d, self.seed),
-        )  # fmt: skip
+        options: dict[str, Any] = {
+            "replicas": d.replicas, "seed": self.seed, "slo": d.slo, "record": commons.scenario.record,
+            "progress": commons.progress_of(len(d.requests)), "movable": d.movable,
+            "front_end": front_end_of(d.framework, d.replicas), **policies(d, self.seed),
+        }  # fmt: skip
+        sizes = limits if len(engines) > 1 else limits[0]
+        self.shared = self.share(commons)
+        if not self.shared:
+            return DeploymentProcess(commons.clock, d.requests, costs, sizes, **options)
+        return linked_process(self.shared, commons.clock, d.requests, costs, sizes, **options)
 
     # -- what kinds of deployments differ in ---------------------------------------------------------------------
 
@@ -177,7 +198,7 @@ class ServingTenant:
         summary |= {"clock": self.main.cluster.groups[0].node.accelerator.clock}
         summary |= self.power.columns(d.name) if self.power is not None else {}
         summary |= money_columns(charge, end, summary["output_tokens"])
-        summary |= self.more_columns(run, end)
+        summary |= self.more_columns(run, end) | slow_down_columns(self.shared, sum(r.busy_time for r in run.replicas))
         summary["quality"] = "; ".join(dict.fromkeys(n for e in self.engines for n in quality_notes(e.deployment)))
         if not d.model.is_decoder:  # it keeps no keys and values between iterations
             summary |= dict.fromkeys(("kv_capacity_tokens", "kv_occupancy_mean", "kv_occupancy_max"), math.nan)
@@ -188,7 +209,7 @@ class ServingTenant:
                 "samples": [(usage.index, *sample) for usage in run.replicas for sample in usage.samples],
             }  # fmt: skip
         tables = serving_tables(d.name, summary, rows.pop("requests", {}), kv_blocks=self._blocks, **rows, **size)
-        more = {**shared, "costs": item_rows(charge.items), **self.more_tables()}
+        more = {**shared, "costs": item_rows(charge.items), **self.more_tables(), **held_up_tables(self.shared)}
         return {**tables, **more}, {d.name: estimate, f"{d.name}.run": run}
 
     def outcome(self) -> Outcome:

@@ -58,12 +58,16 @@ class CommGroup:
     nic_share
         Share of its own part of the node's NICs that one rank has for this collective: 1 when the group is alone, above
         1 when the NICs of idle neighbours are used, below when other groups of the node communicate too.
+    bridged
+        Whether one bridge joins its ranks in a node, where it joins so many; ranks with others in between reach each
+        other through the host.
     """
 
     ranks: int
     ranks_per_node: int
     nodes: int
     nic_share: float = 1.0
+    bridged: bool = True
 
 
 class NetworkCost:
@@ -99,6 +103,8 @@ class NetworkCost:
         self._book = Book(ConstantSet({}, dict(scale or {}), node.accelerator.learnt), library)
         one_shot = framework is not None and framework.small_all_reduce == "custom"
         self._inside = ScaleUpCost(node.scale_up, node.accelerator, one_shot, known, self._book)
+        apart = replace(node.scale_up, topology="none", in_network_reduction=False)
+        self._through_host = ScaleUpCost(apart, node.accelerator, False, known, self._book)
         self._memo: dict[tuple[str, float, CommGroup, float], Priced] = {}
 
     @property
@@ -112,6 +118,7 @@ class NetworkCost:
         other.node, other.fabric, other.framework, other.slow = self.node, self.fabric, self.framework, self.slow
         other._book = Book(self._book.values.moved(scale), self._book.library)
         other._inside = self._inside.with_book(other._book)
+        other._through_host = self._through_host.with_book(other._book)
         other._memo = {}
         return other
 
@@ -134,12 +141,17 @@ class NetworkCost:
         if known is None:
             inside, domains = self._domains(group)
             if domains == 1:
-                known = self._inside.price(operation, inside, work.message)
+                known = self._joining(group).price(operation, inside, work.message)
             else:
                 known = self._between(operation, work.message, group, inside, domains)
                 known = known if slow == 1.0 else replace(known, seconds=slow * known.seconds)
             self._memo[key] = known
         return known
+
+    def _joining(self, group: CommGroup) -> ScaleUpCost:
+        """What joins the ranks of a group in a node."""
+        apart = self.node.scale_up.topology == "bridge" and not group.bridged
+        return self._through_host if apart else self._inside
 
     def _domains(self, group: CommGroup) -> tuple[int, int]:
         """Ranks inside one scale-up domain, and how many domains the group spans; a domain may hold several nodes."""
@@ -159,10 +171,10 @@ class NetworkCost:
             seconds = self._book.use(P2P_LATENCY, used) + self.fabric.link.latency + size / reached
         elif operation == Collective.ALL_TO_ALL:
             floor = wire_bytes(operation, domains, size) / rail
-            seconds = self._all_to_all(size, inside, domains, reached, used)
+            seconds = self._all_to_all(size, inside, domains, reached, self._joining(group), used)
         else:
             floor = wire_bytes(operation, domains, size) / (rail * inside)
-            seconds = self._ring_or_tree(operation, size, inside, domains, reached * inside, used)
+            seconds = self._ring_or_tree(operation, size, inside, domains, reached * inside, self._joining(group), used)
         return self._book.priced(seconds, floor, used)
 
     @property
@@ -170,12 +182,13 @@ class NetworkCost:
         return max(0.0, self.fabric.link.latency - INFINIBAND_LATENCY)
 
     def _ring_or_tree(
-        self, operation: str, size: float, inside: int, domains: int, bandwidth: float, used: list[str]
-    ) -> float:
+        self, operation: str, size: float, inside: int, domains: int, bandwidth: float, joining: ScaleUpCost,
+        used: list[str],
+    ) -> float:  # fmt: skip
         """NCCL's ring, or for all-reduce its double tree: the faster of the two. ``bandwidth`` is a domain's [B/s]."""
         ranks = inside * domains
-        wire = "nvlink" if inside == 1 or self._inside.link(inside)[1] else "pci"
-        local = self._inside.seconds(operation, inside, size, used) if inside > 1 else 0.0
+        wire = "nvlink" if inside == 1 or joining.link(inside)[1] else "pci"
+        local = joining.seconds(operation, inside, size, used) if inside > 1 else 0.0
         sqrt = self._book.use(SQRT_BETWEEN, used)
 
         def seconds(tree: bool, sent: float) -> float:
@@ -192,13 +205,15 @@ class NetworkCost:
         sent = (1.0 if domains == 2 else 2.0) * size / min(1.0, self._book.use(PROTOCOL, used))
         return min(ring, seconds(True, sent))
 
-    def _all_to_all(self, size: float, inside: int, domains: int, rail: float, used: list[str]) -> float:
+    def _all_to_all(
+        self, size: float, inside: int, domains: int, rail: float, joining: ScaleUpCost, used: list[str]
+    ) -> float:
         """Rail-wise with PXN: data for another node moves to the neighbour on the right rail, then over that rail.
 
         Both legs are pipelined. One network message per remote node leaves each rank.
         """
         away = wire_bytes(Collective.ALL_TO_ALL, domains, size) / rail
-        local = self._inside.seconds(Collective.ALL_TO_ALL, inside, size, used) if inside > 1 else 0.0
+        local = joining.seconds(Collective.ALL_TO_ALL, inside, size, used) if inside > 1 else 0.0
         nccl = self._book.nccl(used)
         messages = (domains - 1) * nccl("hardware_latency.net.ring.ll")
         latency = nccl("base_latency.ring.ll") + self._extra_latency + messages

@@ -95,15 +95,20 @@ def mean_changes(
 ) -> tuple[list[Change], dict[Periodic, tuple[float, ...]], int]:
     """:func:`share_links` flow by flow; the slow-downs of the periodic loads; the number of joint states."""
     answer, problem = share_links(flows, parties, capacity, tightest)
-    users: dict[int, dict[str, None]] = {}
+    users: dict[int, dict[str, set[int]]] = {}
     for flow, links in zip(flows, problem.links, strict=True):
         for link in links.tolist():
-            users.setdefault(link, {})[flow.tag] = None
+            users.setdefault(link, {}).setdefault(flow.tag, set()).add(id(flow.load) if flow.load is not None else 0)
     changes = []
     for i, flow in enumerate(flows):
         active = float(answer.shares[i])
         limits = {link: share * active for link, share in answer.limits[i].items()}
-        beside = {link: tuple(t for t in users[link] if t != flow.tag) for link in limits if link >= 0}
+        # Loads of one name, as the replicas of a deployment, meet each other; phases of one load do not.
+        beside = {
+            link: tuple(t for t, who in users[link].items() if t != flow.tag or len(who) > 1)
+            for link in limits
+            if link >= 0
+        }
         changes.append(Change(flow, float(answer.rates[i]) * active, limits, beside))
     slow = {load: tuple(slow_down(flows[i].cap, float(answer.rates[i])) for i in phases) for load, phases in parties}
     return changes, slow, answer.states

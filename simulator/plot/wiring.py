@@ -200,11 +200,11 @@ def _draw_graph(ax: Axes, topology: Topology, graph: nx.Graph[str]) -> str:
     each = sorted({len(nodes) for nodes in held.values()})
     rings = "; the two ends of a row are joined" if any(getattr(topology.wiring, "wrap", ())) else ""
     rings += ", those of short rows with a shift" if getattr(topology.wiring, "twisted", False) else ""
-    hold = f"{each[0]}" if len(each) == 1 else f"{each[0]} to {each[-1]}"
+    hold = f"{_nodes(each[0])} each" if len(each) == 1 else f"{each[0]:,} to {_nodes(each[-1])} each"
     speeds = [d["bandwidth"] for _, _, d in shown.edges(data=True)]
     what = "sites" if sites else "groups of switches" if joined else "switches"
     between = format_quantity(float(np.median(speeds)), "bandwidth") if speeds else "nothing"
-    return f"{len(shown)} {what} with {hold} nodes each; a line: the cables between two, typically {between}{rings}"
+    return f"{len(shown)} {what} with {hold}; a line: the cables between two, typically {between}{rings}"
 
 
 def _draw_lines(ax: Axes, shown: nx.Graph[str], at: dict[str, Point]) -> None:

@@ -284,10 +284,16 @@ def _communication(result: Result, workload: str, total: float) -> Iterator[Row]
 
 
 def _contention(result: Result, workload: str) -> Iterator[Row]:
-    """Links between nodes that held up the steps of a job, and who else was on them."""
-    rows = _mine(result, "contention", workload)
-    whole = float(result.of(workload).get("training_seconds", math.nan))
-    section = "links that held up the steps, share of the job's time"
+    """Links between nodes that held up the steps of a job or the iterations of replicas, and who else was on them."""
+    rows, row = _mine(result, "contention", workload), result.of(workload)
+    if _is_training(result, workload):
+        whole, section = (
+            float(row.get("training_seconds", math.nan)),
+            "links that held up the steps, share of the job's time",
+        )
+    else:
+        whole = float(row.get("duration", math.nan)) * float(row.get("replicas", math.nan))
+        section = "links that held up the iterations, share of the replicas' time"
     for r in rows[:_MOST_LINKS]:
         others = f"shared with {r['shared_with']}" if r["shared_with"] else "nobody else: narrower than what it serves"
         many = f", one of {r['parallel']:.0f} used alike" if r["parallel"] > 1 else ""

@@ -54,7 +54,7 @@ def _worn(row: Row) -> str:
 
 
 def _slow_down(row: Row) -> str:
-    """How much longer the steps took for their links; nothing to say where they did not."""
+    """How much longer steps or iterations took for their links; nothing to say where they did not."""
     factor, lost = figure_of(row, "contention_slow_down"), figure_of(row, "lost_network")
     if factor is None or not lost:
         return ""
@@ -217,6 +217,7 @@ def service_figures(row: Row) -> list[tuple[str, str]]:
     return [
         ("KV cache occupancy", kv),
         ("preemptions", f"{preempted:,.0f}" if preempted else ""),
+        ("contention slow-down", _slow_down(row)),
         *_fleet_figures(row),
         *_pool_figures(row),
         ("SLO attainment", percent(attained)),

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from simulator.serving.iteration import FOREVER, ReplicaCost
+from simulator.serving.attention_terms import FOREVER
+from simulator.serving.iteration import ReplicaCost
 from simulator.strategies.batch_overlap.halves import BatchOverlap
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.model import LayerSpec

@@ -14,6 +14,7 @@ from simulator.serving.adapters import AdapterCost, miss_share
 from simulator.serving.dual_batch import DualBatchCost
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import CacheSize, cache_size
+from simulator.serving.message_links import ALONE, MessageLinks, links_of_place
 from simulator.serving.options import ServedModel, option_problems, quality_notes
 from simulator.serving.speculative import SpeculativeCost
 from simulator.serving.trust import trust_shares
@@ -25,7 +26,7 @@ from simulator.workload.jobs import Deployment
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["ServingCost", "check_deployment", "estimate_deployment", "replica_cost"]
+__all__ = ["ServingCost", "check_deployment", "estimate_deployment", "put_on_links", "replica_cost"]
 
 ServingCost = ServingBase
 """Iteration times with or without speculation, and what runs beside the model."""
@@ -66,7 +67,33 @@ def replica_cost(
         cost = ReplicaCost(*plain, kept=served.kept, stream=served.stream, grid=served.grid)
     else:
         cost = SpeculativeCost(served.speculation, *plain, kept=served.kept, stream=served.stream, grid=served.grid)
-    return _wrapped(cost, served, deployment, scale)
+    cost = _wrapped(cost, served, deployment, scale)
+    first = cost.priced[0]
+    put_on_links(cost, links_of_place(first.layout, first.stages, cluster))
+    return cost
+
+
+def put_on_links(cost: ServingCost, links: MessageLinks) -> None:
+    """From now on whatever a replica sends between domains meets this."""
+    for part in cost.priced:
+        part.on_links(links)
+
+
+def _narrow_notes(cost: ServingCost, batch: BatchShape) -> tuple[str, ...]:
+    """What the fabric costs a replica that is alone on it, in words."""
+    links = cost.priced[0].links
+    if links.ways is None:
+        return ()
+    here = cost.away(batch)
+    put_on_links(cost, ALONE)
+    free = cost.away(batch)
+    put_on_links(cost, links)
+    return tuple(
+        f"{a.axis} {a.collective}: messages between nodes take {a.seconds / b.seconds:.3g} times as long as on a "
+        f"fabric that never blocks; {links.ways.narrowest(a.axis, a.collective)} is the narrowest link"
+        for a, b in zip(here, free, strict=True)
+        if a.seconds > b.seconds
+    )
 
 
 def _wrapped(
@@ -150,6 +177,7 @@ def estimate_deployment(
             warnings=warnings,
         )  # fmt: skip
     seconds = cost.iteration(batch)
+    warnings += _narrow_notes(cost, batch)
     metrics = _metrics(deployment, cost, cache, batch, seconds)
     return Estimate(
         "step",

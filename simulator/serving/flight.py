@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Protocol
 
 from simulator.serving.decode_group import DecodeGroup
 from simulator.strategies.protocols import BatchShape, IterationCost, PipelinedIterationCost, RequestState
 
-__all__ = ["Flight", "StageLine"]
+__all__ = ["Flight", "StageLine", "Watcher"]
 
 
 class Flight:
@@ -46,6 +47,16 @@ class Flight:
         while count < self.iterations and self.boundary(count) < now:
             count += 1
         return count
+
+
+class Watcher(Protocol):
+    """Somebody who is told what a replica does."""
+
+    def launched(self, shape: BatchShape, flight: Flight) -> None:
+        """An iteration, or a jump over several, has been started; ``shape`` is the batch of the first."""
+
+    def idle(self, now: float) -> None:
+        """Nothing is in flight from ``now`` on [s]."""
 
 
 class StageLine:

@@ -24,27 +24,21 @@ from functools import cached_property
 from simulator.cost.device import DeviceCost
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
-from simulator.serving.dealing import dealt
-from simulator.serving.pricing import pricing_of
 from simulator.serving.separable import ChunkTerm, SeparableCost
-from simulator.serving.token_costs import LinearCost, TokenCosts, layers_of_stage
+from simulator.serving.token_costs import LinearCost
+from simulator.serving.token_wise import FOREVER, TokenWise
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
-from simulator.strategies.rank_layout import RankLayout
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
-from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.framework import Framework
-from simulator.workload.model import AttentionSpec, LayerSpec, ModelSpec
-from simulator.workload.ops import Collective, OpKind, Work
+from simulator.workload.model import AttentionSpec, ModelSpec
 from simulator.workload.plan import Plan
 
 __all__ = ["ReplicaCost"]
 
-FOREVER = 1 << 60
 
-
-class ReplicaCost:
+class ReplicaCost(TokenWise):
     """Iteration times of one replica.
 
     Parameters
@@ -74,115 +68,14 @@ class ReplicaCost:
         max_tokens: int = 8192, scale: Mapping[str, float] | None = None, *, queries: int = 1, kept: KeptContext = ALL,
         stream: WeightStream = RESIDENT, grid: Grid | None = None,
     ) -> None:  # fmt: skip
-        self.model, self.plan, self.framework, self.node, self.fabric = model, plan, framework, node, fabric
-        self.kv_dtype, self.scale = kv_dtype, dict(scale or {})
-        self.queries, self.kept, self.stream, self.grid = queries, kept, stream, grid
-        self._pricing = pricing_of(model, plan, framework, node, fabric, self.scale)
-        self.device, self.network = self._pricing.device, self._pricing.network
-        self.layout = RankLayout(plan, node)
-        self.split = attention_split(plan)
-        self.stages = plan.pipeline_parallel
-        self.ranks = plan.data_parallel
-        self.costs = TokenCosts(model, plan, framework, self._pricing, self.layout, max_tokens)
-        self._linear_memo: dict[tuple[int, int, int, bool], float] = {}
+        super().__init__(model, plan, framework, node, fabric, max_tokens, scale, queries)
+        self.kv_dtype, self.kept, self.stream, self.grid = kv_dtype, kept, stream, grid
         self._fixed_memo: dict[tuple[int, int], float] = {}
-        self.used = self.costs.used
 
     @property
     def priced(self) -> list[ReplicaCost]:
         """Every model that is priced: this one."""
         return [self]
-
-    # -- shape -----------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def layers_of_stage(self) -> list[Counter[LayerSpec]]:
-        """Distinct layers of every pipeline stage with their counts."""
-        return [Counter(layers) for layers in layers_of_stage(self.model, self.stages)]
-
-    def local(self, batch: BatchShape) -> BatchShape:
-        """What the fullest data-parallel rank computes of ``batch``."""
-        return dealt(batch, self.ranks)
-
-    def attended(self, mine: BatchShape) -> BatchShape:
-        """What a rank attends of its data-parallel rank's batch."""
-        return dealt(mine, self.split.sequences)
-
-    def tokens(self, batch: BatchShape) -> int:
-        """Tokens of a rank's batch that pass through the linear layers."""
-        tokens = batch.decodes * self.queries
-        for chunk, _ in batch.prefill:
-            tokens += chunk
-        return tokens
-
-    def rows(self, batch: BatchShape) -> int:
-        """Rows that reach the head: every query token of a decode, the last token of every chunk (as vLLM V1 does for
-        chunks that do not end a prompt, too)."""
-        return batch.decodes * self.queries + len(batch.prefill)
-
-    # -- token-wise part ---------------------------------------------------------------------------------------------
-
-    def _captured(self, tokens: int, mixed: bool) -> bool:
-        """Whether an iteration is replayed from a CUDA graph and so padded to a captured size."""
-        framework = self.framework
-        if not framework.cuda_graphs or tokens > framework.cuda_graph_max_tokens:
-            return False
-        return framework.cuda_graph_batches == "all" or not mixed
-
-    @cached_property
-    def _captured_sizes(self) -> tuple[int, int]:
-        """Most tokens of an iteration with prompts, and most sequences of one without, that CUDA graphs replay."""
-        tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
-        return int(tokens), self.framework.cuda_graph_max_sequences or FOREVER
-
-    def _least(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
-        """Device seconds of a stage at least: where no graph is replayed, the host launches kernel by kernel."""
-        size, most = (tokens, self._captured_sizes[0]) if mixed else (decodes, self._captured_sizes[1])
-        return self._launching[stage] if size > most else 0.0
-
-    def linear_seconds(self, stage: int, tokens: int, rows: int, mixed: bool = False) -> float:
-        """Token-wise device seconds of a stage; ``rows`` reach the head; ``mixed``: the batch has prompts."""
-        last = stage == self.stages - 1
-        key = (stage, tokens, rows if last else 0, mixed)
-        known = self._linear_memo.get(key)
-        if known is None:
-            total = self._body_seconds(stage, tokens, mixed)
-            total += self._head_seconds(rows) if last else self._send_seconds(tokens)
-            known = self._linear_memo[key] = total + self.layer_gaps(stage)
-        return known
-
-    def _body_seconds(self, stage: int, tokens: int, mixed: bool) -> float:
-        costs, captured = self.costs, self._captured(tokens, mixed)
-        total = sum(
-            count * costs.seconds(layer, tokens, captured=captured)
-            for layer, count in self.layers_of_stage[stage].items()
-        )
-        return total + costs.seconds("embedding", tokens, captured=captured) if stage == 0 else total
-
-    def _head_seconds(self, rows: int) -> float:
-        return self.costs.seconds("head", rows, captured=False)
-
-    def _send_seconds(self, tokens: int) -> float:
-        message = tokens * self.model.hidden_size * 2.0
-        work = Work(OpKind.P2P, "bf16", collective=Collective.SEND_RECV.value, message=message, axis="pp", ranks=2)
-        return self.network.price(work, self.layout.neighbour("pp")).seconds
-
-    def layer_gaps(self, stage: int) -> float:
-        """Host seconds that every layer of a stage costs beyond its kernels."""
-        return self._constant("host_per_layer") * sum(self.layers_of_stage[stage].values())
-
-    def _constant(self, key: str) -> float:
-        constant = self.framework.constants.get(key)
-        if constant is None:
-            return 0.0
-        self.used.add(constant.id)
-        return constant.value * self.scale.get(constant.id, 1.0)
-
-    @cached_property
-    def _launching(self) -> list[float]:
-        """Host seconds to launch every kernel of each stage, one by one."""
-        each, layers = self._constant("host_per_launch"), self.layers_of_stage
-        return [each and each * self.costs.stage_launches(layers, stage) for stage in range(self.stages)]
 
     # -- attention ---------------------------------------------------------------------------------------------------
 
@@ -333,7 +226,7 @@ class ReplicaCost:
         ranks = self.ranks * self.split.sequences
         plain = self.stages == 1 and ranks == 1 and self.queries == 1 and len(terms) == len(self.attention[0])
         per_token = self._per_token[0]
-        fixed = type(self.stream) is WeightStream and self.stream.cache == 1.0
+        fixed = type(self.stream) is WeightStream and self.stream.cache == 1.0 and not self.links.slow
         if not plain or not fixed or per_token is None:
             return None
 

@@ -157,14 +157,18 @@ class PooledDeployment:
         costs, _ = one_each(pool.cost, pool.limits, pool.replicas)
         for index in range(first, first + pool.replicas):
             replica = PoolReplica(
-                index, pool.limits, costs[index - first], deepcopy(batching), kv, self._finished, None,
-                tuple(tier if tier.tier.shared else deepcopy(tier) for tier in tiers),
+                index, pool.limits, self._cost(costs[index - first], index), deepcopy(batching), kv, self._finished,
+                None, tuple(tier if tier.tier.shared else deepcopy(tier) for tier in tiers),
             )  # fmt: skip
             replica.on_prompt, replica.on_reserved = self._prompt_done, self._reserved
             replica.on_chunk = self._chunk if self.policy.layerwise else None
             found.append(replica)
         self.replicas += found
         return found
+
+    def _cost(self, alone: IterationCost, index: int) -> IterationCost:
+        """Iteration times of replica ``index``, given those of its pool."""
+        return alone
 
     def _prefix_block(self, pool: Pool) -> int:
         return pool.limits.block_size if self.prefill[0].kv_policy.prefix_caching else 0

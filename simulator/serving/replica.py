@@ -17,7 +17,7 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 
 from simulator.serving.decode_group import DecodeGroup
-from simulator.serving.flight import Flight, StageLine
+from simulator.serving.flight import Flight, StageLine, Watcher
 from simulator.serving.limits import EngineLimits
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.residency import Residency, by_arrival
@@ -66,6 +66,8 @@ class Replica(Residency):
         """When it wants to be woken [s]."""
         self.version = 0
         """Changes whenever ``next_time`` does."""
+        self.watcher: Watcher | None = None
+        """Told of every launch, and when nothing is in flight any more."""
         self._on_finish = on_finish
         # Swapped-out requests come back between decodes of others, which a jump cannot foresee.
         self._single = stride == 1 or limits.pipeline_stages > 1 or limits.preemption == "swap"
@@ -152,6 +154,8 @@ class Replica(Residency):
         if time != self.next_time:
             self.next_time = time
             self.version += 1
+        if self.watcher is not None and not flights:
+            self.watcher.idle(now)
 
     def close_books(self, now: float) -> None:
         """Bring the usage up to date, for a report at ``now``."""
@@ -212,7 +216,8 @@ class Replica(Residency):
             )
             end = now + base if self.stages == 1 else self._pipeline.leave(shape, base, now)
         else:
-            base, slope, iterations = self.cost.decode_segment(group.shape())
+            shape = group.shape()
+            base, slope, iterations = self.cost.decode_segment(shape)
             left = group.next_finish
             if left < iterations:
                 iterations = left
@@ -226,6 +231,8 @@ class Replica(Residency):
         if iterations > 1 and end > plan.until:
             flight.iterations = flight.boundary_after(plan.until)
             flight.end = flight.boundary(flight.iterations)
+        if self.watcher is not None:
+            self.watcher.launched(shape, flight)
         return True
 
     def _complete(self, flight: Flight) -> None:
@@ -366,6 +373,8 @@ class Replica(Residency):
         starting = [request for flight in self._flights for request, _ in flight.prefill]
         waiting = [*self.waiting, *self.swapped]
         self._flights.clear()
+        if self.watcher is not None:
+            self.watcher.idle(now)
         return {
             request: (request.input_tokens + request.produced - 1 if request in decoding else request.computed_tokens)
             for request in sorted(

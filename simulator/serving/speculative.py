@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.iteration import ReplicaCost
+from simulator.serving.message_links import Away
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
@@ -145,6 +146,20 @@ class SpeculativeCost:
             return lambda cost, part: cost.traffic(part).get(link, 0.0)
 
         return {link: self._shared(batch, on(link)) for link in self.target.traffic(batch)}
+
+    def away(self, batch: BatchShape) -> tuple[Away, ...]:
+        """What an iteration sends between domains."""
+
+        def size(axis: str, collective: str) -> _Quantity:
+            return lambda cost, part: sum(a.size for a in cost.away(part) if a[:2] == (axis, collective))
+
+        def seconds(axis: str, collective: str) -> _Quantity:
+            return lambda cost, part: sum(a.seconds for a in cost.away(part) if a[:2] == (axis, collective))
+
+        kinds = dict.fromkeys((a.axis, a.collective) for cost in self.priced for a in cost.away(batch))
+        return tuple(
+            Away(*kind, self._shared(batch, size(*kind)), self._shared(batch, seconds(*kind))) for kind in kinds
+        )
 
     def _shared(self, batch: BatchShape, quantity: _Quantity) -> float:
         """A quantity of the decodes over the tokens yielded, plus what the prompts add."""

@@ -8,13 +8,14 @@ replays CUDA graphs.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
 from simulator.constants import Trust
 from simulator.cost.priced import Priced
 from simulator.cost.sensitivity import by_trust
+from simulator.serving.message_links import ALONE, Away, together
 from simulator.serving.pricing import Pricing
 from simulator.strategies.compile import compile_block
 from simulator.strategies.rank_layout import RankLayout
@@ -37,7 +38,8 @@ _FEW = 512
 
 
 class LinearCost(NamedTuple):
-    """Device seconds, roofline bound [s], FLOPs, bytes by link class, and seconds of all-to-alls of token-wise Ops."""
+    """Of token-wise Ops: device seconds, roofline bound [s], FLOPs, bytes by link class, seconds of all-to-alls, and
+    the messages that leave domains."""
 
     seconds: float
     floor: float
@@ -46,9 +48,7 @@ class LinearCost(NamedTuple):
     scale_up: float
     scale_out: float
     messages: float = 0.0
-
-
-_NOTHING = LinearCost(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    away: tuple[Away, ...] = ()
 
 
 def grid(limit: int) -> list[int]:
@@ -107,6 +107,8 @@ class TokenCosts:
     ----------
     used
         Ids of the constants the prices rest on.
+    links
+        What messages between domains meet there.
     """
 
     def __init__(
@@ -115,6 +117,7 @@ class TokenCosts:
         self.model, self.plan, self.framework = model, plan, framework
         self.device, self.network, self.layout = pricing.device, pricing.network, layout
         self.used: set[str] = set()
+        self.links = ALONE
         self._sizes = grid(max_tokens)
         self._knots: dict[tuple[int, int], LinearCost] = {}
         self._priced = pricing.knots
@@ -139,24 +142,36 @@ class TokenCosts:
 
     def seconds(self, part: Part, tokens: int, *, captured: bool) -> float:
         """Seconds of one part; ``captured``: padded to the next size instead of interpolated."""
-        low, high, share = self._between(part, tokens, captured)
-        return low.seconds + share * (high.seconds - low.seconds)
+        links = self.links
+        return self._at(part, tokens, captured, lambda knot: knot.seconds + links.added(knot.away))
 
     def messages(self, part: Part, tokens: int, *, captured: bool) -> float:
-        """Seconds of :meth:`seconds` in which rows travel between experts."""
-        low, high, share = self._between(part, tokens, captured)
-        return low.messages + share * (high.messages - low.messages)
+        """Seconds of :meth:`seconds` in which rows travel between experts, on links that nobody else uses."""
+        return self._at(part, tokens, captured, lambda knot: knot.messages)
 
-    def _between(self, part: Part, tokens: int, captured: bool) -> tuple[LinearCost, LinearCost, float]:
-        """The costs of the grid sizes around ``tokens``, and how far from the first to the second it is."""
+    def away(self, part: Part, tokens: int, *, captured: bool) -> list[Away]:
+        """Messages of one part that leave a scale-up domain."""
+        known = self._knot(self._index[part], self._sizes[0]).away
+
+        def at(number: int, value: Callable[[Away], float]) -> float:
+            return self._at(part, tokens, captured, lambda knot: value(knot.away[number]))
+
+        return [
+            a._replace(size=at(i, lambda one: one.size), seconds=at(i, lambda one: one.seconds))
+            for i, a in enumerate(known)
+        ]
+
+    def _at(self, part: Part, tokens: int, captured: bool, value: Callable[[LinearCost], float]) -> float:
         index, sizes = self._index[part], self._sizes
         at = bisect_left(sizes, tokens)
         if at >= len(sizes):
-            return _NOTHING, self._knot(index, sizes[-1]), tokens / sizes[-1]
-        high = self._knot(index, sizes[at])
+            return value(self._knot(index, sizes[-1])) * tokens / sizes[-1]
+        high = value(self._knot(index, sizes[at]))
         if sizes[at] == tokens or at == 0 or captured:
-            return high, high, 0.0
-        return self._knot(index, sizes[at - 1]), high, (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
+            return high
+        low = value(self._knot(index, sizes[at - 1]))
+        share = (tokens - sizes[at - 1]) / (sizes[at] - sizes[at - 1])
+        return low + share * (high - low)
 
     def by_trust(self, part: Part, tokens: int) -> dict[Trust, float]:
         """Seconds of the Ops of one part at the next grid size, by trust of their constants."""
@@ -213,6 +228,7 @@ class TokenCosts:
     def _price_part(self, part: Part, tokens: int) -> tuple[LinearCost, frozenset[str]]:
         used: set[str] = set()
         seconds = floor = flops = hbm = scale_up = scale_out = messages = 0.0
+        away: list[Away] = []
         for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
             if not _token_wise(op):
                 continue
@@ -220,7 +236,10 @@ class TokenCosts:
             seconds += priced.seconds
             used.update(priced.constants)
             if op.kind is OpKind.COLLECTIVE:
-                sent = self.layout.wire_bytes(op.collective, work.message, self.layout.group(op.axis))
+                group = self.layout.group(op.axis)
+                if not self.layout.inside_domain(group):
+                    away.append(Away(op.axis, str(work.collective), work.message, priced.seconds))
+                sent = self.layout.wire_bytes(op.collective, work.message, group)
                 scale_up += sent["scale_up"]
                 scale_out += sent["scale_out"]
                 messages += priced.seconds * (op.collective is Collective.ALL_TO_ALL)
@@ -228,4 +247,4 @@ class TokenCosts:
                 floor += priced.floor
                 flops += work.flops
                 hbm += work.bytes
-        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out, messages), frozenset(used)
+        return LinearCost(seconds, floor, flops, hbm, scale_up, scale_out, messages, together(away)), frozenset(used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from simulator.hardware.types import Node
 from simulator.serving.iteration import ReplicaCost
+from simulator.serving.message_links import Away
 from simulator.serving.speculative import SpeculativeCost
 from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.protocols import BatchShape, Segment
@@ -90,6 +91,10 @@ class WrappedCost:
         """Bytes by link class of the model, over one rank of each stage together."""
         return self.base.traffic(self.shape(batch))
 
+    def away(self, batch: BatchShape) -> tuple[Away, ...]:
+        """What the model sends between domains."""
+        return self.base.away(self.shape(batch))
+
     def breakdown(self, batch: BatchShape) -> dict[str, float]:
         """Where the seconds of an iteration go: they add up to :meth:`iteration`."""
         more = self.added(batch)
@@ -165,6 +170,11 @@ class EarlyExitCost(WrappedCost):
         base, slope, valid = self.base.decode_segment(batch)
         saved = self._saved(batch.decodes)
         return Segment(base - saved * self._device(batch), slope * (1.0 - saved), valid)
+
+    def away(self, batch: BatchShape) -> tuple[Away, ...]:
+        """What the layers that run send between domains."""
+        left = 1.0 - self._saved(batch.decodes)
+        return tuple(a._replace(size=left * a.size, seconds=left * a.seconds) for a in self.base.away(batch))
 
     def floor(self, batch: BatchShape) -> float:
         """Roofline bound of the layers that run."""

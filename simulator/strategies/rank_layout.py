@@ -64,7 +64,12 @@ class RankLayout:
             inside = min(inside, max(1, ranks // self._touched(ranks, stride)))
         while ranks % inside:  # a group that straddles nodes unevenly is priced at the coarser even split
             inside -= 1
-        return CommGroup(ranks, inside, ranks // inside)
+        return CommGroup(ranks, inside, ranks // inside, bridged=self._bridged(inside, stride))
+
+    def _bridged(self, inside: int, stride: int) -> bool:
+        """Whether the ranks of a group in a node, as many as a bridge joins or fewer, lie behind one bridge."""
+        domain = self.node.scale_up.domain
+        return domain >= self.node.accelerators or inside > domain or domain % (inside * stride) == 0
 
     def _touched(self, ranks: int, stride: int) -> int:
         """Nodes that the most spread of the stage's groups touches."""

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.hardware.types import Cluster
+from simulator.network.built import never_blocks, topology_of
 from simulator.network.collectives import add_group_loads
 from simulator.network.detours import NoWayError
 from simulator.network.flows import Way
 from simulator.network.links import KINDS
 from simulator.network.periodic import Phase, slow_down
-from simulator.network.topology import Topology, build
-from simulator.network.wiring import topology_class
+from simulator.network.topology import Topology
 from simulator.training.step_traffic import Sent, scale_out, sent
 from simulator.workload.plan import base_axis
 
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["Narrow", "job_phases", "link_loads", "narrow_links", "narrow_notes", "never_blocks"]
+__all__ = ["Narrow", "job_phases", "link_loads", "narrow_links", "narrow_notes"]
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -74,7 +72,7 @@ def link_loads(pipeline: PipelinedJob, topology: Topology, first: int = 0) -> Fl
 def job_phases(
     pipeline: PipelinedJob,
     topology: Topology,
-    accelerators: Sequence[int],
+    accelerators: Sequence[int] | Ids,
     capacity: Floats | None = None,
 ) -> list[tuple[str, Phase]]:
     """What the steps of a job send outside scale-up domains, by mesh axis.
@@ -133,7 +131,7 @@ def narrow_links(pipeline: PipelinedJob) -> dict[str, Narrow]:
     whole, first_node = (place.whole, place.first_node) if place is not None else (cluster, 0)
     if never_blocks(whole) or not scale_out(pipeline):
         return {}
-    topology = _topology(_Same(whole))
+    topology = topology_of(whole)
     first = int(np.searchsorted(topology.nodes.node_of[: topology.accelerator_count], first_node))
     found = {}
     for axis, phase in job_phases(pipeline, topology, range(first, first + pipeline.cluster.accelerator_count)):
@@ -178,28 +176,3 @@ def _add(
     size, stride = layout.group(message.axis).ranks, layout.strides[message.axis]
     groups = mine.reshape(-1, size, stride).transpose(0, 2, 1).reshape(-1, size)
     add_group_loads(topology, loads, message.collective, message.size, groups, capacity)
-
-
-def never_blocks(cluster: Cluster) -> bool:
-    """Whether whatever passes the ports of nodes passes the switches: then no network need be built to know."""
-    fabric = cluster.fabric
-    return fabric.routing.policy != "ecmp" and topology_class(fabric.topology).never_blocks(fabric)
-
-
-class _Same:
-    """A cluster, equal to itself only: two that look alike are not compared field by field."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.cluster = cluster
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and self.cluster is other.cluster
-
-    def __hash__(self) -> int:
-        return id(self.cluster)
-
-
-@lru_cache(maxsize=2)
-def _topology(same: _Same) -> Topology:
-    """Built once for all plans that are tried on a cluster."""
-    return build(same.cluster)

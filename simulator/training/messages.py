@@ -88,7 +88,8 @@ def _between_unequal(pipeline: PipelinedJob, position: int) -> Boundary:
     ranks = [len(pipeline.seats[rank]) for rank in ends]
     needs, whole = _needs(pipeline, position)
     near = _same_node(pipeline, ends)
-    group = CommGroup(2, 2, 1) if near else CommGroup(2, 1, 2)
+    node = pricers[0].layout.node
+    group = CommGroup(2, 2, 1, bridged=node.scale_up.domain >= node.accelerators) if near else CommGroup(2, 1, 2)
 
     def way(source: int, volume: float) -> tuple[float, float]:
         """Seconds, and bytes that a rank of the source sends."""

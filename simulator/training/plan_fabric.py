@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from simulator.hardware.types import Cluster
-from simulator.training.link_phases import narrow_links, never_blocks
+from simulator.network.built import never_blocks
+from simulator.training.link_phases import narrow_links
 from simulator.training.pipelined import PipelinedJob
 from simulator.training.step import check_job
 from simulator.workload.jobs import TrainingJob

@@ -46,15 +46,9 @@ class TrainingProcess:
     """
 
     def __init__(
-        self,
-        clock: Clock,
-        job: TrainingJob,
-        estimate: Estimate,
-        cluster: Cluster,
-        nodes: range,
-        fabric: Fabric | None,
-        survival: Survival | None = None,
-    ) -> None:
+        self, clock: Clock, job: TrainingJob, estimate: Estimate, cluster: Cluster, nodes: range,
+        fabric: Fabric | None, survival: Survival | None = None,
+    ) -> None:  # fmt: skip
         self.clock, self.job, self.estimate, self.survival = clock, job, estimate, survival
         self.run = TrainingRun()
         target = job.checkpoint.to if job.checkpoint else "nvme"
@@ -327,9 +321,13 @@ class TrainingProcess:
         self.run.events.append(TrainingEvent(self.clock.now, "nodes joined", f"{len(back)}, {len(left)} missing"))
 
     def _join(self, positions: list[int]) -> None:
-        """Nodes that have stepped in belong to the job."""
+        """Nodes that have stepped in belong to the job: what it sends goes over their links."""
         for position in positions:
-            del self._missing[position]
+            node = self._missing.pop(position).value
+            if node is not None:
+                self.store.move(position, node)
+                if self.links is not None:
+                    self.links.move(position, node)
 
     # -- checkpoints -----------------------------------------------------------------------------------------------
 

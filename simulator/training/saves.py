@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
 from simulator.strategies.recovery.checkpoint import daly_interval
+from simulator.training.moves import Moves
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import TensorClass
 
@@ -42,8 +43,7 @@ def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
 class CheckpointStore:
     """Writes and reads the checkpoints of one job.
 
-    All nodes send their shares at once: they are one macro-flow over the ways of all nodes. Nodes that were replaced
-    keep the ways of the first placement.
+    All nodes send their shares at once: they are one macro-flow over the ways of all nodes.
 
     Parameters
     ----------
@@ -62,17 +62,23 @@ class CheckpointStore:
         size: float,
         target: str,
         cluster: Cluster,
-        nodes: range,
+        nodes: Sequence[int],
         fabric: Fabric | None,
     ) -> None:
         self.clock, self.name, self.size, self.target = clock, name, size, target
-        self.cluster, self.nodes, self.fabric = cluster, nodes, fabric
+        self.cluster, self.nodes, self.fabric, self._moves = cluster, list(nodes), fabric, Moves(len(nodes))
         self._ways: dict[tuple[str, int], Way] = {}
 
     @property
     def is_local(self) -> bool:
         """Whether a node that is lost takes its share with it."""
         return self.target == "nvme"
+
+    def move(self, position: int, node: int) -> None:
+        """Another node of the cluster steps in at a position of the job."""
+        self.nodes[position] = node
+        if self._moves.due():
+            self._ways.clear()
 
     def seconds(self, direction: str = "write") -> float:
         """Of one transfer that has links and storage to itself [s]."""

@@ -72,6 +72,9 @@ class Links(Protocol):
     def leave(self) -> None:
         """Steps stop."""
 
+    def move(self, position: int, node: int) -> None:
+        """What ran on the job's node at ``position`` runs on ``node`` of the cluster from now on."""
+
 
 class Ground:
     """How far a job has come for good, and how often in a row it was thrown back without having gained anything."""

@@ -16,6 +16,7 @@ from simulator.network.periodic import Phase
 from simulator.network.topology import build
 from simulator.results.tables import Result
 from simulator.training.ledger import CAUSES
+from simulator.training.moves import Moves
 
 
 class Bursts:
@@ -284,3 +285,33 @@ def test_wrong_keys_of_the_network_are_named_before_anything_runs() -> None:
     assert "did you mean 'spine0'" in text
     assert "there is no node 99" in text
     assert "did you mean 'store'" in text
+
+
+def moved(per_leaf: int, ratio: float) -> Result:
+    """A job on nodes 0 and 1, whose node is replaced by 2 or 3 after a while; with 2 nodes per leaf, under another."""
+    job = {
+        "training": "job", "model": "llama-3.1-8b", "framework": "megatron-core-0.8", "steps": 400, "nodes": 2,
+        "batch": {"global_batch_size": 16, "micro_batch_size": 1, "sequence_length": 2048}, "recovery": "oobleck",
+        "plan": {"tensor_parallel": 4, "sequence_parallel": True, "data_parallel": 4, "zero_stage": 0},
+    }  # fmt: skip
+    fabric = {"topology": "fat-tree", "oversubscription": ratio, "options": {"nodes_per_leaf": per_leaf}}
+    failures = {"mtbf": {"board": "80 min"}, "detection": "1 s", "restart": "1 s", "repair": "1000 h"}
+    nodes = {"profile": "dgx-h100", "count": 4}
+    return simulator.run({"cluster": {"nodes": nodes, "fabric": fabric}, "workloads": [job], "failures": failures})
+
+
+def test_rings_go_over_the_links_of_the_node_that_steps_in() -> None:
+    """Below one leaf a job never meets the spine; once a node under another leaf has stepped in, it does."""
+    near, far = (moved(per_leaf, 32.0) for per_leaf in (4, 2))
+    assert near.of("job")["interruptions"] == far.of("job")["interruptions"] >= 1
+    assert near.of("job")["lost_network"] == 0
+    assert far.of("job")["lost_network"] > 0
+    links = far.frame("contention")["link"].tolist()
+    assert any(">spine" in link for link in links)
+    assert moved(2, 1.0).of("job")["lost_network"] == 0
+
+
+def test_a_large_job_finds_its_ways_again_when_a_thirty_second_of_it_has_moved() -> None:
+    small, large = Moves(32), Moves(2048)
+    assert [small.due() for _ in range(3)] == [True] * 3
+    assert sum(large.due() for _ in range(640)) == 10

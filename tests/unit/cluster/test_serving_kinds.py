@@ -145,23 +145,3 @@ def test_what_does_not_go_together_is_said(changes: dict[str, Any], message: str
     given["workloads"][0] |= changes
     with pytest.raises(ConfigError, match=message):
         simulator.load(given)
-
-
-def test_a_replica_over_several_nodes_says_what_a_fabric_that_blocks_leaves_out() -> None:
-    """One of 16 accelerators on nodes of 8: noted where the spine is narrow, silent where it never blocks."""
-
-    def notes(ratio: float) -> list[str]:
-        document = {
-            "cluster": {
-                "nodes": {"profile": "dgx-h100", "count": 2},
-                "fabric": {"topology": "fat-tree", "oversubscription": ratio, "options": {"nodes_per_leaf": 1}},
-            },
-            "workloads": [
-                {"serving": "chat", "model": "llama-3.1-70b", "framework": "vllm-0.10",
-                 "requests": {"rate": "1 /s", "count": 20, "input_tokens": 100, "output_tokens": 10},
-                 "deployment": {"replicas": 1, "plan": {"tensor_parallel": 8, "pipeline_parallel": 2}}}
-            ],
-        }  # fmt: skip
-        return [w for w in simulator.run(document).warnings if "fabric that can block" in w]
-
-    assert [len(notes(ratio)) for ratio in (1.0, 4.0)] == [0, 1]

@@ -15,8 +15,10 @@ from simulator.cost.collectives import alpha_sqrt_beta, nccl_hops, torus_all_to_
 from simulator.cost.measured import Lender, find_fit, interpolate
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.hardware.types import Curve, Fabric, Link, NetworkProfile, ScaleUp
+from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Collective, OpKind, Work
+from simulator.workload.plan import Plan
 
 OPERATIONS = ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send_recv"]
 
@@ -216,3 +218,21 @@ def test_a_node_wired_otherwise_does_not_use_the_measurements_of_its_accelerator
     known = (Lender(measured("own"), machine.accelerator),)
     assert network(machine, known=known).price(message("all_reduce", 1e5), CommGroup(8, 8, 1)).trust == Trust.MEASURED
     assert network(slower, known=known).price(message("all_reduce", 1e5), CommGroup(8, 8, 1)).trust != Trust.MEASURED
+
+
+@pytest.mark.parametrize(("tensor", "axis", "host"), [(2, "tp", False), (4, "dpcp", True), (2, "dpcp", True)])
+def test_a_bridge_joins_neighbours_and_nobody_else(tensor: int, axis: str, host: bool) -> None:
+    """Of n ranks each sends (n - 1)/n of what is gathered: over the bridge next to it, else over its own host link."""
+    bridged = replace(node(ScaleUp(Link("bridge", 300e9, 3e-6), 2, "bridge")), accelerators=8)
+    group = RankLayout(Plan(tensor_parallel=tensor, data_parallel=8 // tensor), bridged).group(axis)
+    price = network(bridged).price(message("all_gather", 1e12), group)
+    rate = bridged.accelerator.host_link.bandwidth if host else 300e9
+    assert price.floor == pytest.approx((group.ranks - 1) / group.ranks * 1e12 / rate)
+    assert price.floor < price.seconds < 1.25 * price.floor
+
+
+def test_a_bridge_of_four_joins_strided_pairs_inside_it() -> None:
+    """Ranks 0 and 2 lie behind the bridge of 0 to 3; ranks 0 and 4 do not."""
+    four = replace(node(ScaleUp(Link("bridge", 300e9, 3e-6), 4, "bridge")), accelerators=8)
+    group = [RankLayout(Plan(tensor_parallel=t, data_parallel=2), four).group("dpcp") for t in (2, 4)]
+    assert [one.bridged for one in group] == [True, False]
