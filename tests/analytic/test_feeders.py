@@ -277,7 +277,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_of_deployment_is_slowed_and_serves_everything(kind: str) -> None:
     found = []
-    for limit in ("100 GW", "7.2 kW"):
+    for limit in ("100 GW", "6.9 kW"):
         document = copy.deepcopy(SERVED)
         document["cluster"]["power"] |= {"feeders": [{"name": "row", "limit": limit}], "interval": "2 s"}
         document["workloads"] = [document["workloads"][0] | {"deployment": KINDS[kind]}]

@@ -12,7 +12,16 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 
 from simulator.errors import ConfigError
-from simulator.plot import FIGURES, latency_cdf, memory_bars, pipeline_gantt, queue_and_kv, step_waterfall, traffic_bars
+from simulator.plot import (
+    FIGURES,
+    feeder_power,
+    latency_cdf,
+    memory_bars,
+    pipeline_gantt,
+    queue_and_kv,
+    step_waterfall,
+    traffic_bars,
+)
 from simulator.results.storage import load_result, save_result
 from simulator.results.tables import Result
 
@@ -259,13 +268,27 @@ def test_queue_adds_up_replicas() -> None:
     assert lower.get_xlabel() == "time [s]"
 
 
+def test_feeders_are_drawn_as_shares_of_their_limits() -> None:
+    frame = pd.DataFrame({
+        "time": [0.0, 0.0, 60.0, 60.0], "until": [60.0, 60.0, 80.0, 80.0], "feeder": ["rack0", "rack1"] * 2,
+        "power": [50.0, 90.0, 100.0, 40.0], "limit": [100.0] * 4, "clock": [1.0, 1.0, 0.8, 1.0],
+    })  # fmt: skip
+    ax = feeder_power(frame)
+    drawn = {patch.get_label(): patch.get_data()[0].tolist() for patch in ax.patches}
+    assert drawn == {"rack0": [50.0, 100.0], "rack1": [90.0, 40.0]}
+    # One of two feeders in the last 20 of 80 s.
+    assert ax.get_title("left") == "clocks lowered 12% of the time, above the limit 0%"
+    with pytest.raises(ConfigError, match="no feeders"):
+        feeder_power(frame[:0])
+
+
 # -- all -----------------------------------------------------------------------------------------------------------
 
 
 def test_every_figure_of_a_saved_run_is_that_of_the_run(served: Result, tmp_path: Any) -> None:
     loaded = load_result(save_result(served, tmp_path / "run"))
     for name, figure in FIGURES.items():
-        if name == "failures_and_goodput":  # nothing fails here
+        if name in ("failures_and_goodput", "feeder_power"):  # nothing fails here, and power is not short
             continue
         drawn = []
         for result in (served, loaded):
