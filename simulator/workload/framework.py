@@ -61,6 +61,9 @@ class Framework:
         (arXiv 2104.04473 §4.1).
     tensor_parallel_overlap
         Whether tensor-parallel collectives are split and hidden behind GEMMs.
+    overlaps_linear_backward
+        Whether the backward of a column-parallel linear layer gathers its saved input beside the GEMM of the input
+        gradient, and reduces that gradient beside the GEMM of the weight gradient.
     distributed_optimizer_default
         ZeRO stage used when the plan says nothing.
     cuda_graphs
@@ -154,6 +157,7 @@ class Framework:
     operators_per_parameter: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
+    overlaps_linear_backward: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:
         """The framework with its defaults for an accelerator of that name with that much memory [B]."""

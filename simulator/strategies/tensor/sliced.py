@@ -14,6 +14,9 @@ from simulator.workload.plan import Plan
 
 __all__ = ["AsyncTensorParallel", "Domino"]
 
+SLICED: dict[str, bool] = {"tensor_parallel_overlap": True, "overlaps_linear_backward": False}
+"""Collectives have a queue of their own, and stay beside the GEMM that they are cut with."""
+
 
 def _divided(dim: Dim, name: str, parts: int) -> Dim:
     if dim.name != name:
@@ -60,7 +63,7 @@ class Domino(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout on each half, segment by segment in turns."""
         slices = _slices(plan, 2)
-        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        whole = super().apply(block, plan, replace(framework, **SLICED))
         batch = block.boundary.dims[0].size
         if plan.tensor_parallel == 1 or slices == 1 or batch % slices:
             return whole
@@ -111,7 +114,7 @@ class AsyncTensorParallel(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout with gathers and reductions in chunks."""
         slices = _slices(plan, plan.tensor_parallel)
-        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        whole = super().apply(block, plan, replace(framework, **SLICED))
         if plan.tensor_parallel == 1 or slices == 1:
             return whole
         forward, backward = (tuple(_chunked(ops, slices)) for ops in (whole.forward, whole.backward))
