@@ -56,6 +56,14 @@ class Framework:
         so far reaches its share of the model's, the head included.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
+    overlap_shard_reduce
+        The same for reductions to shards of optimizer states at the end of a step (ZeRO-1); None: as
+        ``overlap_grad_reduce``.
+    gradient_bucket_mib
+        Size from which a bundle of gradients leaves while the backward runs, as the bytes of its message; parameters
+        are not cut. 0: layer by layer.
+    shard_copies_reduce, shard_copies_gather
+        How often ZeRO-1 copies all gradients around their reduction, and all parameters around their gather.
     p2p_scatter_gather
         Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
         (arXiv 2104.04473 §4.1).
@@ -104,6 +112,8 @@ class Framework:
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
         ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share,
+        ``host_per_shard`` [s] to slice and copy back one parameter's part of one data-parallel rank, where ZeRO-1
+        gathers parameter by parameter and rank by rank,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
@@ -126,6 +136,10 @@ class Framework:
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     overlap_p2p: bool = True
+    overlap_shard_reduce: bool | None = None
+    gradient_bucket_mib: int = 0
+    shard_copies_reduce: int = 0
+    shard_copies_gather: int = 0
     p2p_scatter_gather: bool = True
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0
