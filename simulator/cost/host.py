@@ -54,6 +54,7 @@ class HostCost:
         self._per_layer = framework.constants.get("host_per_layer")
         self._per_step = framework.constants.get("host_per_step")
         self._per_shard = framework.constants.get("host_per_shard")
+        self._per_message = framework.constants.get("host_per_message")
         self.counted = framework.operators_forward > 0
 
     @property
@@ -67,7 +68,7 @@ class HostCost:
     def step_constants(self) -> tuple[Constant, ...]:
         """What :meth:`step` rests on."""
         counted = (self._operator,) if self.framework.operators_per_parameter else ()
-        return (*(c for c in (self._per_step, self._per_shard) if c), *counted)
+        return (*(c for c in (self._per_step, self._per_shard, self._per_message) if c), *counted)
 
     def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int]) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
@@ -97,6 +98,11 @@ class HostCost:
     def shards(self, parameters: int, ranks: int) -> float:
         """Time to slice so many parameter tensors into the parts of the ranks, and to copy the parts back [s]."""
         return self._value(self._per_shard) * parameters * ranks if ranks > 1 else 0.0
+
+    @property
+    def message(self) -> float:
+        """Time that sender and receiver of a pipeline message spend on the host around it [s]."""
+        return self._value(self._per_message)
 
     def step(self, parameters: int) -> float:
         """Host time of a training step beside its layers, of a rank that holds so many parameter tensors [s]."""
