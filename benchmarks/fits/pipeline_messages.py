@@ -1,9 +1,10 @@
 """Fits ``host_per_message``: what a pipeline message of nanotron cost before the pipeline fix of its sweep.
 
-Whatever the model, the tensor parallelism or the bytes of a message, the pipelined runs before the fix take 0.4 to 0.5 s
-longer per micro-batch with two stages and 0.9 to 1.1 s with four or more: a rank with one neighbour exchanges one pair
-of messages per micro-batch, a rank with two neighbours two pairs. The constant is the value that makes the median error
-of two halves of those rows zero (every other row); its error is that of the other half. No run after the fix is used.
+Whatever the model, the tensor parallelism or the bytes of a message, the pipelined runs before the fix take 0.4 to
+0.5 s longer per micro-batch with two stages and 0.9 to 1.1 s with four or more: a rank with one neighbour exchanges one
+pair of messages per micro-batch, a rank with two neighbours two pairs. The constant is the value that makes the median
+error of two halves of those rows zero (every other row); its error is that of the other half. No run after the fix is
+used.
 
     python benchmarks/fits/pipeline_messages.py --shared ../shared
 """
@@ -33,7 +34,9 @@ def errors(cases: list[Case], seconds: float) -> list[float]:
         assert job is not None and case.subject.cluster is not None
         framework = replace(job.framework, constants={**job.framework.constants, "host_per_message": wait})
         published = next(m.value for m in case.measured if m.kind == "training_step_time")
-        found.append(PipelinedJob(replace(job, framework=framework), case.subject.cluster).run().seconds / published - 1)
+        found.append(
+            PipelinedJob(replace(job, framework=framework), case.subject.cluster).run().seconds / published - 1
+        )
     return found
 
 

@@ -33,7 +33,9 @@ def errors(cases: list[Case], seconds: float) -> list[float]:
         assert job is not None and case.subject.cluster is not None
         framework = replace(job.framework, constants={**job.framework.constants, "host_per_shard": shard})
         published = next(m.value for m in case.measured if m.kind == "training_step_time")
-        found.append(PipelinedJob(replace(job, framework=framework), case.subject.cluster).run().seconds / published - 1)
+        found.append(
+            PipelinedJob(replace(job, framework=framework), case.subject.cluster).run().seconds / published - 1
+        )
     return found
 
 

@@ -50,8 +50,8 @@ class Link:
     efficiency
         Share of ``bandwidth`` that large transfers reach (protocol headers, measured), 0..1.
     ring_hop, tree_share
-        [s] by which a hop of a ring of megabytes is longer, where no protocol forwards a chunk while it arrives; and the
-        share of ``achievable`` that trees over more than two nodes reach.
+        [s] by which a hop of a ring of megabytes is longer, where no protocol forwards a chunk while it arrives; and
+        the share of ``achievable`` that trees over more than two nodes reach.
     """
 
     name: str

@@ -111,9 +111,7 @@ def by_parameter(items: Sequence[GradientItem], mesh: Mesh) -> list[GradientItem
     return found
 
 
-def bundled(
-    items: Sequence[GradientItem], bucket: float, pricer: BlockPricer, cuts: bool = True
-) -> list[GradientItem]:
+def bundled(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer, cuts: bool = True) -> list[GradientItem]:
     """Items in the order they are ready, joined until a bucket is full.
 
     With ``cuts`` larger items travel bucket by bucket, else a bucket takes whole gradients of parameters.

@@ -12,21 +12,16 @@ from simulator.hardware.types import Accelerator
 __all__ = ["sustained_share"]
 
 KEY = "gemm.{}.continuous.sustained"
-WITHOUT_TENSOR_CORES = ("fp32", "fp64")
 
 
 def sustained_share(accelerator: Accelerator, dtype: str) -> Constant | None:
     """Share of a GEMM benchmark's speed that hours of training keep, ``None`` where nothing is known.
 
     Kernel benchmarks are too short for the power limit to bite. Fitted on the device for the type, else on the device
-    for bf16 where the type runs on tensor cores too (the limit is one of power), else borrowed from the device of its
-    architecture whose peak power is nearest.
+    for bf16 (the limit is one of power), else borrowed from the device of its architecture whose peak power is nearest.
     """
-    kind = curve_dtype(accelerator, dtype)
-    key = KEY.format(kind)
-    own = accelerator.efficiency.get(key)
-    if own is None and kind not in WITHOUT_TENSOR_CORES:
-        own = accelerator.efficiency.get(KEY.format("bf16"))
+    key = KEY.format(curve_dtype(accelerator, dtype))
+    own = accelerator.efficiency.get(key, accelerator.efficiency.get(KEY.format("bf16")))
     if own is not None:
         return own
     family = accelerator.architecture.partition("+")[0]
