@@ -53,7 +53,6 @@ class HostCost:
         self._operator, self._collective, self._check = (own.get(OWN[c.id], c) for c in (OPERATOR, COLLECTIVE, CHECK))
         self._per_layer = framework.constants.get("host_per_layer")
         self._per_step = framework.constants.get("host_per_step")
-        self._per_shard = framework.constants.get("host_per_shard")
         self._per_message = framework.constants.get("host_per_message")
         self.counted = framework.operators_forward > 0
 
@@ -67,8 +66,9 @@ class HostCost:
     @property
     def step_constants(self) -> tuple[Constant, ...]:
         """What :meth:`step` rests on."""
-        counted = (self._operator,) if self.framework.operators_per_parameter else ()
-        return (*(c for c in (self._per_step, self._per_shard, self._per_message) if c), *counted)
+        each = self.framework.operators_per_parameter or self.framework.operators_per_shard
+        counted = (self._operator,) if each else ()
+        return (*(c for c in (self._per_step, self._per_message) if c), *counted)
 
     def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int]) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
@@ -97,7 +97,8 @@ class HostCost:
 
     def shards(self, parameters: int, ranks: int) -> float:
         """Time to slice so many parameter tensors into the parts of the ranks, and to copy the parts back [s]."""
-        return self._value(self._per_shard) * parameters * ranks if ranks > 1 else 0.0
+        each = self.framework.operators_per_shard * self._value(self._operator)
+        return each * parameters * ranks if ranks > 1 else 0.0
 
     @property
     def message(self) -> float:

@@ -103,6 +103,8 @@ class Framework:
         constant ``host_per_layer`` says it.
     operators_per_parameter
         Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
+    operators_per_shard
+        Operators per parameter tensor and data-parallel rank, where ZeRO-1 gathers updated parameters slice by slice.
     checked_collectives
         Whether every collective is first checked by its group on the host, as ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` does.
     constants
@@ -112,8 +114,7 @@ class Framework:
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
         ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share,
-        ``host_per_shard`` [s] to slice and copy back one parameter's part of one data-parallel rank, where ZeRO-1
-        gathers parameter by parameter and rank by rank, ``host_per_message`` [s] that both ends of a pipeline message
+        ``host_per_message`` [s] that both ends of a pipeline message
         wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
@@ -170,6 +171,7 @@ class Framework:
     operators_forward: int = 0
     operators_backward: int = 0
     operators_per_parameter: int = 0
+    operators_per_shard: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
     overlaps_linear_backward: bool = False

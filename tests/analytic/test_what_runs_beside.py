@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from simulator.cost.host import OPERATOR
 from simulator.hardware import load_accelerator, load_link, load_node
 from simulator.hardware.types import Cluster, Fabric, NodeGroup
 from simulator.training.gradient_queue import bundled, gradient_items
@@ -84,12 +85,11 @@ def test_buckets_take_whole_parameters() -> None:
 
 def test_shards_of_nanotron_cost_the_host_tensors_times_ranks() -> None:
     own = load_framework("nanotron")
-    twice = own.constants["host_per_shard"]
-    slower = replace(own, constants={**own.constants, "host_per_shard": replace(twice, value=2 * twice.value)})
+    twice = replace(own, operators_per_shard=2 * own.operators_per_shard)
     for ranks in (8, 16):
-        before, after = (work(f, ranks // 8, data_parallel=ranks, zero_stage=1).run().seconds for f in (own, slower))
+        before, after = (work(f, ranks // 8, data_parallel=ranks, zero_stage=1).run().seconds for f in (own, twice))
         tensors = 6 * 16 + 2
-        assert after - before == pytest.approx(tensors * ranks * twice.value, rel=0.02)
+        assert after - before == pytest.approx(tensors * ranks * own.operators_per_shard * OPERATOR.value, rel=0.02)
 
 
 def test_a_wait_per_message_counts_once_per_neighbour_and_micro_batch() -> None:
