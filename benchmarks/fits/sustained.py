@@ -33,7 +33,7 @@ KEY = "gemm.bf16.continuous.sustained"
 SHORTEST = 1e-4
 """GEMMs below this [s] are bound by launches as much as by power."""
 
-GRID = (1.0, 0.92, 0.84, 0.76)
+GRID = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)
 ROWS = 24
 """Rows per source: evenly spaced, so that every source weighs the same and the fit takes a minute."""
 

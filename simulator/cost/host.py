@@ -53,6 +53,7 @@ class HostCost:
         self._operator, self._collective, self._check = (own.get(OWN[c.id], c) for c in (OPERATOR, COLLECTIVE, CHECK))
         self._per_layer = framework.constants.get("host_per_layer")
         self._per_step = framework.constants.get("host_per_step")
+        self._per_message = framework.constants.get("host_per_message")
         self.counted = framework.operators_forward > 0
 
     @property
@@ -65,8 +66,9 @@ class HostCost:
     @property
     def step_constants(self) -> tuple[Constant, ...]:
         """What :meth:`step` rests on."""
-        counted = (self._operator,) if self.framework.operators_per_parameter else ()
-        return (*((self._per_step,) if self._per_step else ()), *counted)
+        each = self.framework.operators_per_parameter or self.framework.operators_per_shard
+        counted = (self._operator,) if each else ()
+        return (*(c for c in (self._per_step, self._per_message) if c), *counted)
 
     def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[int], experts: int = 0) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
@@ -95,8 +97,21 @@ class HostCost:
                 counts[1] + f.operators_routed_backward + experts * f.operators_per_expert_backward,
             )
         seconds = copies * (forward * counts[0] + backward * counts[1]) * self._value(self._operator)
-        checked = self._value(self._check) if self.framework.checked_collectives else 0.0
-        return seconds + sum(self._value(self._collective) + checked * (ranks - 1) for ranks in groups)
+        return seconds + sum(self._value(self._collective) + self.check(ranks) for ranks in groups)
+
+    def check(self, ranks: int) -> float:
+        """Time that a group of so many ranks spends on the host before one of its collectives may begin [s]."""
+        return self._value(self._check) * (ranks - 1) if self.framework.checked_collectives else 0.0
+
+    def shards(self, parameters: int, ranks: int) -> float:
+        """Time to slice so many parameter tensors into the parts of the ranks, and to copy the parts back [s]."""
+        each = self.framework.operators_per_shard * self._value(self._operator)
+        return each * parameters * ranks if ranks > 1 else 0.0
+
+    @property
+    def message(self) -> float:
+        """Time that sender and receiver of a pipeline message spend on the host around it [s]."""
+        return self._value(self._per_message)
 
     def step(self, parameters: int) -> float:
         """Host time of a training step beside its layers, of a rank that holds so many parameter tensors [s]."""

@@ -202,7 +202,8 @@ class NetworkCost:
         if operation != Collective.ALL_REDUCE:
             return ring
         # Every domain sends S up and S down a tree; of two, each is the root of one of the two trees.
-        sent = (1.0 if domains == 2 else 2.0) * size / min(1.0, self._book.use(PROTOCOL, used))
+        sent = (1.0 if domains == 2 else 2.0 / self.fabric.link.tree_share) * size
+        sent /= min(1.0, self._book.use(PROTOCOL, used))
         return min(ring, seconds(True, sent))
 
     def _all_to_all(

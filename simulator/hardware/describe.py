@@ -137,6 +137,8 @@ def _link(field: str, link: Link, source: str = "") -> _Figures:
     yield f"{field}.latency", format_quantity(link.latency, "time"), source
     if link.ring_hop:
         yield f"{field}.ring_hop", format_quantity(link.ring_hop, "time"), source
+    if link.tree_share < 1:
+        yield f"{field}.tree_share", f"{link.tree_share:g}", source
 
 
 def _scale_up(field: str, scale_up: ScaleUp, source: str = "") -> _Figures:

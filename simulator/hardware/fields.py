@@ -98,11 +98,12 @@ def read_link(
     if efficiency > 1:
         section.error("the achievable bandwidth is above the bandwidth of the wire", "achievable")
     ring_hop = section.quantity("ring_hop", "time", 0.0)
+    tree_share = section.quantity("tree_share", "ratio", 1.0)
     if latency is None or "latency" in section:
-        return Link(name, bandwidth, section.quantity("latency", "time"), efficiency, ring_hop)
+        return Link(name, bandwidth, section.quantity("latency", "time"), efficiency, ring_hop, tree_share)
     section.take("latency")
     estimated[f"{field}.latency"] = reason
-    return Link(name, bandwidth, latency, efficiency, ring_hop)
+    return Link(name, bandwidth, latency, efficiency, ring_hop, tree_share)
 
 
 def read_scale_up(reader: Reader, estimated: dict[str, str]) -> ScaleUp | None:

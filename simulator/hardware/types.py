@@ -49,9 +49,9 @@ class Link:
         [s] end to end for a small message over this link.
     efficiency
         Share of ``bandwidth`` that large transfers reach (protocol headers, measured), 0..1.
-    ring_hop
-        [s] by which one hop of a ring of megabytes is longer than ``latency``, where the transport has no protocol that
-        forwards a chunk while it arrives (NCCL's LL128); 0: it has one.
+    ring_hop, tree_share
+        [s] by which a hop of a ring of megabytes is longer, where no protocol forwards a chunk while it arrives; and
+        the share of ``achievable`` that trees over more than two nodes reach.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Link:
     latency: float
     efficiency: float = 1.0
     ring_hop: float = 0.0
+    tree_share: float = 1.0
 
     @property
     def achievable(self) -> float:

@@ -65,6 +65,8 @@ class CommunicationTraits:
     ----------
     bucket
         Bytes that are bundled before they leave, and largest message [B]; 0 = one message per block.
+    cuts
+        Whether a parameter larger than a bucket travels in several messages.
     piece
         Size of the pieces each block's gradients are cut into [B]; 0 = whole.
     first_needed_first
@@ -88,6 +90,7 @@ class CommunicationTraits:
     """
 
     bucket: float = 0.0
+    cuts: bool = True
     piece: float = 0.0
     first_needed_first: bool = False
     crosses_steps: bool = False

@@ -219,6 +219,10 @@ class BlockPricer:
         work = replace(self._work(op), message=message, bytes=message)
         return self.network.price(work, self.layout.group(op.axis)).seconds
 
+    def check_seconds(self, op: Op) -> float:
+        """Time that the group of a collective checks it on the host before it may begin [s]."""
+        return self.host.check(self.layout.group(op.axis).ranks) if op.kind is OpKind.COLLECTIVE else 0.0
+
     def forward(self, block: Block) -> PhaseTime:
         """Forward of one micro-batch, parameter gathers (ZeRO-3) included."""
         return self._pass(block, "forward", (*block.gather_forward, *block.forward))

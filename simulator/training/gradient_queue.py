@@ -7,16 +7,20 @@ items, in which order they leave, and whether the next step may begin before the
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from simulator.strategies.protocols import CommunicationTraits
 from simulator.training.block_program import COMMUNICATION
 from simulator.training.block_time import BlockPricer
 from simulator.training.stages import Chunk
-from simulator.workload.ops import Block, Op
+from simulator.workload.ops import Block, Collective, Mesh, Op, OpKind, Work
 
 __all__ = ["GradientItem", "QueueResult", "bulk_seconds", "gradient_items", "publish_delay", "run_queue"]
+
+SHARDING = (Collective.REDUCE_SCATTER, Collective.ALL_GATHER)
+"""Collectives between whole tensors and shards."""
 
 
 @dataclass(frozen=True)
@@ -90,24 +94,39 @@ def gradient_items(
     for i, block in enumerate(blocks):
         sends = tuple((op, pricer.price(op).bytes) for op in block.reduce if sync or op.wire.every == 1)
         if sends:
-            seconds = sum(pricer.price(op).priced.seconds for op, _ in sends)
+            seconds = sum(pricer.price(op).priced.seconds + pricer.check_seconds(op) for op, _ in sends)
             items.append(GradientItem(ready[i], seconds, needed, sends))
         needed += pricer.forward(block).seconds
     return items
 
 
-def bundled(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer) -> list[GradientItem]:
-    """Items in the order they are ready, joined until a bucket is full; larger items travel bucket by bucket."""
+def by_parameter(items: Sequence[GradientItem], mesh: Mesh) -> list[GradientItem]:
+    """Every parameter's gradient as an item of its own, last parameter of a block first."""
+    found = []
+    for item in items:
+        for op, size in item.sends:
+            whole = sum(t.bytes(mesh) for t in op.reads)
+            parts = ((op, size * t.bytes(mesh) / whole) for t in reversed(op.reads))
+            found += [replace(item, seconds=0.0, sends=(part,)) for part in parts]
+    return found
+
+
+def bundled(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer, cuts: bool = True) -> list[GradientItem]:
+    """Items in the order they are ready, joined until a bucket is full.
+
+    With ``cuts`` larger items travel bucket by bucket, else a bucket takes whole gradients of parameters.
+    """
     if not bucket:
         return list(items)
+    items, largest = (items, bucket) if cuts else (by_parameter(items, pricer.mesh), math.inf)
     made: list[GradientItem] = []
     held: list[GradientItem] = []
     for item in sorted(items, key=lambda i: (i.ready, -i.needed)):
         held.append(item)
         if sum(_link_bytes(i) for i in held) >= bucket:
-            made.append(_joined(held, bucket, pricer))
+            made.append(_joined(held, largest, pricer))
             held = []
-    return [*made, _joined(held, bucket, pricer)] if held else made
+    return [*made, _joined(held, largest, pricer)] if held else made
 
 
 def _link_bytes(item: GradientItem) -> float:
@@ -125,7 +144,9 @@ def _joined(items: Sequence[GradientItem], bucket: float, pricer: BlockPricer) -
             seconds += pricer.price(op).priced.seconds
     for op, size in groups.values():
         full, rest = divmod(size, bucket)
-        seconds += full * pricer.message_seconds(op, bucket) + (pricer.message_seconds(op, rest) if rest else 0.0)
+        seconds += full * pricer.message_seconds(op, bucket) if full else 0.0
+        seconds += pricer.message_seconds(op, rest) if rest else 0.0
+        seconds += (full + bool(rest)) * pricer.check_seconds(op)
     return GradientItem(
         max(i.ready for i in items), seconds, min(i.needed for i in items), tuple(s for i in items for s in i.sends)
     )
@@ -175,7 +196,7 @@ def send_gradients(
     items: Sequence[GradientItem], traits: CommunicationTraits, pricer: BlockPricer
 ) -> tuple[QueueResult, list[GradientItem]]:
     """Bundle or cut, and send; the items that really travelled come back with the result."""
-    travelling = bundled(items, traits.bucket, pricer)
+    travelling = bundled(items, traits.bucket, pricer, traits.cuts)
     if not traits.piece:
         return run_queue(travelling, traits.first_needed_first), travelling
     cut = [_joined([item], traits.piece, pricer) for item in travelling]
@@ -203,14 +224,21 @@ def fused_update_end(items: Sequence[GradientItem], update: float, pieces: int) 
 
 def bulk_seconds(chunks: Sequence[Chunk], pricer: BlockPricer, sync: bool = True) -> float:
     """All gradients of a rank reduced at once after the backward [s]: one message per axis and collective."""
-    ops = (
+    ops = [
         (op, count)
         for chunk in chunks
         for block, count in chunk.blocks
         for op in block.reduce
         if sync or op.wire.every == 1
-    )
-    return _as_one_message(ops, pricer)
+    ]
+    return _as_one_message(ops, pricer) + _copied(ops, pricer, pricer.framework.shard_copies_reduce)
+
+
+def _copied(ops: Sequence[tuple[Op, int]], pricer: BlockPricer, times: int) -> float:
+    """Time to copy what Ops scatter or gather into another order, so many times [s]."""
+    moved = sum(count * pricer.price(op).bytes for op, count in ops if op.collective in SHARDING)
+    copy = Work(OpKind.ELEMENTWISE, "fp32", bytes=2.0 * moved, operator="copy")
+    return times * pricer.device.price(copy).seconds if times and moved else 0.0
 
 
 def _as_one_message(ops: Iterable[tuple[Op, int]], pricer: BlockPricer) -> float:
@@ -224,7 +252,7 @@ def _as_one_message(ops: Iterable[tuple[Op, int]], pricer: BlockPricer) -> float
         key = (op.axis, str(op.collective))
         known = messages.get(key, (op, 0.0))[1]
         messages[key] = (op, known + count * pricer.price(op).bytes)
-    return seconds + sum(pricer.message_seconds(op, size) for op, size in messages.values())
+    return seconds + sum(pricer.message_seconds(op, size) + pricer.check_seconds(op) for op, size in messages.values())
 
 
 def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, overlap: bool) -> float:
@@ -238,7 +266,10 @@ def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, ov
         Whether gathers run beside the first forward, or all before it, as one.
     """
     if not overlap:
-        return _as_one_message(((op, 1) for block, _ in starts for op in block.publish), pricer)
+        ops = [(op, 1) for block, _ in starts for op in block.publish]
+        ranks = max((pricer.layout.group(op.axis).ranks for op, _ in ops), default=1)
+        sliced = pricer.host.shards(sum(len(op.reads) for op, _ in ops), ranks)
+        return _as_one_message(ops, pricer) + _copied(ops, pricer, pricer.framework.shard_copies_gather) + sliced
     seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]
     done, delay = 0.0, 0.0
     for cost, start in seconds:

@@ -36,7 +36,8 @@ def job_costs(pipeline: PipelinedJob) -> PipelineCosts:
 
     kinds = list(dict.fromkeys(pipeline.boundaries))
     one = len(kinds) == 1 and kinds[0].forward == kinds[0].backward
-    p2p = [(b.forward, b.backward) for b in pipeline.boundaries]
+    host = pipeline.pricer(0).host.message
+    p2p = [(b.forward + host, b.backward + host) for b in pipeline.boundaries]
     return PipelineCosts(
         forward=seconds(pipeline.forward_times),
         backward=seconds(pipeline.backward_times),

@@ -13,7 +13,7 @@ from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Cluster, Node
 from simulator.results.estimate import MemoryLedger, Traffic
-from simulator.strategies.compile import communication_traits, plan_notes
+from simulator.strategies.compile import plan_notes
 from simulator.strategies.pipeline.choice import schedule_of
 from simulator.strategies.pipeline.one_f_one_b import one_f_one_b_order
 from simulator.strategies.protocols import Action
@@ -32,7 +32,7 @@ from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order
 from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks, layers_per_stage, too_many_stages
-from simulator.training.step_end import gather_delay, reduction_end
+from simulator.training.step_end import gather_delay, reduction_end, sending_traits
 from simulator.training.step_run import StepRun
 from simulator.training.step_traffic import step_bytes
 from simulator.training.update import optimizer_time
@@ -76,7 +76,7 @@ class PipelinedJob:
         self.ranks = job.plan.pipeline_parallel
         self._times: dict[tuple[object, ...], PhaseTime] = {}
         self._base: PipelinedJob | None = None
-        self.sending = communication_traits(job.plan)
+        self.sending = sending_traits(job)
 
     def moved(self, scale: Mapping[str, float]) -> PipelinedJob:
         """The same pipeline with the constants in ``scale`` multiplied: what does not rest on them keeps its time."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simulator.strategies.compile import communication_traits
+from simulator.strategies.protocols import CommunicationTraits
 from simulator.training.gradient_queue import (
     GradientItem,
     bulk_seconds,
@@ -14,12 +17,21 @@ from simulator.training.gradient_queue import (
     send_gradients,
 )
 from simulator.training.link_contention import contention_delay
+from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import Collective, OpKind, Work
 
 if TYPE_CHECKING:
     from simulator.training.pipelined import PipelinedJob
 
-__all__ = ["gather_delay", "reduction_end"]
+__all__ = ["gather_delay", "reduction_end", "sending_traits"]
+
+MIB = 2.0**20
+
+
+def sending_traits(job: TrainingJob) -> CommunicationTraits:
+    """How gradients leave a rank: the plan's strategies, and buckets of the framework where they name none."""
+    traits, bucket = communication_traits(job.plan), job.framework.gradient_bucket_mib * MIB
+    return traits if traits.bucket or traits.piece or not bucket else replace(traits, bucket=bucket, cuts=False)
 
 
 def reduction_end(pipeline: PipelinedJob, update: float) -> float:
@@ -46,8 +58,7 @@ def _reduced(pipeline: PipelinedJob, rank: int, update: float, sync: bool) -> fl
     chunks = pipeline.chunks_of_rank[rank]
     end = timeline.makespan
     tied = _tied_embedding_seconds(pipeline) if rank in (0, pipeline.ranks - 1) else 0.0
-    overlaps = pipeline.framework.overlap_grad_reduce if sending.overlaps is None else sending.overlaps
-    if not overlaps:
+    if not _overlaps(pipeline):
         return end + bulk_seconds(chunks, pricer, sync) + tied
     items = _gradient_items(pipeline, rank, sync)
     result, travelled = send_gradients(items, sending, pricer)
@@ -59,6 +70,14 @@ def _reduced(pipeline: PipelinedJob, rank: int, update: float, sync: bool) -> fl
     if sending.fused_pieces and travelled:  # the update runs inside; run() adds it after everything
         return max(end, fused_update_end(travelled, update, sending.fused_pieces) - update) + tied
     return max(end, result.end, through) + tied
+
+
+def _overlaps(pipeline: PipelinedJob) -> bool:
+    """Whether reductions run beside the backward: as the strategy says, else as the framework does."""
+    framework, asked = pipeline.framework, pipeline.sending.overlaps
+    if asked is None and pipeline.plan.zero_stage == 1:
+        asked = framework.overlap_shard_reduce
+    return framework.overlap_grad_reduce if asked is None else asked
 
 
 def _gradient_items(pipeline: PipelinedJob, rank: int, sync: bool) -> list[GradientItem]:

@@ -17,11 +17,11 @@ KEY = "gemm.{}.continuous.sustained"
 def sustained_share(accelerator: Accelerator, dtype: str) -> Constant | None:
     """Share of a GEMM benchmark's speed that hours of training keep, ``None`` where nothing is known.
 
-    Kernel benchmarks are too short for the power limit to bite. Fitted on the device, else borrowed from the device of
-    its architecture whose peak power is nearest.
+    Kernel benchmarks are too short for the power limit to bite. Fitted on the device for the type, else on the device
+    for bf16 (the limit is one of power), else borrowed from the device of its architecture whose peak power is nearest.
     """
     key = KEY.format(curve_dtype(accelerator, dtype))
-    own = accelerator.efficiency.get(key)
+    own = accelerator.efficiency.get(key, accelerator.efficiency.get(KEY.format("bf16")))
     if own is not None:
         return own
     family = accelerator.architecture.partition("+")[0]

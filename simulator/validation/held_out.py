@@ -37,6 +37,7 @@ FITTED_ON = (
     (r"Azure", r"Azure"),
     (r"MLPerf", r"MLPerf"),
     (r"XiongjieDai", r"llamacpp"),
+    (r"ModelZoo", r"ModelZoo"),
 )
 """Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
 

@@ -68,6 +68,7 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
     words = str(record.get("notes", "")).lower()
     if "no communication overlap" in words:
         framework = replace(framework, overlap_grad_reduce=False, overlap_param_gather=False, overlap_p2p=False)
+        framework = replace(framework, overlaps_linear_backward=False)
     if "fused cross-entropy" in words:
         framework = replace(framework, fused_cross_entropy=True)
     if "tp communication overlap on" in words:

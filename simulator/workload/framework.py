@@ -56,11 +56,22 @@ class Framework:
         so far reaches its share of the model's, the head included.
     overlap_grad_reduce, overlap_param_gather, overlap_p2p
         Whether data-parallel reductions hide under backward, gathers under forward, pipeline sends under compute.
+    overlap_shard_reduce
+        The same for reductions to shards of optimizer states at the end of a step (ZeRO-1); None: as
+        ``overlap_grad_reduce``.
+    gradient_bucket_mib
+        Size from which a bundle of gradients leaves while the backward runs, as the bytes of its message; parameters
+        are not cut. 0: layer by layer.
+    shard_copies_reduce, shard_copies_gather
+        How often ZeRO-1 copies all gradients around their reduction, and all parameters around their gather.
     p2p_scatter_gather
         Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
         (arXiv 2104.04473 §4.1).
     tensor_parallel_overlap
         Whether tensor-parallel collectives are split and hidden behind GEMMs.
+    overlaps_linear_backward
+        Whether the backward of a column-parallel linear layer gathers its saved input beside the GEMM of the input
+        gradient, and reduces that gradient beside the GEMM of the weight gradient.
     distributed_optimizer_default
         ZeRO stage used when the plan says nothing.
     cuda_graphs
@@ -103,6 +114,8 @@ class Framework:
     sorts_arrived_rows
         Whether rows that came from other ranks are sorted by local expert in a pass of their own, and back, in either
         direction (Megatron's all-to-all dispatcher); else they are gathered once, on the side of the experts.
+    operators_per_shard
+        Operators per parameter tensor and data-parallel rank, where ZeRO-1 gathers updated parameters slice by slice.
     checked_collectives
         Whether every collective is first checked by its group on the host, as ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` does.
     constants
@@ -112,6 +125,8 @@ class Framework:
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
         ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share,
+        ``host_per_message`` [s] that both ends of a pipeline message
+        wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
@@ -135,6 +150,10 @@ class Framework:
     overlap_grad_reduce: bool = True
     overlap_param_gather: bool = True
     overlap_p2p: bool = True
+    overlap_shard_reduce: bool | None = None
+    gradient_bucket_mib: int = 0
+    shard_copies_reduce: int = 0
+    shard_copies_gather: int = 0
     p2p_scatter_gather: bool = True
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0
@@ -172,8 +191,10 @@ class Framework:
     router_kernels_backward: int = 0
     router_selections: int = 0
     sorts_arrived_rows: bool = False
+    operators_per_shard: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
+    overlaps_linear_backward: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:
         """The framework with its defaults for an accelerator of that name with that much memory [B]."""

@@ -116,7 +116,7 @@ class ShardedStates:
         changed = replace(block, states=tuple(s for t in block.states for s in self.place(t, block, plan)))
         for axis, held in parameters.items():
             if held and plan.mesh[axis] > 1:
-                gradients = tuple(t for t in block.states if t.cls is TensorClass.GRAD and _axis_of(t) == axis)
+                gradients = tuple(t for t in block.states if _is_reduced(t) and _axis_of(t) == axis)
                 changed = self._publish(changed, tuple(held), axis, plan)
                 changed = self._gather(changed, tuple(held), axis, plan)
                 if gradients:
@@ -217,6 +217,11 @@ def suffix(axis: str) -> str:
 
 def _axis_of(tensor: Tensor) -> str:
     return "edp" if "experts" in tensor.dim_names else "dpcp"
+
+
+def _is_reduced(tensor: Tensor) -> bool:
+    """Whether a state is the gradient that replicas reduce, not a half-precision copy or a bucket beside it."""
+    return tensor.cls is TensorClass.GRAD and tensor.name.endswith(".grad")
 
 
 def _divisors(n: int) -> str:

@@ -10,11 +10,12 @@ This is the propagation rule of GSPMD (arXiv 2105.04663 §3) for the two layouts
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 
-__all__ = ["insert_collectives"]
+__all__ = ["beside_backward_gemms", "insert_collectives"]
 
 SEQ = "seq"
 
@@ -113,3 +114,42 @@ def insert_collectives(
 
 def _as_split(tensor: Tensor, axis: str) -> Tensor:
     return tensor.sharded(SEQ, axis) if tensor.cls is TensorClass.ACTIVATION else tensor
+
+
+REDUCTIONS = (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
+
+
+def beside_backward_gemms(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """A backward whose column-parallel linear layers communicate beside their own two GEMMs.
+
+    Where a GEMM of the input gradient is followed by its reduction, perhaps a gather of the saved input, and the GEMM
+    of the weight gradient, the gather goes beside the first GEMM and the reduction beside the second, as in
+    ``LinearWithGradAccumulationAndAsyncCommunication`` of Megatron-LM. The gather of a row-parallel layer's output
+    gradient stays exposed: both of its GEMMs read it.
+    """
+    out: list[Op] = []
+    index = 0
+    while index < len(ops):
+        held = _linear_backward(ops[index : index + 4])
+        if not held:
+            out.append(ops[index])
+            index += 1
+            continue
+        gradient, reduction, gather, weight = held
+        begins = (out[-1].name,) if out else ()
+        out += [replace(g, stream=Stream.SCALE_UP, after=begins) for g in gather]
+        out += [gradient, replace(reduction, stream=Stream.SCALE_UP), weight]
+        index += 3 + len(gather)
+    return tuple(out)
+
+
+def _linear_backward(ops: Sequence[Op]) -> tuple[Op, Op, tuple[Op, ...], Op] | None:
+    """GEMM, reduction, gathers and second GEMM of a column-parallel layer's backward, if ``ops`` begin with them."""
+    gathers = tuple(op for op in ops[2:3] if op.collective is Collective.ALL_GATHER)
+    if len(ops) < 3 + len(gathers):
+        return None
+    gradient, reduction, weight = ops[0], ops[1], ops[2 + len(gathers)]
+    phases = (Phase.BACKWARD, Phase.WEIGHT_GRADIENT)
+    if gradient.kind is not OpKind.GEMM or weight.kind is not OpKind.GEMM or reduction.collective not in REDUCTIONS:
+        return None
+    return (gradient, reduction, gathers, weight) if (gradient.phase, weight.phase) == phases else None

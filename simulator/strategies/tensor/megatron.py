@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
-from simulator.strategies.tensor.layout import insert_collectives
+from simulator.strategies.tensor.layout import beside_backward_gemms, insert_collectives
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Op, Stream
@@ -66,6 +66,8 @@ class MegatronTensorParallel:
         added = frozenset(t.name for op in sharded.forward if op.residual and len(op.reads) > 1 for t in op.reads)
         known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs | added)
         backward = insert_collectives(sharded.backward, "tp", split_residual=split, split_inputs=known, stream=stream)
+        if framework.overlaps_linear_backward:
+            backward = beside_backward_gemms(backward)
         boundary = sharded.boundary.sharded("seq", "tp") if inputs else sharded.boundary
         return replace(sharded, forward=forward, backward=backward, boundary=boundary)
 

@@ -15,6 +15,11 @@ from simulator.workload.plan import Plan
 __all__ = ["AsyncTensorParallel", "Domino"]
 
 
+def _sliced_framework(framework: Framework) -> Framework:
+    """Collectives have a queue of their own, and stay behind the GEMM that they are cut with."""
+    return replace(framework, tensor_parallel_overlap=True, overlaps_linear_backward=False)
+
+
 def _divided(dim: Dim, name: str, parts: int) -> Dim:
     if dim.name != name:
         return dim
@@ -60,7 +65,7 @@ class Domino(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout on each half, segment by segment in turns."""
         slices = _slices(plan, 2)
-        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        whole = super().apply(block, plan, _sliced_framework(framework))
         batch = block.boundary.dims[0].size
         if plan.tensor_parallel == 1 or slices == 1 or batch % slices:
             return whole
@@ -111,7 +116,7 @@ class AsyncTensorParallel(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout with gathers and reductions in chunks."""
         slices = _slices(plan, plan.tensor_parallel)
-        whole = super().apply(block, plan, replace(framework, tensor_parallel_overlap=True))
+        whole = super().apply(block, plan, _sliced_framework(framework))
         if plan.tensor_parallel == 1 or slices == 1:
             return whole
         forward, backward = (tuple(_chunked(ops, slices)) for ops in (whole.forward, whole.backward))
