@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import statistics
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,14 @@ ACCELERATORS = {
 """Devices of the package and the shipped accelerators with their datasheets."""
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "nvfp4": "fp4"}
+_EXPERT_DTYPES = {**_DTYPES, "fp8_block": "fp8"}
+"""Formats of experts' weights: in fp8 with one scale per tensor, or one per block of 128 by 128."""
+
+OUTLIER = 1.5
+"""A format whose kernels take so many times as long as another's of the same type and sizes says nothing about a device:
+vLLM 0.24 has experts with one scale per tensor that take 3.5 (H100) and 4.3 times (H200) as long as with one per block,
+and 2.3 and 2.9 times as long as in 16 bit, where TensorRT-LLM and vLLM 0.19 have none of this."""
+
 _FILES = {
     "gemm": ("gemm", "gemm_perf.parquet"),
     "attention_prefill": ("attention", "context_attention_perf.parquet"),
@@ -79,7 +88,7 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
         raise ConfigError(unknown_name(f"engine of {device}", engine, known))
     rows: list[Row] = []
     coverage = []
-    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode, "moe": _moe}
+    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode}
     for kind, (folder, file) in _FILES.items():
         path = _newest(_root() / device / folder / engine, file, version)
         if path is None:
@@ -88,7 +97,9 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
         import pandas as pd
 
         table = pd.read_parquet(path)
-        mine = list(readers[kind](table))
+        slow: list[str] = []
+        mine = list(readers[kind](table)) if kind in readers else _experts(table, slow)
+        coverage += slow
         coverage.append(f"{kind}: {len(mine):,} of {len(table):,} timings usable ({engine} {path.parent.name})")
         rows += _distinct(mine)
     return rows, coverage
@@ -189,7 +200,28 @@ def _decode(table: Any) -> Iterator[Row]:
         yield Row(work, latency * 1e-3)
 
 
-def _moe(table: Any) -> Iterator[Row]:
+def _experts(table: Any, notes: list[str]) -> list[Row]:
+    """Expert blocks of all formats but those that another of the same type shows to be an outlier; it is noted."""
+    formats: dict[str, list[Row]] = {}
+    for name, row in _moe(table):
+        formats.setdefault(name, []).append(row)
+    best = {name: {row.work: row.seconds for row in _distinct(rows)} for name, rows in formats.items()}
+    kept: list[Row] = []
+    for name, rows in formats.items():
+        ratios = {
+            other: statistics.median(found)
+            for other, theirs in best.items()
+            if other != name and (found := [s / theirs[w] for w, s in best[name].items() if w in theirs])
+        }
+        other = max(ratios, key=lambda known: ratios[known], default="")
+        if other and ratios[other] > OUTLIER:
+            notes.append(f"moe: {len(rows):,} timings in {name} left out: {ratios[other]:.1f} times as long as in {other}")
+        else:
+            kept += rows
+    return kept
+
+
+def _moe(table: Any) -> Iterator[tuple[str, Row]]:
     """The grouped GEMMs of an expert block together, on one GPU's experts.
 
     Only balanced routing: there T tokens of k experts each touch min(E, k·T) of E experts, which the times confirm
@@ -203,7 +235,7 @@ def _moe(table: Any) -> Iterator[Row]:
     for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(
         table, (*columns, "distribution", "latency")
     ):
-        dtype = _DTYPES.get(name)
+        dtype = _EXPERT_DTYPES.get(name)
         if dtype is None or latency <= 0 or ep != 1 or not str(spread).startswith("balanced"):
             continue
         matrices = 2 if (hidden, inter, experts) in plain else 3
@@ -213,7 +245,7 @@ def _moe(table: Any) -> Iterator[Row]:
         moved = touched * float(matrices) * hidden * width * size + rows * (2.0 * hidden + matrices * width) * 2.0
         n = matrices * width
         work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, n, hidden, touched, operator="forward")
-        yield Row(work, latency * 1e-3)
+        yield name, Row(work, latency * 1e-3)
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -239,7 +238,7 @@ def held_out_collectives(
                     "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept),
                     "tested": len(mine),
                     "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
-                    "curve": math.nan, "roofline": float(np.median(formula)),
+                    "curve": None, "roofline": float(np.median(formula)),
                 }
             )  # fmt: skip
     return table

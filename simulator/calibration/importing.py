@@ -145,7 +145,6 @@ def _every_device(
     notes: list[str] = []
     table: Table = []
     curve: Table = []
-    nan = float("nan")
     devices = aiconfigurator.devices()
     for number, device in enumerate(devices):
         progress(number, len(devices), device)
@@ -157,7 +156,7 @@ def _every_device(
         mine = [h.row() for h in held_out(groups, accelerator, share)]
         curves = aiconfigurator.read_collectives(device)
         mine += held_out_collectives(curves, accelerator.name, accelerator.scale_up.link.bandwidth or float("inf"))
-        table += [r | {"borrowed": alone.get(r["key"], nan), "in interval": holds.get(r["key"], nan)} for r in mine]
+        table += [r | {"borrowed": alone.get(r["key"]), "in interval": holds.get(r["key"])} for r in mine]
         if report:
             curve += learning_curve(groups, accelerator)
     return [*notes, *share_lines(curve)], table
