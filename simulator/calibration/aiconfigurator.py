@@ -33,7 +33,7 @@ _EXPERT_DTYPES = {**_DTYPES, "fp8_block": "fp8"}
 """Formats of experts' weights: in fp8 with one scale per tensor, or one per block of 128 by 128."""
 
 OUTLIER = 1.5
-"""A format whose kernels take so many times as long as another's of the same type and sizes says nothing about a device:
+"""Kernels of a format that take so many times as long as another's of the same type and sizes say little of a device:
 vLLM 0.24 has experts with one scale per tensor that take 3.5 (H100) and 4.3 times (H200) as long as with one per block,
 and 2.3 and 2.9 times as long as in 16 bit, where TensorRT-LLM and vLLM 0.19 have none of this."""
 
@@ -215,7 +215,9 @@ def _experts(table: Any, notes: list[str]) -> list[Row]:
         }
         other = max(ratios, key=lambda known: ratios[known], default="")
         if other and ratios[other] > OUTLIER:
-            notes.append(f"moe: {len(rows):,} timings in {name} left out: {ratios[other]:.1f} times as long as in {other}")
+            notes.append(
+                f"moe: {len(rows):,} timings in {name} left out: {ratios[other]:.1f} times as long as in {other}"
+            )
         else:
             kept += rows
     return kept

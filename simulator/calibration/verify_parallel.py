@@ -10,7 +10,7 @@ from typing import Any
 
 from simulator.calibration.cases import eager_framework, llama_model
 from simulator.calibration.ranks import spawn
-from simulator.calibration.timing import QUIET, WOKEN, Timing, summary
+from simulator.calibration.timing import QUIET, WOKEN, Timing, alone, summary
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch
 from simulator.calibration.verify import Comparison, one_node, training_step
@@ -130,9 +130,9 @@ def _median(step: Callable[[], object], seconds: float) -> Timing:
             took = time.perf_counter() - start
             waited = torch.tensor([waiting.seconds() - before], dtype=torch.float64)
             d.all_reduce(waited)
-            samples.append((took, float(waited)))
+            samples.append((alone(took, float(waited)), float(waited) / took))
             if float(waited) <= QUIET * took + WOKEN:
-                quiet.append(took)
+                quiet.append(samples[-1][0])
     return summary(samples, quiet, 3)
 
 
