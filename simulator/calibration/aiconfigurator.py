@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import statistics
 from collections.abc import Iterator
 from functools import cache
@@ -30,12 +31,12 @@ ACCELERATORS = {
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "nvfp4": "fp4"}
 _EXPERT_DTYPES = {**_DTYPES, "fp8_block": "fp8"}
-"""Formats of experts' weights: in fp8 with one scale per tensor, or one per block of 128 by 128."""
+"""Formats of experts' weights; of those of one type the first is read: one scale per tensor, not one per block."""
 
 OUTLIER = 1.5
-"""Kernels of a format that take so many times as long as another's of the same type and sizes say little of a device:
-vLLM 0.24 has experts with one scale per tensor that take 3.5 (H100) and 4.3 times (H200) as long as with one per block,
-and 2.3 and 2.9 times as long as in 16 bit, where TensorRT-LLM and vLLM 0.19 have none of this."""
+"""Kernels that take so many times as long as those of another format of their type say little of a device; that is then
+read. vLLM 0.24 has experts with one scale per tensor that take 3.6 (H100) and 4.4 times (H200) as long as with one per
+block, and 2.3 and 2.9 times as long as in 16 bit; TensorRT-LLM and vLLM 0.19 have none of this."""
 
 _FILES = {
     "gemm": ("gemm", "gemm_perf.parquet"),
@@ -201,26 +202,27 @@ def _decode(table: Any) -> Iterator[Row]:
 
 
 def _experts(table: Any, notes: list[str]) -> list[Row]:
-    """Expert blocks of all formats but those that another of the same type shows to be an outlier; it is noted."""
+    """Expert blocks in the first format of each type, or the next where that is an outlier, which is noted."""
     formats: dict[str, list[Row]] = {}
     for name, row in _moe(table):
         formats.setdefault(name, []).append(row)
-    best = {name: {row.work: row.seconds for row in _distinct(rows)} for name, rows in formats.items()}
-    kept: list[Row] = []
-    for name, rows in formats.items():
-        ratios = {
-            other: statistics.median(found)
-            for other, theirs in best.items()
-            if other != name and (found := [s / theirs[w] for w, s in best[name].items() if w in theirs])
-        }
-        other = max(ratios, key=lambda known: ratios[known], default="")
-        if other and ratios[other] > OUTLIER:
-            notes.append(
-                f"moe: {len(rows):,} timings in {name} left out: {ratios[other]:.1f} times as long as in {other}"
-            )
-        else:
-            kept += rows
-    return kept
+    kept: dict[str, list[Row]] = {}
+    for name in (known for known in _EXPERT_DTYPES if known in formats):
+        rows, before = formats[name], kept.get(_EXPERT_DTYPES[name])
+        if before is not None:
+            ratio = _longer(before, rows)
+            if not ratio > OUTLIER:
+                continue
+            notes.append(f"moe: {len(before):,} timings left out, {ratio:.1f} times as long as those in {name}")
+        kept[_EXPERT_DTYPES[name]] = rows
+    return [row for rows in kept.values() for row in rows]
+
+
+def _longer(rows: list[Row], others: list[Row]) -> float:
+    """Median of how many times as long ``rows`` take as ``others`` of the same sizes; NaN without any."""
+    theirs = {row.work: row.seconds for row in _distinct(others)}
+    ratios = [row.seconds / theirs[row.work] for row in _distinct(rows) if row.work in theirs]
+    return statistics.median(ratios) if ratios else math.nan
 
 
 def _moe(table: Any) -> Iterator[tuple[str, Row]]:
