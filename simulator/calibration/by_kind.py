@@ -31,8 +31,9 @@ def measured_by_kind(step: Callable[[], object], device: str) -> dict[str, float
     torch = require_torch()
     found: dict[str, float] = {}
     if not device.startswith("cuda"):
-        # Without Kineto, which a CPU does not need: it writes a line to standard error for every profile.
-        with torch.autograd.profiler.profile(use_kineto=False) as profile:
+        # The profiler without Kineto, which writes two lines to standard error for every profile (severity USDT, above
+        # all that KINETO_LOG_LEVEL can turn off).
+        with torch.autograd.profiler_legacy.profile() as profile:
             step()
         for event in profile.function_events:
             kind = _kind_of_event(event)

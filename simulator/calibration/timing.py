@@ -42,7 +42,7 @@ WOKEN = 30e-6
 """Seconds that may pass beside it until a sleeping thread runs again, as on an idle machine."""
 
 MOST_TRIES = 2
-"""Repeats at most, of those wanted: a machine that is never free is not waited for."""
+"""Repeats and seconds at most, of those wanted: a machine that is never free is not waited for."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,9 @@ def measure(
     wanted = max(least, min(repeats, int(budget / (whole * batch))))
     samples: list[tuple[float, float]] = []  # seconds, and the share of them that was waited
     quiet: list[float] = []
+    begin, most = clock(), MOST_TRIES * wanted
     with Waiting(once * batch, clock is not time.process_time) as waiting:
-        while len(quiet) < wanted and len(samples) < MOST_TRIES * wanted:
+        while len(quiet) < wanted and len(samples) < (most if clock() - begin < MOST_TRIES * budget else wanted):
             if prepare is not None:
                 prepare()
             before, start = waiting.seconds(), clock()
