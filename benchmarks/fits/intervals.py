@@ -35,6 +35,7 @@ from simulator.calibration.fitting import STEP, two_sigmas
 from simulator.calibration.holdout import by_key
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import Row
+from simulator.cost.kernels import expert_spread
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.profiles import load_accelerator
 from simulator.hardware.types import Accelerator
@@ -83,8 +84,9 @@ def slopes(rows: Sequence[Row], cost: DeviceCost, section: str, leaves: Sequence
 def grouped() -> None:
     """Sigma to add to the GEMM curve's for expert kernels whose sizes lie on the tile grid of 64, by architecture."""
     found: dict[tuple[str, str], list[float]] = {}
-    spread = device_module.expert_spread
-    device_module.expert_spread = lambda architecture, dtype: replace(spread(architecture, dtype), sigma=0.0)
+    vars(device_module)["expert_spread"] = lambda architecture, dtype: replace(
+        expert_spread(architecture, dtype), sigma=0.0
+    )
     for device in aiconfigurator.devices():
         rows, accelerator = measured(device)
         mine = [r for r in rows if r.work.kind == "grouped_gemm" and not (r.work.n % 64 or r.work.k % 64)]
