@@ -35,6 +35,7 @@ from simulator.calibration.fitting import STEP, two_sigmas
 from simulator.calibration.holdout import by_key
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import Row
+from simulator.cost.kernels import expert_spread
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.profiles import load_accelerator
 from simulator.hardware.types import Accelerator
@@ -81,17 +82,23 @@ def slopes(rows: Sequence[Row], cost: DeviceCost, section: str, leaves: Sequence
 
 
 def grouped() -> None:
-    """Sigma to add to the GEMM curve's for expert kernels whose sizes lie on the tile grid of 64."""
-    found = []
-    device_module.GROUPED = replace(device_module.GROUPED, sigma=0.0)
+    """Sigma to add to the GEMM curve's for expert kernels whose sizes lie on the tile grid of 64, by architecture."""
+    found: dict[tuple[str, str], list[float]] = {}
+    vars(device_module)["expert_spread"] = lambda architecture, dtype: replace(
+        expert_spread(architecture, dtype), sigma=0.0
+    )
     for device in aiconfigurator.devices():
         rows, accelerator = measured(device)
         mine = [r for r in rows if r.work.kind == "grouped_gemm" and not (r.work.n % 64 or r.work.k % 64)]
         for one in fitted(mine, accelerator, fitted_accelerators()):
-            extra = needed(one)
-            found.append(extra)
+            extra, kind = needed(one), one.key.split(".")[1]
+            found.setdefault((accelerator.architecture.partition("+")[0], kind), []).append(extra)
             print(f"{one.device} {one.key}: {extra:.2f}, bias {np.median(one.deviation):+.0%}")
-    print(f"median {statistics.median(found):.2f}")
+    for (architecture, kind), some in sorted(found.items()):
+        print(f"{architecture} {kind}: {statistics.median(some):.2f}")
+    for dtype in sorted({kind for _, kind in found}):
+        every = [extra for (_, kind), some in found.items() for extra in some if kind == dtype]
+        print(f"elsewhere {dtype}: {statistics.median(every):.2f}")
 
 
 def needed(one: Spread) -> float:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
+import statistics
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -28,6 +30,14 @@ ACCELERATORS = {
 """Devices of the package and the shipped accelerators with their datasheets."""
 
 _DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8", "nvfp4": "fp4"}
+_EXPERT_DTYPES = {**_DTYPES, "fp8_block": "fp8"}
+"""Formats of experts' weights; of those of one type the first is read: one scale per tensor, not one per block."""
+
+OUTLIER = 1.5
+"""Kernels that take so many times as long as those of another format of their type say little of a device; that is then
+read. vLLM 0.24 has experts with one scale per tensor that take 3.6 (H100) and 4.4 times (H200) as long as with one per
+block, and 2.3 and 2.9 times as long as in 16 bit; TensorRT-LLM and vLLM 0.19 have none of this."""
+
 _FILES = {
     "gemm": ("gemm", "gemm_perf.parquet"),
     "attention_prefill": ("attention", "context_attention_perf.parquet"),
@@ -79,7 +89,7 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
         raise ConfigError(unknown_name(f"engine of {device}", engine, known))
     rows: list[Row] = []
     coverage = []
-    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode, "moe": _moe}
+    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode}
     for kind, (folder, file) in _FILES.items():
         path = _newest(_root() / device / folder / engine, file, version)
         if path is None:
@@ -88,7 +98,9 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
         import pandas as pd
 
         table = pd.read_parquet(path)
-        mine = list(readers[kind](table))
+        slow: list[str] = []
+        mine = list(readers[kind](table)) if kind in readers else _experts(table, slow)
+        coverage += slow
         coverage.append(f"{kind}: {len(mine):,} of {len(table):,} timings usable ({engine} {path.parent.name})")
         rows += _distinct(mine)
     return rows, coverage
@@ -189,7 +201,31 @@ def _decode(table: Any) -> Iterator[Row]:
         yield Row(work, latency * 1e-3)
 
 
-def _moe(table: Any) -> Iterator[Row]:
+def _experts(table: Any, notes: list[str]) -> list[Row]:
+    """Expert blocks in the first format of each type, or the next where that is an outlier, which is noted."""
+    formats: dict[str, list[Row]] = {}
+    for name, row in _moe(table):
+        formats.setdefault(name, []).append(row)
+    kept: dict[str, list[Row]] = {}
+    for name in (known for known in _EXPERT_DTYPES if known in formats):
+        rows, before = formats[name], kept.get(_EXPERT_DTYPES[name])
+        if before is not None:
+            ratio = _longer(before, rows)
+            if not ratio > OUTLIER:
+                continue
+            notes.append(f"moe: {len(before):,} timings left out, {ratio:.1f} times as long as those in {name}")
+        kept[_EXPERT_DTYPES[name]] = rows
+    return [row for rows in kept.values() for row in rows]
+
+
+def _longer(rows: list[Row], others: list[Row]) -> float:
+    """Median of how many times as long ``rows`` take as ``others`` of the same sizes; NaN without any."""
+    theirs = {row.work: row.seconds for row in _distinct(others)}
+    ratios = [row.seconds / theirs[row.work] for row in _distinct(rows) if row.work in theirs]
+    return statistics.median(ratios) if ratios else math.nan
+
+
+def _moe(table: Any) -> Iterator[tuple[str, Row]]:
     """The grouped GEMMs of an expert block together, on one GPU's experts.
 
     Only balanced routing: there T tokens of k experts each touch min(E, k·T) of E experts, which the times confirm
@@ -203,7 +239,7 @@ def _moe(table: Any) -> Iterator[Row]:
     for name, tokens, hidden, inter, topk, experts, tp, ep, spread, latency in _records(
         table, (*columns, "distribution", "latency")
     ):
-        dtype = _DTYPES.get(name)
+        dtype = _EXPERT_DTYPES.get(name)
         if dtype is None or latency <= 0 or ep != 1 or not str(spread).startswith("balanced"):
             continue
         matrices = 2 if (hidden, inter, experts) in plain else 3
@@ -213,7 +249,7 @@ def _moe(table: Any) -> Iterator[Row]:
         moved = touched * float(matrices) * hidden * width * size + rows * (2.0 * hidden + matrices * width) * 2.0
         n = matrices * width
         work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, n, hidden, touched, operator="forward")
-        yield Row(work, latency * 1e-3)
+        yield name, Row(work, latency * 1e-3)
 
 
 @cache

@@ -29,18 +29,23 @@ def kind_of_kernel(name: str) -> str:
 def measured_by_kind(step: Callable[[], object], device: str) -> dict[str, float]:
     """Self time of every kernel of one step, summed by kind [s]."""
     torch = require_torch()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    cuda = device.startswith("cuda")
-    if cuda:
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    found: dict[str, float] = {}
+    if not device.startswith("cuda"):
+        # The profiler without Kineto, which writes two lines to standard error for every profile (severity USDT, above
+        # all that KINETO_LOG_LEVEL can turn off).
+        with torch.autograd.profiler_legacy.profile() as profile:
+            step()
+        for event in profile.function_events:
+            kind = _kind_of_event(event)
+            found[kind] = found.get(kind, 0.0) + event.self_cpu_time_total * 1e-6
+        return found
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         step()
         synchronize(device)
-    found: dict[str, float] = {}
-    for event in profile.key_averages() if cuda else profile.events():
-        seconds = (event.self_device_time_total if cuda else event.self_cpu_time_total) * 1e-6
-        kind = kind_of_kernel(event.key) if cuda else _kind_of_event(event)
-        found[kind] = found.get(kind, 0.0) + seconds
+    for event in profile.key_averages():
+        kind = kind_of_kernel(event.key)
+        found[kind] = found.get(kind, 0.0) + event.self_device_time_total * 1e-6
     return found
 
 

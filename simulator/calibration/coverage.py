@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from simulator.calibration.fitting import Peaks, fit_curves
-from simulator.calibration.holdout import by_key, constants_of, sample
+from simulator.calibration.holdout import Rows, by_key, constants_of, sample
 from simulator.constants import Trust
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import Row, write_rows
@@ -89,26 +89,26 @@ def spread(rows: Sequence[Row], device: DeviceCost, name: str, key: str) -> Spre
     return Spread(name, key, np.array(deviations), np.array(sigmas))
 
 
-def fitted(rows: Sequence[Row], accelerator: Accelerator, relatives: Sequence[Accelerator]) -> list[Spread]:
+def fitted(rows: Rows, accelerator: Accelerator, relatives: Sequence[Accelerator]) -> list[Spread]:
     """Prices of the shipped profile: its own curves, and borrowed ones where it has none."""
     device = DeviceCost(replace(accelerator, kernel_table=""), None, None, _others(accelerator, relatives))
     return [spread(mine, device, accelerator.name, key) for key, mine in _kinds(rows)]
 
 
-def borrowed(rows: Sequence[Row], accelerator: Accelerator, relatives: Sequence[Accelerator]) -> list[Spread]:
+def borrowed(rows: Rows, accelerator: Accelerator, relatives: Sequence[Accelerator]) -> list[Spread]:
     """The device left out: prices from its datasheet and what relatives lend."""
     bare = replace(accelerator, efficiency={}, kernel_table="")
     device = DeviceCost(bare, None, None, _others(accelerator, relatives))
     return [spread(mine, device, accelerator.name, key) for key, mine in _kinds(rows)]
 
 
-def tabled(rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, seed: int = 0) -> list[Spread]:
+def tabled(rows: Rows, accelerator: Accelerator, share: float = 0.1, seed: int = 0) -> list[Spread]:
     """Prices from a table of a ``share`` of the rows, judged on the others inside the box of the measured sizes."""
     used, rest = sample(rows, share, seed)
     return _by_table(used, rest, accelerator, Trust.MEASURED)
 
 
-def beyond(rows: Sequence[Row], accelerator: Accelerator) -> list[Spread]:
+def beyond(rows: Rows, accelerator: Accelerator) -> list[Spread]:
     """A table of a fifth of the smaller half of each kind of kernel, judged outside the box of the measured sizes."""
     used: list[Row] = []
     rest: list[Row] = []
@@ -138,7 +138,7 @@ def _others(accelerator: Accelerator, relatives: Sequence[Accelerator]) -> list[
     return [r for r in relatives if r.name != accelerator.name]
 
 
-def _kinds(rows: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def _kinds(rows: Rows) -> list[tuple[str, Sequence[Row]]]:
     return [(key, mine) for key, mine in sorted(by_key(rows).items()) if len(mine) >= FEWEST]
 
 

@@ -29,10 +29,15 @@ __all__ = [
 
 
 STEP = 1e-4
+MOST_TRIED = 400
+"""Rows, about, on which starting points are tried."""
 SHORT = 0.2
 """Share of the launch in the time of a kernel above which it counts as short."""
 FEW = 8
 LEAST = 0.01
+
+Curve = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
+"""Seconds of some rows (or their residuals) by a curve's constants."""
 
 NOT_STREAMING = ("positions", "cast", "topk", "embedding")
 """Operators that touch less than the bytes of their tensors (a lookup's table, a cast to the same type)."""
@@ -118,66 +123,82 @@ def fit_curves(rows: Sequence[Row], peaks: Peaks, own_host: bool = False) -> dic
 
 def fit_gemm(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
     """``launch``, ``compute``, ``memory`` and ``sharpness`` of t = t0 + ((F/e_f·P)^p + (Q/e_b·BW)^p)^(1/p)."""
-    flops, moved = _sizes(rows)
 
-    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        launch, compute, memory, sharpness = x
-        a, b = flops / (compute * peak), moved / (memory * bandwidth)
-        high, low = np.maximum(a, b), np.minimum(a, b)
-        together: NDArray[np.float64] = launch + high * (1 + (low / high) ** sharpness) ** (1 / sharpness)
-        return together
+    def curve(some: Sequence[Row]) -> Curve:
+        flops, moved = _sizes(some)
+
+        def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            launch, compute, memory, sharpness = x
+            a, b = flops / (compute * peak), moved / (memory * bandwidth)
+            high, low = np.maximum(a, b), np.minimum(a, b)
+            together: NDArray[np.float64] = launch + high * (1 + (low / high) ** sharpness) ** (1 / sharpness)
+            return together
+
+        return seconds
 
     return _fit(
-        rows, model, ("launch", "compute", "memory", "sharpness"),
+        rows, curve, ("launch", "compute", "memory", "sharpness"),
         (_least(rows), 0.5, 0.5, 2.0), (1e-9, 0.005, 0.005, 1.0), (1.0, 1.0, 1.0, 8.0),
     )  # fmt: skip
 
 
 def fit_attention(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
     """``launch``, ``compute`` and ``half_length`` of causal prefill."""
-    flops, moved = _sizes(rows)
-    length = np.array([key_length(r.work) or r.work.kv_len for r in rows])
-    pad = np.array([_padding(r.work) for r in rows])
 
-    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        launch, compute, half = x
-        body = flops * pad * (1 + half / length) / (compute * peak)
-        together: NDArray[np.float64] = launch + np.maximum(body, moved / bandwidth)
-        return together
+    def curve(some: Sequence[Row]) -> Curve:
+        flops, moved = _sizes(some)
+        length = np.array([key_length(r.work) or r.work.kv_len for r in some])
+        pad = np.array([_padding(r.work) for r in some])
+
+        def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            launch, compute, half = x
+            body = flops * pad * (1 + half / length) / (compute * peak)
+            together: NDArray[np.float64] = launch + np.maximum(body, moved / bandwidth)
+            return together
+
+        return seconds
 
     names = ("launch", "compute", "half_length")
-    return _fit(rows, model, names, (_least(rows), 0.5, 200.0), (1e-9, 0.005, 1.0), (1.0, 1.0, 20000.0))
+    return _fit(rows, curve, names, (_least(rows), 0.5, 200.0), (1e-9, 0.005, 1.0), (1.0, 1.0, 20000.0))
 
 
 def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float, own_host: bool = False) -> CurveFit:
     """``launch``, ``memory`` and ``per_sequence_head`` of decode attention; on a processor that is its own host also
     ``compute``: query heads that share keys take turns there, so FLOPs count where an accelerator waits for bytes."""
-    flops, moved = _sizes(rows)
-    pairs = np.array([r.work.batch * max(1, r.work.kv_heads) for r in rows], dtype=np.float64)
 
-    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        launch, memory, each = x[:3]
-        body = moved / (memory * bandwidth)
-        if own_host:
-            body = np.maximum(body, flops / (x[3] * peak))
-        together: NDArray[np.float64] = launch + body + each * pairs
-        return together
+    def curve(some: Sequence[Row]) -> Curve:
+        flops, moved = _sizes(some)
+        pairs = np.array([r.work.batch * max(1, r.work.kv_heads) for r in some], dtype=np.float64)
+
+        def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            launch, memory, each = x[:3]
+            body = moved / (memory * bandwidth)
+            if own_host:
+                body = np.maximum(body, flops / (x[3] * peak))
+            together: NDArray[np.float64] = launch + body + each * pairs
+            return together
+
+        return seconds
 
     names = ("launch", "memory", "per_sequence_head", "compute")
     start, low, high = (_least(rows), 0.5, 1e-8, 0.05), (1e-9, 0.002, 1e-12, 0.001), (1.0, 1.0, 1e-3, 1.0)
     count = 4 if own_host else 3
-    return _fit(rows, model, names[:count], start[:count], low[:count], high[:count])
+    return _fit(rows, curve, names[:count], start[:count], low[:count], high[:count])
 
 
 def fit_elementwise(rows: Sequence[Row], bandwidth: float) -> CurveFit:
     """``launch`` and ``memory`` of a typical memory-bound kernel."""
-    _, moved = _sizes(rows)
 
-    def model(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        together: NDArray[np.float64] = x[0] + moved / (x[1] * bandwidth)
-        return together
+    def curve(some: Sequence[Row]) -> Curve:
+        _, moved = _sizes(some)
 
-    return _fit(rows, model, ("launch", "memory"), (_least(rows), 0.3), (1e-9, 0.002), (1.0, 1.0))
+        def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            together: NDArray[np.float64] = x[0] + moved / (x[1] * bandwidth)
+            return together
+
+        return seconds
+
+    return _fit(rows, curve, ("launch", "memory"), (_least(rows), 0.3), (1e-9, 0.002), (1.0, 1.0))
 
 
 def _sizes(rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -194,29 +215,34 @@ def _padding(work: Work) -> float:
 
 def _fit(
     rows: Sequence[Row],
-    model: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    curve: Callable[[Sequence[Row]], Curve],
     names: Sequence[str],
     start: Sequence[float],
     low: Sequence[float],
     high: Sequence[float],
 ) -> CurveFit:
-    """Least squares of log-time with a loss that grows linearly for outliers; parameters on a logarithmic scale."""
+    """Least squares of log-time with a loss that grows linearly for outliers; parameters on a logarithmic scale.
+
+    Of several starting points the best is found on a thinned table and followed on the whole one.
+    """
     from scipy.optimize import least_squares
 
-    seconds = np.array([r.seconds for r in rows])
     bounds = np.log(np.array(low)), np.log(np.array(high))
     first = np.clip(np.log(np.array(start)), bounds[0] + 1e-9, bounds[1] - 1e-9)
 
-    def residual(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = np.log(model(np.exp(x)) / seconds)
-        return found
+    def residual_of(some: Sequence[Row]) -> Curve:
+        model, seconds = curve(some), np.array([r.seconds for r in some])
+        return lambda x: np.log(model(np.exp(x)) / seconds)
 
+    thin, residual = residual_of(rows[:: max(1, len(rows) // MOST_TRIED)]), residual_of(rows)
     tries = [
         first,
         *(np.clip(first + np.array(shift), bounds[0] + 1e-9, bounds[1] - 1e-9) for shift in _shifts(len(first))),
     ]
-    found = [least_squares(residual, x, bounds=bounds, loss="soft_l1", f_scale=0.1) for x in tries]
-    best = min(found, key=lambda f: float(f.cost))
+    robust = partial(least_squares, bounds=bounds, loss="soft_l1", f_scale=0.1)
+    best = min((robust(thin, x) for x in tries), key=lambda f: float(f.cost))
+    if len(rows) >= 2 * MOST_TRIED:
+        best = robust(residual, np.clip(best.x, bounds[0] + 1e-9, bounds[1] - 1e-9))
     error = np.abs(np.exp(residual(best.x)) - 1)
     values = {name: float(v) for name, v in zip(names, np.exp(best.x), strict=True)}
     slopes = np.array([(residual(best.x + move) - residual(best.x)) / STEP for move in STEP * np.eye(len(names))])

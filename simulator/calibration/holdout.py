@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,10 +17,19 @@ from simulator.cost.measured import interpolate
 from simulator.hardware.types import Accelerator, Curve
 from simulator.workload.ops import Work
 
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
 __all__ = [
-    "HeldOut", "enough_points", "held_out", "held_out_collectives", "learning_curve", "leave_one_device_out",
-    "measured_cost", "sample", "share_lines",
+    "HeldOut", "Rows", "by_key", "enough_points", "held_out", "held_out_collectives", "learning_curve",
+    "leave_one_device_out", "measured_cost", "sample", "share_lines",
 ]  # fmt: skip
+
+Rows = Iterable[Row] | Mapping[str, Sequence[Row]]
+"""Timings, or timings by the key of their kernel table, which are not grouped again."""
+
+Costs = Callable[[Sequence[Work]], "NDArray[np.float64]"]
+"""Seconds of some works."""
 
 SHARES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)
 MOST_TESTED = 1500
@@ -60,21 +68,28 @@ class HeldOut:
         return {name: getattr(self, name) for name in names}
 
 
-def sample(rows: Sequence[Row], share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:
+def sample(rows: Rows, share: float, seed: int = 0) -> tuple[list[Row], list[Row]]:
     """A random ``share`` of the rows of every key, and the others."""
+    used, rest = _split(rows, share, seed)
+    return [row for mine in used.values() for row in mine], [row for mine in rest.values() for row in mine]
+
+
+def _split(rows: Rows, share: float, seed: int) -> tuple[dict[str, list[Row]], dict[str, list[Row]]]:
     generator = np.random.Generator(np.random.PCG64(seed))
-    used: list[Row] = []
-    rest: list[Row] = []
-    for mine in by_key(rows).values():
+    used: dict[str, list[Row]] = {}
+    rest: dict[str, list[Row]] = {}
+    for key, mine in by_key(rows).items():
         count = min(len(mine), max(8, round(share * len(mine))))
         chosen = set(generator.choice(len(mine), count, replace=False).tolist())
-        for index, row in enumerate(mine):
-            (used if index in chosen else rest).append(row)
+        used[key] = [row for index, row in enumerate(mine) if index in chosen]
+        rest[key] = [row for index, row in enumerate(mine) if index not in chosen]
     return used, rest
 
 
-def by_key(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by the key of their kernel table."""
+def by_key(rows: Rows) -> Mapping[str, Sequence[Row]]:
+    """Rows by the key of their kernel table; what is grouped stays as it is."""
+    if isinstance(rows, Mapping):
+        return rows
     found: dict[str, list[Row]] = {}
     for row in rows:
         found.setdefault(coordinates(row.work)[0], []).append(row)
@@ -93,59 +108,62 @@ def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[s
     return found
 
 
-def measured_cost(
-    rows: Sequence[Row], accelerator: Accelerator
-) -> tuple[Callable[[Work], float], Callable[[Work], float]]:
+def measured_cost(rows: Sequence[Row], accelerator: Accelerator) -> tuple[Costs, Costs]:
     """Seconds by table and curve, and by the curve alone, of a profile made from ``rows``."""
     fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth))
     efficiency = constants_of(accelerator.name, fits, f"fit to {len(rows)} points")
     device = DeviceCost(replace(accelerator, efficiency=efficiency, kernel_table=""), None, None, ())
     table = KernelTable(rows, device.curve)
+    curve = _each(device.curve)
 
-    def profile(work: Work) -> float:
-        found = table.correction(work)
-        seconds = device.curve(work) * (found.factor if found is not None else 1.0)
-        return max(seconds, device.floor(work))
+    def profile(works: Sequence[Work]) -> NDArray[np.float64]:
+        factors = [found.factor if found is not None else 1.0 for found in table.corrections(works)]
+        seconds: NDArray[np.float64] = np.maximum(curve(works) * factors, _each(device.floor)(works))
+        return seconds
 
-    return profile, device.curve
+    return profile, curve
+
+
+def _each(seconds: Callable[[Work], float]) -> Costs:
+    return lambda works: np.array([seconds(work) for work in works])
 
 
 def held_out(
-    rows: Sequence[Row], accelerator: Accelerator, share: float = 0.1, seed: int = 0, most: int = MOST_TESTED
+    rows: Rows, accelerator: Accelerator, share: float = 0.1, seed: int = 0, most: int = MOST_TESTED
 ) -> list[HeldOut]:
     """Profile from ``share`` of the rows, judged on (``most`` of) the others, by kind of kernel."""
-    used, rest = sample(rows, share, seed)
-    profile, curve = measured_cost(used, accelerator)
+    used, rest = _split(rows, share, seed)
+    profile, curve = measured_cost([row for mine in used.values() for row in mine], accelerator)
     device = DeviceCost(replace(accelerator, efficiency={}, kernel_table=""), None, None, ())
     found = []
-    counts = {key: len(mine) for key, mine in by_key(used).items()}
-    for key, mine in sorted(by_key(rest).items()):
+    for key, mine in sorted(rest.items()):
         tested = mine[:: max(1, len(mine) // most)]
         if len(tested) < FEWEST:
             continue
         errors = _errors(tested, profile)
         found.append(
             HeldOut(
-                accelerator.name, key, counts[key], len(tested), float(np.median(errors)),
+                accelerator.name, key, len(used[key]), len(tested), float(np.median(errors)),
                 float(np.quantile(errors, 0.9)), float(np.median(_errors(tested, curve))),
-                float(np.median(_errors(tested, device.floor))),
+                float(np.median(_errors(tested, _each(device.floor)))),
             )
         )  # fmt: skip
     return found
 
 
-def _errors(rows: Sequence[Row], predict: Callable[[Work], float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    errors: np.ndarray[Any, np.dtype[np.float64]] = np.abs([predict(r.work) / r.seconds - 1 for r in rows])
+def _errors(rows: Sequence[Row], predict: Costs) -> NDArray[np.float64]:
+    seconds = np.array([row.seconds for row in rows])
+    errors: NDArray[np.float64] = np.abs(predict([row.work for row in rows]) / seconds - 1)
     return errors
 
 
 def learning_curve(
-    rows: Sequence[Row], accelerator: Accelerator, shares: Sequence[float] = SHARES, seed: int = 0
+    rows: Rows, accelerator: Accelerator, shares: Sequence[float] = SHARES, seed: int = 0
 ) -> list[dict[str, Any]]:
     """Median error on unused points against how many were used, by kind of kernel."""
-    table = []
+    groups, table = by_key(rows), list[dict[str, Any]]()
     for share in shares:
-        table += [{"share": share, **h.row()} for h in held_out(rows, accelerator, share, seed, MOST_TESTED // 5)]
+        table += [{"share": share, **h.row()} for h in held_out(groups, accelerator, share, seed, MOST_TESTED // 5)]
     return table
 
 
@@ -172,7 +190,7 @@ def share_lines(curve: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def leave_one_device_out(
-    rows: Sequence[Row], accelerator: Accelerator, relatives: Sequence[Accelerator]
+    rows: Rows, accelerator: Accelerator, relatives: Sequence[Accelerator]
 ) -> list[dict[str, Any]]:
     """Error of a device about which only the datasheet is known: every curve is borrowed from its relatives."""
     others = [r for r in relatives if r.name != accelerator.name]
@@ -183,7 +201,7 @@ def leave_one_device_out(
         tested = mine[:: max(1, len(mine) // MOST_TESTED)]
         if len(tested) < FEWEST:
             continue
-        errors = _errors(tested, lambda work: device.price(work).seconds)
+        errors = _errors(tested, _each(lambda work: device.price(work).seconds))
         table.append(
             {
                 "device": accelerator.name, "key": key, "tested": len(tested), "borrowed": float(np.median(errors)),
@@ -220,7 +238,7 @@ def held_out_collectives(
                     "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept),
                     "tested": len(mine),
                     "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
-                    "curve": math.nan, "roofline": float(np.median(formula)),
+                    "curve": None, "roofline": float(np.median(formula)),
                 }
             )  # fmt: skip
     return table

@@ -8,6 +8,7 @@ from typing import Any
 
 from simulator.calibration import aiconfigurator
 from simulator.calibration.holdout import (
+    by_key,
     enough_points,
     held_out,
     held_out_collectives,
@@ -82,14 +83,15 @@ def import_measurements(
     from simulator.hardware.profiles import load_accelerator
 
     accelerator = load_accelerator(base)
-    table: Table = [h.row() for h in held_out(rows, accelerator, share)] if share < 1 else []
+    groups = by_key(rows)
+    table: Table = [h.row() for h in held_out(groups, accelerator, share)] if share < 1 else []
     if report:
-        curve = learning_curve(rows, accelerator)
+        curve = learning_curve(groups, accelerator)
         notes += [
             f"{key}: {'no share of the points gets' if count is None else f'{count} points get'} a median error of 6 %"
             for key, count in enough_points(curve).items()
         ]
-        alone = leave_one_device_out(rows, accelerator, fitted_accelerators())
+        alone = leave_one_device_out(groups, accelerator, fitted_accelerators())
         notes += [
             f"{r['key']}: without any measurement of it, borrowed from relatives: {r['borrowed']:.1%} median error"
             for r in alone
@@ -143,21 +145,20 @@ def _every_device(
     notes: list[str] = []
     table: Table = []
     curve: Table = []
-    nan = float("nan")
     devices = aiconfigurator.devices()
     for number, device in enumerate(devices):
         progress(number, len(devices), device)
         rows, coverage = aiconfigurator.read_kernels(device, engine)
         notes += [f"{device}: {line}" for line in coverage]
-        accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])
-        alone = {r["key"]: r["borrowed"] for r in leave_one_device_out(rows, accelerator, fitted_accelerators())}
-        holds = {one.key: one.inside for one in borrowed(rows, accelerator, fitted_accelerators())}
-        mine = [h.row() for h in held_out(rows, accelerator, share)]
+        accelerator, groups = load_accelerator(aiconfigurator.ACCELERATORS[device]), by_key(rows)
+        alone = {r["key"]: r["borrowed"] for r in leave_one_device_out(groups, accelerator, fitted_accelerators())}
+        holds = {one.key: one.inside for one in borrowed(groups, accelerator, fitted_accelerators())}
+        mine = [h.row() for h in held_out(groups, accelerator, share)]
         curves = aiconfigurator.read_collectives(device)
         mine += held_out_collectives(curves, accelerator.name, accelerator.scale_up.link.bandwidth or float("inf"))
-        table += [r | {"borrowed": alone.get(r["key"], nan), "in interval": holds.get(r["key"], nan)} for r in mine]
+        table += [r | {"borrowed": alone.get(r["key"]), "in interval": holds.get(r["key"])} for r in mine]
         if report:
-            curve += learning_curve(rows, accelerator)
+            curve += learning_curve(groups, accelerator)
     return [*notes, *share_lines(curve)], table
 
 

@@ -123,6 +123,9 @@ def _timed(call: Callable[[], object], share: float) -> float:
 def _operations(torch: Any, ranks: int) -> Mapping[str, Callable[[int], Callable[[], object]]]:
     """Collectives over ``count`` fp32 numbers in the full buffer."""
     d = torch.distributed
+    # Renamed in PyTorch 2.13, which warns of the old names.
+    gather = getattr(d, "all_gather_single", None) or d.all_gather_into_tensor
+    scatter = getattr(d, "reduce_scatter_single", None) or d.reduce_scatter_tensor
 
     def all_reduce(count: int) -> Callable[[], object]:
         x = torch.zeros(count)
@@ -130,11 +133,11 @@ def _operations(torch: Any, ranks: int) -> Mapping[str, Callable[[int], Callable
 
     def all_gather(count: int) -> Callable[[], object]:
         x, out = torch.zeros(count // ranks), torch.zeros(count // ranks * ranks)
-        return lambda: d.all_gather_into_tensor(out, x)
+        return lambda: gather(out, x)
 
     def reduce_scatter(count: int) -> Callable[[], object]:
         x, out = torch.zeros(count // ranks * ranks), torch.zeros(count // ranks)
-        return lambda: d.reduce_scatter_tensor(out, x)
+        return lambda: scatter(out, x)
 
     def all_to_all(count: int) -> Callable[[], object]:
         x = torch.zeros(count // ranks * ranks)

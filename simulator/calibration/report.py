@@ -63,8 +63,8 @@ def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out:
         s = summarise([c for c in found if c.kind == kind])
         memory_text = "" if math.isnan(s.memory) else f"; peak memory within {s.memory:.1%}"
         out.print(
-            f"{kind}: {s.count} cases, median error {s.median:.1%}, worst {s.worst:.1%}; measured against measured "
-            f"{s.noise:.1%}, worst {s.worst_noise:.1%}{memory_text}",
+            f"{kind}: {s.count} cases, median error {s.median:.1%}, worst {s.worst:.1%}; noise floor (measured against "
+            f"measured) {s.noise:.1%}, worst {s.worst_noise:.1%}{memory_text}",
             markup=False,
         )
         kinds: dict[str, list[float]] = {}

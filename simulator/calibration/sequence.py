@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from simulator.calibration.cases import gpt_model, llama_model
-from simulator.calibration.timing import Timing
-from simulator.calibration.verify import TrainingCase, predict_training, time_training
-from simulator.calibration.verify_serving import ServingCase, predict_serving, time_serving
+from simulator.calibration.verify import Seen, TrainingCase, predict_training, run_training
+from simulator.calibration.verify_serving import ServingCase, predict_serving, run_serving
 from simulator.constants import Constant, Trust
 from simulator.cost.device import BETWEEN, BETWEEN_RECORDED
 from simulator.hardware.types import Node
@@ -80,19 +79,17 @@ def fit_sequence(
     found: list[Probe] = []
     bare, counted = with_between(node, 0.0), with_between(node, UNIT)
 
-    def add(name: str, first: Timing, second: Timing, predict: Callable[[Node], float]) -> None:
+    def add(name: str, seen: Seen, predict: Callable[[Node], float]) -> None:
         predicted = predict(bare)
         kernels = (predict(counted) - predicted) / UNIT
-        found.append(Probe(name, (first.seconds + second.seconds) / 2, predicted, kernels))
+        found.append(Probe(name, seen.timing.seconds, predicted, kernels))
 
     for case in training:
         progress(len(found), whole, f"model {case.name}")
-        first, second = time_training(case, device, budget / whole, clock)[:2]
-        add(case.name, first, second, partial(_step_seconds, case, device))
+        add(case.name, run_training(case, device, budget / whole, clock), partial(_step_seconds, case, device))
     for one in serving:
         progress(len(found), whole, f"model {one.name}")
-        first, second = time_serving(one, device, budget / whole, clock)
-        add(one.name, first, second, partial(_iteration_seconds, one, device))
+        add(one.name, run_serving(one, device, budget / whole, clock), partial(_iteration_seconds, one, device))
     gaps = [max(0.0, p.between) for p in found]
     recorded, plain = (statistics.median(part) for part in (gaps[: len(training)], gaps[len(training) :]))
     ratios = [

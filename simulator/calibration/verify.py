@@ -25,15 +25,9 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
 __all__ = [
-    "Comparison",
-    "TrainingCase",
-    "compare_training",
-    "one_node",
-    "predict_training",
-    "summarise",
-    "time_training",
-    "training_cases",
-]
+    "Comparison", "Seen", "TrainingCase", "compare_training", "one_node", "predict_training", "run_training",
+    "summarise", "timed", "training_cases",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +46,25 @@ class TrainingCase:
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What one run of a case showed.
+
+    Attributes
+    ----------
+    timing
+        Of one step or iteration.
+    memory
+        Peak bytes, NaN where nobody looked.
+    by_kind
+        Seconds by kind of kernel, empty where nobody looked.
+    """
+
+    timing: Timing
+    memory: float = math.nan
+    by_kind: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Measured beside predicted.
 
@@ -60,13 +73,16 @@ class Comparison:
     kind
         ``training``, ``prefill``, ``decode``, ``loop``, ``data-parallel`` ...
     measured, again
-        Medians [s] of two measurements of the same thing: their difference is the noise floor.
+        Medians [s] of two measurements of the same thing, all other cases between them: their difference is the noise
+        floor.
     predicted, low, high
         [s], with the 80 % interval; equal where the depth gives none.
     memory_measured, memory_predicted
         Peak bytes, NaN where memory was not looked at.
     by_kind
         Kind of Op → (measured, predicted) seconds.
+    quiet
+        Whether both measurements had the machine to themselves.
     """
 
     kind: str
@@ -79,6 +95,7 @@ class Comparison:
     memory_measured: float = math.nan
     memory_predicted: float = math.nan
     by_kind: dict[str, tuple[float, float]] = field(default_factory=dict)
+    quiet: bool = True
 
     @property
     def error(self) -> float:
@@ -156,20 +173,13 @@ def resident_tensors(model: Any, optimizer: Any) -> list[Any]:
     return [*parameters, *(p.grad for p in parameters if p.grad is not None), *states]
 
 
-def twice(call: Callable[[], object], device: str, budget: float, clock: str = "wall") -> tuple[Timing, Timing]:
-    """Two independent measurements of the same call: the second is the noise floor of the first."""
-
-    def wait() -> None:
-        synchronize(device)
-
-    first = measure(call, wait, budget / 2, repeats=21, least=3, clock=CLOCKS[clock])
-    return first, measure(call, wait, budget / 2, repeats=21, least=3, clock=CLOCKS[clock])
+def timed(call: Callable[[], object], device: str, budget: float, clock: str = "wall") -> Timing:
+    """Median of a step in about ``budget`` seconds."""
+    return measure(call, lambda: synchronize(device), budget, repeats=21, least=3, clock=CLOCKS[clock])
 
 
-def time_training(
-    case: TrainingCase, device: str, budget: float = 3.0, clock: str = "wall"
-) -> tuple[Timing, Timing, Callable[[], None], list[Any]]:
-    """Run a training step: two measurements, the step itself, and the tensors that stay."""
+def run_training(case: TrainingCase, device: str, budget: float = 1.5, clock: str = "wall", look: bool = False) -> Seen:
+    """Run a training step again and again; with ``look`` once more for its memory and once under the profiler."""
     torch = require_torch()
     model = build_model(case.model, _dtype(device), device, case.recompute)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
@@ -179,7 +189,11 @@ def time_training(
         training_step(model, optimizer, ids)
 
     step()
-    return *twice(step, device, budget, clock), step, resident_tensors(model, optimizer)
+    found = timed(step, device, budget, clock)
+    if not look:
+        return Seen(found)
+    memory = peak_bytes(step, device, resident_tensors(model, optimizer))
+    return Seen(found, memory, measured_by_kind(step, device))
 
 
 def predict_training(case: TrainingCase, node: Node, device: str) -> Estimate:
@@ -193,18 +207,16 @@ def _dtype(device: str) -> str:
     return "fp32" if device == "cpu" else "bf16"
 
 
-def compare_training(
-    case: TrainingCase, node: Node, device: str, budget: float = 3.0, clock: str = "wall"
-) -> Comparison:
-    """Run and predict one training step."""
-    first, second, step, resident = time_training(case, device, budget, clock)
-    memory = peak_bytes(step, device, resident)
+def compare_training(case: TrainingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
+    """Predict a training step that was run twice."""
     estimate = predict_training(case, node, device)
     interval = estimate.interval
     low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)
+    one, two = first.timing, second.timing
     return Comparison(
-        "training", case.name, first.seconds, second.seconds, estimate.seconds, low, high, memory,
-        estimate.memory.worst.peak, _kinds(measured_by_kind(step, device), predicted_by_kind(estimate), first.seconds),
+        "training", case.name, one.seconds, two.seconds, estimate.seconds, low, high, first.memory,
+        estimate.memory.worst.peak, _kinds(first.by_kind, predicted_by_kind(estimate), one.seconds),
+        one.quiet and two.quiet,
     )  # fmt: skip
 
 

@@ -1,4 +1,8 @@
-"""All comparisons of ``fmsim verify``, one after another."""
+"""All comparisons of ``fmsim verify``: every case is run, then every case once more, then all are predicted.
+
+So the two measurements of a case lie minutes apart, as calibration and verification do: what they differ by is the
+machine, and no prediction can be nearer than that.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from simulator.calibration.torch_setup import keep_pages
-from simulator.calibration.verify import Comparison, compare_training, training_cases
+from simulator.calibration.verify import (
+    Comparison,
+    Seen,
+    TrainingCase,
+    compare_training,
+    run_training,
+    training_cases,
+)
 from simulator.calibration.verify_parallel import compare_parallel
-from simulator.calibration.verify_serving import compare_serving, serving_cases
+from simulator.calibration.verify_serving import ServingCase, compare_serving, run_serving, serving_cases
 from simulator.data import names
 from simulator.errors import ConfigError
 from simulator.hardware.profiles import load_node
 from simulator.hardware.types import Node
 
 __all__ = ["find_node", "verify_all"]
+
+PASSES = 2
+"""Measurements of every case."""
 
 
 def find_node(profile: str) -> Node:
@@ -54,7 +68,7 @@ def verify_all(
     quick
         Few small cases.
     seconds
-        For one training case.
+        For one training case, both measurements together.
     clock
         As for calibration; two processes are always timed by the wall.
     parallel
@@ -62,20 +76,36 @@ def verify_all(
     """
     node = find_node(profile)
     keep_pages()
-    training, serving = training_cases(quick), serving_cases(quick)
-    whole = len(training) + len(serving) + (3 if parallel else 0)
-    found: list[Comparison] = []
+    cases: list[TrainingCase | ServingCase] = [*training_cases(quick), *serving_cases(quick)]
+    whole = PASSES * len(cases) + (3 if parallel else 0)
+    passes: list[list[Seen]] = []
+    for number in range(PASSES):
+        seen = []
+        for index, case in enumerate(cases):
+            progress(number * len(cases) + index, whole, case.name)
+            seen.append(_run(case, device, seconds / PASSES, clock, look=number == 0))
+        passes.append(seen)
+    found = [_compare(case, node, device, *both) for case, *both in zip(cases, *passes, strict=True)]
     left_out: list[str] = []
-    for case in training:
-        progress(len(found), whole, case.name)
-        found.append(compare_training(case, node, device, seconds, clock))
-    for one in serving:
-        progress(len(found), whole, one.name)
-        found.append(compare_serving(one, node, device, seconds / 2, clock))
     if parallel:
-        progress(len(found), whole, "two processes")
+        progress(PASSES * len(cases), whole, "two processes")
         try:
             found += compare_parallel(profile, device, quick, seconds)
         except ConfigError as error:
             left_out.append(f"two processes: {error}")
+    busy = sum(not c.quiet for c in found)
+    if busy:
+        left_out.append(f"{busy} of {len(found)} cases never had the machine to themselves: expect more noise")
     return found, left_out
+
+
+def _run(case: TrainingCase | ServingCase, device: str, seconds: float, clock: str, look: bool) -> Seen:
+    if isinstance(case, TrainingCase):
+        return run_training(case, device, seconds, clock, look)
+    return run_serving(case, device, seconds / 2, clock)
+
+
+def _compare(case: TrainingCase | ServingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
+    if isinstance(case, TrainingCase):
+        return compare_training(case, node, device, first, second)
+    return compare_serving(case, node, device, first, second)

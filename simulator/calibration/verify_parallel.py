@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,9 +10,11 @@ from typing import Any
 
 from simulator.calibration.cases import eager_framework, llama_model
 from simulator.calibration.ranks import spawn
+from simulator.calibration.timing import QUIET, WOKEN, Timing, alone, summary
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch
 from simulator.calibration.verify import Comparison, one_node, training_step
+from simulator.calibration.waiting import LONG, Waiting
 from simulator.errors import ConfigError
 from simulator.hardware.types import Node
 from simulator.training.step import estimate_step
@@ -67,7 +68,7 @@ def compare_parallel(profile: str, device: str, quick: bool, seconds: float) -> 
         raise ConfigError("two processes are run on CPUs only: one accelerator cannot be two ranks")
     node = _rank_node(profile)
     cases = parallel_cases(quick)
-    measured: list[tuple[float, float]] = spawn(_run_all, RANKS, cases, seconds)
+    measured: list[tuple[Timing, Timing]] = spawn(_run_all, RANKS, cases, seconds)
     found = []
     for case, (first, second) in zip(cases, measured, strict=True):
         batch = Batch(case.batch, case.micro_batch, case.sequence)
@@ -78,7 +79,12 @@ def compare_parallel(profile: str, device: str, quick: bool, seconds: float) -> 
         interval = estimate.interval
         low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds,) * 2
         name = f"{case.model.name} b{case.batch} s{case.sequence}"
-        found.append(Comparison(case.kind, name, first, second, estimate.seconds, low, high))
+        found.append(
+            Comparison(
+                case.kind, name, first.seconds, second.seconds, estimate.seconds, low, high,
+                quiet=first.quiet and second.quiet,
+            )
+        )  # fmt: skip
     return found
 
 
@@ -101,30 +107,33 @@ def _rank_node(profile: str) -> Node:
 # -- what runs in the processes ----------------------------------------------------------------------------------------
 
 
-def _run_all(rank: int, ranks: int, cases: list[ParallelCase], seconds: float) -> list[tuple[float, float]]:
+def _run_all(rank: int, ranks: int, cases: list[ParallelCase], seconds: float) -> list[tuple[Timing, Timing]]:
     make = {"data-parallel": _data, "tensor-parallel": _tensor, "pipeline-parallel": _pipeline}
-    found = []
-    for case in cases:
-        step = make[case.kind](case, rank)
-        step()
-        found.append((_median(step, seconds / 2), _median(step, seconds / 2)))
-    return found
+    steps = [make[case.kind](case, rank) for case in cases]
+    first = [_median(step, seconds / 2) for step in steps]
+    return list(zip(first, [_median(step, seconds / 2) for step in steps], strict=True))
 
 
-def _median(step: Callable[[], object], seconds: float) -> float:
-    """Median of as many steps as fit; the ranks agree on the number."""
-    d = require_torch().distributed
+def _median(step: Callable[[], object], seconds: float) -> Timing:
+    """Median of as many steps as fit; the ranks agree on the number, and on which of them had to wait."""
+    d, torch = require_torch().distributed, require_torch()
     start = time.perf_counter()
     step()
-    wanted = require_torch().tensor([max(3, min(15, int(seconds / (time.perf_counter() - start))))])
+    wanted = torch.tensor([max(3, min(15, int(seconds / (time.perf_counter() - start))))])
     d.all_reduce(wanted, op=d.ReduceOp.MIN)
-    samples = []
-    for _ in range(int(wanted)):
-        d.barrier()
-        start = time.perf_counter()
-        step()
-        samples.append(time.perf_counter() - start)
-    return statistics.median(samples)
+    samples, quiet = list[tuple[float, float]](), list[float]()
+    with Waiting(LONG) as waiting:
+        for _ in range(int(wanted)):
+            d.barrier()
+            before, start = waiting.seconds(), time.perf_counter()
+            step()
+            took = time.perf_counter() - start
+            waited = torch.tensor([waiting.seconds() - before], dtype=torch.float64)
+            d.all_reduce(waited)
+            samples.append((alone(took, float(waited)), float(waited) / took))
+            if float(waited) <= QUIET * took + WOKEN:
+                quiet.append(samples[-1][0])
+    return summary(samples, quiet, 3)
 
 
 def _optimizer(model: Any) -> Any:

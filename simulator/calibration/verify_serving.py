@@ -8,17 +8,16 @@ from functools import lru_cache
 from typing import Any
 
 from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
-from simulator.calibration.timing import Timing
 from simulator.calibration.torch_models import KVCache, build_model
 from simulator.calibration.torch_setup import require_torch
-from simulator.calibration.verify import Comparison, one_node, twice
+from simulator.calibration.verify import Comparison, Seen, one_node, timed
 from simulator.hardware.types import Node
 from simulator.serving.iteration import ReplicaCost
 from simulator.strategies.protocols import BatchShape
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["ServingCase", "compare_serving", "loop_shapes", "predict_serving", "serving_cases", "time_serving"]
+__all__ = ["ServingCase", "compare_serving", "loop_shapes", "predict_serving", "run_serving", "serving_cases"]
 
 DTYPE = "bf16"
 
@@ -72,8 +71,8 @@ def _model(model: ModelSpec, device: str) -> Any:
     return build_model(model, DTYPE, device).eval()
 
 
-def time_serving(case: ServingCase, device: str, budget: float = 1.5, clock: str = "wall") -> tuple[Timing, Timing]:
-    """Run a serving case: two measurements."""
+def run_serving(case: ServingCase, device: str, budget: float = 0.8, clock: str = "wall") -> Seen:
+    """Run a serving case again and again."""
     torch = require_torch()
     model = _model(case.model, device)
     call = _loop(case, model, device) if case.prompts else _iteration(case, model, device)
@@ -82,7 +81,7 @@ def time_serving(case: ServingCase, device: str, budget: float = 1.5, clock: str
         with torch.inference_mode():
             call()
 
-    return twice(run, device, budget, clock)
+    return Seen(timed(run, device, budget, clock))
 
 
 def predict_serving(case: ServingCase, node: Node, device: str) -> float:
@@ -90,11 +89,10 @@ def predict_serving(case: ServingCase, node: Node, device: str) -> float:
     return sum(_cost(case.model, node, device).iteration(shape) for shape in shapes_of(case))
 
 
-def compare_serving(case: ServingCase, node: Node, device: str, budget: float = 1.5, clock: str = "wall") -> Comparison:
-    """Run and predict one serving case."""
-    first, second = time_serving(case, device, budget, clock)
-    predicted = predict_serving(case, node, device)
-    return Comparison(case.kind, case.name, first.seconds, second.seconds, predicted, predicted, predicted)
+def compare_serving(case: ServingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
+    """Predict a serving case that was run twice."""
+    said, one, two = predict_serving(case, node, device), first.timing, second.timing
+    return Comparison(case.kind, case.name, one.seconds, two.seconds, said, said, said, quiet=one.quiet and two.quiet)
 
 
 @lru_cache(maxsize=8)

@@ -240,7 +240,7 @@ def _table(rows: list[dict[str, object]]) -> None:
 
 
 def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from simulator.cost.kernels import (
     GRAPH_LAUNCH,
     SELECTION,
     UNPACKED_EXPERTS,
+    expert_spread,
     grouped_gemm_flops,
     smooth_max,
 )
@@ -55,13 +56,6 @@ CAST_BYTES = 4.0
 """Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
 the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
 nvte_cast_transpose)."""
-
-GROUPED = Constant(
-    "grouped_gemm.spread", 1.0, "", 0.39, Trust.FITTED,
-    "median over 21 tables of expert kernels (aiconfigurator-core 0.12.0) of the sigma that they need beyond the GEMM "
-    "curve's: benchmarks/fits/intervals.py grouped",
-)  # fmt: skip
-"""Expert kernels follow the GEMM curve less closely: engines and token counts choose between several."""
 
 OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "vector_bytes")
 """Constants of frameworks about their own matrix multiplications."""
@@ -283,7 +277,7 @@ class DeviceCost:
         launch = self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
-            together *= self.shared(GROUPED, used)
+            together *= self.shared(expert_spread(device.architecture, work.dtype), used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together + cast, bound, used)
 

@@ -55,6 +55,8 @@ LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 MOST_POINTS = 1200
 """Points per key that are kriged together; of more, those with the nearest sizes are."""
 NEIGHBOURS = 32
+AT_ONCE = 64
+"""Places asked for together: their distances to some thousand points stay in the caches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +136,7 @@ class _Field:
         self._choose()
 
     def _choose(self) -> None:
-        """Length with the least median error when each point is predicted from the others."""
+        """Length with the least mean error when each point is predicted from the others."""
         import numpy as np
 
         keep = (
@@ -147,45 +149,62 @@ class _Field:
         if len(points) < 3:
             self.sigma = max(LEAST_SIGMA, self.nugget, float(np.ptp(residual)) / 2)
         else:
-            scored = [(*_left_out(points, residual - self.mean, length, self.nugget), length) for length in LENGTHS]
+            apart = _distances(points, points)
+            scored = [(*_left_out(apart, residual - self.mean, length, self.nugget), length) for length in LENGTHS]
             _, self.sigma, self.length = min(scored)
             self.sigma = max(LEAST_SIGMA, self.sigma)
         if len(self.points) <= MOST_POINTS:
-            inverse = np.linalg.inv(_covariance(self.points, self.points, self.length) + self._noise(len(self.points)))
+            inverse = _inverse(_distances(self.points, self.points), self.length, self.nugget)
             self.weights = inverse @ (self.residual - self.mean)
 
-    def _noise(self, count: int) -> NDArray[np.float64]:
+    def at(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Residual at each of the ``places`` [place, size], and whether it lies inside the measured sizes."""
         import numpy as np
 
-        return self.nugget**2 * np.eye(count)
-
-    def at(self, place: Sequence[float]) -> tuple[float, bool]:
-        """Residual at ``place``, and whether it lies inside the measured sizes."""
-        import numpy as np
-
-        where = np.array([place])
-        inside = bool(np.all((where[0] >= self.low) & (where[0] <= self.high)))
+        inside: NDArray[np.bool_] = np.all((places >= self.low) & (places <= self.high), axis=1)
         if self.weights is not None:
-            return self.mean + float((_covariance(where, self.points, self.length) @ self.weights)[0]), inside
-        distance = np.abs(self.points - where).sum(axis=1)
-        near = np.argpartition(distance, NEIGHBOURS)[:NEIGHBOURS]
-        points = self.points[near]
-        system = _covariance(points, points, self.length) + self._noise(NEIGHBOURS)
-        local = float(np.median(self.residual[near]))
-        weights = np.linalg.solve(system, self.residual[near] - local)
-        return local + float((_covariance(where, points, self.length) @ weights)[0]), inside
+            found = self.mean + np.exp(-_distances(places, self.points) / self.length) @ self.weights
+            return found, inside
+        parts = [self._nearest(places[i : i + AT_ONCE]) for i in range(0, len(places), AT_ONCE)]
+        return np.concatenate(parts), inside
+
+    def _nearest(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Kriged from the nearest points alone, each place by a system of its own."""
+        import numpy as np
+
+        apart = np.abs(places[:, None, :] - self.points[None, :, :]).sum(axis=2)
+        near = np.argpartition(apart, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        points, residual = self.points[near], self.residual[near]
+        among = np.sqrt(((points[:, :, None, :] - points[:, None, :, :]) ** 2).sum(axis=3))
+        system = np.exp(-among / self.length) + self.nugget**2 * np.eye(NEIGHBOURS)
+        local = np.median(residual, axis=1)
+        weights = np.linalg.solve(system, (residual - local[:, None])[..., None])[..., 0]
+        to = np.sqrt(((places[:, None, :] - points) ** 2).sum(axis=2))
+        found: NDArray[np.float64] = local + (np.exp(-to / self.length) * weights).sum(axis=1)
+        return found
 
 
-def _covariance(a: NDArray[np.float64], b: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
     import numpy as np
 
-    squared = ((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2)
-    covariance: NDArray[np.float64] = np.exp(-np.sqrt(squared) / length)
-    return covariance
+    distances: NDArray[np.float64] = np.sqrt(((a[:, None, :] - b[None, :, :]) ** 2).sum(axis=2))
+    return distances
+
+
+def _inverse(apart: NDArray[np.float64], length: float, nugget: float) -> NDArray[np.float64]:
+    """Inverse of the covariance of points that are so far ``apart``; positive definite, so by Cholesky's factor."""
+    import numpy as np
+    from scipy.linalg.lapack import dpotrf, dpotri
+
+    factor, _ = dpotrf(np.exp(-apart / length) + nugget**2 * np.eye(len(apart)), lower=1)
+    upper, _ = dpotri(factor, lower=1)
+    low = np.tril(upper)
+    found: NDArray[np.float64] = low + np.tril(low, -1).T
+    return found
 
 
 def _left_out(
-    points: NDArray[np.float64], residual: NDArray[np.float64], length: float, nugget: float
+    apart: NDArray[np.float64], residual: NDArray[np.float64], length: float, nugget: float
 ) -> tuple[float, float]:
     """Mean absolute error of predicting every point from the others (closed form), and the sigma that 80 % are within.
 
@@ -193,7 +212,7 @@ def _left_out(
     """
     import numpy as np
 
-    inverse = np.linalg.inv(_covariance(points, points, length) + nugget**2 * np.eye(len(points)))
+    inverse = _inverse(apart, length, nugget)
     errors = np.abs((inverse @ residual) / np.diag(inverse))
     return float(errors.mean()), float(np.quantile(errors, 0.8)) / Z80
 
@@ -227,16 +246,26 @@ class KernelTable:
 
     def correction(self, work: Work) -> Correction | None:
         """What the measurements say about ``work``; None if no kernel of its kind was measured."""
-        key, place = coordinates(work)
-        if key not in self._rows:
-            key = _nearest_key(key)
-            if key not in self._rows:
-                return None
-        known = self._fields.get(key)
-        if known is None:
-            known = self._fields[key] = self._field(self._rows[key])
-        residual, inside = known.at(place)
-        return Correction(math.exp(residual), known.sigma, inside, key)
+        return self.corrections((work,))[0]
+
+    def corrections(self, works: Sequence[Work]) -> list[Correction | None]:
+        """What the measurements say about each of the ``works``."""
+        import numpy as np
+
+        found: list[Correction | None] = [None] * len(works)
+        asked: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
+        for index, work in enumerate(works):
+            key, place = coordinates(work)
+            if key in self._rows or (key := _nearest_key(key)) in self._rows:
+                asked.setdefault(key, []).append((index, place))
+        for key, mine in asked.items():
+            known = self._fields.get(key)
+            if known is None:
+                known = self._fields[key] = self._field(self._rows[key])
+            residuals, inside = known.at(np.array([place for _, place in mine]))
+            for (index, _), residual, within in zip(mine, residuals, inside, strict=True):
+                found[index] = Correction(math.exp(residual), known.sigma, bool(within), key)
+        return found
 
     def _field(self, rows: Sequence[Row]) -> _Field:
         import numpy as np

@@ -9,7 +9,7 @@ from simulator.workload.ops import Work
 
 __all__ = [
     "EAGER_LAUNCH", "GRAPH_LAUNCH", "SELECTION", "UNPACKED_EXPERTS", "attention_longest_block", "attention_waves",
-    "grouped_gemm_flops", "smooth_max",
+    "expert_spread", "grouped_gemm_flops", "smooth_max",
 ]  # fmt: skip
 
 GRAPH_LAUNCH = Constant(
@@ -50,6 +50,31 @@ SELECTION = Constant(
     "us in deepseek-ai/profile-data @4496024 train.json; one source",
 )
 """Time of one multiprocessor for the highest of one row of scores."""
+
+_EXPERT_SPREAD = {
+    ("hopper", "bf16"): 0.50, ("hopper", "fp8"): 0.14, ("blackwell", "bf16"): 0.40, ("blackwell", "fp8"): 0.01,
+    ("blackwell", "fp4"): 0.50, ("blackwell-rtx", "bf16"): 0.32, ("blackwell-rtx", "fp8"): 0.24,
+    ("blackwell-rtx", "fp4"): 0.09, ("ada", "bf16"): 0.01, ("ada", "fp8"): 0.01,
+}  # fmt: skip
+_EXPERT_SPREAD_ELSEWHERE = {"bf16": 0.40, "fp8": 0.01, "fp4": 0.49}
+"""The sigmas that the fit prints, 0.01 where the GEMM curve's own is wide enough."""
+
+
+def expert_spread(architecture: str, dtype: str) -> Constant:
+    """What expert kernels are off by beyond the GEMM curve: a factor of 1 with its sigma.
+
+    They follow that curve less closely: engines and token counts choose between several kernels. Architectures differ:
+    vLLM runs 16-bit experts by a Triton kernel on Hopper and by TensorRT-LLM's on Blackwell.
+    """
+    base = architecture.partition("+")[0]
+    wide = _EXPERT_SPREAD_ELSEWHERE["bf16"]
+    sigma = _EXPERT_SPREAD.get((base, dtype), _EXPERT_SPREAD_ELSEWHERE.get(dtype, wide))
+    source = (
+        "sigma that tables of expert kernels of the architecture, or the median one, need beyond the GEMM curve's "
+        "(aiconfigurator-core 0.12.0): benchmarks/fits/intervals.py grouped"
+    )
+    return Constant(f"grouped_gemm.spread.{base}.{dtype}", 1.0, "", sigma, Trust.FITTED, source)
+
 
 _TILES = (64, 128, 256)
 _SMALL_TILE = 16

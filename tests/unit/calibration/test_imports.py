@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from simulator.calibration import aiconfigurator
 from simulator.calibration.learning import Observation, learn
 from simulator.calibration.traces import read_kineto
 from simulator.calibration.user_logs import fit_logs
@@ -182,3 +184,23 @@ def test_real_trace_of_the_profiler(tmp_path: Path) -> None:
     }  # fmt: skip
     assert all(r.seconds > 0 for r in found.gemms) and sum(found.seconds.values()) <= found.span * 1.001
     assert found.seconds.keys() >= {"gemm", "attention", "elementwise"} and 0 <= found.host_gap < 1
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(3.0, 1e-3), (1.2, 1.2e-3)])
+def test_experts_of_a_format_that_another_shows_to_be_an_outlier_are_left_out(
+    factor: float, kept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(aiconfigurator, "_not_gated", frozenset)
+    sizes = {
+        "hidden_size": 1024, "inter_size": 512, "topk": 2, "num_experts": 8, "moe_tp_size": 1, "moe_ep_size": 1,
+        "distribution": "balanced",
+    }  # fmt: skip
+    rows = [
+        {**sizes, "moe_dtype": name, "num_tokens": tokens, "latency": latency}
+        for tokens in (64, 128, 256)
+        for name, latency in (("fp8", factor), ("fp8_block", 1.0), ("bfloat16", 2.0))
+    ]
+    notes: list[str] = []
+    found = aiconfigurator._experts(pd.DataFrame(rows), notes)
+    assert {row.work.dtype: row.seconds for row in found} == pytest.approx({"fp8": kept, "bf16": 2e-3})
+    assert bool(notes) == (factor > aiconfigurator.OUTLIER)

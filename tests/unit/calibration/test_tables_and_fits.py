@@ -150,5 +150,7 @@ def test_fitted_constants_price_as_the_fit_says() -> None:
     constants = constants_of("x", fits, "test")
     assert constants["gemm.bf16.launch"].unit == "s" and constants["gemm.bf16.launch"].trust is Trust.FITTED
     profile, curve = measured_cost(rows, accelerator)
-    assert profile(rows[0].work) == pytest.approx(rows[0].seconds, rel=0.05)
-    assert curve(rows[0].work) > 0
+    works = [row.work for row in rows]
+    assert profile(works)[0] == pytest.approx(rows[0].seconds, rel=0.05)
+    assert min(curve(works)) > 0
+    assert list(profile(works)) == pytest.approx([profile([work])[0] for work in works], rel=1e-9)  # together or alone
