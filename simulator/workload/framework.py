@@ -86,6 +86,9 @@ class Framework:
         What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
         device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
         weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
+    front_end
+        How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
+        (:mod:`simulator.serving.front_end`).
     operators_forward, operators_backward
         Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
         views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
@@ -139,6 +142,7 @@ class Framework:
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
     memory_share: Literal["device", "static", "free"] = "device"
+    front_end: Literal["queue", "turns"] = "queue"
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
