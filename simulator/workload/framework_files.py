@@ -24,7 +24,7 @@ CONSTANTS = {
     "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
     "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
     "host_per_launch": "time", "front_end_per_request": "time", "front_end_per_token": "time",
-    "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "vector_bytes": "data",
+    "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""
 

@@ -186,6 +186,8 @@ class Work:
         Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
     casts
         Whether operands of an fp8 GEMM are stored in 16 bits, so that it casts them.
+    unpacks
+        Whether the weights of a 16-bit GEMM are stored in fewer bits, so that it widens them on the way.
     """
 
     kind: OpKind
@@ -210,6 +212,7 @@ class Work:
     ranks: int = 1
     operator: str = ""
     casts: bool = False
+    unpacks: bool = False
 
 
 @dataclass(frozen=True)
