@@ -250,6 +250,8 @@ YEARS = {"vllm_paper": "2023"}
 
 def _engine_words(entry: Mapping[str, Any]) -> str:
     words = str(entry["engine"])
+    if "--async-scheduling" in str(entry.get("options") or "") and "async" not in words:
+        words = f"{words} --async-scheduling"
     year = YEARS.get(str(entry["source"]), "")
     return words if any(c.isdigit() for c in words) or not year else f"{words} {year}"
 
