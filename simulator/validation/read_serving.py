@@ -90,7 +90,7 @@ def _copied(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         figures = tuple(sorted((k, str(v)) for k, v in (entry.get("metrics") or {}).items()))
         if len(figures) >= COPIED_FIGURES:
             same.setdefault((entry["source"], figures), []).append(entry)
-    found = {}
+    found: dict[str, str] = {}
     for alike in same.values():
         if len({entry["gpu"] for entry in alike}) > 1:
             found |= {str(e["id"]): ", ".join(str(o["id"]) for o in alike if o is not e) for e in alike}
