@@ -57,7 +57,7 @@ CAST_BYTES = 4.0
 the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
 nvte_cast_transpose)."""
 
-OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "vector_bytes")
+OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "gemm_share_unpacked", "vector_bytes")
 """Constants of frameworks about their own matrix multiplications."""
 
 VECTOR_ROWS = 8
@@ -297,8 +297,9 @@ class DeviceCost:
     def _by_own_kernels(self, work: Work, compute: float, memory: float, used: list[str]) -> tuple[float, float]:
         """Compute and memory time [s] in kernels of the engine instead of the vendor's library."""
         device = self.accelerator
-        if (share := self._own.get(f"gemm_share_{work.dtype}")) is not None:
-            compute /= self.shared(share, used)
+        for kernels in (work.dtype, *(["unpacked"] if work.unpacks else [])):
+            if (share := self._own.get(f"gemm_share_{kernels}")) is not None:
+                compute /= self.shared(share, used)
         reads, few = self._own.get("vector_bytes"), work.m <= VECTOR_ROWS
         if reads is not None and few and device.sm_count and device.boost_clock:
             memory = max(memory, work.bytes / (self.shared(reads, used) * device.sm_count * device.boost_clock))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import replace
 from heapq import heappop, heappush
 from typing import Any
@@ -67,6 +68,8 @@ class ArrivalStream:
         self._times = ColumnWindow(table.arrival)
         self._tokens = ColumnWindow(table.input_tokens)
         self._released: list[tuple[float, int]] = []
+        self._inside: deque[tuple[float, int]] = deque()
+        """Requests in the front end, and when they came [s]."""
         self._children: dict[int, list[int]] = {}
         self._think: list[float] | None = None if table.think_time is None else table.think_time.tolist()
         self._roots: list[int] | None = None
@@ -94,38 +97,52 @@ class ArrivalStream:
         self._place = place + 1
         return place if self._roots is None else self._roots[place]
 
-    def _find_next(self) -> None:
-        time, row = self._released[0] if self._released else (math.inf, -1)
+    def _next_release(self) -> float:
+        time = self._released[0][0] if self._released else math.inf
         if not self._closed and self._place < self._size:
             root = self._place if self._roots is None else self._roots[self._place]
-            if self._times[root] < time:
-                time, row = self._times[root], root
-        self._release = self.next_time = time
-        if self.front_end is not None and row >= 0:
-            self.next_time = self.front_end.leaves(time, self._tokens[row])
+            time = min(time, self._times[root])
+        return time
+
+    def _take_released(self) -> int:
+        """Row of the request that was released next."""
+        if self._released and self._released[0][0] <= self._release:
+            return heappop(self._released)[1]
+        return self._next_row()
+
+    def _find_next(self) -> None:
+        self._release = self.next_time = self._next_release()
+        if self.front_end is None:
+            return
+        # Who comes before the next one leaves may hold it up. A later release for an earlier time, which only loops
+        # with think times know, then enters behind those that are inside.
+        while self._release < math.inf and self._release <= self.front_end.next_leave:
+            row = self._take_released()
+            self.front_end.enter(self._release, self._tokens[row])
+            self._inside.append((self._release, row))
+            self._release = self._next_release()
+        self.next_time = self.front_end.next_leave
 
     @property
     def popped(self) -> int:
-        """Requests released so far."""
-        return self._place + self._followed - len(self._released)
+        """Requests that are through so far."""
+        return self._place + self._followed - len(self._released) - len(self._inside)
 
     def skip_to(self, row: int) -> None:
         """Requests before ``row`` have arrived; for open loops."""
-        if self.front_end is not None:
-            for passed in range(self._place, row):
-                self.front_end.take(self._times[passed], self._tokens[passed])
-        self._place = row
-        self._find_next()
+        if self.front_end is None:
+            self._place = row
+            self._find_next()
+        while self.popped < row:
+            self.pop()
 
     def pop(self) -> int:
         """Row of the request that is here at :attr:`next_time`."""
-        self.came = self._release
-        if self._released and self._released[0][0] <= self._release:
-            row = heappop(self._released)[1]
+        if self.front_end is None:
+            self.came, row = self._release, self._take_released()
         else:
-            row = self._next_row()
-        if self.front_end is not None:
-            self.front_end.take(self.came, self._tokens[row])
+            self.came, row = self._inside.popleft()
+            self.front_end.leave()
         self._find_next()
         return row
 

@@ -1,22 +1,28 @@
-"""The process in front of an engine: it takes requests, turns their text into tokens and hands them on, one by one.
+"""The process in front of an engine: it takes requests, turns their text into tokens and hands them on.
 
 Clients see this time, the engine does not: a prompt of 8,192 tokens is tens of milliseconds of work of one process
-before the scheduler hears of it, and a thousand requests sent at once leave it one after another.
+before the scheduler hears of it, and a thousand requests sent at once keep it busy for seconds. Where one request is
+worked off after the other (:class:`FrontEnd`), the engine begins with the first while the last still waits. Where an
+event loop holds them all and goes on with each in turn (:class:`InTurns`), the first leaves hardly before the last.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 from simulator.workload.framework import Framework
 
-__all__ = ["FrontEnd", "front_end_of"]
+__all__ = ["FrontEnd", "InTurns", "front_end_of"]
 
 
 @dataclass
 class FrontEnd:
     """A first-come-first-served server of requests.
+
+    Requests enter in order of time, none after the next one leaves (:attr:`next_leave`), and leave in that order.
 
     Parameters
     ----------
@@ -30,33 +36,89 @@ class FrontEnd:
     ----------
     free
         When the next request can be begun [s].
-    last
-        When the last request left [s].
     """
 
     per_request: float
     per_token: float
     servers: int = 1
-    free: float = 0.0
-    last: float = 0.0
+    free: float = field(default=0.0, init=False)
+    _last: float = field(default=0.0, init=False)
+    _leaving: deque[float] = field(default_factory=deque, init=False, repr=False)
 
-    def leaves(self, came: float, tokens: int) -> float:
-        """When a request that came at ``came`` with ``tokens`` of prompt would leave, were it the next [s]."""
-        return max(self.last, max(came, self.free) + self.per_request + self.per_token * tokens)
+    def work(self, tokens: int) -> float:
+        """Work of a request with so many tokens of prompt [s]."""
+        return self.per_request + self.per_token * tokens
 
-    def take(self, came: float, tokens: int) -> float:
-        """The next request: when it leaves [s]."""
-        self.last = self.leaves(came, tokens)
-        self.free = max(came, self.free) + (self.per_request + self.per_token * tokens) / self.servers
-        return self.last
+    def enter(self, came: float, tokens: int) -> None:
+        """A request comes at ``came`` [s]."""
+        begins, work = max(came, self.free), self.work(tokens)
+        self._last = max(self._last, begins + work)
+        self.free = begins + work / self.servers
+        self._leaving.append(self._last)
+
+    @property
+    def next_leave(self) -> float:
+        """When the next request leaves [s], infinity while none is inside."""
+        return self._leaving[0] if self._leaving else float("inf")
+
+    def leave(self) -> None:
+        """The next request leaves."""
+        self._leaving.popleft()
 
     def take_all(self, came: Sequence[float], tokens: Sequence[int]) -> list[float]:
-        """The next requests in order of arrival: when each leaves [s]."""
-        return [self.take(time, count) for time, count in zip(came, tokens, strict=True)]
+        """Requests in order of arrival: when each leaves [s]."""
+        left = list[float]()
+        for time, count in zip(came, tokens, strict=True):
+            while self.next_leave < time:
+                left.append(self.next_leave)
+                self.leave()
+            self.enter(time, count)
+        while len(left) < len(came):
+            left.append(self.next_leave)
+            self.leave()
+        return left
+
+
+@dataclass
+class InTurns(FrontEnd):
+    """A server that works on all requests it holds in turns, a little at a time.
+
+    Egalitarian processor sharing: of n requests each gets the n-th part of the servers, at most one of them. Requests
+    leave when sharing lets one go, the longest there first, so that nobody overtakes.
+    """
+
+    _now: float = field(default=0.0, init=False)
+    _served: float = field(default=0.0, init=False)
+    _ends: list[float] = field(default_factory=list, init=False, repr=False)
+
+    def _slowness(self) -> float:
+        return max(1.0, len(self._ends) / self.servers)
+
+    def enter(self, came: float, tokens: int) -> None:
+        """See :meth:`FrontEnd.enter`."""
+        if self._ends:
+            self._served += max(0.0, came - self._now) / self._slowness()
+        self._now = max(self._now, came)
+        heappush(self._ends, self._served + self.work(tokens))
+
+    @property
+    def next_leave(self) -> float:
+        """See :attr:`FrontEnd.next_leave`."""
+        if not self._ends:
+            return float("inf")
+        return self._now + max(0.0, self._ends[0] - self._served) * self._slowness()
+
+    def leave(self) -> None:
+        """See :meth:`FrontEnd.leave`."""
+        self._now = self.next_leave
+        self._served = heappop(self._ends)
+        if not self._ends:
+            self._served = 0.0
 
 
 def front_end_of(framework: Framework, servers: int = 1) -> FrontEnd | None:
     """The front ends of so many replicas; ``None`` where the framework states no time for them."""
     each, token = (framework.constants.get(f"front_end_per_{what}") for what in ("request", "token"))
     times = (each.value if each else 0.0, token.value if token else 0.0)
-    return FrontEnd(*times, servers) if any(times) else None
+    kind = InTurns if framework.front_end == "turns" else FrontEnd
+    return kind(*times, servers) if any(times) else None

@@ -6,7 +6,7 @@ the entry does not state, are listed with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,9 +17,11 @@ from simulator.validation.engines import MILLISECOND, engine_of, launch_options,
 from simulator.validation.hardware import UnknownHardwareError, cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
+from simulator.validation.loads import LOADED, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
+from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
@@ -41,17 +43,18 @@ SECONDS = {
 """Published times → kind and which figure of the prediction."""
 
 RATES = {
-    "out_tps": "output_tokens_per_s", "total_tps": "total_tokens_per_s", "total_or_out_tps": "total_tokens_per_s",
+    "out_tps": "output_tokens_per_s", "total_tps": "total_tokens_per_s", "total_or_out_tps": "output_tokens_per_s",
     "prefill_tps": "prefill_tokens_per_s", "decode_tps": "decode_tokens_per_s",
 }  # fmt: skip
-"""Published throughputs [tokens/s] → which figure."""
+"""Published throughputs [tokens/s] → which figure. ``total_or_out_tps`` of ROCm's page can only be generated tokens:
+with prompts counted, full load would generate fewer tokens per second than the page's own batches of 128 (3,780 against
+5,003 for Llama-3.1-70B with 2,048 and 2,048 tokens, 1,087 against 2,089 for 405B)."""
 
 POWER = {"peak_power_frac_tdp": "power_peak", "avg_power_frac_tdp": "power_mean"}
 """Published draws of an accelerator over its rating → which figure."""
 
-LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
-OFFLINE_REQUESTS = 1000
-"""Requests of an offline run that does not say how many: vLLM's throughput benchmark default."""
+COPIED_FIGURES = 5
+"""So many figures of a run are never equal by chance."""
 
 STOPPED_SHARE = 0.9
 """An end-to-end time below this share of prompt + tokens · time per token means that the model ended its text early."""
@@ -63,10 +66,11 @@ DECODE_POINTS = ((1, 512), (16, 512), (128, 512))
 
 def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
     """Every entry of the file."""
-    reading = Reading()
+    reading, copied = Reading(), _copied(data["entries"])
     for entry in data["entries"]:
         try:
-            reading.cases.append(_entry_case(entry, data["models"], file))
+            case = _entry_case(entry, data["models"], file)
+            reading.cases.append(_doubtful(case, copied[case.id]) if case.id in copied else case)
         except (IncompleteError, UnknownHardwareError) as error:
             skipped = Skipped(
                 str(entry["id"]),
@@ -78,6 +82,26 @@ def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
             )
             reading.skipped.append(skipped)
     return reading
+
+
+def _copied(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """Entries whose figures another entry of the source has to the last digit on another accelerator: one of the two
+    is a copy. Id → the others."""
+    same: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    for entry in entries:
+        figures = tuple(sorted((k, str(v)) for k, v in (entry.get("metrics") or {}).items()))
+        if len(figures) >= COPIED_FIGURES:
+            same.setdefault((entry["source"], figures), []).append(entry)
+    found: dict[str, str] = {}
+    for alike in same.values():
+        if len({entry["gpu"] for entry in alike}) > 1:
+            found |= {str(e["id"]): ", ".join(str(o["id"]) for o in alike if o is not e) for e in alike}
+    return found
+
+
+def _doubtful(case: Case, others: str) -> Case:
+    about = (*case.assumed, f"grade C: the same figures as {others} on another accelerator")
+    return replace(case, labels=replace(case.labels, grade="C"), assumed=about)
 
 
 def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) -> Case:
@@ -97,9 +121,12 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         launch = production_recipe(entry)
         return deployment_case(
             entry, models.get(entry["model"]), file, "production", figures, settings, list(launch.assumed),
-            grade=_grade(str(entry.get("verified", ""))), launch=launch,
+            grade=grade, launch=launch,
         )  # fmt: skip
     measured, settings, runner, assumed = _what(entry, kind, workload)
+    launch, count = rocm_launch(entry)
+    if count:
+        settings["count"], assumed = count, [a for a in assumed if "requests" not in a]
     if not measured:
         raise IncompleteError("no figure that a simulation gives (ratios, claims, inputs)")
     return deployment_case(
@@ -111,6 +138,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         settings,
         assumed,
         grade=grade,
+        launch=launch,
     )
 
 
@@ -123,10 +151,10 @@ def _what(
 ) -> tuple[tuple[Measurement, ...], dict[str, Any], str, list[str]]:
     """Figures to compare, settings of the run, its runner and what was assumed."""
     if kind in LOADED:
-        settings, assumed = _load(kind, workload)
+        kind, settings, assumed = load_of(kind, entry)
         return _figures(entry, kind), settings, "serving", assumed
     if kind == "static_batch":
-        lengths = {k: _number(workload, k) for k in ("batch", "isl", "osl")}
+        lengths = {k: number(workload, k) for k in ("batch", "isl", "osl")}
         if missing := [k for k, v in lengths.items() if not v]:
             raise IncompleteError(f"{', '.join(missing)} not stated")
         return _figures(entry, kind), lengths, "static_batch", []
@@ -136,37 +164,6 @@ def _what(
     if kind == "capacity" and entry["metrics"].get("kv_slots"):
         return (Measurement("serving_capacity", float(entry["metrics"]["kv_slots"]), "kv_tokens"),), {}, "capacity", []
     raise IncompleteError(f"workload '{kind}' does not state a load that can be run")
-
-
-def _number(workload: Mapping[str, Any], key: str) -> float:
-    value = workload.get(key, workload.get(f"{key}_mean"))
-    return float(value) if isinstance(value, int | float) else 0.0
-
-
-def _load(kind: str, workload: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    lengths = {k: _number(workload, k) for k in ("isl", "osl")}
-    if missing := [k for k, v in lengths.items() if not v]:
-        raise IncompleteError(f"{', '.join(missing)} not stated")
-    rate = workload.get("rate_rps")
-    if kind == "online" and not isinstance(rate, int | float):
-        raise IncompleteError("rate of requests not stated")
-    count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
-    assumed = [] if workload.get("num_requests") else [f"{count} requests"]
-    chat = str(workload.get("trace") or "").lower() == "sharegpt"
-    spread = 0.0 if chat or not workload.get("trace") else 1.0
-    law = "spread as the shipped sharegpt workload" if chat else "log-normal with sigma 1" if spread else "of the mean"
-    assumed.append(f"lengths {law}")
-    if kind == "closed_loop" and not workload.get("conc"):
-        raise IncompleteError("concurrency not stated")
-    settings = {
-        **lengths,
-        "count": count,
-        "spread": spread,
-        "like": "sharegpt" if chat else "",
-        "concurrency": int(workload.get("conc") or 0),
-        "rate": float(rate or 0.0),
-    }
-    return settings, assumed
 
 
 def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
@@ -265,6 +262,8 @@ YEARS = {"vllm_paper": "2023"}
 
 def _engine_words(entry: Mapping[str, Any]) -> str:
     words = str(entry["engine"])
+    if "--async-scheduling" in str(entry.get("options") or "") and "async" not in words:
+        words = f"{words} --async-scheduling"
     year = YEARS.get(str(entry["source"]), "")
     return words if any(c.isdigit() for c in words) or not year else f"{words} {year}"
 

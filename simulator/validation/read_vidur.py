@@ -27,7 +27,7 @@ def read_summary(rows: Sequence[Mapping[str, str]], path: Path) -> Reading:
         labels = Labels("Vidur", gpu, model, "llama", f"vidur {row['sched']}", "", "", layout, "A")
         settings = (("folder", str(folder)), ("name", name), *sorted((k, v) for k, v in row.items() if k in COLUMNS))
         measured = (
-            Measurement("request_replay", 0.0, "max_e2e_difference"),
+            Measurement("request_replay", 0.0, "max_difference"),
             Measurement("serving_latency", float(row["e2e_p50_s"]), "e2e_p50"),
         )
         reading.cases.append(Case(name, path.name, "dev", labels, Subject("vidur", None, settings=settings), measured))

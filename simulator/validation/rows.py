@@ -38,7 +38,7 @@ class RowRecord:
     degree, setting
         Ranks of one replica, and what was asked of the run besides device, degree and precision.
     note
-        Why there is no prediction.
+        Why there is no prediction; of a replay that differs, which ties it differs at.
     low, high
         Ends of the central 80 % interval of the prediction, where it has one.
     """
@@ -101,7 +101,8 @@ def _row(case: Case, m: Measurement, prediction: Mapping[str, float], note: str,
         case.id, case.file, case.split, m.kind, m.quantity, labels.source, labels.gpu, labels.model, labels.family,
         labels.framework, labels.precision, labels.scale, labels.strategy, labels.grade, m.load, predicted, m.value,
         _error(m, predicted), naive, _error(m, naive), "; ".join(case.assumed), labels.configuration or configuration,
-        labels.sweep, note if math.isnan(predicted) else "", labels.degree, labels.setting,
+        labels.sweep, note if math.isnan(predicted) or m.kind == "request_replay" else "", labels.degree,
+        labels.setting,
         low, high,
     )  # fmt: skip
 

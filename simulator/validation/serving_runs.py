@@ -21,7 +21,7 @@ from simulator.workload.jobs import Deployment
 from simulator.workload.requests.arrivals import ClosedLoop, Poisson
 from simulator.workload.requests.files import load_workload
 from simulator.workload.requests.generators import generate_requests
-from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Uniform
+from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Quantiles, Uniform
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["run_capacity", "run_serving", "run_static"]
@@ -144,11 +144,12 @@ def _lengths(subject: Subject, name: str) -> LengthSpec:
 
 
 def _shipped_law(workload: str, name: str, mean: float) -> LengthSpec:
-    """The log-normal law of a shipped workload, its median moved so that the mean under its cap is ``mean``."""
+    """The quantiles of a shipped workload, stretched to the mean of the record."""
     shipped = load_workload(workload)
     law = shipped.input_tokens if name == "isl" else shipped.output_tokens
-    assert isinstance(law, LogNormal)
-    return LogNormal(law.median * mean / law.mean(), law.sigma, max=law.max)
+    assert isinstance(law, Quantiles)
+    stretch = mean / law.mean()
+    return Quantiles(law.levels, tuple(max(1.0, stretch * tokens) for tokens in law.tokens))
 
 
 def run_serving(subject: Subject) -> tuple[Prediction, str]:
@@ -171,7 +172,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
-        front_end=front_end_of(deployment.framework, deployment.replicas),
+        front_end=None if subject.setting("offline") else front_end_of(deployment.framework, deployment.replicas),
     )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:

@@ -97,6 +97,9 @@ class Framework:
         What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
         device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
         weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
+    front_end
+        How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
+        (:mod:`simulator.serving.front_end`).
     operators_forward, operators_backward
         Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
         views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
@@ -130,7 +133,8 @@ class Framework:
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
-        share of the usual compute efficiency that its own GEMMs in these types have, ``vector_bytes`` [B] most that a
+        share of the usual compute efficiency that its own GEMMs in these types have, ``gemm_share_unpacked`` the same
+        of 16-bit GEMMs that widen weights of fewer bits on the way, ``vector_bytes`` [B] most that a
         multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors,
         ``index_per_row`` [s] time of the kernels that number the rows of a mixture by expert, per row.
     """
@@ -170,6 +174,7 @@ class Framework:
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
     memory_share: Literal["device", "static", "free"] = "device"
+    front_end: Literal["queue", "turns"] = "queue"
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""

@@ -190,6 +190,8 @@ class Work:
         Launches of an elementwise Op that stands for several small kernels.
     rows
         Rows of a selection (``select``) or of a numbering by expert (``index``).
+    unpacks
+        Whether the weights of a 16-bit GEMM are stored in fewer bits, so that it widens them on the way.
     """
 
     kind: OpKind
@@ -216,6 +218,7 @@ class Work:
     casts: bool = False
     kernels: int = 1
     rows: int = 0
+    unpacks: bool = False
 
 
 @dataclass(frozen=True)

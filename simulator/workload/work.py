@@ -10,6 +10,9 @@ from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
 
 __all__ = ["local_experts", "work_of"]
 
+_WIDE, _NARROW = ("bf16", "fp16"), ("fp8", "int8", "fp6", "fp4", "int4")
+_WEIGHTS = (TensorClass.PARAM, TensorClass.WORKSPACE)
+
 
 def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
     """Local work of ``op`` on one rank of ``mesh``.
@@ -52,7 +55,9 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
     if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
         m, n, k, groups = _gemm_shape(op, mesh)
         casts = op.dtype == "fp8" and op.reads[0].dtype != "fp8"
-        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator_of(op), casts=casts)
+        unpacks = op.dtype in _WIDE and any(t.dtype in _NARROW for t in op.reads if t.cls in _WEIGHTS)
+        operator = operator_of(op)
+        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator, casts=casts, unpacks=unpacks)
     operator = operator_of(op)
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
         return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs

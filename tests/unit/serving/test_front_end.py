@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from simulator.constants import Constant, Trust
 from simulator.registry import strategies
-from simulator.serving.front_end import FrontEnd, front_end_of
+from simulator.serving.front_end import FrontEnd, InTurns, front_end_of
 from simulator.serving.limits import EngineLimits
 from simulator.serving.pools import Pool, simulate_pools
 from simulator.serving.pools_run import PoolsRun
@@ -120,4 +120,44 @@ def test_a_framework_without_times_has_none() -> None:
     assert front_end_of(plain) is None
     each = Constant("x.front_end_per_request", 3e-3, "s", 0.0, Trust.ASSUMED, "of the test")
     found = front_end_of(replace(plain, constants={"front_end_per_request": each}), 2)
-    assert found == FrontEnd(3e-3, 0.0, 2)
+    assert found == InTurns(3e-3, 0.0, 2)
+    assert front_end_of(replace(plain, constants={"front_end_per_request": each}, front_end="queue")) == FrontEnd(
+        3e-3, 0.0
+    )
+
+
+def test_in_turns_a_burst_leaves_together() -> None:
+    """Equal requests that come together all leave when all their work is done; one alone after its own."""
+    front_end = InTurns(2e-3, 1e-6)
+    assert front_end.take_all([1.0] * 50 + [9.0], [1000] * 51) == pytest.approx([1.15] * 50 + [9.003])
+
+
+def test_in_turns_a_short_request_lets_the_longest_there_go() -> None:
+    """Works of 1 and 3 s that begin together: half of a server each for 2 s, then 2 s alone; nobody overtakes."""
+    assert InTurns(0.0, 1.0).take_all([0.0, 0.0], [3, 1]) == pytest.approx([2.0, 4.0])
+    assert InTurns(0.0, 1.0, servers=2).take_all([0.0, 0.0], [3, 1]) == pytest.approx([1.0, 3.0])
+
+
+@given(streams)
+def test_in_turns_the_last_leaves_when_a_queue_would_be_empty(stream: list[tuple[float, int]]) -> None:
+    """Sharing conserves work: busy periods end when those of the queue do, and departures keep the order."""
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    left, queue = InTurns(0.01, 1e-5).take_all(came, tokens), FrontEnd(0.01, 1e-5).take_all(came, tokens)
+    assert left == sorted(left)
+    assert left[-1] == pytest.approx(queue[-1])
+    assert all(end >= start for end, start in zip(left, came, strict=True))
+    assert all(
+        end >= fifo - 1e-9
+        for end, fifo in zip(
+            InTurns(0.01, 0.0).take_all(came, tokens), FrontEnd(0.01, 0.0).take_all(came, tokens), strict=True
+        )
+    )
+
+
+@given(streams)
+def test_in_turns_too_the_engine_sees_later_arrivals(stream: list[tuple[float, int]]) -> None:
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    left = InTurns(0.02, 1e-5).take_all(came, tokens)
+    behind = simulate_deployment(table(came, tokens), COST, kv_blocks=10_000, front_end=InTurns(0.02, 1e-5))
+    later = simulate_deployment(table(left, tokens), COST, kv_blocks=10_000)
+    np.testing.assert_array_equal(behind.finish, later.finish)

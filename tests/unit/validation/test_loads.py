@@ -1,0 +1,54 @@
+"""Loads of published entries: what is stated is checked against the entry's own figures."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulator.validation.loads import load_of
+from simulator.validation.models import IncompleteError
+from simulator.validation.read_serving import _copied
+from simulator.validation.rocm_recipes import rocm_launch
+
+
+def entry(kind: str, metrics: dict[str, float], **workload: object) -> dict[str, object]:
+    return {"id": "x", "source": "s", "gpu": "g", "workload": {"kind": kind, **workload}, "metrics": metrics}
+
+
+def test_a_concurrency_that_littles_law_contradicts_was_not_in_force() -> None:
+    """100 requests of 40 s each within 100 s are 40 in the system."""
+    figures = {"ttft_ms_mean": 30_100.0, "tpot_ms_mean": 100.0, "duration_s": 100.0}
+    stated = {"num_requests": 100, "isl": 32000, "osl": 100}
+    kind, settings, assumed = load_of("closed_loop", entry("closed_loop", figures, conc=4, **stated))
+    assert (kind, settings["concurrency"]) == ("all_at_once", 0)
+    assert "40 requests were there, not 4" in " ".join(assumed)
+    kind, settings, _ = load_of("closed_loop", entry("closed_loop", figures, conc=40, **stated))
+    assert (kind, settings["concurrency"]) == ("closed_loop", 40)
+
+
+def test_means_of_a_shipped_workload_are_its_lengths() -> None:
+    for isl, osl, like in ((216.4, 197.0, "sharegpt"), (128, 4, ""), (342.1, 281.4, "")):
+        _, settings, _ = load_of("all_at_once", entry("all_at_once", {}, num_requests=9, isl_mean=isl, osl_mean=osl))
+        assert settings["like"] == like
+
+
+def test_what_is_not_stated_is_not_guessed() -> None:
+    with pytest.raises(IncompleteError, match="isl, osl"):
+        load_of("all_at_once", entry("all_at_once", {}))
+    with pytest.raises(IncompleteError, match="concurrency"):
+        load_of("closed_loop", entry("closed_loop", {}, isl=1, osl=1))
+
+
+def test_equal_figures_on_two_accelerators_are_a_copy() -> None:
+    figures = {"out_tps": 20.02, "total_tps": 1.0, "duration_s": 498.76, "ttft_ms_mean": 2.0, "tpot_ms_mean": 3.0}
+    one, other, third = (entry("all_at_once", dict(figures)) for _ in range(3))
+    one["id"], other["id"], third["id"] = "a", "b", "c"
+    other["gpu"], third["metrics"] = "h", {**figures, "out_tps": 20.03}
+    assert _copied([one, other, third]) == {"a": "b", "b": "a"}
+    assert _copied([one, {**other, "gpu": "g"}]) == {}  # repeated on the same accelerator
+
+
+def test_rocm_states_requests_and_sequences() -> None:
+    asked = {"kind": "offline_max_load", "isl": 2048, "osl": 2048}
+    launch, count = rocm_launch({"source": "amd_vllm", "model": "llama3.1-405b", "workload": asked})
+    assert count == launch.fields["max_num_seqs"] == 500
+    assert rocm_launch({"source": "other", "model": "llama3.1-405b", "workload": asked})[1] == 0
