@@ -98,7 +98,7 @@ def before(row: dict[str, Any]) -> float:
     """Time of a lone request in front of the engine."""
     front_end = front_end_of(load_framework("vllm-0.10"))
     assert front_end is not None
-    return front_end.take(0.0, row["input_tokens"])
+    return front_end.take_all([0.0], [row["input_tokens"]])[0]
 
 
 def test_an_embedding_takes_one_pass_over_its_text() -> None:
