@@ -27,6 +27,7 @@ __all__ = ["InstancesTenant"]
 class InstancesTenant(ServingTenant):
     """A model on machines that come and go: one of several layouts at a time."""
 
+    shares = False  # its pipelines have no fixed places
     machines: Machines
     replanning: Replanning
 

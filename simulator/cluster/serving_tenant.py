@@ -129,7 +129,8 @@ class ServingTenant:
 
     def share(self, commons: Commons) -> list[SharedIterations]:
         """The engines that share links with others; behind feeders none does, and a warning says so."""
-        return shared_engines(self.deployment, self.engines, commons) if self.power is None else []
+        alone = not self.shares or self.power is not None
+        return [] if alone else shared_engines(self.deployment, self.engines, commons)
 
     def live(self) -> Sequence[Replica]:
         """The replicas as they are now."""

@@ -38,7 +38,7 @@ def under_limits(
 
 
 def budgets_of(
-    cluster: Cluster, spec: PowerSpec, workloads: Collection[str], functions: bool, shared: Sequence[str]
+    cluster: Cluster, spec: PowerSpec, workloads: Collection[str], fixed: Sequence[str]
 ) -> tuple[PowerBudgets | None, list[Problem]]:
     """Feeders with the nodes of each, those with the fewest first, and what is wrong with them.
 
@@ -46,19 +46,18 @@ def budgets_of(
     ----------
     workloads
         All names, for ``urgency``.
-    functions
-        Whether functions run on the cluster: their calls are not worked off event by event, so no clock can slow them.
-    shared
-        Deployments on which several models share replicas, for which the same holds.
+    fixed
+        What cannot be slowed, in words: calls of functions and models that share replicas are not worked off event by
+        event, pipelines on instances have no fixed places.
     """
     problems: list[Problem] = [
         (("urgency",), unknown_name("workload", name, workloads)) for name in spec.urgency if name not in workloads
     ]
-    if spec.feeders and (functions or shared):
-        who = "functions" if functions else f"the models that share '{shared[0]}'"
-        problems.append(
-            (("feeders",), f"{who} cannot be slowed yet: use 'cap' or 'device_cap', which hold all the time")
-        )
+    problems += [
+        (("feeders",), f"{what} cannot be slowed yet: use 'cap' or 'device_cap', which hold all the time")
+        for what in fixed[:1]
+        if spec.feeders
+    ]
     found: list[Feeder] = []
     for number, level in enumerate(spec.feeders):
         feeders = list(_feeders(cluster, level))

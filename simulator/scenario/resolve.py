@@ -191,8 +191,10 @@ class Resolver(TrainingResolver, ServingResolver):
         from simulator.scenario.power import budgets_of
 
         names = sorted({place.workload for place in placements})
-        shared = [d.name for d in deployments if d.sharing is not None]
-        budgets, problems = budgets_of(cluster, spec, names, self._has_functions, shared)
+        fixed = ["functions"] if self._has_functions else []
+        fixed += [f"the models that share '{d.name}'" for d in deployments if d.sharing is not None]
+        fixed += [f"the pipelines on the instances of '{d.name}'" for d in deployments if d.instances is not None]
+        budgets, problems = budgets_of(cluster, spec, names, fixed)
         for path, message in problems:
             self._error(("cluster", "power", *path), message)
         return budgets

@@ -196,7 +196,9 @@ def test_pools_share_links_with_what_they_move() -> None:
     plan = {"tensor_parallel": 1, "data_parallel": 16, "expert_parallel": 16, "precision": "fp8"}
     pools = {"prefill": {"replicas": 1, "plan": plan}, "decode": {"replicas": 1, "plan": plan}}
     requests = {"rate": "1000000 /s", "count": 2048, "input_tokens": 64, "output_tokens": 64}
-    work = {**CHAT, "requests": requests, "deployment": {"pools": pools, "max_num_seqs": 4096}}
+    # An engine without a process in front of it: the whole burst reaches the pools at once.
+    engine = {"framework": "vllm-0.5", "deployment": {"pools": pools, "max_num_seqs": 4096}}
+    work = {**CHAT, **engine, "requests": requests}
     copy = {"background": "copy", "source": 2, "to": 4, "rate": "40 GB/s"}
 
     def run(ratio: float, **more: Any) -> Any:

@@ -69,7 +69,7 @@ def goodput(model: str, engine: str, pools: bool, low: float, high: float) -> fl
 def test_distserve_serves_more_than_vllm_within_the_same_limits(
     model: str, published: float, whole: tuple[float, float], apart: tuple[float, float]
 ) -> None:
-    """4.0 and 3.1 times here."""
+    """4.0 and 3.3 times here."""
     gain = goodput(model, "fastertransformer", True, *apart) / goodput(model, "vllm-0.2", False, *whole)
     print(
         f"{model}: DistServe over vLLM: predicted {gain:.2f}, published {published}, error {gain / published - 1:+.0%}"
@@ -80,5 +80,5 @@ def test_distserve_serves_more_than_vllm_within_the_same_limits(
 def test_what_the_engine_has_to_do_with_it() -> None:
     """Pools of vLLM's own engine of that year serve less than it does whole: its host time per iteration, not others'
     prompts, holds up tokens of OPT-13B."""
-    assert not keeps("opt-13b", "vllm-0.2", True, 5.0)
-    assert keeps("opt-13b", "vllm-0.2", False, 5.0)
+    assert not keeps("opt-13b", "vllm-0.2", True, 4.0)
+    assert keeps("opt-13b", "vllm-0.2", False, 4.0)

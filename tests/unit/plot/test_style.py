@@ -32,7 +32,8 @@ TOGETHER = {
     "links": ("hbm", "scale_up", "scale_out"),
 }
 
-DRAWN = [name for name in FIGURES if name != "failures_and_goodput"]  # nothing fails in the shared result
+DRAWN = [name for name in FIGURES if name not in ("failures_and_goodput", "feeder_power")]
+"""Nothing fails in the shared result, and power is not short."""
 
 
 def lab(colour: str, matrix: object) -> np.ndarray:

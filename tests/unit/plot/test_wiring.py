@@ -41,7 +41,7 @@ def test_tiers_are_counted_and_their_ratio_is_said() -> None:
 @pytest.mark.parametrize(
     ("topology", "nodes", "options", "text"),
     [
-        ("torus", 8, {"shape": [2, 2, 2]}, "8 switches with 1 nodes each"),
+        ("torus", 8, {"shape": [2, 2, 2]}, "8 switches with 1 node each"),
         ("torus", 128, {"shape": [4, 4, 8], "twisted": True}, "those of short rows with a shift"),
         ("dragonfly", 36, {"ports_per_router": 4}, "9 groups of switches with 4 nodes each"),
         ("single-switch", 4, {}, "4 × node"),
