@@ -10,6 +10,7 @@ from simulator.cost.device import DeviceCost
 from simulator.registry import lookup
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape
+from simulator.strategies.serving_protocols import FOREVER
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.workload.lowering_attention import mean_context
 from simulator.workload.model import AttentionSpec
@@ -17,7 +18,6 @@ from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
 __all__ = ["AttentionTerm", "attention_term"]
 
-FOREVER = 1 << 60
 TEMPLATE_CONTEXT = 1024
 """Context of the work template; coefficients per token do not depend on it."""
 

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from simulator.serving.attention_terms import FOREVER
 from simulator.serving.iteration import ReplicaCost
 from simulator.strategies.batch_overlap.halves import BatchOverlap
 from simulator.strategies.protocols import BatchShape, Segment
+from simulator.strategies.serving_protocols import FOREVER
 from simulator.workload.model import LayerSpec
 
 __all__ = ["DualBatchCost"]

@@ -26,10 +26,11 @@ from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
 from simulator.serving.separable import ChunkTerm, SeparableCost
 from simulator.serving.token_costs import LinearCost
-from simulator.serving.token_wise import FOREVER, TokenWise
+from simulator.serving.token_wise import TokenWise
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_offload.streaming import RESIDENT, WeightStream
+from simulator.strategies.serving_protocols import FOREVER
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.workload.framework import Framework
 from simulator.workload.model import AttentionSpec, ModelSpec

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from simulator.strategies.protocols import BatchShape, Segment
+from simulator.strategies.serving_protocols import FOREVER
 
 __all__ = ["ChunkTerm", "Separable", "SeparableCost"]
-
-FOREVER = 1 << 60
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Final
 
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.dealing import dealt
@@ -18,15 +17,14 @@ from simulator.serving.pricing import pricing_of
 from simulator.serving.token_costs import Part, TokenCosts, layers_of_stage
 from simulator.strategies.protocols import BatchShape
 from simulator.strategies.rank_layout import RankLayout
+from simulator.strategies.serving_protocols import FOREVER
 from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.framework import Framework
 from simulator.workload.model import LayerSpec, ModelSpec
 from simulator.workload.ops import Collective, OpKind, Work
 from simulator.workload.plan import Plan
 
-__all__ = ["FOREVER", "TokenWise"]
-
-FOREVER: Final = 1 << 60
+__all__ = ["TokenWise"]
 
 
 class TokenWise:

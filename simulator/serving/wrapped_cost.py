@@ -8,12 +8,11 @@ from simulator.serving.message_links import Away
 from simulator.serving.speculative import SpeculativeCost
 from simulator.strategies.cascade.models import EarlyExit
 from simulator.strategies.protocols import BatchShape, Segment
+from simulator.strategies.serving_protocols import FOREVER
 from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind, Work
 
 __all__ = ["DenoisingCost", "EarlyExitCost", "EncoderDecoderCost", "TowerCost", "WrappedCost"]
-
-FOREVER = 1 << 60
 
 
 class WrappedCost:

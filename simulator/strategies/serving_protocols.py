@@ -6,12 +6,16 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 __all__ = [
-    "AdmissionPolicy", "BatchPlan", "BatchPolicy", "BatchShape", "CacheTier", "IterationCost", "KVCachePolicy", "Moves",
-    "PipelinedIterationCost", "ReplicaView", "RequestState", "Router", "Segment",
+    "FOREVER", "AdmissionPolicy", "BatchPlan", "BatchPolicy", "BatchShape", "CacheTier", "IterationCost",
+    "KVCachePolicy", "Moves", "PipelinedIterationCost", "ReplicaView", "RequestState", "Router", "Segment",
 ]  # fmt: skip
+
+
+FOREVER: Final = 1 << 60
+"""Iterations of a segment, or sequences of a limit, that never end."""
 
 
 class BatchShape(NamedTuple):

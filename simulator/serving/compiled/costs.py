@@ -33,10 +33,9 @@ from simulator.serving.compiled.layout import (
     WANTED,
     State,
 )
+from simulator.strategies.serving_protocols import FOREVER
 
 __all__ = ["decode_segment", "find_chunk", "iteration"]
-
-FOREVER = 1 << 60
 
 
 @inner
