@@ -57,16 +57,11 @@ class SpotServeReplanner:
     catalogue=("SpotServe",),
     validated_by="ratio",
 )
-class Restart:
+class Restart(SpotServeReplanner):
     """The best plan for the machines left; everything stops, loads its weights anew and begins again."""
 
-    name: str
     carries = False
     spares = False
-
-    def choose(self, layouts: Sequence[Layout], rate: float, current: Layout | None) -> Layout | None:
-        """See :class:`~simulator.strategies.replanning.base.Replanner`."""
-        return _adaptive(layouts, rate)
 
 
 @register(
