@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -17,7 +16,7 @@ OVERVIEW = (
 )
 
 
-class BatchOverlap(ABC):
+class BatchOverlap:
     """How a batch is divided; the keys of ``deployment.batch_overlap``."""
 
     name: str
@@ -27,9 +26,9 @@ class BatchOverlap(ABC):
         settings.only(self.keys)
         self.settings = settings
 
-    @abstractmethod
     def compute_share(self, prompts: bool) -> float:
         """Share of its speed that the computation of an iteration keeps beside messages; ``prompts``: it has some."""
+        raise NotImplementedError
 
 
 @register(

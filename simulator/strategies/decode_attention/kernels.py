@@ -8,7 +8,6 @@ smaller than the device leaves the rest of the bandwidth unused, however long th
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
@@ -46,7 +45,7 @@ class Grid(NamedTuple):
         return reads * math.ceil(blocks / multiprocessors) * multiprocessors / blocks
 
 
-class DecodeAttention(ABC):
+class DecodeAttention:
     """A kernel; the keys of ``deployment.decode_attention``."""
 
     name: str
@@ -57,9 +56,9 @@ class DecodeAttention(ABC):
         self.settings = settings
 
     @property
-    @abstractmethod
     def grid(self) -> Grid:
         """Its thread blocks."""
+        raise NotImplementedError
 
 
 @register(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -46,7 +45,7 @@ def best_sizes(values: Sequence[Mapping[int, float]], room: int) -> list[int]:
     return found
 
 
-class _Goodput(Fifo, ABC):
+class _Goodput(Fifo):
     """What the two have in common: sizes to choose from, and the choice."""
 
     preemptive = True
@@ -65,9 +64,9 @@ class _Goodput(Fifo, ABC):
         values = [self.values(job, room, view) for job in jobs]
         return {job.number: size for job, size in zip(jobs, best_sizes(values, room), strict=True) if size}
 
-    @abstractmethod
     def values(self, job: QueuedJob, room: int, view: QueueView) -> Mapping[int, float]:
         """Accelerators → what it is worth that the job has them."""
+        raise NotImplementedError
 
 
 def _sizes(job: QueuedJob, room: int, view: QueueView, inside: Callable[[int], Sequence[int]]) -> list[int]:

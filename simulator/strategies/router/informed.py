@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,7 +16,7 @@ __all__ = [
 _MOONCAKE = "Qin et al., Mooncake: Trading More Storage for Less Computation, FAST 2025, arXiv:2407.00079, Algorithm 1"
 
 
-class _Least(ABC):
+class _Least:
     """The replica with the least of something; among equals, in turn."""
 
     name: str
@@ -25,9 +24,9 @@ class _Least(ABC):
     def __init__(self, seed: int = 0) -> None:
         self._last = -1
 
-    @abstractmethod
     def load(self, request: RequestState, replica: ReplicaView, now: float) -> float | tuple[float, float]:
         """What is to be least."""
+        raise NotImplementedError
 
     def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
         """The least loaded."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -14,7 +13,7 @@ from simulator.strategies.sparsity.kept_context import KeptContext
 __all__ = ["H2O", "BlockSparse", "SpAtten", "SparseAttention", "StreamingLLM"]
 
 
-class SparseAttention(ABC):
+class SparseAttention:
     """Which part of the context is attended and held; the keys of ``deployment.sparse_attention``."""
 
     name: str
@@ -26,9 +25,9 @@ class SparseAttention(ABC):
         self.settings = settings
 
     @property
-    @abstractmethod
     def kept(self) -> KeptContext:
         """The part."""
+        raise NotImplementedError
 
 
 @register(

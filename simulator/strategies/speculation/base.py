@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
@@ -42,7 +41,7 @@ class Draft:
     reads_prompts: bool = True
 
 
-class Speculation(ABC):
+class Speculation:
     """A way of drafting tokens that the target model verifies together.
 
     Verification keeps the target's distribution (rejection sampling, arXiv 2211.17192 appendix A.1), so a lossless
@@ -64,9 +63,9 @@ class Speculation(ABC):
         self.widths = self._widths(settings)
         self.expected_tokens = accepted_tokens(settings, self.widths)
 
-    @abstractmethod
     def _widths(self, settings: Settings) -> tuple[int, ...]:
         """Candidates at each depth of the draft."""
+        raise NotImplementedError
 
     @property
     def verify_tokens(self) -> int:

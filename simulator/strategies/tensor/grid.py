@@ -8,7 +8,6 @@ reductions along its rows, columns and depth; the topology prices them.
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -54,7 +53,7 @@ def grid_of(plan: Plan) -> Grid:
     )
 
 
-class GridTensorParallel(ABC):
+class GridTensorParallel:
     """Common part: where tensors lie and which Ops are matrix products."""
 
     name: str
@@ -62,9 +61,9 @@ class GridTensorParallel(ABC):
 
     # -- what a layout says ---------------------------------------------------------------------------------------
 
-    @abstractmethod
     def shape(self, plan: Plan) -> str:
         """Empty, or why the ranks do not form this grid and what would."""
+        raise NotImplementedError
 
     def batch_axes(self, grid: Grid) -> tuple[str, ...]:
         """Axes that cut the batch."""
@@ -74,9 +73,9 @@ class GridTensorParallel(ABC):
         """Axes that cut the widths of activations and the outputs of weights."""
         return (grid.along,)
 
-    @abstractmethod
     def product(self, op: Op, grid: Grid, stream: Stream) -> Iterator[Op]:
         """Steps of one matrix product."""
+        raise NotImplementedError
 
     # -- what they share ------------------------------------------------------------------------------------------
 
