@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -84,9 +85,18 @@ def register(
     claims: tuple[Claim, ...] = (),
     validated_by: Validation = "none",
 ) -> Callable[[T], T]:
-    """Class decorator that enters a strategy into the register under ``(family, name)``."""
+    """Class decorator that enters a strategy into the register under ``(family, name)``.
+
+    Raises
+    ------
+    TypeError
+        Of the decorator, if the class leaves open what a base of it declares abstract: it could never be made.
+    """
 
     def enter(cls: T) -> T:
+        if inspect.isabstract(cls):
+            left = ", ".join(sorted(cls.__abstractmethods__))
+            raise TypeError(f"strategy '{name}' of family '{family}' is incomplete: {cls.__qualname__} lacks {left}")
         key = (family, name)
         if key in _RECORDS and _RECORDS[key][1].__qualname__ != cls.__qualname__:
             raise ValueError(f"strategy '{name}' of family '{family}' is registered twice")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -16,7 +17,7 @@ OVERVIEW = (
 )
 
 
-class BatchOverlap:
+class BatchOverlap(ABC):
     """How a batch is divided; the keys of ``deployment.batch_overlap``."""
 
     name: str
@@ -26,9 +27,9 @@ class BatchOverlap:
         settings.only(self.keys)
         self.settings = settings
 
+    @abstractmethod
     def compute_share(self, prompts: bool) -> float:
         """Share of its speed that the computation of an iteration keeps beside messages; ``prompts``: it has some."""
-        raise NotImplementedError
 
 
 @register(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from heapq import nsmallest
 
@@ -16,15 +17,15 @@ __all__ = ["CacheAware", "OfflineThroughput", "Ordered", "ShortestJobFirst"]
 _DECODE = BatchPlan()
 
 
-class Ordered(ChunkedPrefill):
+class Ordered(ChunkedPrefill, ABC):
     """Token budget as in chunked prefill; :meth:`order` says who is next."""
 
     first_fit = False
     """Whether a request that does not fit is passed over."""
 
+    @abstractmethod
     def order(self, replica: ReplicaView, most: int) -> Iterable[RequestState]:
         """At least the first ``most`` waiting requests, best first."""
-        raise NotImplementedError
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """A new request may be the next one, if there is a seat."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from simulator.registry import register
 from simulator.strategies.batching.prediction import LengthPredictor
 from simulator.strategies.protocols import BatchPlan, Moves, ReplicaView, RequestState
@@ -11,7 +13,7 @@ __all__ = ["Preemptive", "Priority", "ShortestRemainingTime"]
 Rank = tuple[float, float, int]
 
 
-class Preemptive:
+class Preemptive(ABC):
     """The best ranked requests run; others pause, and make room where the KV cache is short.
 
     Who steps back keeps its blocks as long as nobody better needs them; then the worst ranked give theirs up: to host
@@ -24,9 +26,9 @@ class Preemptive:
     moves_requests = True
     decodes_when_idle = False
 
+    @abstractmethod
     def rank(self, request: RequestState, replica: ReplicaView) -> Rank:
         """Least first."""
-        raise NotImplementedError
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """Any arrival may be the most urgent."""

@@ -6,6 +6,7 @@ join the result again afterwards; without it every rank is a worker of its own.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
@@ -37,15 +38,15 @@ def byteps_volume(workers: int, servers: int) -> float:
     return 2 * n * (n - 1) / (n * n + k * n - 2 * k) if n > 1 else 0.0
 
 
-class _Aggregated(CommunicationPass):
+class _Aggregated(CommunicationPass, ABC):
     """Replaces all-reduces by exchanges with something that sums."""
 
     changes = "aggregation"
     limits: ClassVar[dict[str, tuple[float, float, float]]] = {}
 
+    @abstractmethod
     def volume(self, plan: Plan, workers: int) -> float:
         """Bytes on the busiest link, per direction, over the gradient's."""
-        raise NotImplementedError
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Gradients must be whole, and groups must divide."""

@@ -7,6 +7,7 @@ writes both; that memory and that time are counted.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import ClassVar
 
@@ -25,16 +26,16 @@ Limits = dict[str, tuple[float, float, float]]
 INDEX_BITS = 32
 
 
-class CompressedGradients(CommunicationPass):
+class CompressedGradients(CommunicationPass, ABC):
     """Base: subclasses say how many bits of each gradient element travel on average."""
 
     changes = "compression"
     error_feedback: ClassVar[bool] = True
     limits: ClassVar[Limits] = {}
 
+    @abstractmethod
     def bits(self, plan: Plan, plain: float) -> float:
         """Bits on the wire per gradient element, of ``plain`` bits uncompressed."""
-        raise NotImplementedError
 
     def every(self, plan: Plan) -> int:
         """Steps per synchronisation."""

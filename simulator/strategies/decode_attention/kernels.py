@@ -8,6 +8,7 @@ smaller than the device leaves the rest of the bandwidth unused, however long th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar, NamedTuple
 
@@ -45,7 +46,7 @@ class Grid(NamedTuple):
         return reads * math.ceil(blocks / multiprocessors) * multiprocessors / blocks
 
 
-class DecodeAttention:
+class DecodeAttention(ABC):
     """A kernel; the keys of ``deployment.decode_attention``."""
 
     name: str
@@ -56,9 +57,9 @@ class DecodeAttention:
         self.settings = settings
 
     @property
+    @abstractmethod
     def grid(self) -> Grid:
         """Its thread blocks."""
-        raise NotImplementedError
 
 
 @register(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -45,7 +46,7 @@ def best_sizes(values: Sequence[Mapping[int, float]], room: int) -> list[int]:
     return found
 
 
-class _Goodput(Fifo):
+class _Goodput(Fifo, ABC):
     """What the two have in common: sizes to choose from, and the choice."""
 
     preemptive = True
@@ -64,9 +65,9 @@ class _Goodput(Fifo):
         values = [self.values(job, room, view) for job in jobs]
         return {job.number: size for job, size in zip(jobs, best_sizes(values, room), strict=True) if size}
 
+    @abstractmethod
     def values(self, job: QueuedJob, room: int, view: QueueView) -> Mapping[int, float]:
         """Accelerators → what it is worth that the job has them."""
-        raise NotImplementedError
 
 
 def _sizes(job: QueuedJob, room: int, view: QueueView, inside: Callable[[int], Sequence[int]]) -> list[int]:

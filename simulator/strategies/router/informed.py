@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,21 +17,13 @@ __all__ = [
 _MOONCAKE = "Qin et al., Mooncake: Trading More Storage for Less Computation, FAST 2025, arXiv:2407.00079, Algorithm 1"
 
 
-class _Least:
-    """The replica with the least of something; among equals, in turn."""
+class _InTurn:
+    """Among equal replicas, the one after the last chosen."""
 
     name: str
 
     def __init__(self, seed: int = 0) -> None:
         self._last = -1
-
-    def load(self, request: RequestState, replica: ReplicaView, now: float) -> float | tuple[float, float]:
-        """What is to be least."""
-        raise NotImplementedError
-
-    def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
-        """The least loaded."""
-        return self.least(replicas, lambda replica: self.load(request, replica, now))
 
     def least(self, replicas: Sequence[ReplicaView], load: Callable[[ReplicaView], Any]) -> int:
         """The first least, searched from the one after the last chosen, so that ties do not pile up on one replica."""
@@ -38,6 +31,18 @@ class _Least:
         order = [(start + step) % len(replicas) for step in range(len(replicas))]
         self._last = min(order, key=lambda index: load(replicas[index]))
         return self._last
+
+
+class _Least(_InTurn, ABC):
+    """The replica with the least of one number."""
+
+    @abstractmethod
+    def load(self, request: RequestState, replica: ReplicaView, now: float) -> float | tuple[float, float]:
+        """What is to be least."""
+
+    def route(self, request: RequestState, replicas: Sequence[ReplicaView], now: float) -> int:
+        """The least loaded."""
+        return self.least(replicas, lambda replica: self.load(request, replica, now))
 
 
 @register("kv-aware", kind="policy", area="serving", family="router", cites=(_MOONCAKE,), validated_by="closed_form")
@@ -86,7 +91,7 @@ class LeastUncachedPrefill(_Least):
     cites=("Vidur, branch canary (2025): routing policy sticky_lor",),
     validated_by="published",
 )
-class SessionSticky(_Least):
+class SessionSticky(_InTurn):
     """A session stays on the replica that was least outstanding when it began; so do requests of no session.
 
     Where that replica takes no more requests, the session moves to the least outstanding one of those that do.
@@ -121,7 +126,7 @@ class SessionSticky(_Least):
     catalogue=("SGLang / RadixAttention, Prompt Cache",),
     validated_by="closed_form",
 )
-class PrefixAware(_Least):
+class PrefixAware(_InTurn):
     """The replica with the longest cached prefix, unless loads are out of balance or too little is cached anywhere.
 
     Parameters
@@ -173,7 +178,7 @@ class SLOAware(_Least):
 
 
 @register("cost-aware", kind="policy", area="serving", family="router", validated_by="closed_form")
-class CostAware(_Least):
+class CostAware(_InTurn):
     """The cheapest replica that is foreseen to give the first token in time; if none is, the earliest.
 
     Parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ def host_bandwidth(node: Node, ranks: int) -> float:
     return node.accelerator.host_link.achievable / sharing
 
 
-class WeightOffload:
+class WeightOffload(ABC):
     """Layers live in host memory or on NVMe; the keys of ``deployment.offload``."""
 
     name: str
@@ -39,6 +40,7 @@ class WeightOffload:
         """Share of the neurons that one token uses on the device; below 1 where neurons are picked."""
         return 1.0
 
+    @abstractmethod
     def stream(
         self, weights: Sequence[float], layers: Sequence[int], plan: Plan, node: Node, neurons: float = 0.0
     ) -> WeightStream:  # fmt: skip
@@ -55,7 +57,6 @@ class WeightOffload:
         neurons
             Share of a layer's weights that are neurons of its MLP.
         """
-        raise NotImplementedError
 
 
 @register(

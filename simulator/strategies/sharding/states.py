@@ -12,6 +12,7 @@ DDP is (1, 1, 1), ZeRO-1 (1, 1, n), ZeRO-2 (1, n, n), ZeRO-3 (n, n, n), MiCS and
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 from simulator.strategies.protocols import PassStage
@@ -77,7 +78,7 @@ def refuse_pipeline(plan: Plan, what: str) -> str:
     )
 
 
-class ShardedStates:
+class ShardedStates(ABC):
     """Shards states by :class:`Groups` and adds the gathers and reductions they imply."""
 
     name: str
@@ -100,9 +101,9 @@ class ShardedStates:
                 )
         return ""
 
+    @abstractmethod
     def groups(self, plan: Plan, axis: str) -> Groups:
         """Sizes of the groups on ``axis`` (``dpcp``, or ``edp`` for routed experts)."""
-        raise NotImplementedError
 
     def wire(self, plan: Plan) -> Wire:
         """How parameter gathers travel."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
 
@@ -13,7 +14,7 @@ from simulator.strategies.sparsity.kept_context import KeptContext
 __all__ = ["H2O", "BlockSparse", "SpAtten", "SparseAttention", "StreamingLLM"]
 
 
-class SparseAttention:
+class SparseAttention(ABC):
     """Which part of the context is attended and held; the keys of ``deployment.sparse_attention``."""
 
     name: str
@@ -25,9 +26,9 @@ class SparseAttention:
         self.settings = settings
 
     @property
+    @abstractmethod
     def kept(self) -> KeptContext:
         """The part."""
-        raise NotImplementedError
 
 
 @register(

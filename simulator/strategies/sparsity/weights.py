@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import replace
 from typing import ClassVar
@@ -14,7 +15,7 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Dim, Op, OpKind, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
-__all__ = ["PIT", "DejaVu", "FlashLLM", "LLMPruner", "SparseGPT", "WeightSparsity", "union_density"]
+__all__ = ["PIT", "DejaVu", "FlashLLM", "LLMPruner", "SparseGPT", "SparseMatrices", "WeightSparsity", "union_density"]
 
 LINEAR = (OpKind.GEMM, OpKind.GROUPED_GEMM)
 KEPT_DENSE = ("router", "head", "embedding", "gate")
@@ -31,8 +32,8 @@ def _scaled(dim: Dim, share: float) -> Dim:
     return Dim(dim.name, tuple((max(1, round(units * share)), size) for units, size in dim.parts))
 
 
-class WeightSparsity:
-    """Base of the passes: which matrices are sparse, how many of their bytes and FLOPs remain.
+class WeightSparsity(ABC):
+    """Base of the passes: how many of the weights remain.
 
     ``density`` of the plan's options is the share of the weights that remains (``sparsity_density``), 1 = dense.
     """
@@ -41,8 +42,6 @@ class WeightSparsity:
     stage = PassStage.PRECISION
     default: ClassVar[float] = 1.0
     quality: ClassVar[str] = ""
-    drops: ClassVar[bool] = True
-    """Whether pruned weights leave memory; otherwise they are only not read."""
 
     def density(self, plan: Plan) -> float:
         """Share of the weights that remains."""
@@ -54,14 +53,25 @@ class WeightSparsity:
             return f"sparsity_density {self.density(plan):g} is not above 0 and at most 1"
         return ""
 
+    @abstractmethod
+    def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """The block with what remains of its weights."""
+
+
+class SparseMatrices(WeightSparsity):
+    """Base of the passes that change one matrix at a time: how many of its bytes and FLOPs remain."""
+
+    drops: ClassVar[bool] = True
+    """Whether pruned weights leave memory; otherwise they are only not read."""
+
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Change every sparse linear layer."""
         changed = block.map(lambda op: self.sparse(op, block, plan) if _is_sparse(op) else op)
         return replace(changed, states=changed.parameters) if self.drops else changed
 
+    @abstractmethod
     def sparse(self, op: Op, block: Block, plan: Plan) -> Op:
         """One linear layer."""
-        raise NotImplementedError
 
 
 def _is_sparse(op: Op) -> bool:
@@ -111,7 +121,7 @@ def narrowed(op: Op, share: float, dims: Collection[str]) -> Op:
     ),
     validated_by="closed_form",
 )
-class SparseGPT(WeightSparsity):
+class SparseGPT(SparseMatrices):
     """Half of the weights pruned: ``sparsity_pattern`` 2:4 halves FLOPs and stores values with 2-bit indices.
 
     ``unstructured``: bytes of the non-zeros and a bit mask, FLOPs dense.
@@ -158,7 +168,7 @@ class SparseGPT(WeightSparsity):
     ),
     validated_by="closed_form",
 )
-class FlashLLM(WeightSparsity):
+class FlashLLM(SparseMatrices):
     """Load as sparse, compute as dense: bytes of the non-zeros with 16-bit positions, FLOPs of the dense matrix.
 
     At 16-bit values a non-zero takes 4 bytes, so it pays below half density only.
@@ -190,7 +200,7 @@ class FlashLLM(WeightSparsity):
     ),
     validated_by="closed_form",
 )
-class PIT(WeightSparsity):
+class PIT(SparseMatrices):
     """Dynamic sparsity: rows and columns that are zero are gathered away, so bytes and FLOPs shrink alike."""
 
     quality = "results do not change: only zeros are skipped (abstract of arXiv 2301.10936)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import ClassVar
@@ -41,7 +42,7 @@ class Draft:
     reads_prompts: bool = True
 
 
-class Speculation:
+class Speculation(ABC):
     """A way of drafting tokens that the target model verifies together.
 
     Verification keeps the target's distribution (rejection sampling, arXiv 2211.17192 appendix A.1), so a lossless
@@ -63,9 +64,9 @@ class Speculation:
         self.widths = self._widths(settings)
         self.expected_tokens = accepted_tokens(settings, self.widths)
 
+    @abstractmethod
     def _widths(self, settings: Settings) -> tuple[int, ...]:
         """Candidates at each depth of the draft."""
-        raise NotImplementedError
 
     @property
     def verify_tokens(self) -> int:

@@ -8,6 +8,7 @@ reductions along its rows, columns and depth; the topology prices them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -53,7 +54,7 @@ def grid_of(plan: Plan) -> Grid:
     )
 
 
-class GridTensorParallel:
+class GridTensorParallel(ABC):
     """Common part: where tensors lie and which Ops are matrix products."""
 
     name: str
@@ -61,9 +62,9 @@ class GridTensorParallel:
 
     # -- what a layout says ---------------------------------------------------------------------------------------
 
+    @abstractmethod
     def shape(self, plan: Plan) -> str:
         """Empty, or why the ranks do not form this grid and what would."""
-        raise NotImplementedError
 
     def batch_axes(self, grid: Grid) -> tuple[str, ...]:
         """Axes that cut the batch."""
@@ -73,9 +74,9 @@ class GridTensorParallel:
         """Axes that cut the widths of activations and the outputs of weights."""
         return (grid.along,)
 
+    @abstractmethod
     def product(self, op: Op, grid: Grid, stream: Stream) -> Iterator[Op]:
         """Steps of one matrix product."""
-        raise NotImplementedError
 
     # -- what they share ------------------------------------------------------------------------------------------
 

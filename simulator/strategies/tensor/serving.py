@@ -7,6 +7,7 @@ the axis that cuts its output and sums its output over the axis that cuts its in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -46,19 +47,19 @@ class Axes:
         return tuple(a for a in (self.narrow, self.wide) if a)
 
 
-class GatheringLayout:
+class GatheringLayout(ABC):
     """Common part: where tensors rest and which collectives a product implies."""
 
     name: str
     stage = PassStage.PARTITION
 
+    @abstractmethod
     def axes(self, plan: Plan) -> Axes:
         """The axes of the grid; those of a single rank are left out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def attention_split(self, plan: Plan) -> AttentionSplit:
         """How the ranks share attention."""
-        raise NotImplementedError
 
     def check(self, model: ModelSpec, plan: Plan) -> str:
         """Dense layers with softmax attention whose heads divide."""

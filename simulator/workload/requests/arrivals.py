@@ -9,6 +9,7 @@ for bursty gaps, where a process that starts with a full gap would deliver (CV²
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Literal
@@ -56,7 +57,7 @@ def renewal_times(first: float, gaps: Callable[[int], Times], end: float, count:
     return times if count is None else times[:count]
 
 
-class ArrivalSpec:
+class ArrivalSpec(ABC):
     """Base of the laws of arrival.
 
     Attributes
@@ -68,13 +69,13 @@ class ArrivalSpec:
     process: ClassVar[str]
 
     @property
+    @abstractmethod
     def mean_rate(self) -> float:
         """Long-run arrival rate [req/s]; NaN for a closed loop, where it is a result."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
         """Ascending times [s] in [0, duration), at most ``count`` of them."""
-        raise NotImplementedError
 
     def with_rate(self, rate: float) -> ArrivalSpec:
         """The same law at a mean of ``rate`` [req/s]; the coefficient of variation of the gaps stays.

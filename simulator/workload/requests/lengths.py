@@ -7,6 +7,7 @@ because that is what engines do: a length cap shows as a spike at the cap in eve
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ def _round(values: NDArray[np.float64], low: float, high: float) -> Tokens:
     return np.clip(np.rint(values), low, min(high, _LARGEST)).astype(np.int32)
 
 
-class LengthSpec:
+class LengthSpec(ABC):
     """Base of the laws of length.
 
     Attributes
@@ -41,13 +42,13 @@ class LengthSpec:
 
     law: ClassVar[str]
 
+    @abstractmethod
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """``count`` lengths [tokens], each at least 1."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self) -> float:
         """Expected length [tokens], before rounding to whole tokens."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
