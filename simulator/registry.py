@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -94,9 +93,9 @@ def register(
     """
 
     def enter(cls: T) -> T:
-        if inspect.isabstract(cls):
-            left = ", ".join(sorted(cls.__abstractmethods__))
-            raise TypeError(f"strategy '{name}' of family '{family}' is incomplete: {cls.__qualname__} lacks {left}")
+        if left := sorted(getattr(cls, "__abstractmethods__", ())):
+            lacks = f"{cls.__qualname__} lacks {', '.join(left)}"
+            raise TypeError(f"strategy '{name}' of family '{family}' is incomplete: {lacks}")
         key = (family, name)
         if key in _RECORDS and _RECORDS[key][1].__qualname__ != cls.__qualname__:
             raise ValueError(f"strategy '{name}' of family '{family}' is registered twice")

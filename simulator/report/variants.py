@@ -10,8 +10,8 @@ from rich.text import Text
 
 from simulator.report.grids import change_text, print_grid
 from simulator.results.markup import figure_text
-from simulator.scenario.recommend import Candidate, Recommendation, metric_of
 from simulator.scenario.recommend_plans import TIMES
+from simulator.scenario.recommendation import Candidate, Recommendation, metric_of
 from simulator.scenario.sweep_table import Sweep, short_names, value_text
 from simulator.units import format_quantity
 

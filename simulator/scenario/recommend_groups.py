@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,8 +12,8 @@ from simulator.hardware.types import Cluster
 from simulator.registry import lookup
 from simulator.scenario.axes import Axes, Point, point_texts
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings, metric_of
 from simulator.scenario.recommend_serving import service_limits
+from simulator.scenario.recommendation import Asked, Candidate, Limit, Recommendation, bindings, metric_of
 from simulator.scenario.sweep_executors import make_executor
 from simulator.scenario.sweep_points import Recipe, answer_point
 from simulator.strategies.planner.hexgen import Division, NodePool, RankedDivisions, ReplicaShape, Score
@@ -53,38 +52,27 @@ def _group(plan: Mapping[str, Any], shape: ReplicaShape) -> dict[str, Any]:
     return {"profile": shape.kind, "plan": {**plan, **degrees}}
 
 
-def recommend_groups(
-    recipe: Recipe,
-    axes: Axes,
-    objective: Objective,
-    metric: str,
-    given: Sequence[Limit],
-    most: int,
-    keep: int,
-    jobs: int | None,
-    planner: str,
-    progress: Progress | None,
-) -> Recommendation:
+def recommend_groups(recipe: Recipe, axes: Axes, asked: Asked, progress: Progress | None) -> Recommendation:
     """The best division of the scenario's own nodes; see :func:`simulator.scenario.recommend.recommend`.
 
     Divisions are judged by the share of requests within the service level first, then by the objective; every one is
     simulated on the clock. Replicas take degrees of 1, 2, 4 and 8 unless the alternatives name others.
     """
-    pool, limits, total = _pool_of(recipe, _degrees(axes), given)
-    if total > most:
+    pool, limits, total = _pool_of(recipe, _degrees(axes), asked.limits)
+    if total > asked.most:
         raise ConfigError(
-            f"the scenario has {total} accelerators, --max-gpus allows {most}: take nodes out or raise it"
+            f"the scenario has {total} accelerators, --max-gpus allows {asked.most}: take nodes out or raise it"
         )
     candidates: dict[Division, Candidate] = {}
-    search = lookup("planner", planner)()
-    with make_executor("local", max(1, jobs or os.cpu_count() or 1)) as workers:
+    search = lookup("planner", asked.planner)()
+    with make_executor("local", asked.jobs) as workers:
 
         def evaluate(divisions: Sequence[Division]) -> list[Score]:
             answers = [workers.submit(answer_point, recipe, pool.point(d)) for d in divisions]
             for division, answer in zip(divisions, answers, strict=True):
                 rows = answer.result()["rows"]
                 row = rows[0] if rows else {"feasible": False, "reason": answer.result()["reason"]}
-                candidates[division] = Candidate.of(pool.point(division), row, metric, limits)
+                candidates[division] = Candidate.of(pool.point(division), row, asked.metric, limits)
                 if progress is not None:
                     progress(len(candidates), search.simulations)
             return [_score(candidates[d]) for d in divisions]
@@ -94,9 +82,10 @@ def recommend_groups(
     works = [candidate for candidate in order if candidate.works]
     best = works[0] if works else None
     return Recommendation(
-        kind="serving", objective=objective, metric=metric, limits=tuple(limits), ranked=tuple(works[:keep]),
-        binding=bindings(best, limits) if best is not None else (), dropped=tuple(pool.refused),
-        considered=found.considered, simulated=len(candidates), notes=tuple(_notes(planner, order, found)),
+        kind="serving", objective=asked.objective, metric=asked.metric, limits=limits,
+        ranked=tuple(works[: asked.keep]), binding=bindings(best, limits) if best is not None else (),
+        dropped=tuple(pool.refused),
+        considered=found.considered, simulated=len(candidates), notes=tuple(_notes(asked.planner, order, found)),
     )  # fmt: skip
 
 
@@ -132,7 +121,7 @@ def _degrees(axes: Axes) -> dict[str, tuple[int, ...]]:
 
 def _pool_of(
     recipe: Recipe, degrees: Mapping[str, tuple[int, ...]], given: Sequence[Limit]
-) -> tuple[_Pool, list[Limit], int]:
+) -> tuple[_Pool, tuple[Limit, ...], int]:
     """The nodes, the replicas that fit, the limits, and how many accelerators there are."""
     scenario = load_scenario(recipe.source, [*recipe.changes, "what_if={}"], skip_bad_rows=recipe.skip_bad_rows)
     level, cluster = scenario.deployments[0].slo, scenario.cluster

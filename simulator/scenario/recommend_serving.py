@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from simulator.errors import ConfigError
 from simulator.hardware.types import Cluster
 from simulator.scenario.axes import Axes, Point, point_texts
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings
+from simulator.scenario.recommendation import Asked, Candidate, Limit, Recommendation, bindings
 from simulator.scenario.sweep_executors import make_executor
 from simulator.scenario.sweep_points import Answer, Recipe, answer_point
 from simulator.serving.estimate import estimate_deployment, replica_cost, typical_batch
@@ -108,7 +108,7 @@ class Family:
         return {**self.point, REPLICAS: replicas, NODES: nodes}
 
 
-def service_limits(level: ServiceLevel, given: Sequence[Limit]) -> list[Limit]:
+def service_limits(level: ServiceLevel, given: Sequence[Limit]) -> tuple[Limit, ...]:
     """The given limits, and those of the service level on metrics they leave out."""
     names = {50.0: "median", 90.0: "p90", 99.0: "p99"}
     named = {limit.metric.partition("_")[0] for limit in given}
@@ -120,10 +120,10 @@ def service_limits(level: ServiceLevel, given: Sequence[Limit]) -> list[Limit]:
     elif any(asked.values()) and "slo" not in named:
         limits.append(Limit("slo_attainment", level.percentile / 100))
     # A deployment that falls behind keeps its limits only because the run ends.
-    return [*limits, Limit("unstable", 0.0)]
+    return (*limits, Limit("unstable", 0.0))
 
 
-def family_of(recipe: Recipe, point: Point, metric: str, limits: Sequence[Limit], most: int) -> Family:
+def family_of(recipe: Recipe, point: Point, asked: Asked) -> Family:
     """Bounds of one family."""
     family = Family(point)
     try:
@@ -133,10 +133,10 @@ def family_of(recipe: Recipe, point: Point, metric: str, limits: Sequence[Limit]
         return family
     node = cluster.groups[0].node
     family.size, family.per_node = one.plan.accelerators, node.accelerators
-    family.most = most // family.size
+    family.most = asked.most // family.size
     refused = estimate_deployment(one, cluster, "estimate")
     if not refused.feasible or not family.most:
-        family.reason = refused.reason or f"a replica needs {family.size} accelerators, {most} are allowed"
+        family.reason = refused.reason or f"a replica needs {family.size} accelerators, {asked.most} are allowed"
         return family
     cost, cache = replica_cost(one, cluster), cache_size(one, node)
     requests, batch = one.requests, typical_batch(one, cache)
@@ -147,10 +147,10 @@ def family_of(recipe: Recipe, point: Point, metric: str, limits: Sequence[Limit]
     span = float(np.max(requests.arrival)) if len(requests) else 0.0
     rate = len(requests) / span if span > 0 else 0.0
     family.guess = max(1, min(family.most, math.ceil(rate * work)))
-    family.unit = _unit(metric, one, cluster, span)
+    family.unit = _unit(asked.metric, one, cluster, span)
     if not dict(one.options).get("speculation"):
         family.latencies = _alone(one, cost)
-    for limit in limits:
+    for limit in asked.limits:
         least = family.latencies.get(limit.metric)
         if least is not None and not limit.at_least and least > limit.value:
             family.reason = (
@@ -161,8 +161,6 @@ def family_of(recipe: Recipe, point: Point, metric: str, limits: Sequence[Limit]
 
 def _one_replica(recipe: Recipe, point: Point) -> tuple[Deployment, Cluster]:
     """The deployment with one replica, and the nodes it needs."""
-    from dataclasses import replace
-
     # Enough nodes for any layout of one replica.
     changes = [*recipe.changes, *point_texts({**point, REPLICAS: 1, NODES: 64}), "what_if={}", "record=summary"]
     scenario = load_scenario(recipe.source, changes, skip_bad_rows=recipe.skip_bad_rows)
@@ -199,40 +197,28 @@ def _alone(one: Deployment, cost: Any) -> dict[str, float]:
     return found
 
 
-def recommend_serving(
-    recipe: Recipe,
-    axes: Axes,
-    objective: Objective,
-    metric: str,
-    given: Sequence[Limit],
-    most: int,
-    keep: int,
-    jobs: int | None,
-    progress: Progress | None,
-) -> Recommendation:
+def recommend_serving(recipe: Recipe, axes: Axes, asked: Asked, progress: Progress | None) -> Recommendation:
     """The best deployment; see :func:`simulator.scenario.recommend.recommend`."""
-    import os
-
     points = _points(axes)
-    limits = service_limits(_service_level(recipe, points), given)
-    families = [family_of(recipe, point, metric, limits, most) for point in points]
-    search = _Search(recipe, families, metric, limits, keep, objective)
-    search.run(max(1, jobs or os.cpu_count() or 1), progress)
+    asked = replace(asked, limits=service_limits(_service_level(recipe, points), asked.limits))
+    families = [family_of(recipe, point, asked) for point in points]
+    search = _Search(recipe, families, asked)
+    search.run(progress)
     ranked = search.ranked()
     best = ranked[0].best if ranked else None
     notes = ["more replicas are taken never to break a limit that fewer keep"]
     if not ranked:
-        notes.insert(0, f"nothing up to {most} accelerators keeps the limits")
+        notes.insert(0, f"nothing up to {asked.most} accelerators keeps the limits")
     fewer = more = None
     if best is not None:
         fewer = ranked[0].failed if ranked[0].failed and ranked[0].below == ranked[0].found - 1 else None
         if ranked[0].found < ranked[0].most:
             more = search.evaluate(ranked[0], ranked[0].found + 1)
     return Recommendation(
-        kind="serving", objective=objective, metric=metric, limits=tuple(limits),
-        ranked=tuple(f.best for f in ranked if f.best is not None)[:keep],
-        binding=bindings(best, limits) if best is not None else (), fewer=fewer, more=more,
-        dropped=tuple({**f.point, "reason": search.why(f)} for f in families if f not in ranked[:keep]),
+        kind="serving", objective=asked.objective, metric=asked.metric, limits=asked.limits,
+        ranked=tuple(f.best for f in ranked if f.best is not None)[: asked.keep],
+        binding=bindings(best, asked.limits) if best is not None else (), fewer=fewer, more=more,
+        dropped=tuple({**f.point, "reason": search.why(f)} for f in families if f not in ranked[: asked.keep]),
         considered=sum(f.most for f in families if not f.reason), simulated=search.simulated, notes=tuple(notes),
     )  # fmt: skip
 
@@ -261,18 +247,10 @@ def _service_level(recipe: Recipe, points: Sequence[Point]) -> ServiceLevel:
 class _Search:
     """Branch and bound over families, several simulations at a time; the answer does not depend on how many."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        families: Sequence[Family],
-        metric: str,
-        limits: Sequence[Limit],
-        keep: int,
-        objective: str,
-    ) -> None:
-        self.recipe, self.families, self.metric, self.limits, self.keep = recipe, families, metric, limits, keep
+    def __init__(self, recipe: Recipe, families: Sequence[Family], asked: Asked) -> None:
+        self.recipe, self.families, self.asked = recipe, families, asked
         self.simulated = 0
-        if objective == "time":  # more replicas are faster: only the largest counts
+        if asked.objective == "time":  # more replicas are faster: only the largest counts
             for family in families:
                 family.below, family.unit = max(0, family.most - 1), 0.0
 
@@ -286,15 +264,15 @@ class _Search:
         if family.reason:
             return family.reason
         if family.best is not None:
-            return f"{self.metric} {family.best.objective:.4g} is behind"
+            return f"{self.asked.metric} {family.best.objective:.4g} is behind"
         if not family.done:
-            return f"{self.metric} is at least {family.bound:.4g}"
+            return f"{self.asked.metric} is at least {family.bound:.4g}"
         broken = ", ".join(limit.metric for limit in family.failed.broken) if family.failed is not None else ""
         return f"breaks {broken or 'its limits'} with as many as {family.most} replicas"
 
     def _limit(self) -> float:
         places = [f.best.objective for f in self.ranked() if f.best is not None]
-        return places[self.keep - 1] if len(places) >= self.keep else math.inf
+        return places[self.asked.keep - 1] if len(places) >= self.asked.keep else math.inf
 
     def _waiting(self, flying: set[int]) -> list[int]:
         worst = self._limit()
@@ -303,8 +281,9 @@ class _Search:
         ]  # fmt: skip
         return sorted(ready, key=lambda i: (self.families[i].unit * self.families[i].next(), i))
 
-    def run(self, jobs: int, progress: Progress | None) -> None:
+    def run(self, progress: Progress | None) -> None:
         """Simulate until nothing that is left can be among the best."""
+        jobs = self.asked.jobs
         flying: dict[Future[Answer], tuple[int, int]] = {}
         with make_executor("local", jobs) as pool:
             while True:
@@ -326,14 +305,14 @@ class _Search:
         point = family.at(replicas)
         answer = answer_point(self.recipe, point)
         self.simulated += 1
-        return Candidate.of(point, answer["rows"][0], self.metric, self.limits) if answer["rows"] else None
+        return Candidate.of(point, answer["rows"][0], self.asked.metric, self.asked.limits) if answer["rows"] else None
 
     def _enter(self, family: Family, replicas: int, answer: Mapping[str, Any]) -> None:
         self.simulated += 1
         if not answer["rows"]:
             family.reason = str(answer["reason"])
             return
-        candidate = Candidate.of(family.at(replicas), answer["rows"][0], self.metric, self.limits)
+        candidate = Candidate.of(family.at(replicas), answer["rows"][0], self.asked.metric, self.asked.limits)
         if candidate.works:
             if family.best is None or replicas < family.found:
                 family.best = candidate

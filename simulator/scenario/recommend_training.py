@@ -22,8 +22,8 @@ from simulator.results.from_estimate import estimate_tables
 from simulator.scenario.axes import Axes, Point, point_texts
 from simulator.scenario.deploy.writing import thawed
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, Objective, Recommendation, bindings, metric_of
 from simulator.scenario.recommend_plans import plan_rows
+from simulator.scenario.recommendation import Asked, Candidate, Limit, Recommendation, bindings, metric_of
 from simulator.scenario.resolve_stages import stages_section
 from simulator.scenario.sweep_points import Recipe
 from simulator.strategies.planner.problem import PlanProblem, RankedPlans
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from simulator.results.estimate import Estimate
     from simulator.scenario.sweep import Progress
 
-__all__ = ["Asked", "Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
+__all__ = ["Size", "plan_changes", "problem_of", "recommend_training", "sizes_of", "sizes_only"]
 
 MOST_JUDGED = 320
 """Fastest plans of a size that are held against the limits."""
@@ -140,18 +140,6 @@ def plan_changes(plan: Plan, framework_default: str = "1f1b") -> dict[str, Any]:
     if section["pipeline_parallel"] == 1:
         section["schedule"] = framework_default
     return {**section, **({"options": options} if options else {})}
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What :func:`simulator.scenario.recommend.recommend` is asked of a training job."""
-
-    objective: Objective
-    metric: str
-    limits: tuple[Limit, ...]
-    most: int
-    keep: int
-    planner: str
 
 
 def recommend_training(recipe: Recipe, axes: Axes, asked: Asked, progress: Progress | None) -> Recommendation:

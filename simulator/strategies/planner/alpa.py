@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.registry import register
-from simulator.strategies.planner.exhaustive import Exhaustive
+from simulator.strategies.planner.beside_equal import Kind, search_beside_equal
 from simulator.strategies.planner.problem import LayerPricing, PlanProblem, RankedPlans
 from simulator.strategies.planner.slicing import Slicing, slice_stages
 from simulator.strategies.planner.stage_choice import (
@@ -21,7 +21,6 @@ from simulator.strategies.planner.stage_choice import (
     group_sizes,
     joined,
     microbatch_sizes,
-    run_best,
     ways_of,
 )
 from simulator.workload.plan import Plan
@@ -40,6 +39,7 @@ MOST_NODES = 4
 STEP = 0.02
 """Limits of the longest stage closer than this are not told apart."""
 
+UNEQUAL = Kind("stages of unequal meshes", "best of unequal meshes", "equal stages", lambda plan: bool(plan.stages))
 
 Slices = tuple[Slicing, Callable[[int, int, int, int], Way]]
 """Slices of least latency, and the way of each by first layer, past, mesh and stages behind."""
@@ -67,21 +67,16 @@ class AlpaPlanner:
 
     def search(self, problem: PlanProblem, evaluate: Callable[[Plan], Estimate]) -> RankedPlans:
         """The best plans by t*, run."""
-        found = Exhaustive().search(problem, evaluate)
-        uniform = len({g.node.name for g in problem.cluster.groups}) == 1
-        if not isinstance(evaluate, LayerPricing) or not uniform:
-            found.notes.append("stages of unequal meshes were not searched: they need one kind of node")
-            return found
+        return search_beside_equal(problem, evaluate, UNEQUAL, partial(self.candidates, problem))
+
+    def candidates(self, problem: PlanProblem, evaluate: LayerPricing) -> list[Candidate]:
+        """The slices of least t* for every micro-batch."""
         slices = cache(partial(self.slice, problem, evaluate))
-        candidates = [
+        return [
             Candidate(slicing.seconds, partial(_plan, problem, slices, whole))
             for whole in microbatch_sizes(problem)
             if (slicing := slices(whole, SHARES[0])[0]).stages
         ]
-        equal = found[0][1].seconds if found else 0.0
-        run_best(candidates, evaluate, found, problem.keep)
-        found.notes.append(_gain(found, equal, len(candidates)))
-        return found
 
     def slice(self, problem: PlanProblem, evaluate: LayerPricing, whole: int, share: float) -> Slices:
         """The slices of least t* for micro-batches of ``whole`` sequences, and the way of each stage."""
@@ -124,13 +119,3 @@ def submeshes(per_node: int, devices: int) -> list[int]:
     nodes = devices // per_node
     beyond = {per_node * n for n in (*range(1, min(nodes, MOST_NODES) + 1), *(2**k for k in range(nodes.bit_length())))}
     return [n for n in (*inside, *sorted(beyond)) if n <= devices]
-
-
-def _gain(found: RankedPlans, equal: float, candidates: int) -> str:
-    """What unequal stages bring against the best of equal ones."""
-    unequal = [(plan, estimate) for plan, estimate in found if plan.stages]
-    if not unequal:
-        return f"none of {candidates} plans with stages of unequal meshes is among the best"
-    plan, estimate = unequal[0]
-    against = f", {equal / estimate.seconds:.3f} times as fast as the best of equal stages" if equal else ""
-    return f"best of unequal meshes: {estimate.seconds:.4g} s{against} ({plan})"

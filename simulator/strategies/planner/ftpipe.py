@@ -82,7 +82,7 @@ class FTPipePlanner:
         if not isinstance(evaluate, LayerPricing):
             found.notes.append("mixed pipes were not searched: the evaluation does not price layers")
             return found
-        return run_best(list(self.candidates(problem, evaluate)), evaluate, found, problem.keep)
+        return run_best(self.candidates(problem, evaluate), evaluate, found, problem.keep)
 
     def candidates(self, problem: PlanProblem, evaluate: LayerPricing) -> Iterator[Candidate]:
         """Every way to run a rank with every number of parts."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.registry import register
 from simulator.strategies.pipeline.partition import partition_layers
-from simulator.strategies.planner.exhaustive import Exhaustive
+from simulator.strategies.planner.beside_equal import Kind, search_beside_equal
 from simulator.strategies.planner.problem import LayerCosts, LayerPricing, PlanProblem, RankedPlans
 from simulator.strategies.planner.slicing import decide_layers
 from simulator.strategies.planner.stage_choice import (
@@ -20,7 +20,6 @@ from simulator.strategies.planner.stage_choice import (
     joined,
     microbatch_sizes,
     room_of,
-    run_best,
     ways_of,
 )
 from simulator.workload.plan import Plan
@@ -30,6 +29,11 @@ if TYPE_CHECKING:
     from simulator.results.estimate import Estimate
 
 __all__ = ["GalvatronPlanner"]
+
+MIXED = Kind(
+    "strategies per layer", "best mix per layer", "uniform layers",
+    lambda plan: any(stage.groups for stage in plan.stages),
+)  # fmt: skip
 
 
 class _Decided(NamedTuple):
@@ -61,23 +65,17 @@ class GalvatronPlanner:
 
     def search(self, problem: PlanProblem, evaluate: Callable[[Plan], Estimate]) -> RankedPlans:
         """The best plans of uniform and of mixed layers."""
-        found = Exhaustive().search(problem, evaluate)
-        uniform = len({g.node.name for g in problem.cluster.groups}) == 1
-        if not isinstance(evaluate, LayerPricing) or not uniform:
-            found.notes.append("strategies per layer were not searched: they need one kind of node")
-            return found
+        return search_beside_equal(problem, evaluate, MIXED, partial(self.candidates, problem))
+
+    def candidates(self, problem: PlanProblem, evaluate: LayerPricing) -> Iterator[Candidate]:
+        """The layers' own strategies for every micro-batch and number of stages."""
         decide = cache(partial(self.decide, problem, evaluate))
-        candidates = []
         for whole, stages in itertools.product(microbatch_sizes(problem), problem.pipeline_parallel):
             times = [d.seconds for d in decide(whole, stages, SHARES[0])]
             if times:
                 microbatches = problem.batch.global_batch_size // whole
                 total = sum(times) + (microbatches - 1) * max(times)
-                candidates.append(Candidate(total, partial(_plan, problem, decide, whole, stages)))
-        equal = found[0][1].seconds if found else 0.0
-        run_best(candidates, evaluate, found, problem.keep)
-        found.notes.append(_told(found, equal, len(candidates)))
-        return found
+                yield Candidate(total, partial(_plan, problem, decide, whole, stages))
 
     def decide(
         self, problem: PlanProblem, evaluate: LayerPricing, whole: int, stages: int, share: float
@@ -143,12 +141,3 @@ def _plan(
     base = plan.stages or tuple(Stage((n,)) for n in counts)
     kept = tuple(replace(stage, groups=d.groups) for stage, d in zip(base, decided, strict=True))
     return replace(plan, stages=kept)
-
-
-def _told(found: RankedPlans, equal: float, candidates: int) -> str:
-    mixed = [(plan, estimate) for plan, estimate in found if any(stage.groups for stage in plan.stages)]
-    if not mixed:
-        return f"none of {candidates} plans with a strategy per layer is among the best: uniform layers are as fast"
-    plan, estimate = mixed[0]
-    against = f", {equal / estimate.seconds:.3f} times as fast as the best of uniform layers" if equal else ""
-    return f"best mix per layer: {estimate.seconds:.4g} s{against} ({plan})"

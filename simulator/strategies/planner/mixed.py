@@ -13,6 +13,7 @@ import numpy as np
 
 from simulator.hardware.types import NodeGroup
 from simulator.registry import register
+from simulator.strategies.planner.beside_equal import Kind, gain
 from simulator.strategies.planner.exhaustive import Exhaustive
 from simulator.strategies.planner.problem import LayerPricing, PlanProblem, RankedPlans
 from simulator.strategies.planner.slicing import balance_shares, cut_layers
@@ -44,6 +45,7 @@ MOST_COMBINATIONS = 4000
 
 STEP = 0.01
 
+UNEQUAL = Kind("unequal stages", "best of unequal stages", "equal stages", lambda plan: bool(plan.stages))
 
 Dealt = tuple[tuple[tuple[Way, int, str], ...], float]
 """Way, layers and node of every stage, and the latency of the pipeline [s]."""
@@ -89,7 +91,7 @@ class MixedDevices:
         if isinstance(evaluate, LayerPricing) and 1 < len(kinds) == len(problem.cluster.groups):
             equal = found[0][1].seconds if found else math.nan
             run_best(self.candidates(problem, evaluate), evaluate, found, problem.keep)
-            found.notes.append(_told(found, equal))
+            found.notes.append(gain(found, equal, UNEQUAL))
         found.notes.append(self._shares(problem))
         return found
 
@@ -169,13 +171,3 @@ def _plan(
 ) -> Plan | None:  # fmt: skip
     dealt, seconds = deal(whole, pools, share)
     return joined(dealt, problem, names=True) if math.isfinite(seconds) else None
-
-
-def _told(found: RankedPlans, equal: float) -> str:
-    """What unequal stages bring."""
-    unequal = [(plan, estimate) for plan, estimate in found if plan.stages]
-    if not unequal:
-        return "no plan of unequal stages is among the best"
-    plan, estimate = unequal[0]
-    against = f", {equal / estimate.seconds:.3f} times as fast as the best of equal stages" if equal == equal else ""
-    return f"best of unequal stages: {estimate.seconds:.4g} s{against} ({plan})"

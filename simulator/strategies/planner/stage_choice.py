@@ -7,7 +7,7 @@ the part of the memory that a stage may fill.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -175,7 +175,7 @@ def _plain(plan: Plan) -> Plan:
 
 
 def run_best(
-    candidates: Sequence[Candidate], evaluate: Callable[[Plan], Estimate], found: RankedPlans, keep: int
+    candidates: Iterable[Candidate], evaluate: Callable[[Plan], Estimate], found: RankedPlans, keep: int
 ) -> RankedPlans:
     """Run the candidates of the least latency, each in less room where it does not fit."""
     ranked = sorted(candidates, key=lambda c: c.seconds)

@@ -17,9 +17,10 @@ from simulator.report.variants import print_recommendation
 from simulator.scenario import recommend_training
 from simulator.scenario.axes import parse_axes
 from simulator.scenario.load import load_scenario
-from simulator.scenario.recommend import Candidate, Limit, Recommendation, metric_of, recommend
+from simulator.scenario.recommend import recommend
 from simulator.scenario.recommend_plans import TIMES
 from simulator.scenario.recommend_training import on_the_clock, plan_changes, problem_of, sizes_of, sizes_only
+from simulator.scenario.recommendation import Candidate, Limit, Recommendation, metric_of
 from simulator.scenario.sweep import sweep
 from simulator.scenario.sweep_points import Recipe
 from simulator.training.plan_evaluator import PlanEvaluator
