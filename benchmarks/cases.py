@@ -8,6 +8,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from simulator.scenario.sweep_points import Depth
 
 TRACE = Path(__file__).resolve().parents[2] / "shared/traces/azure_llm_2023/AzureLLMInferenceTrace_conv.csv.gz"
 
@@ -84,7 +88,7 @@ def concurrent_collectives(count: int) -> Work:
     fabric = Fabric("fat-tree", load_link("ndr400"), 2.0, (("levels", 3),))
     topology = build(Cluster("c", (NodeGroup(load_node("dgx-h100"), 512),), fabric))
     rng = np.random.default_rng(0)
-    groups = [rng.choice(topology.accelerator_count, 16, replace=False) for _ in range(count)]
+    groups = [rng.choice(topology.accelerator_count, 16, replace=False).tolist() for _ in range(count)]
     sizes = rng.uniform(1e8, 1e9, count).tolist()
 
     def work() -> float:
@@ -131,7 +135,7 @@ def failing_job() -> Work:
     return lambda: run_cluster(scenario)
 
 
-def sweep_of(depth: str, *alternatives: str) -> Work:
+def sweep_of(depth: Depth, *alternatives: str) -> Work:
     """Every point of a sweep on two processes, from a cold start of the pool (wall seconds: the work is in workers)."""
     from simulator.scenario.sweep import sweep
 

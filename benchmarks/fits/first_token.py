@@ -150,12 +150,11 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
-    runs = of_vllm(path, "InferenceX"), of_vllm(reference / "published_serving.yaml", "gpustack")
+    inferencex = of_vllm(path, "InferenceX")
+    gpustack = of_vllm(reference / "published_serving.yaml", "gpustack")
     for per_request in IN_TURNS:
-        one, other = in_turns(*runs, per_request)
-        print(
-            f"in turns, {per_request * 1e3:.0f} ms per request: InferenceX {one:.1%}, GPUStack {other:.1%}", flush=True
-        )
+        told = f"InferenceX {in_turns(inferencex, per_request)}, GPUStack {in_turns(gpustack, per_request)}"
+        print(f"in turns, {per_request * 1e3:.0f} ms per request: {told}", flush=True)
 
 
 if __name__ == "__main__":

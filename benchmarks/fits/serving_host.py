@@ -15,6 +15,7 @@ import csv
 import gzip
 import math
 import statistics
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def splitwise(path: Path, step: float, per_sequence: float) -> None:
         rows.append((MODELS[row["model"]][0], gpu, host, float(row["token_time"]) * 1e-3))
     for name, join in (("sum", lambda gpu, gap: gpu + gap), ("max", max)):
 
-        def errors(gap: float, join=join) -> list[float]:
+        def errors(gap: float, join: Callable[[float, float], float] = join) -> list[float]:
             return [math.log((layers * join(gpu, gap) + host) / measured) for layers, gpu, host, measured in rows]
 
         gap = min((i * 1e-6 for i in range(0, 801, 5)), key=lambda g: statistics.mean(map(abs, errors(g))))

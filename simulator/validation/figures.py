@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from simulator.validation.rows import RowRecord
@@ -15,19 +17,26 @@ __all__ = ["error_plot", "scatter_plot"]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#222222", "#BDBDBD")
 """Okabe & Ito: apart for colour-blind readers."""
 
+MARKS = (-0.75, -0.25, 0.0, 0.25, 1.0, 3.0)
+"""Errors that are written below the error plot."""
+
 UNITS = {
     "training_step_time": "s", "training_memory": "B", "serving_tpot": "s", "serving_ttft": "s",
     "serving_throughput": "tokens/s", "serving_latency": "s",
 }  # fmt: skip
 
 
-def _figure(columns: int, rows: int, height: float) -> tuple[Any, Any]:
+NAMED = 4
+"""Sources of a kind that the scatter names, those with most rows."""
+
+
+def _figure(width: float, height: float) -> Any:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(2.7 * columns, height), dpi=110, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False)
+    return figure
 
 
 def scatter_plot(rows: Sequence[RowRecord], path: Path) -> bool:
@@ -37,26 +46,22 @@ def scatter_plot(rows: Sequence[RowRecord], path: Path) -> bool:
     if not kinds:
         return False
     columns = min(3, len(kinds))
-    figure, axes = _figure(columns, -(-len(kinds) // columns), 2.8 * -(-len(kinds) // columns))
-    flat = [a for line in axes for a in line]
+    lines = -(-len(kinds) // columns)
+    figure = _figure(3.1 * columns, 3.1 * lines)
+    flat = figure.subplots(lines, columns, squeeze=False).ravel()
     for axis in flat[len(kinds) :]:
         axis.set_visible(False)
     for axis, kind in zip(flat, kinds, strict=False):
         mine = [r for r in joined if r.kind == kind]
-        sources = sorted({r.source for r in mine}, key=lambda s: -sum(r.source == s for r in mine))
+        sources = [source for source, _ in Counter(sorted(r.source for r in mine)).most_common()]
+        # The many first: a source of few rows lies on top.
         for index, source in enumerate(sources):
             dots = [r for r in mine if r.source == source]
-            label = source[:24] if index < 4 else None
-            colour = COLOURS[min(index, len(COLOURS) - 1)]
+            label = fill(source, 30) if index < NAMED else f"{len(sources) - NAMED} more" if index == NAMED else None
             axis.plot(
-                [r.published for r in dots],
-                [r.predicted for r in dots],
-                ".",
-                ms=3,
-                alpha=0.6,
-                color=colour,
-                label=label,
-            )
+                [r.published for r in dots], [r.predicted for r in dots], ".", ms=3, alpha=0.6,
+                color=COLOURS[min(index, NAMED)], label=label,
+            )  # fmt: skip
         ends = [min(min(r.published, r.predicted) for r in mine), max(max(r.published, r.predicted) for r in mine)]
         for factor, style in ((1.0, "-"), (0.8, ":"), (1.25, ":")):
             axis.plot(ends, [e * factor for e in ends], style, color="#222222", lw=0.8)
@@ -80,25 +85,33 @@ def error_plot(rows: Sequence[RowRecord], path: Path) -> bool:
             groups.setdefault((row.kind, row.source), []).append(row.error)
     if not groups:
         return False
-    order = sorted(groups, key=lambda g: (RELATIVE.index(g[0]), g[1]))
-    figure, axes = _figure(3, 1, 0.19 * len(order) + 0.8)
-    axes[0][0].set_visible(False)
-    figure.clear()
+    lines: list[tuple[str, str]] = []
+    for kind in (k for k in RELATIVE if any(k == group[0] for group in groups)):
+        lines += [(kind, ""), *sorted(group for group in groups if group[0] == kind)]
+    figure = _figure(9.0, 0.19 * len(lines) + 0.8)
     axis = figure.add_subplot()
-    for place, group in enumerate(reversed(order)):
-        errors = [math.copysign(math.log2(1 + abs(e)), e) if e > -1 else -1.0 for e in groups[group]]
-        colour = COLOURS[RELATIVE.index(group[0]) % len(COLOURS)]
+    for place, line in enumerate(lines):
+        if line not in groups:
+            continue
+        errors = [_place(e) for e in groups[line]]
+        colour = COLOURS[RELATIVE.index(line[0]) % len(COLOURS)]
         axis.plot([quantile(errors, 0.1), quantile(errors, 0.9)], [place, place], "-", color=colour, lw=2)
         axis.plot([quantile(errors, 0.5)], [place], "o", color=colour, ms=4)
     axis.axvline(0, color="#222222", lw=0.8)
-    marks = (-0.75, -0.25, 0, 0.25, 1.0, 3.0)
-    axis.set_xticks([math.copysign(math.log2(1 + abs(m)), m) for m in marks], [f"{m:+.0%}" for m in marks], fontsize=7)
-    axis.set_yticks(
-        range(len(order)),
-        [f"{k.replace('_', ' ')} · {s[:34]} ({len(groups[k, s])})" for k, s in reversed(order)],
-        fontsize=7,
-    )
-    axis.set_xlabel("error: median, and range of the middle 80 %", fontsize=8)
+    axis.set_xticks([_place(m) for m in MARKS], [f"{m:+.0%}" if m else "0%" for m in MARKS], fontsize=7)
+    names = [f"{source} ({len(groups[kind, source])})" if source else kind.replace("_", " ") for kind, source in lines]
+    for (_, source), label in zip(lines, axis.set_yticks(range(len(lines)), names, fontsize=7), strict=True):
+        label.label1.set_fontweight("normal" if source else "bold")
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="x", color="0.92", lw=0.6)
+    axis.set_axisbelow(True)
+    axis.set_xlabel("error: median, and range of the middle 80 %; in brackets: rows", fontsize=8)
     axis.set_xlim(-1.2, 2.2)
+    axis.set_ylim(len(lines) - 0.4, -0.6)
     figure.savefig(path, metadata={"Software": None})
     return True
+
+
+def _place(error: float) -> float:
+    """Place of a signed error: twice as far off is as far either way."""
+    return math.copysign(math.log2(1 + abs(error)), error) if error > -1 else -1.0

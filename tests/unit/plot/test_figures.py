@@ -294,6 +294,7 @@ def test_every_figure_of_a_saved_run_is_that_of_the_run(served: Result, tmp_path
         for result in (served, loaded):
             ax = figure(result)
             drawn.append(([line.get_xydata().tolist() for line in ax.lines], note_of(ax), ax.get_title("left")))
+            plt.close("all")
         assert drawn[0] == drawn[1], name
 
 
