@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from simulator.cluster.queue_books import QueueBooks
 from simulator.cluster.queue_elastic import Resizing
 from simulator.cluster.queue_nodes import Gang, Ints, NodePool
+from simulator.cluster.queue_preemption import preempt
 from simulator.engine.clock import Clock
 from simulator.strategies.cluster_protocols import (
     ElasticQueue,
@@ -57,6 +58,10 @@ class QueueRules:
     checkpoint: float = math.inf
     restart: float = 0.0
     limits: Mapping[int, float] = field(default_factory=dict)
+
+    def within(self, job: QueuedJob, used: Mapping[int, int]) -> bool:
+        """Whether the limit of the job's tenant has room for it beside what tenants use."""
+        return not self.limits or used.get(job.tenant, 0) + job.gpus <= self.limits.get(job.tenant, math.inf) + 1e-9
 
 
 class JobQueueProcess:
@@ -149,12 +154,13 @@ class JobQueueProcess:
             for node, held in other.nodes:
                 free[node] += held
             count, when = count + other.gpus, other.expected_end(now)
-            if count >= job.gpus and self._place(job.gpus, free) is not None:
+            if count >= job.gpus and self.place(job.gpus, free) is not None:
                 break
         self._reserved = (job.number, when)
         return when
 
-    def _place(self, gpus: int, free: Ints) -> Gang | None:
+    def place(self, gpus: int, free: Ints) -> Gang | None:
+        """Where a gang would go on these free accelerators."""
         return self.placement.place(gpus, free, self.pool.size, self.pool.group)
 
     def _decide(self) -> None:
@@ -167,7 +173,7 @@ class JobQueueProcess:
             if self.queue.dynamic:
                 self.waiting.sort(key=lambda job: self.queue.key(job, view))
             if self.queue.preemptive and self._demand > self.pool.free_count:
-                self._preempt(view)
+                preempt(self, view)
             self.start_waiting(view)
         free = self.pool.free_count
         self._blocked = any(job.gpus <= free for job in self.waiting) if free else False
@@ -190,7 +196,7 @@ class JobQueueProcess:
         for job in islice(self.waiting, self.queue.reach):
             if not self.pool.free_count or (blocked is not None and not self.queue.passing):
                 break
-            if self.rules.limits and not self._within(job):
+            if not self.rules.within(job, self.pool.used):
                 continue
             fits = job.gpus <= self.pool.free_count and self.queue.admits(job, view)
             if fits and blocked is not None:
@@ -205,58 +211,6 @@ class JobQueueProcess:
         if started:
             self.waiting = [job for job in self.waiting if job.number not in started]
         return bool(started)
-
-    def _within(self, job: QueuedJob, beside: Mapping[int, int] | None = None) -> bool:
-        """Whether the tenant's limit has room for it, beside what its jobs have now."""
-        used = self.pool.used if beside is None else beside
-        return used.get(job.tenant, 0) + job.gpus <= self.rules.limits.get(job.tenant, math.inf) + 1e-9
-
-    def _preempt(self, view: QueueView) -> None:
-        """Stop running jobs that are not among the first that fit."""
-        room, chosen, used = self.pool.available, set[int](), dict[int, int]()
-        blocked: QueuedJob | None = None
-        active = [*self.running.values(), *self.waiting]
-        for job in sorted(active, key=lambda job: self.queue.key(job, view)):
-            if not room or (blocked is not None and not self.queue.passing):
-                break
-            if self.rules.limits and not self._within(job, used):
-                continue
-            if job.gpus <= room and (blocked is None or self.queue.passes(job, blocked, view)):
-                room -= job.gpus
-                used[job.tenant] = used.get(job.tenant, 0) + job.gpus
-                chosen.add(job.number)
-            elif blocked is None:
-                blocked = job
-        victims = [job for job in self.running.values() if job.number not in chosen]
-        victims.sort(key=lambda job: self.queue.key(job, view), reverse=True)
-        free = self.pool.free.copy()
-        for job in [job for job in self.waiting if job.number in chosen]:
-            place = self._place(job.gpus, free)
-            if place is None:
-                place = self._make_room(job, free, victims)
-            for node, count in place or ():
-                free[node] -= count
-        view.free = self.pool.free_count
-
-    def _make_room(self, job: QueuedJob, free: Ints, victims: list[QueuedJob]) -> Gang | None:
-        """Stop jobs, the last in the order first, until ``job`` has a place; none if it would not have one anyway."""
-        trial, needed = free.copy(), list[QueuedJob]()
-        for victim in victims:
-            for node, count in victim.nodes:
-                trial[node] += count
-        if self._place(job.gpus, trial) is None:
-            return None
-        place = None
-        while place is None:
-            victim = victims.pop(0)
-            needed.append(victim)
-            for node, count in victim.nodes:
-                free[node] += count
-            if int(free.sum()) >= job.gpus:
-                place = self._place(job.gpus, free)
-        for victim in needed:
-            self.stop(victim)
-        return place
 
     def _migrate(self, job: QueuedJob) -> bool:
         """Move running gangs so that ``job`` fits; whether any moved."""
@@ -289,7 +243,7 @@ class JobQueueProcess:
 
     def begin(self, job: QueuedJob) -> bool:
         """Start a waiting job, which the caller takes off the list; False where it has no place."""
-        place = self._place(job.gpus, self.pool.free)
+        place = self.place(job.gpus, self.pool.free)
         if place is None:
             return False
         self._demand -= job.gpus

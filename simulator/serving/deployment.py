@@ -8,17 +8,14 @@ remains: a deployment alone on the clock is one clock event, however many iterat
 from __future__ import annotations
 
 import math
-from array import array
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from copy import deepcopy
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.books import ServingBooks
 from simulator.serving.chosen import chosen_kv_policy, make
 from simulator.serving.compiled.choose import Loop, compiled_loop
 from simulator.serving.front_end import FrontEnd
@@ -27,9 +24,8 @@ from simulator.serving.movable_replica import MovableReplica
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.rejections import impossible
 from simulator.serving.replica import EngineLimits, Replica
-from simulator.serving.rows import RequestRows
 from simulator.serving.run import ServingRun
-from simulator.serving.summary import ServingSummary, SummaryRows, add_segments
+from simulator.serving.summary import ServingSummary, SummaryRows
 from simulator.strategies.protocols import (
     AdmissionPolicy,
     BatchPolicy,
@@ -139,16 +135,15 @@ class DeploymentProcess:
         self.table = requests
         self.front_end, self._stream = front_end, ArrivalStream(requests, fed, front_end)
         block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
-        self._rows: RequestRows | SummaryRows = (
-            SummaryRows(requests, block_size, slo) if record == "summary" else RequestRows(requests, block_size)
-        )
+        self._books = ServingBooks(requests, block_size, record, slo)
+        self._rows = self._books.rows
         # Between two arrivals replicas do not see each other, unless an end releases requests or stores are shared.
         self._alone = on_finish is None and self._stream.open_loop and not shared
         self._asks = self.admission.name != "always"
         self._wakes: list[tuple[float, int, int]] = []
         smallest = min(self._replicas, key=lambda r: (r.pool.most_tokens, r.max_num_batched_tokens))
         self.rejected = impossible(requests, smallest)
-        self._hook, self._elsewhere, self._stocked, self._loop = on_finish, array("d"), -1, loop
+        self._hook, self._stocked, self._loop = on_finish, -1, loop
         self._progress = progress
         alike = all(one is self._limits[0] for one in self._limits)
         self.independent = stride is None and self._alone and not self._asks and alike and not movable
@@ -267,7 +262,7 @@ class DeploymentProcess:
     def served(self, request: RequestState, finish: float) -> None:
         """A request that somebody else took ended at ``finish`` [s]; its tokens came evenly."""
         if count := request.output_tokens - 1:
-            self._elsewhere.extend(((finish - request.first_token) / count, 0.0, count, 1))
+            self._books.elsewhere.extend(((finish - request.first_token) / count, 0.0, count, 1))
         self.away -= 1
         self._finished(request, finish)
         self._pump_soon()
@@ -281,35 +276,22 @@ class DeploymentProcess:
         self._stocked = row
         if self._progress is not None:
             self._progress(row, now + self._origin)
-        if isinstance(self._rows, SummaryRows):
-            add_segments(self._rows.sketches["itl"], self._gaps())
-            for gaps in (self._elsewhere, *(replica.gaps for replica in self._replicas)):
-                del gaps[:]
+        self._books.take_stock(self._replicas)
 
     def _close_books(self) -> float:
         for replica in self.replicas:
             replica.close_books(self.now)
         return self.now
 
-    def _gaps(self) -> NDArray[np.float64]:
-        """Gaps between tokens that are not in a sketch yet."""
-        all_of = (self._elsewhere, *(replica.gaps for replica in self._replicas))
-        return np.concatenate([np.array(gaps).reshape(-1, 4) for gaps in all_of])
-
     def summary(self) -> ServingSummary:
         """What has happened so far, of a deployment with ``record="summary"``."""
-        if not isinstance(self._rows, SummaryRows):
-            raise ValueError("a deployment that records rows gives a result(), not a summary()")
         self._take_stock(len(self.table), self._close_books())
-        return self._rows.summary(tuple(r.usage for r in self.replicas))
+        return self._books.summary(self.replicas)
 
     def result(self) -> ServingRun:
         """What has happened so far; times count from the start of the deployment."""
-        if isinstance(self._rows, SummaryRows):
-            raise ValueError("a deployment that records a summary has no rows; ask for its summary()")
         self._close_books()
-        usages = tuple(r.usage for r in self.replicas)
-        return ServingRun(**self._rows.columns(), gaps=self._gaps(), replicas=usages, limits=self.limits)
+        return self._books.result(self.replicas, self.limits)
 
     # -- the loop ------------------------------------------------------------------------------------------------
 

@@ -13,20 +13,18 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
 from simulator.registry import lookup
 from simulator.serving.arrivals import ArrivalStream
+from simulator.serving.books import ServingBooks
 from simulator.serving.front_end import FrontEnd
 from simulator.serving.limits import EngineLimits, one_each
 from simulator.serving.pools_replica import PoolReplica
 from simulator.serving.pools_run import PoolsRun
 from simulator.serving.pools_transfer import KVLink, TransferBooks
 from simulator.serving.prefix_cache import TierStore
-from simulator.serving.rows import RequestRows
-from simulator.serving.run import ServingRun
-from simulator.serving.summary import SummaryRows, add_segments
+from simulator.serving.summary import SummaryRows
 from simulator.strategies.disaggregation.base import DisaggregationPolicy
 from simulator.strategies.serving_protocols import BatchPolicy, IterationCost, KVCachePolicy, RequestState
 from simulator.workload.jobs import ServiceLevel
@@ -136,9 +134,8 @@ class PooledDeployment:
                 "pools preempt by recomputation: swapping to host memory is not modelled beside transfers"
             )
         self._stream, block = ArrivalStream(requests, front_end=front_end), self._prefix_block(prefill)
-        self._rows: RequestRows | SummaryRows = (
-            SummaryRows(requests, block, slo) if record == "summary" else RequestRows(requests, block)
-        )
+        self._books = ServingBooks(requests, block, record, slo)
+        self._rows = self._books.rows
         self._journeys: dict[int, _Journey] = {}
         self._transfers = TransferBooks(0 if record == "summary" else len(requests))
         self._until_stock = _STRETCH
@@ -186,21 +183,10 @@ class PooledDeployment:
         """What has happened so far; times count from the start of the deployment."""
         for replica in self.replicas:
             replica.close_books(self._now)
-        usage = tuple(r.usage for r in self.replicas)
-        if isinstance(self._rows, SummaryRows):
-            self._take_stock(self._rows)
-            return PoolsRun(self._rows.summary(usage), deepcopy(self._transfers))
-        run = ServingRun(**self._rows.columns(), gaps=self._gaps(), replicas=usage, limits=self.limits)
+        self._books.take_stock(self.replicas)
+        summary = isinstance(self._rows, SummaryRows)
+        run = self._books.summary(self.replicas) if summary else self._books.result(self.replicas, self.limits)
         return PoolsRun(run, deepcopy(self._transfers))
-
-    def _gaps(self) -> NDArray[np.float64]:
-        return np.concatenate([np.array(r.gaps).reshape(-1, 4) for r in self.replicas])
-
-    def _take_stock(self, rows: SummaryRows) -> None:
-        """Gaps between tokens enter their sketch where no rows are kept."""
-        add_segments(rows.sketches["itl"], self._gaps())
-        for replica in self.replicas:
-            del replica.gaps[:]
 
     # -- events --------------------------------------------------------------------------------------------------
 
@@ -257,9 +243,9 @@ class PooledDeployment:
     def _arrive(self, row: int, now: float) -> None:
         request = self._rows.state(row, self._stream.came)
         self._until_stock -= 1
-        if not self._until_stock and isinstance(self._rows, SummaryRows):
+        if not self._until_stock:
             self._until_stock = _STRETCH
-            self._take_stock(self._rows)
+            self._books.take_stock(self.replicas)
         if self._rejected[row]:
             self._rows.reject(row, now, self._rejected[row])
             self._ended(row, now)

@@ -21,6 +21,7 @@ from simulator.serving.flight import Flight, StageLine, Watcher
 from simulator.serving.limits import EngineLimits
 from simulator.serving.prefix_cache import TierStore
 from simulator.serving.residency import Residency, by_arrival
+from simulator.serving.token_gaps import record_gaps
 from simulator.serving.usage import Progress
 from simulator.strategies.protocols import (
     BatchPlan,
@@ -61,7 +62,7 @@ class Replica(Residency):
         super().__init__(index, limits, cost, kv_policy, tiers)
         self.policy = policy
         self.gaps = array("d")
-        """Gaps between tokens: (first [s], slope [s per iteration], iterations, requests), flat."""
+        """Gaps between tokens, as of :mod:`simulator.serving.token_gaps`."""
         self.next_time = math.inf
         """When it wants to be woken [s]."""
         self.version = 0
@@ -241,7 +242,7 @@ class Replica(Residency):
         finished: list[RequestState] = []
         if group is not None:
             usage.decode_tokens += group.count * iterations
-            self._record_gaps(flight, group)
+            record_gaps(self.gaps, flight, group, self._together)
             if iterations > 1 and self._grows:
                 blocks, ramp, triangle = group.growth(iterations)
                 if blocks:
@@ -298,30 +299,6 @@ class Replica(Residency):
             self.cache.give_back(request, held)
         self.running -= 1
         self._on_finish(request, now)
-
-    def _record_gaps(self, flight: Flight, group: DecodeGroup) -> None:
-        """Gaps between the tokens of this flight and the ones before, stalls by prefills included."""
-        base, slope, iterations, count = flight.base, flight.slope, flight.iterations, group.count
-        first = flight.end if iterations == 1 else flight.start + base
-        if self._together:
-            # Members that have ended already only pad the batch.
-            for request in group.members:
-                left = request.output_tokens - group.produced(request)
-                if left > 0:
-                    self.gaps.extend((base, slope, min(left, iterations), 1))
-        else:
-            old = count
-            for time, members in group.fresh:
-                old -= int(members)
-                if members:
-                    self.gaps.extend((first - time, 0.0, 1, members))
-            if old:
-                self.gaps.extend((first - group.last_token, 0.0, 1, old))
-            if iterations > 1:
-                self.gaps.extend((base + slope, slope, iterations - 1, count))
-        if group.fresh:
-            group.fresh = []
-        group.last_token = flight.end
 
     # -- pipelines -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
 from simulator.strategies.cluster_protocols import Protection, Restoration
 from simulator.training.ledger import TrainingEvent, TrainingRun
-from simulator.training.saves import CheckpointStore, checkpoint_bytes, save_interval
+from simulator.training.saves import CheckpointStore, CheckpointWrites, checkpoint_bytes, save_interval
 from simulator.training.survival import Ground, Hit, Links, Survival, job_facts
 from simulator.workload.jobs import TrainingJob
 
@@ -63,9 +63,8 @@ class TrainingProcess:
         self._blank = False  # no state is left in the devices until it is read from storage
         self._ground = Ground()
         self._progress = 0.0  # steps, with the part of the current one
-        self._durable = 0  # steps in the last complete checkpoint
+        self._writes = CheckpointWrites(self.store, self.run)
         self._elastic = 1.0  # speed with the nodes that are left
-        self._writing: tuple[simpy.Event, simpy.Event, int, float] | None = None  # end, flow, steps, begin
         self._now: tuple[str, float, float, float, float] | None = None  # cause ("" = steps), since, step, stretches
         self.links: Links | None = None
         self.on_change: Callable[[], object] = lambda: None
@@ -147,8 +146,8 @@ class TrainingProcess:
                 yield from self._checkpoint()
         if self.links is not None:
             self.links.leave()
-        if self._writing is not None and not self._writing[0].processed:
-            yield self._writing[0]
+        if (last := self._writes.end) is not None and not last.processed:
+            yield last
         run.done = not run.stuck
 
     @property
@@ -247,7 +246,7 @@ class TrainingProcess:
         lost = self._roll_back(self.run.steps if planned else self._rollback_target(way, missing))
         kinds = ", ".join(dict.fromkeys(hit.kind for hit in hits))
         run.events.append(TrainingEvent(began, "interrupted", f"{kinds}; {lost:.6g} s of work lost", done))
-        self._abandon_write()
+        self._writes.abandon()
         run.stuck = self._ground.lost(run.steps)
         if run.stuck:
             run.events.append(TrainingEvent(began, "given up", run.stuck, run.steps))
@@ -279,16 +278,16 @@ class TrainingProcess:
         if way.back_to == "step":
             return self.run.steps
         if missing and self.store.is_local:
-            self._durable = 0  # a node that is gone takes its drive along
+            self._writes.durable = 0  # a node that is gone takes its drive along
         every = self.protection.memory_every
         if way.back_to == "memory" and every:
-            return max(self._durable, self.run.steps // every * every)
-        return self._durable
+            return max(self._writes.durable, self.run.steps // every * every)
+        return self._writes.durable
 
     def _reload(self, way: Restoration, missing: list[int]) -> Steps:
         """The state back into the devices."""
         if way.back_to == "storage" or way.saves_first:
-            if self.job.checkpoint is None or not self._durable:
+            if self.job.checkpoint is None or not self._writes.durable:
                 return True  # from the beginning: there is nothing to read
             read = self.store.transfer("read")
             if not (yield from self._await(read, "reload")):
@@ -333,49 +332,27 @@ class TrainingProcess:
 
     def _checkpoint(self) -> Steps:
         assert self.job.checkpoint is not None
-        previous = self._writing[0] if self._writing is not None else None
+        previous = self._writes.end
         if previous is not None and not (yield from self._await(previous, "checkpoint")):
             return
         wait = self.job.checkpoint.mode == "sync"
         if not wait and not (yield from self._pause(self.store.staging(), "checkpoint")):
             return
         self._due = self.run.steps + self.interval
-        end = self._begin_write()
+        end = self._writes.begin()
         if wait and not (yield from self._await(end, "checkpoint")):
-            self._abandon_write()
+            self._writes.abandon()
 
     def _save(self) -> Steps:
         """A checkpoint of the present step that the job waits for."""
-        if self.job.checkpoint is None or self._durable == self.run.steps:
+        if self.job.checkpoint is None or self._writes.durable == self.run.steps:
             return True
-        end = self._begin_write()
+        end = self._writes.begin()
         if not (yield from self._await(end, "checkpoint")):
-            self._abandon_write()
+            self._writes.abandon()
             return False
         self._due = self.run.steps + self.interval
         return True
-
-    def _begin_write(self) -> simpy.Event:
-        """Start a write; the event fires when it is complete, and with that it counts."""
-        end, flow = self.clock.event(), self.store.transfer("write")
-        mark = (end, flow, self.run.steps, self.clock.now)
-        self._writing = mark
-
-        def finished(_: object) -> None:
-            if self._writing is mark:
-                self._durable = mark[2]
-                self.run.checkpoints.append((mark[3], self.clock.now))
-                end.succeed()
-
-        assert flow.callbacks is not None
-        flow.callbacks.append(finished)
-        return end
-
-    def _abandon_write(self) -> None:
-        """A checkpoint that is not complete is worth nothing."""
-        mark, self._writing = self._writing, None
-        if mark is not None and not mark[0].triggered:
-            self.store.cancel(mark[1])
 
     # -- the end ---------------------------------------------------------------------------------------------------
 

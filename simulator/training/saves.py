@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.hardware.types import Cluster
 from simulator.results.estimate import Estimate
 from simulator.strategies.recovery.checkpoint import daly_interval
+from simulator.training.ledger import TrainingRun
 from simulator.training.moves import Moves
 from simulator.workload.jobs import TrainingJob
 from simulator.workload.ops import TensorClass
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from simulator.network.fabric import Fabric
     from simulator.network.flows import Way
 
-__all__ = ["CheckpointStore", "checkpoint_bytes", "save_interval"]
+__all__ = ["CheckpointStore", "CheckpointWrites", "checkpoint_bytes", "save_interval"]
 
 
 def checkpoint_bytes(estimate: Estimate, job: TrainingJob) -> float:
@@ -146,6 +147,44 @@ class CheckpointStore:
             self._ways = {k: way for k, way in self._ways.items() if k[1] == key[1]}
             self._ways[key] = way_of_all(self.fabric, pairs)
         return self._ways[key]
+
+
+class CheckpointWrites:
+    """The write of a job that is under way, and the step of the last one that is complete."""
+
+    def __init__(self, store: CheckpointStore, run: TrainingRun) -> None:
+        self.store, self.run = store, run
+        self.durable = 0
+        """Steps in the last complete checkpoint."""
+        self._last: tuple[simpy.Event, simpy.Event, int, float] | None = None  # end, flow, steps, begin
+
+    @property
+    def end(self) -> simpy.Event | None:
+        """Fires, or has fired, when the last one begun is complete; None where it was abandoned."""
+        return self._last[0] if self._last is not None else None
+
+    def begin(self) -> simpy.Event:
+        """Start a write of the present step; the event fires when it is complete, and with that it counts."""
+        clock, run = self.store.clock, self.run
+        end, flow = clock.event(), self.store.transfer("write")
+        mark = (end, flow, run.steps, clock.now)
+        self._last = mark
+
+        def finished(_: object) -> None:
+            if self._last is mark:
+                self.durable = mark[2]
+                run.checkpoints.append((mark[3], clock.now))
+                end.succeed()
+
+        assert flow.callbacks is not None
+        flow.callbacks.append(finished)
+        return end
+
+    def abandon(self) -> None:
+        """A checkpoint that is not complete is worth nothing."""
+        mark, self._last = self._last, None
+        if mark is not None and not mark[0].triggered:
+            self.store.cancel(mark[1])
 
 
 def save_interval(job: TrainingJob, store: CheckpointStore, step: float, mttf: float) -> int:

@@ -1,4 +1,4 @@
-"""Laws of arrival: when requests come.
+"""Laws of arrival: when requests come. Renewal processes are in :mod:`simulator.workload.requests.renewal`.
 
 Every law is a small value with ``sample(rng, duration, count)``, and draws its gaps one after the other from
 one stream, so that asking for more time or more requests never moves the arrivals already there.
@@ -9,15 +9,22 @@ for bursty gaps, where a process that starts with a full gap would deliver (CV²
 from __future__ import annotations
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from simulator.errors import ConfigError
+from simulator.workload.requests.renewal import (
+    CHUNK,
+    ArrivalSpec,
+    Deterministic,
+    Gamma,
+    Poisson,
+    Times,
+    renewal_times,
+    require_positive,
+)
 
 __all__ = [
     "ARRIVALS",
@@ -29,137 +36,7 @@ __all__ = [
     "OnOff",
     "Poisson",
     "Superposed",
-    "renewal_times",
 ]
-
-Times = NDArray[np.float64]
-
-_CHUNK = 1 << 14
-"""Gaps drawn at a time. Fixed: a chunk that depended on the size asked for would make draws depend on it too."""
-
-
-def _require_positive(law: object, **values: float) -> None:
-    bad = [f"{name} = {value}" for name, value in values.items() if not (value > 0 and math.isfinite(value))]
-    if bad:
-        raise ConfigError(f"{type(law).__name__} arrivals need positive finite numbers, not {', '.join(bad)}")
-
-
-def renewal_times(first: float, gaps: Callable[[int], Times], end: float, count: int | None) -> Times:
-    """Times of a renewal process: ``first``, then one gap after the other, until ``end`` or ``count``."""
-    parts: list[Times] = [np.array([first])]
-    have, last = 1, first
-    while last < end and (count is None or have < count):
-        part = last + np.cumsum(gaps(_CHUNK))
-        parts.append(part)
-        have, last = have + len(part), float(part[-1])
-    times = np.concatenate(parts)
-    times = times[: np.searchsorted(times, end)]
-    return times if count is None else times[:count]
-
-
-class ArrivalSpec(ABC):
-    """Base of the laws of arrival.
-
-    Attributes
-    ----------
-    process
-        Name in a YAML file.
-    """
-
-    process: ClassVar[str]
-
-    @property
-    @abstractmethod
-    def mean_rate(self) -> float:
-        """Long-run arrival rate [req/s]; NaN for a closed loop, where it is a result."""
-
-    @abstractmethod
-    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
-        """Ascending times [s] in [0, duration), at most ``count`` of them."""
-
-    def with_rate(self, rate: float) -> ArrivalSpec:
-        """The same law at a mean of ``rate`` [req/s]; the coefficient of variation of the gaps stays.
-
-        Raises
-        ------
-        ConfigError
-            If it has no rate to set.
-        """
-        if not any(f.name == "rate" for f in fields(self)):  # type: ignore[arg-type]
-            raise ConfigError(f"{self.process} arrivals have no rate to set: it is a result")
-        return replace(self, rate=rate)  # type: ignore[type-var]
-
-
-@dataclass(frozen=True)
-class Poisson(ArrivalSpec):
-    """Independent arrivals: exponential gaps of mean 1 / ``rate`` [req/s]."""
-
-    process: ClassVar[str] = "poisson"
-    rate: float = field(metadata={"dimension": "rate"})
-
-    def __post_init__(self) -> None:
-        _require_positive(self, rate=self.rate)
-
-    @property
-    def mean_rate(self) -> float:
-        """See :attr:`ArrivalSpec.mean_rate`."""
-        return self.rate
-
-    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
-        """See :meth:`ArrivalSpec.sample`."""
-        first = rng.standard_exponential() / self.rate
-        return renewal_times(first, lambda n: rng.standard_exponential(n) / self.rate, duration, count)
-
-
-@dataclass(frozen=True)
-class Gamma(ArrivalSpec):
-    """Renewal process with gamma gaps of mean 1 / ``rate`` [req/s] and coefficient of variation ``cv``.
-
-    Shape 1/cv². ``cv`` 1 is Poisson, below 1 more regular, above 1 bursty (the ``burstiness`` of the vLLM
-    benchmark is the shape). A renewal process has no memory beyond one gap: where bursts last, use :class:`OnOff`.
-    """
-
-    process: ClassVar[str] = "gamma"
-    rate: float = field(metadata={"dimension": "rate"})
-    cv: float = field(metadata={"dimension": "ratio"})
-
-    def __post_init__(self) -> None:
-        _require_positive(self, rate=self.rate, cv=self.cv)
-
-    @property
-    def mean_rate(self) -> float:
-        """See :attr:`ArrivalSpec.mean_rate`."""
-        return self.rate
-
-    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
-        """See :meth:`ArrivalSpec.sample`."""
-        shape = self.cv**-2
-        scale = 1 / (shape * self.rate)
-        # The gap around time zero is length-biased (Gamma(shape + 1)), and zero lies uniformly in it.
-        first = rng.standard_gamma(shape + 1) * scale * rng.random()
-        return renewal_times(first, lambda n: rng.standard_gamma(shape, n) * scale, duration, count)
-
-
-@dataclass(frozen=True)
-class Deterministic(ArrivalSpec):
-    """One request every 1 / ``rate`` seconds, the first at time zero."""
-
-    process: ClassVar[str] = "deterministic"
-    rate: float = field(metadata={"dimension": "rate"})
-
-    def __post_init__(self) -> None:
-        _require_positive(self, rate=self.rate)
-
-    @property
-    def mean_rate(self) -> float:
-        """See :attr:`ArrivalSpec.mean_rate`."""
-        return self.rate
-
-    def sample(self, rng: np.random.Generator, duration: float = math.inf, count: int | None = None) -> Times:
-        """See :meth:`ArrivalSpec.sample`."""
-        in_time = math.ceil(duration * self.rate * (1 - 1e-12)) if math.isfinite(duration) else count
-        size = min(n for n in (in_time, count) if n is not None)
-        return np.arange(size, dtype=np.float64) / self.rate
 
 
 @dataclass(frozen=True)
@@ -177,9 +54,7 @@ class OnOff(ArrivalSpec):
     durations: Literal["exponential", "fixed"] = field(default="exponential", metadata={"dimension": "text"})
 
     def __post_init__(self) -> None:
-        _require_positive(
-            self, burst_rate=self.burst_rate, on_duration=self.on_duration, off_duration=self.off_duration
-        )
+        require_positive(self, burst_rate=self.burst_rate, on_duration=self.on_duration, off_duration=self.off_duration)
         if self.durations not in ("exponential", "fixed"):
             raise ConfigError(f"durations of on-off arrivals are 'exponential' or 'fixed', not '{self.durations}'")
 
@@ -231,7 +106,7 @@ class OnOff(ArrivalSpec):
         start, done = (rng.standard_exponential() * self.off_duration if silent else 0.0), 0.0
         starts, before = [np.array([start])], [np.array([0.0])]
         while done <= active:
-            phases = np.ones((_CHUNK, 2)) if fixed else rng.standard_exponential((_CHUNK, 2))
+            phases = np.ones((CHUNK, 2)) if fixed else rng.standard_exponential((CHUNK, 2))
             on = np.cumsum(phases[:, 0] * self.on_duration)
             before.append(done + on)
             starts.append(start + on + np.cumsum(phases[:, 1] * self.off_duration))
@@ -262,7 +137,7 @@ class Diurnal(ArrivalSpec):
     start_hour: float = field(default=0.0, metadata={"dimension": "ratio"})
 
     def __post_init__(self) -> None:
-        _require_positive(self, rate=self.rate, cv=self.cv)
+        require_positive(self, rate=self.rate, cv=self.cv)
         good = all(h >= 0 and math.isfinite(h) for h in self.hourly) and sum(self.hourly) > 0
         if len(self.hourly) != 24 or not good:
             raise ConfigError("diurnal arrivals need 24 relative rates that are not negative and not all zero")
@@ -328,7 +203,7 @@ class Superposed(ArrivalSpec):
     cv: float = field(default=1.0, metadata={"dimension": "ratio"})
 
     def __post_init__(self) -> None:
-        _require_positive(self, rate=self.rate, cv=self.cv, clients=self.clients)
+        require_positive(self, rate=self.rate, cv=self.cv, clients=self.clients)
         if not 0 <= self.skew < 10:
             raise ConfigError(f"skew of clients' rates is from 0 (all equal) to 10, not {self.skew}")
 
