@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-__all__ = ["ConfigError", "Issue", "IssueCollector", "NotModelledError", "did_you_mean", "unknown_name"]
+__all__ = ["ConfigError", "Issue", "IssueCollector", "did_you_mean", "unknown_name"]
 
 
 @dataclass(frozen=True, order=True)
@@ -46,10 +46,6 @@ class ConfigError(Exception):
             (Issue("", 0, 0, "", issues),) if isinstance(issues, str) else tuple(dict.fromkeys(issues))
         )
         super().__init__("\n".join(map(str, self.issues)))
-
-
-class NotModelledError(ConfigError):
-    """The input is well formed, but asks for something that this version does not model yet."""
 
 
 class IssueCollector:

@@ -104,10 +104,6 @@ class StreamSchedule:
                 k += 1
         return max(0.0, sum(end - begin for begin, end in mine) - overlap)
 
-    def exposed_by_stream(self, other: Stream = "compute") -> dict[Stream, float]:
-        """Stream → :meth:`exposed` time [s], for every stream but ``other``."""
-        return {name: self.exposed(name, other) for name in self.busy if name != other}
-
     def _intervals(self, stream: Stream) -> list[tuple[float, float]]:
         return self._by_stream.get(stream, [])
 

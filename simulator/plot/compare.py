@@ -103,7 +103,7 @@ def compare_parts(comparison: Comparison, table: str = "time", ax: Axes | None =
             axes.barh(places, values, height, color=colours[i % len(colours)], label=name)
         axes.set_yticks(range(len(rows)), [str(r["part"]).replace("_", " ") for r in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
-        axes.set_xlabel(scale.label)
+        axes.set_xlabel(f"time [{scale.unit}]" if table == "time" else scale.label)
         titles(axes, f"where the {table} goes", "largest difference first")
         legend(axes)
         finish(axes, "x")

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["mfu_against_scale"]
 
-_BEST_PER_SIZE = 24
-"""More points of a series than this at one size are shown by their best."""
-
 
 def mfu_against_scale(
     source: Source, workload: str | None = None, ax: Axes | None = None, *, metric: str = "mfu"

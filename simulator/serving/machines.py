@@ -74,13 +74,6 @@ class Machines:
         """Machine seconds from coming to going, up to ``end`` [s since the start]."""
         return self._paid + sum(max(0.0, end - (since - self._origin)) for since in self._since.values())
 
-    @property
-    def more_may_come(self) -> bool:
-        """Whether machines are on their way or will come."""
-        now = self.clock.now - self._origin
-        joins = any(time > now and change > 0 for time, change in self.asked.changes)
-        return joins or bool(self._coming) or self.asked.mean_life > 0.0
-
     def _happens(self, change: int) -> None:
         if change > 0:
             for _ in range(change):

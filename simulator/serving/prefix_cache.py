@@ -186,10 +186,6 @@ class PrefixPool(BlockPool):
 
     # -- requests ------------------------------------------------------------------------------------------------
 
-    def idle_among(self, found: Sequence[CachedBlock]) -> int:
-        """Blocks of ``found`` that nobody holds: holding them takes room."""
-        return sum(block.blocks for block in found if not block.references)
-
     def hold(self, request: RequestState, found: Sequence[CachedBlock]) -> int:
         """Let ``request`` share ``found``; returns the blocks it need not allocate."""
         saved = 0

@@ -63,10 +63,6 @@ class JobFacts:
         """Of one copy of the model."""
         return self.plan.accelerators // self.plan.data_parallel
 
-    def stage_of(self, position: int) -> int:
-        """Pipeline stage that the ranks of the node at ``position`` begin in."""
-        return position * self.per_node * self.plan.pipeline_parallel // self.plan.accelerators
-
 
 @dataclass(frozen=True)
 class Protection:

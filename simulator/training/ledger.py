@@ -79,11 +79,6 @@ class TrainingRun:
         return self.end - self.start
 
     @property
-    def checkpoint_stall(self) -> float:
-        """Seconds the job waited for its checkpoints."""
-        return self.lost["checkpoint"]
-
-    @property
     def effective_time_ratio(self) -> float:
         """Share of the wall time spent in steps that were kept."""
         return self.useful / self.wall if self.wall > 0 else 1.0

@@ -84,11 +84,6 @@ class PipelineTimeline:
         return length
 
     @cached_property
-    def bubble_over_total_by_rank(self) -> Floats:
-        """Idle share of the makespan [rank]."""
-        return 1.0 - self.busy / self.makespan
-
-    @cached_property
     def bubble_over_ideal_by_rank(self) -> Floats:
         """Idle time over busy time [rank], the definition of the Megatron papers."""
         return self.makespan / self.busy - 1.0

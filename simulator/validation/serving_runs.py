@@ -196,8 +196,3 @@ def _roofline(
     base |= {"output_tokens_per_s": rate * output, "total_tokens_per_s": rate * (prompt + output)}
     base["duration"] = len(table) / rate if rate else math.nan
     return {f"baseline.{k}": v for k, v in base.items()}
-
-
-def with_requests(deployment: Deployment, table: RequestTable) -> Deployment:
-    """The deployment under another load."""
-    return replace(deployment, requests=table)

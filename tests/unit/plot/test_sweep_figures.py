@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 
 from simulator.errors import ConfigError
 from simulator.plot import SWEEP_FIGURES, cost_bars, explore, goodput_against_rate, mfu_against_scale, pareto, save
+from simulator.plot.compare import compare_parts, compare_tornado
 from simulator.plot.pareto import frontier
+from simulator.scenario.compare import compare
 from simulator.scenario.sweep_table import Sweep
 
 RATE = "workloads.chat.requests.rate"
@@ -142,3 +144,21 @@ def test_the_mouse_is_told_every_variant_and_its_figures() -> None:
     assert figure.layout.xaxis.title.text.endswith("[USD]")
     with pytest.raises(ConfigError, match="unknown column 'tpot_p9'"):
         explore(SWEEP, x="tpot_p9")
+
+
+def test_figures_of_a_comparison_show_its_tables() -> None:
+    vary = ["workloads.finetune.plan.recompute=selective,full"]
+    found = compare(["quickstart"], vary, depth="step", workload="finetune")
+    parts = compare_parts(found)
+    widths = {bars.get_label(): sum(p.get_width() for p in bars) for bars in parts.containers}
+    assert parts.get_xlabel() == "time [s]"
+    assert list(widths.values()) == pytest.approx([r.of("finetune")["seconds"] for r in found.results])
+    swings = compare_tornado(found)
+    labels = [label.get_text() for label in swings.get_yticklabels()]
+    shown = dict(zip(labels, (bar.get_width() for bar in swings.patches), strict=True))
+    assert shown == {f"{r['constant']}  (shared)": pytest.approx(100 * r["swing"]) for r in found.tornado[: len(shown)]}
+    with pytest.raises(ConfigError, match="no parts of 'power'"):
+        compare_parts(found, "power")
+    same = compare(["quickstart", "quickstart"], depth="step", workload="finetune")
+    with pytest.raises(ConfigError, match="no constant moves"):
+        compare_tornado(same)
