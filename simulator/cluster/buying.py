@@ -143,7 +143,8 @@ class MonthRow:
     capex, opex, cloud, resale
         [USD], the middle of the ranges; ``cost`` is capex + opex + cloud − resale.
     present
-        Sum of all costs so far in money of the first month [USD]; ``cloud_only``: of renting everything instead.
+        Sum of all costs so far in money of the first month [USD]; ``cloud_only``: of renting everything instead
+        and selling what is there in the first month.
     value
         What the machines there can be sold for at the end of the month, in the same money [USD].
     """

@@ -47,6 +47,7 @@ def buying_plan(result: BuyingResult) -> Figure:
             )  # fmt: skip
         above.set_ylim(bottom=0)
         above.set_ylabel(plan.unit)
+        above.yaxis.set_major_formatter("{x:,g}")
         note = f"orders take their lead time to arrive; {plan.target:.0%} of the capacity of a node may be used"
         titles(above, f"{plan.name}: demand and capacity", note)
         spent = [row.present / 1e6 for row in rows]
@@ -57,9 +58,10 @@ def buying_plan(result: BuyingResult) -> Figure:
         below.plot(months, net, color=OKABE_ITO["blue"], linewidth=2, label="less value of machines\n(range of prices)")
         if plan.cloud:
             rented = [row.cloud_only / 1e6 for row in rows]
-            below.plot(
-                months, rented, color=OKABE_ITO["vermillion"], linewidth=1.5, linestyle="--", label="rent everything"
-            )
+            # What is there at the start is sold then, so this begins below zero.
+            sold = ",\nsell what is there" if any(lot.ordered < 0 for lot in plan.lots) else ""
+            label = f"rent everything{sold}"
+            below.plot(months, rented, color=OKABE_ITO["vermillion"], linewidth=1.5, linestyle="--", label=label)
         below.set_ylabel("cost so far [MUSD]")
         below.set_xlabel("month")
         below.set_ylim(bottom=min(0.0, *ends[0]))

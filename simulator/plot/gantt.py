@@ -171,11 +171,12 @@ def _bars(
 def _numbers(
     ax: Axes, rows: Arrays, starts: NDArray[Any], lengths: NDArray[Any], mine: NDArray[np.bool_], colour: str
 ) -> None:
-    """Micro-batch numbers in the boxes that are wide enough for them."""
+    """Micro-batch numbers in the boxes that are wide enough for the longest of them."""
     left, right = ax.get_xlim()
+    digits = len(str(rows["microbatch"].max()))
     for task in np.flatnonzero(mine):
-        text = str(rows["microbatch"][task])
-        if lengths[task] / (right - left) > 0.008 * len(text):
+        if lengths[task] / (right - left) > 0.008 * digits:
+            text = str(rows["microbatch"][task])
             middle = (rows["low"][task] + rows["high"][task]) / 2
             ax.text(
                 starts[task] + lengths[task] / 2, middle, text, ha="center", va="center", fontsize=7, color=colour,

@@ -55,8 +55,9 @@ def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, a
                 edge = (start + length) * scale.factor
                 axes.plot([edge, edge], [place + 0.35, place + 0.65], color=ink_of(axes), linewidth=0.6)
         whole = len(parts)
-        _rests_on(axes, whole, total * scale.factor, summary)
         end = max(total, high or 0.0) * scale.factor
+        axes.set_xlim(0, 1.17 * end)
+        _rests_on(axes, whole, total * scale.factor, summary)
         if low is not None and high is not None:
             axes.errorbar(
                 total * scale.factor, whole,
@@ -66,8 +67,7 @@ def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, a
         _beside(axes, whole, end, f"{total * scale.factor:.4g} {scale.unit}")
         axes.set_yticks(range(whole + 1), [p.replace("_", " ") for p in parts] + ["whole"])
         axes.set_ylim(whole + 1.15, -0.6)
-        axes.set_xlim(0, 1.17 * end)
-        axes.set_xlabel(scale.label)
+        axes.set_xlabel(f"time [{scale.unit}]")
         _floor(axes, summary, total, scale.factor, whole + 0.75)
         what = "a decode iteration" if summary.get("kind") == "serving" else "a training step"
         interval = ", whisker: 80 % interval" if high is not None else ""
@@ -76,20 +76,26 @@ def step_waterfall(result: Result | pd.DataFrame, workload: str | None = None, a
         return axes
 
 
+_CHARACTER = 4.5
+"""Width of a character of 7.5 points [pt]."""
+
 _TRUSTS = ("measured", "fitted", "borrowed", "datasheet", "assumed")
 
 
 def _rests_on(ax: Axes, place: float, total: float, summary: Any) -> None:
     """The whole, lighter the less its constants are to be trusted; one grey where that is not known."""
     shares = {trust: share for trust in _TRUSTS if (share := _number(summary, f"share_{trust}"))}
+    width = ax.get_position().width * ax.figure.get_figwidth() * 72  # type: ignore[union-attr]
     left = 0.0
     for trust, share in (shares or {"": 1.0}).items():
         colour = lighter(OKABE_ITO["grey"], 0.17 * _TRUSTS.index(trust) if trust else 0.0)
         ax.barh(place, share * total, 0.7, left, color=colour, edgecolor="white", linewidth=0.8)
-        if trust and share > 0.14:
+        text = f"{trust} {share:.0%}"
+        if trust and share * total / ax.get_xlim()[1] * width > _CHARACTER * (len(text) + 1):
             ax.annotate(
-                f"{trust} {share:.0%}", (left + share * total / 2, place + 0.2), ha="center", va="center",
+                text, (left + share * total / 2, place + 0.2), ha="center", va="center",
                 fontsize=7.5, color=ink_on(colour),
+                bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8}, zorder=4,
             )  # fmt: skip
         left += share * total
 

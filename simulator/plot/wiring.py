@@ -57,10 +57,14 @@ def topology_diagram(topology: Topology, ax: Axes | None = None) -> Axes:
         else:
             note = _draw_graph(axes, topology, graph)
         axes.set_axis_off()
-        count = f"{topology.node_count:,} nodes, {topology.accelerator_count:,} accelerators"
+        count = f"{_counted(topology.node_count, 'node')}, {_counted(topology.accelerator_count, 'accelerator')}"
         titles(axes, f"{topology.cluster.name}: {topology.name}, {count}", note)
         finish(axes, None)
         return axes
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _between_switches(topology: Topology) -> tuple[nx.Graph[str], list[str]]:

@@ -34,7 +34,6 @@ class Move:
     preemptions: int
     last_blocks: int
     max_stages: int
-    began: float
     sent: int = 0
     """Tokens whose keys and values have been sent."""
     stages: int = 0
@@ -90,7 +89,7 @@ class Migrations:
         if not blocks:
             return False
         last = int(min(last_blocks, 1 << 60))
-        move = Move(request, ours, theirs, blocks, request.preemptions, last, max_stages, now)
+        move = Move(request, ours, theirs, blocks, request.preemptions, last, max_stages)
         self.active[request.index] = move
         process.away += 1
         self._stage(move)

@@ -288,7 +288,6 @@ class Op:
     stream: Stream = Stream.COMPUTE
     after: tuple[str, ...] = ()
     recomputable: str = ""
-    fused: bool = False
     repeat: int = 1
     wire: Wire = PLAIN
     tags: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -149,7 +149,7 @@ def _adapters(op: Op, rank: Dim) -> tuple[Op, Op]:
     low = Tensor(f"{op.name}.lora_out", TensorClass.ACTIVATION, (*lead, rank), out.dtype)
     down = Tensor(f"{weight.name}.lora_a", TensorClass.PARAM, (*inner, rank), "bf16")
     up = Tensor(f"{weight.name}.lora_b", TensorClass.PARAM, (rank, *outer), "bf16")
-    base = replace(op, saves=(), recomputable="", fused=False, tags={})
+    base = replace(op, saves=(), recomputable="", tags={})
     return (
         replace(
             base,
