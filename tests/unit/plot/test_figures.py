@@ -282,6 +282,32 @@ def test_feeders_are_drawn_as_shares_of_their_limits() -> None:
         feeder_power(frame[:0])
 
 
+def test_shares_are_written_only_inside_what_they_name(served: Result) -> None:
+    for workload in ("finetune", "chat"):
+        ax = step_waterfall(served, workload)
+        ax.figure.canvas.draw()
+        (whole,) = [t for t in ax.get_yticklabels() if t.get_text() == "whole"]
+        boxes = [p.get_window_extent() for p in ax.patches if p.get_y() < whole.get_position()[1] < p.get_y() + 0.7]
+        texts = [t for t in ax.texts if t.get_text().startswith(("measured", "fitted", "assumed"))]
+        assert texts
+        for text in texts:
+            own = text.get_window_extent()
+            assert any(box.x0 <= own.x0 and own.x1 <= box.x1 for box in boxes), text.get_text()
+
+
+def test_numbers_of_micro_batches_are_written_where_the_longest_fits() -> None:
+    rows = {"start": [], "duration": [], "microbatch": [], "phase": []}  # type: dict[str, list[Any]]
+    for number in range(12):
+        for phase, length in (("forward", 0.006), ("backward", 0.03)):
+            at = (rows["start"][-1] + rows["duration"][-1]) if rows["start"] else 0.0
+            for key, value in zip(rows, (at, length, number, phase), strict=True):
+                rows[key].append(value)
+    rest = {"workload": "j", "stage": 0, "chunk": 0, "kind": "pipeline", "name": "task", "stream": "compute"}
+    ax = pipeline_gantt(pd.DataFrame({**rows, **rest}), window=(0.0, 0.43))
+    shown = sorted(int(t.get_text()) for t in ax.texts if t.get_text().isdigit())
+    assert shown == list(range(12))  # a digit would fit into a forward, two do not
+
+
 # -- all -----------------------------------------------------------------------------------------------------------
 
 
