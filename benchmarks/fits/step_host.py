@@ -86,8 +86,8 @@ def main() -> None:
         calls = (c - update) / tensors / OPERATOR.value
         found.append(calls)
         print(f"hidden {hidden} tensor parallel {tensor} micro-batch {micro}: {len(cases):2d} steps, {a * 1e3:.2f} ms "
-              f"per layer and micro-batch, {c * 1e3:.3f} ms per layer and step, update {update * 1e3:.3f} ms: {calls:+.2f} "
-              f"operators per tensor")  # fmt: skip
+              f"per layer and micro-batch, {c * 1e3:.3f} ms per layer and step, update {update * 1e3:.3f} ms: "
+              f"{calls:+.2f} operators per tensor")  # fmt: skip
     print(f"operators per parameter tensor: median {statistics.median(found):.2f} of {len(found)} groups, one source")
 
 
