@@ -23,9 +23,7 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
     """Clipping and Adam over the states a rank owns: memory-bound passes where the states live.
 
     Clipping reads every gradient once; the update reads gradient and states and writes states and parameter. What a
-    framework does to the gradients and parameters besides (zeroing, checks, division, unscaling, copies between
-    precisions) is counted in its file: ``gradient_passes`` over all gradients held, ``update_bytes`` per parameter that
-    the rank updates.
+    framework does to gradients and parameters besides is counted in its file (``gradient_passes``, ``update_bytes``).
     Kernels are fused over many tensors (multi-tensor apply) and pass over everything that the rank holds, so all its
     blocks are priced as one: no block's states are still in a cache when the next pass comes to them. States outside
     HBM are updated by the host: see :func:`host_update`.
