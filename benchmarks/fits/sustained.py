@@ -1,10 +1,11 @@
 """Fits ``gemm.bf16.continuous.sustained``: the share of a kernel benchmark's GEMM speed that training keeps hour
-after hour.
+after hour, and ``accumulated``: what a GEMM keeps of that which adds to a matrix in fp32.
 
 Kernel benchmarks last milliseconds; a training step draws full power all the time, and the power limit lowers the
 clock.
 
-* B200 and A100-PCIe: GEMMs measured inside training by SimuMax against the fitted curve of the device (one source).
+* B200 and A100-PCIe: GEMMs that SimuMax called a hundred times in a row on one device, with the shapes and layouts of
+  training, against the fitted curve of the device (one source). Calls of 1 ms last long enough for the limit to bite.
 * A100-SXM and H100-SXM: step times. For every source the factor that makes the median error of its compute-bound rows
   zero; the constant is the median over sources, and each source is also scored with the median of the others.
 
@@ -30,30 +31,32 @@ from simulator.validation.training_runs import run_training
 from simulator.workload.ops import OpKind, Work
 
 KEY = "gemm.bf16.continuous.sustained"
-SHORTEST = 1e-4
-"""GEMMs below this [s] are bound by launches as much as by power."""
+SHORTEST = 1e-3
+"""A hundred calls of a GEMM below this [s] are over before the power limit lowers the clock."""
 
 GRID = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)
 ROWS = 24
 """Rows per source: evenly spaced, so that every source weighs the same and the fit takes a minute."""
 
 
-def kernels(path: Path, gpu: str, accelerator: str) -> float:
-    device, ratios = DeviceCost(load_accelerator(accelerator)), []
+def kernels(path: Path, gpu: str, accelerator: str) -> None:
+    """Prints both shares of a device from measured GEMMs."""
+    device = DeviceCost(load_accelerator(accelerator))
+    ratios: dict[bool, list[float]] = {False: [], True: []}
     with path.open() as file:
         for row in csv.DictReader(file):
             if row["gpu"] != gpu or row["op"] != "matmul":
                 continue
             shape = dict(part.strip().split("=") for part in row["shape"].split(";"))
             m, k, n = (int(shape[x]) for x in "mkn")
-            flops = 2.0 * m * k * n
+            flops, fp32 = 2.0 * m * k * n, shape["out_dtype"] == "fp32"
             measured = flops / (float(row["peak_tflops"]) * 1e12 * float(row["fraction_of_peak"]))
-            if measured >= SHORTEST:
-                work = Work(OpKind.GEMM, "bf16", flops, 2.0 * (m * k + k * n + m * n), m, n, k)
-                ratios.append(device.price(work).seconds / measured)
-    low, middle, high = statistics.quantiles(ratios, n=4)
-    print(f"{gpu}: sustained {middle:.2f} (quartiles {low:.2f} {high:.2f}) {len(ratios)} GEMMs >= 0.1 ms, one source")
-    return middle
+            if measured >= SHORTEST and (fp32 or shape["accumulate"] == "False"):
+                work = Work(OpKind.GEMM, "bf16", flops, 2.0 * (m * k + k * n) + (8.0 if fp32 else 2.0) * m * n, m, n, k)
+                ratios[fp32].append(device.price(work).seconds / measured)
+    sustained, added = (statistics.median(ratios[fp32]) for fp32 in (False, True))
+    print(f"{gpu}: sustained {sustained:.2f} of {len(ratios[False])} GEMMs >= 1 ms, accumulated "
+          f"{added / sustained:.2f} of {len(ratios[True])} more, one source")  # fmt: skip
 
 
 def with_share(case: Case, share: float) -> Case:

@@ -30,11 +30,12 @@ DTYPES = (
 
 CURVE_LEAVES = {
     "launch": "time", "compute": "ratio", "memory": "ratio", "sharpness": "number", "half_length": "number:token",
-    "per_sequence_head": "time", "achieved": "compute_rate", "sustained": "ratio",
+    "per_sequence_head": "time", "achieved": "compute_rate", "sustained": "ratio", "accumulated": "ratio",
     "between": "time", "between_recorded": "time",
 }  # fmt: skip
 """Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is
-the share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit. ``between`` (of
+the share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit; ``accumulated``
+the share of that which a GEMM keeps that adds to a matrix in fp32. ``between`` (of
 ``sequence``) is the time from one kernel of a model to the next where the host itself computes, ``between_recorded``
 the same where autograd records."""
 

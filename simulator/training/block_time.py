@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +18,7 @@ from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_program import COMMUNICATION, BlockProgram, is_pipelined, links_of, plain, steady_pair
-from simulator.training.sustained import sustained_share
+from simulator.training.sustained import accumulated_share, sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
@@ -139,7 +140,7 @@ class BlockPricer:
         )
         self._base: BlockPricer | None = None
         self._moved: frozenset[str] = frozenset()
-        self._shares: dict[str, Constant | None] = {}
+        self._shares: dict[tuple[str, bool], tuple[Constant, ...]] = {}
         self._works: dict[int, tuple[Op, Work]] = {}
         self._programs: dict[tuple[int, str], tuple[Block, tuple[BlockProgram, ...]]] = {}
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
@@ -177,7 +178,7 @@ class BlockPricer:
         else:
             priced = self.device.price(work)
             if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
-                priced = self._sustained(priced, work.dtype)
+                priced = self._sustained(priced, work.dtype, _accumulates(op))
         return PricedOp(op, priced, work.flops, work.bytes)
 
     def _work(self, op: Op) -> Work:
@@ -187,15 +188,17 @@ class BlockPricer:
             known = self._works[id(op)] = (op, work_of(op, self.mesh, ranks))
         return known[1]
 
-    def _sustained(self, priced: Priced, dtype: str) -> Priced:
+    def _sustained(self, priced: Priced, dtype: str, accumulates: bool) -> Priced:
         """The price under continuous load: kernel benchmarks are too short for the power limit to bite."""
-        if dtype not in self._shares:
-            self._shares[dtype] = sustained_share(self.device.accelerator, dtype)
-        constant = self._shares[dtype]
-        if constant is None or priced.bound != "compute":
+        key = (dtype, accumulates)
+        if key not in self._shares:
+            device = self.device.accelerator
+            found = sustained_share(device, dtype), accumulated_share(device, dtype) if accumulates else None
+            self._shares[key] = tuple(c for c in found if c is not None)
+        if not self._shares[key] or priced.bound != "compute":
             return priced
         used = list(priced.constants)
-        share = min(1.0, self.device.shared(constant, used))
+        share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
         return replace(priced, seconds=priced.seconds / share, constants=tuple(used))
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
@@ -325,6 +328,11 @@ class BlockPricer:
         if op.kind not in COMMUNICATION:
             return dict.fromkeys(links_of(op), moved) or {"hbm": moved}
         return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
+
+
+def _accumulates(op: Op) -> bool:
+    """Whether a GEMM adds its result to a gradient in fp32 instead of writing one in 16 bits."""
+    return op.phase is Phase.WEIGHT_GRADIENT and op.writes[0].dtype == "fp32"
 
 
 def _exposed(

@@ -255,6 +255,24 @@ def _as_one_message(ops: Iterable[tuple[Op, int]], pricer: BlockPricer) -> float
     return seconds + sum(pricer.message_seconds(op, size) + pricer.check_seconds(op) for op, size in messages.values())
 
 
+def _by_owner(ops: Sequence[Op], pricer: BlockPricer) -> float:
+    """Time in which every rank that owns parameters broadcasts them, one after another [s].
+
+    Whole parameters are dealt out, the next one to the rank with the least: no more ranks own some than there are.
+    """
+    seconds = 0.0
+    for axis in dict.fromkeys(op.axis for op in ops):
+        mine, group = [op for op in ops if op.axis == axis], pricer.layout.group(axis)
+        owners = min(group.ranks, sum(len(op.reads) for op in mine))
+        size = sum(pricer.price(op).bytes for op in mine) / max(1, owners)
+        kind = Collective.BROADCAST.value
+        send = Work(
+            OpKind.COLLECTIVE, mine[0].dtype, collective=kind, message=size, bytes=size, axis=axis, ranks=group.ranks
+        )
+        seconds += owners * pricer.network.price(send, group).seconds
+    return seconds
+
+
 def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, overlap: bool) -> float:
     """Seconds by which gathers of updated parameters hold up the first micro-batch.
 
@@ -268,6 +286,8 @@ def publish_delay(starts: Sequence[tuple[Block, float]], pricer: BlockPricer, ov
     if not overlap:
         ops = [(op, 1) for block, _ in starts for op in block.publish]
         ranks = max((pricer.layout.group(op.axis).ranks for op, _ in ops), default=1)
+        if pricer.framework.broadcasts_by_owner:
+            return _by_owner([op for op, _ in ops], pricer)
         sliced = pricer.host.shards(sum(len(op.reads) for op, _ in ops), ranks)
         return _as_one_message(ops, pricer) + _copied(ops, pricer, pricer.framework.shard_copies_gather) + sliced
     seconds = [(sum(pricer.price(op).priced.seconds for op in block.publish), start) for block, start in starts]

@@ -22,7 +22,8 @@ __all__ = ["flash_update", "host_update", "optimizer_time", "updates_on_device"]
 def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float = 0.0) -> PhaseTime:
     """Clipping and Adam over the states a rank owns: memory-bound passes where the states live.
 
-    Clipping reads every gradient once; the update reads gradient and states and writes states and parameter.
+    Clipping reads every gradient once; the update reads gradient and states and writes states and parameter. What a
+    framework does to gradients and parameters besides is counted in its file (``gradient_passes``, ``update_bytes``).
     Kernels are fused over many tensors (multi-tensor apply) and pass over everything that the rank holds, so all its
     blocks are priced as one: no block's states are still in a cache when the next pass comes to them. States outside
     HBM are updated by the host: see :func:`host_update`.
@@ -36,19 +37,21 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
     beside
         Forward and backward time of the step [s] under which a delayed update hides; 0 = count all of it.
     """
-    mesh, device = pricer.mesh, pricer.device
-    gradient = parameter = states = 0.0
+    mesh, device, framework = pricer.mesh, pricer.device, pricer.framework
+    gradient = parameter = states = besides = 0.0
     shared: set[str] = set()
     away: list[tuple[Block, int]] = []
     for chunk in chunks:
         for block, count in chunk.blocks:
             by_class = dict.fromkeys(TensorClass, 0.0)
+            parameters = 0
             for tensor in block.states:
                 if is_shared(block, tensor):  # a tied head's table is updated once
                     if tensor.name in shared:
                         continue
                     shared.add(tensor.name)
                 by_class[tensor.cls] += tensor.bytes(mesh) * _is_updated(tensor)
+                parameters += tensor.elements(mesh) * (tensor.cls is TensorClass.PARAM)
             optim = by_class[TensorClass.OPTIM]
             if not optim:
                 continue
@@ -60,11 +63,14 @@ def optimizer_time(chunks: Sequence[Chunk], pricer: BlockPricer, beside: float =
             gradient += count * by_class[TensorClass.GRAD] * share[0]
             parameter += count * by_class[TensorClass.PARAM] * share[1]
             states += count * optim
+            besides += count * framework.gradient_passes * by_class[TensorClass.GRAD]
+            besides += count * framework.update_bytes * parameters * share[1]
     total = PhaseTime()
     if states:
         works = (
             Work(OpKind.ELEMENTWISE, "fp32", flops=gradient / 2, bytes=gradient, operator="clip"),
             Work(OpKind.ELEMENTWISE, "fp32", flops=states, bytes=gradient + 2 * states + parameter, operator="adam"),
+            Work(OpKind.ELEMENTWISE, "fp32", bytes=besides, operator="besides"),
         )
         prices = [device.price(w) for w in works]
         seconds = sum(p.seconds for p in prices)

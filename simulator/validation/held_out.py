@@ -42,8 +42,9 @@ FITTED_ON = (
 """Words in the source of a constant → pattern of the sources of rows that it was fitted on."""
 
 
-CONTINUOUS = ".continuous.sustained"
-"""End of the key of a device's share of benchmark speed under continuous load: the device constant fitted on steps."""
+CONTINUOUS = (".continuous.sustained", ".continuous.accumulated")
+"""Ends of the keys of a device's shares of benchmark speed under continuous load: the device constants fitted on steps
+or on kernels of a source of steps."""
 
 ENOUGH = 3
 """A constant fitted on so many sources hardly moves when one is left out and is kept."""

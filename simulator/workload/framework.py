@@ -64,6 +64,14 @@ class Framework:
         are not cut. 0: layer by layer.
     shard_copies_reduce, shard_copies_gather
         How often ZeRO-1 copies all gradients around their reduction, and all parameters around their gather.
+    broadcasts_by_owner
+        Whether ZeRO-1 deals whole parameters to ranks, and every rank that owns some broadcasts what it has updated as
+        one message, instead of one all-gather of equal shards.
+    gradient_passes
+        How often a step reads or writes all gradients that a rank holds, beside their accumulation, reduction, norm and
+        update: zeroing, a check for values that are not finite, division by the replicas.
+    update_bytes
+        Bytes per parameter that a rank updates, moved beside norm and update: casts, unscaling, copies from masters.
     p2p_scatter_gather
         Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
         (arXiv 2104.04473 §4.1).
@@ -158,6 +166,9 @@ class Framework:
     gradient_bucket_mib: int = 0
     shard_copies_reduce: int = 0
     shard_copies_gather: int = 0
+    broadcasts_by_owner: bool = False
+    gradient_passes: int = 0
+    update_bytes: int = 0
     p2p_scatter_gather: bool = True
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0

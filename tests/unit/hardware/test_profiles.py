@@ -71,7 +71,7 @@ def test_cost_constants_never_beat_the_roofline(name: str) -> None:
         assert constant.id == f"{name}.{key}"
         assert constant.source
         assert 0 < constant.sigma < (2 if leaf == "launch" else 1)
-        if leaf in ("compute", "memory", "sustained"):
+        if leaf in ("compute", "memory", "sustained", "accumulated"):
             assert 0 < constant.value <= 1, key
             assert constant.unit == ""
         elif leaf == "sharpness":
