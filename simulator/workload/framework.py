@@ -33,7 +33,10 @@ class Framework:
         Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by
         kernel.
     composite
-        Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
+        Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``; and
+        those whose training passes over memory more often than a fused kernel: ``glu_halves`` (a gated activation on
+        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel;
+        :mod:`simulator.workload.lowering_layout`).
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
         else.
