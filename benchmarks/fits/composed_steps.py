@@ -41,6 +41,13 @@ def rows(path: Path) -> list[Row]:
     return found
 
 
+def all_reduces(path: Path) -> dict[tuple[int, int], float]:
+    """In-place times on A100 [us] by ranks and MiB."""
+    with path.open() as file:
+        found = [r for r in csv.DictReader(file) if r["gpu"] == "a100"]
+    return {(int(r["n_gpus"]), round(int(r["bytes"]) / 2**20)): float(r["in_place_us"]) for r in found}
+
+
 def affine(steps: list[Row]) -> list[float]:
     """Relative residuals of groups of at least six rows under four coefficients."""
     groups: dict[tuple[float, ...], list[Row]] = defaultdict(list)
@@ -83,12 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     folder = parser.parse_args().shared / "reference/training_peers/vtrain"
-    with (folder / "nccl_allreduce_one_node.csv").open() as file:
-        table = {
-            (int(r["n_gpus"]), round(int(r["bytes"]) / 2**20)): float(r["in_place_us"])
-            for r in csv.DictReader(file)
-            if r["gpu"] == "a100"
-        }
+    table = all_reduces(folder / "nccl_allreduce_one_node.csv")
     for name in ("single", "multi"):
         steps = rows(folder / f"step_times_{name}_node_dev.csv")
         residuals = affine(steps)

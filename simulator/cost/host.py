@@ -19,13 +19,12 @@ __all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "OPERATOR", "HostCost"]
 
 OPERATOR = Constant(
     "host.operator", 17e-6, "s", 0.15, Trust.FITTED,
-    "benchmarks/fits/training_host.py: host-bound steps of vTrain (VIA-Research/vTrain @f8dda84, A100) and nanotron "
-    "(gkarfakis19/Rapid-LLM @317a2cb, H100); 15 us without nanotron, 17 us without vTrain",
+    "benchmarks/fits/training_host.py: host-bound steps of nanotron (gkarfakis19/Rapid-LLM @317a2cb, H100), one source; "
+    "its prior is 12 us",
 )  # fmt: skip
 COLLECTIVE = Constant(
     "host.collective", 40e-6, "s", 0.5, Trust.FITTED,
-    "benchmarks/fits/training_host.py: as host.operator, steps of vTrain and nanotron; 40 us without nanotron, 80 us "
-    "without vTrain",
+    "benchmarks/fits/training_host.py: as host.operator, steps of nanotron, which do not move it from its prior",
 )  # fmt: skip
 CHECK = Constant(
     "host.collective_check", 0.32e-3, "s", 0.15, Trust.MEASURED,
