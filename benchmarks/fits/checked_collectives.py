@@ -1,5 +1,5 @@
-"""Reads three facts out of collectives that nanotron's sweep timed inside its jobs (1 GiB, 1 to 32 nodes of 8 H100), and
-fits a fourth to its steps.
+"""Reads three facts out of collectives that nanotron's sweep timed inside its jobs (1 GiB, 1 to 32 nodes of 8 H100),
+and fits a fourth to its steps.
 
 The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s of bus bandwidth, and 401 to 432 GB/s.
 
@@ -12,10 +12,10 @@ The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s
   a monitored barrier and an exchange of fingerprints (pytorch ProcessGroupWrapper::runCollectiveChecks). The median of
   t per rank beyond the node over 8 to 32 nodes is ``host.collective_check``.
 
-Ranks of the same node answer over the loopback, in less time than that. No timed collective shows it (a gigabyte on one
-node takes longer than the check of the next call), so ``host.collective_check_inside`` is fitted to steps: the value per
-rank at which a simulated step is the measured one, in rows whose tensor parallelism stays in the node and binds the step;
-the median over the degrees. Without those steps the constant is that of ranks beyond the node.
+Ranks of the same node answer over the loopback, in less time than that. No timed collective shows it (a gigabyte on
+one node takes longer than the check of the next call), so ``host.collective_check_inside`` is fitted to steps: the
+value per rank at which a simulated step is the measured one, in rows whose tensor parallelism stays in the node and
+binds the step; the median over the degrees. Without those steps the constant is that of ranks beyond the node.
 
 The size is not in the file: at 1 GiB the all-reduce of one node has the bus bandwidth that the measured curve of the
 same device has at that size (458 against 456 GB/s).

@@ -5,13 +5,13 @@ checks of its development rows say otherwise, without any model of ours:
 
 * Rows of one hidden size, micro-batch and layout are affine in layers and micro-batches (4 numbers for up to 12 rows)
   to less than a millionth in the median. Steps of a machine repeat to about a percent.
-* Rows that differ in the data-parallel degree alone differ by the in-place times of the repository's own all-reduce
-  table at the size of the model's 16-bit parameters, to all printed digits; the size is that of a vocabulary of 50,257
-  cut by the tensor-parallel degree without padding, as in ``src/predictor.py``.
+* Rows that differ in the data-parallel degree alone differ by the in-place times of the repository's own table of
+  all-reduces at the size of the model's 16-bit parameters, to all printed digits; the size is that of a vocabulary of
+  50,257 cut by the tensor-parallel degree without padding, as in ``src/predictor.py``.
 
-Its predictor adds such times of profiled layers (``src/predictor.py``, ``src/trainer.py``), with gaps between kernels as
-its tracer saw them, recomputes on all stages but the last, and has two all-reduces per layer and direction. The rows are
-therefore read as grade C. Rows on several nodes have one number of layers per model and cannot be tested so.
+Its predictor adds such times of profiled layers (``src/predictor.py``, ``src/trainer.py``), with gaps between kernels
+as its tracer saw them, recomputes on all stages but the last, and has two all-reduces per layer and direction. The rows
+are therefore read as grade C. Rows on several nodes have one number of layers per model and cannot be tested so.
 
     python benchmarks/fits/composed_steps.py --shared ../shared
 """

@@ -19,8 +19,8 @@ __all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "OPERATOR", "HostCost"]
 
 OPERATOR = Constant(
     "host.operator", 17e-6, "s", 0.15, Trust.FITTED,
-    "benchmarks/fits/training_host.py: host-bound steps of nanotron (gkarfakis19/Rapid-LLM @317a2cb, H100), one source; "
-    "its prior is 12 us",
+    "benchmarks/fits/training_host.py: host-bound steps of nanotron (gkarfakis19/Rapid-LLM @317a2cb, H100), one "
+    "source; its prior is 12 us",
 )  # fmt: skip
 COLLECTIVE = Constant(
     "host.collective", 40e-6, "s", 0.5, Trust.FITTED,
@@ -80,9 +80,7 @@ class HostCost:
         counted = (self._operator,) if each else ()
         return (*(c for c in (self._per_step, self._per_message) if c), *counted)
 
-    def layer(
-        self, passes: Mapping[Phase, float], copies: int, groups: Iterable[CommGroup], experts: int = 0
-    ) -> float:
+    def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[CommGroup], experts: int = 0) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
 
         Parameters

@@ -55,8 +55,8 @@ LEFT_OUT = {
     r"nanotron": {OPERATOR.id: 12e-6, COLLECTIVE.id: 40e-6, CHECK_INSIDE.id: CHECK.value, H100_SHARE: 0.69},
     r"ModelZoo": {H100_SHARE: 0.70},
 }
-"""Pattern of the sources of rows → constants by id, fitted without them (benchmarks/fits/training_host.py, where nanotron
-alone binds the host: its prior remains; checked_collectives.py; sustained.py)."""
+"""Pattern of the sources of rows → constants by id, fitted without them (benchmarks/fits/training_host.py, whose prior
+remains without nanotron; checked_collectives.py; sustained.py)."""
 
 HOST = {c.id: c for c in (OPERATOR, COLLECTIVE, CHECK_INSIDE)}
 
@@ -134,8 +134,8 @@ def _left_out(source: str) -> dict[str, float]:
 
 
 def _swap_devices(cluster: Cluster, source: str) -> Cluster:
-    """The cluster with devices whose share under continuous load is that of the other sources, or without any the median
-    of the other devices'."""
+    """The cluster with devices whose share under continuous load is that of the other sources, or without any the
+    median of the other devices'."""
     groups = []
     for group in cluster.groups:
         device = group.node.accelerator
@@ -145,9 +145,7 @@ def _swap_devices(cluster: Cluster, source: str) -> Cluster:
             for k in own
         }
         fitted = _left_out(source)
-        changed = {
-            k: replace(c, value=fitted.get(c.id, statistics.median(others[k] or [1.0]))) for k, c in own.items()
-        }
+        changed = {k: replace(c, value=fitted.get(c.id, statistics.median(others[k] or [1.0]))) for k, c in own.items()}
         if changed:
             device = replace(device, efficiency={**device.efficiency, **changed})
             group = replace(group, node=replace(group.node, accelerator=device))

@@ -81,8 +81,8 @@ def _case(
 
 
 COMPOSED = "not timed as a step: composed of profiled layers and of the all-reduces of the repository's table"
-"""What vTrain's steps on one node are. They are affine in layers and micro-batches to 1e-6, and two of them that differ in
-the data-parallel degree alone differ by exactly the repository's own table of all-reduces
+"""What vTrain's steps on one node are. They are affine in layers and micro-batches to 1e-6, and two of them that differ
+in the data-parallel degree alone differ by exactly the repository's own table of all-reduces
 (benchmarks/fits/composed_steps.py)."""
 
 

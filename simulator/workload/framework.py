@@ -130,10 +130,8 @@ class Framework:
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
-        ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside`` [s] in place of what
-        all frameworks share,
-        ``host_per_message`` [s] that both ends of a pipeline message
-        wait on the host,
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside`` [s] in place of
+        what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``

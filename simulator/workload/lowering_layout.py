@@ -1,7 +1,7 @@
 """Passes over memory that frameworks without fused layers add between the GEMMs and the attention kernel.
 
-Slicing and transposing are free until a kernel wants its input in one piece: then a copy is made, and the backward joins
-the gradients of the slices in another. A fused layer never writes what is moved here. Ops that are a view in one
+Slicing and transposing are free until a kernel wants its input in one piece: then a copy is made, and the backward
+joins the gradients of the slices in another. A fused layer never writes what is moved here. Ops that are a view in one
 direction and a copy in the other run no kernel (tags ``kernels`` and ``kernels_backward`` of 0) in the first.
 """
 
@@ -33,11 +33,9 @@ def halved_activation(name: str, merged: Tensor, activated: Tensor, ctx: Lowerin
     """
     gate, value, gated = (replace(activated, name=f"{name}.{part}") for part in ("gate_in", "value_in", "gate"))
     split = ctx.elementwise(f"{name}.split", (merged,), (gate, value), flops=0.0)
-    return [
-        replace(split, tags=_FREE_FORWARD),
-        ctx.elementwise(f"{name}.gate", (gate,), (gated,), saves=(gate,), flops=7.0),
-        replace(ctx.elementwise(name, (gated, value), (activated,), saves=(gated, value)), tags={"kernels_backward": "2"}),
-    ]
+    activate = ctx.elementwise(f"{name}.gate", (gate,), (gated,), saves=(gate,), flops=7.0)
+    multiply = ctx.elementwise(name, (gated, value), (activated,), saves=(gated, value))
+    return [replace(split, tags=_FREE_FORWARD), activate, replace(multiply, tags={"kernels_backward": "2"})]
 
 
 def copied_projection(name: str, merged: Tensor, keys: tuple[tuple[int, int], ...], ctx: LoweringContext) -> list[Op]:
