@@ -1,4 +1,5 @@
-"""Reads three facts out of collectives that nanotron's sweep timed inside its jobs (1 GiB, 1 to 32 nodes of 8 H100).
+"""Reads three facts out of collectives that nanotron's sweep timed inside its jobs (1 GiB, 1 to 32 nodes of 8 H100),
+and fits a fourth to its steps.
 
 The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s of bus bandwidth, and 401 to 432 GB/s.
 
@@ -9,10 +10,15 @@ The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s
   about every collective on the host. One version of the repository's launch script sets
   ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` (huggingface/nanotron run_multinode.sh), under which PyTorch checks every call with
   a monitored barrier and an exchange of fingerprints (pytorch ProcessGroupWrapper::runCollectiveChecks). The median of
-  t/(n-1) over 8 to 32 nodes is ``host.collective_check``.
+  t per rank beyond the node over 8 to 32 nodes is ``host.collective_check``.
+
+Ranks of the same node answer over the loopback, in less time than that. No timed collective shows it (a gigabyte on
+one node takes longer than the check of the next call), so ``host.collective_check_inside`` is fitted to steps: the
+value per rank at which a simulated step is the measured one, in rows whose tensor parallelism stays in the node and
+binds the step; the median over the degrees. Without those steps the constant is that of ranks beyond the node.
 
 The size is not in the file: at 1 GiB the all-reduce of one node has the bus bandwidth that the measured curve of the
-same device has at that size (458 against 456 GB/s). Step times are not used.
+same device has at that size (458 against 456 GB/s).
 
     python benchmarks/fits/checked_collectives.py --shared ../shared
 """
@@ -25,11 +31,22 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
+from simulator.cost.host import CHECK_INSIDE
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.hardware.profiles import load_link, load_node
 from simulator.hardware.types import Fabric
+from simulator.training.pipelined import PipelinedJob
+from simulator.validation.read import read_file
 from simulator.validation.read_tables import CHECKED_BELOW
 from simulator.workload.ops import OpKind, Work
+
+TRIED = tuple(i * 0.04e-3 for i in range(1, 11))
+"""Tried seconds per rank of a node."""
+
+BOUND = 0.25
+"""Least share of a step that waits for checks inside the node."""
 
 SIZE = 2.0**30
 PER_NODE = 8
@@ -59,6 +76,27 @@ def all_reduces(path: Path) -> dict[int, float]:
             if float(row["allreduce_intra_gbps"] or 0) >= CHECKED_BELOW:
                 found.setdefault(int(row["nodes"]), []).append(float(row["allreduce_gbps"]) * 1e9)
     return {nodes: statistics.median(v) for nodes, v in sorted(found.items())}
+
+
+def inside(path: Path) -> dict[int, list[float]]:
+    """Seconds per rank by tensor-parallel degree: those at which steps that wait for their checks are as measured."""
+    found: dict[int, list[float]] = {}
+    for case in read_file(path).cases:
+        job, cluster = case.subject.job, case.subject.cluster
+        published = [m.value for m in case.measured if m.kind == "training_step_time"]
+        if job is None or cluster is None or case.labels.grade == "C" or not published:
+            continue
+        if not job.framework.checked_collectives or not 2 <= job.plan.tensor_parallel <= PER_NODE:
+            continue
+        steps = [
+            PipelinedJob(job, cluster, {CHECK_INSIDE.id: value / CHECK_INSIDE.value}).run().seconds for value in TRIED
+        ]
+        if (steps[-1] - steps[0]) / (TRIED[-1] - TRIED[0]) * CHECK_INSIDE.value < BOUND * published[0]:
+            continue
+        value = float(np.interp(published[0], steps, TRIED, left=0.0, right=0.0))
+        if value:
+            found.setdefault(job.plan.tensor_parallel, []).append(value)
+    return dict(sorted(found.items()))
 
 
 def tree_share(measured: dict[int, float]) -> float:
@@ -91,8 +129,12 @@ def main() -> None:
     slope = statistics.linear_regression(list(free), list(free.values())).slope
     print(f"ring_hop {slope * 1e6:.0f} us")
     print(f"tree_share {tree_share(all_reduces(path)):.2f}")
-    per_rank = [t / (PER_NODE * n - 1) for n, t in states[True].items() if n >= 8]
+    here = PER_NODE * CHECK_INSIDE.value
+    per_rank = [(t - here) / (PER_NODE * (n - 1)) for n, t in states[True].items() if n >= 8]
     print(f"host.collective_check {statistics.median(per_rank) * 1e3:.2f} ms")
+    by_degree = {degree: statistics.median(values) for degree, values in inside(path).items()}
+    print(f"host.collective_check_inside {statistics.median(by_degree.values()) * 1e3:.2f} ms, by degree "
+          + ", ".join(f"{degree}: {value * 1e3:.2f}" for degree, value in by_degree.items()))  # fmt: skip
 
 
 if __name__ == "__main__":

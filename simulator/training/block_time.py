@@ -224,7 +224,7 @@ class BlockPricer:
 
     def check_seconds(self, op: Op) -> float:
         """Time that the group of a collective checks it on the host before it may begin [s]."""
-        return self.host.check(self.layout.group(op.axis).ranks) if op.kind is OpKind.COLLECTIVE else 0.0
+        return self.host.check(self.layout.group(op.axis)) if op.kind is OpKind.COLLECTIVE else 0.0
 
     def forward(self, block: Block) -> PhaseTime:
         """Forward of one micro-batch, parameter gathers (ZeRO-3) included."""
@@ -311,7 +311,7 @@ class BlockPricer:
         if Phase.RECOMPUTE in passes:
             again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
             passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
-        groups = [self.layout.group(op.axis).ranks for op in ops if op.kind is OpKind.COLLECTIVE]
+        groups = [self.layout.group(op.axis) for op in ops if op.kind is OpKind.COLLECTIVE]
         experts = next((local_experts(op, self.mesh) for op in block.forward if op.kind is OpKind.GROUPED_GEMM), 0)
         return self.host.layer(passes, copies, groups, experts)
 

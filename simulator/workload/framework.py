@@ -33,7 +33,10 @@ class Framework:
         Whether the loss is Megatron's over a split vocabulary, whose softmax passes over the fp32 logits kernel by
         kernel.
     composite
-        Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``.
+        Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``; and
+        those whose training passes over memory more often than a fused kernel: ``glu_halves`` (a gated activation on
+        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel;
+        :mod:`simulator.workload.lowering_layout`).
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
         else.
@@ -135,9 +138,8 @@ class Framework:
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
-        ``host_per_operator``, ``host_per_collective``, ``host_per_check`` [s] in place of what all frameworks share,
-        ``host_per_message`` [s] that both ends of a pipeline message
-        wait on the host,
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside`` [s] in place of
+        what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``

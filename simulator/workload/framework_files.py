@@ -23,6 +23,7 @@ CONSTANTS = {
     "host_per_layer": "time", "host_per_step": "time", "host_per_sequence": "time", "memory_reserve": "data",
     "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
     "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
+    "host_per_check_inside": "time",
     "host_per_message": "time",
     "host_per_launch": "time", "front_end_per_request": "time", "front_end_per_token": "time",
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simulator.workload.lowering_layout import ATTENTION_LAYOUT, copied_context, copied_projection
 from simulator.workload.model import AttentionSpec
 from simulator.workload.ops import AttentionShape, Dim, Op, OpKind, Phase, Tensor, TensorClass
 
@@ -75,6 +76,8 @@ def lower_attention(
         gated = replace(context, name=f"{name}.gate.out")
         ops.append(ctx.elementwise(f"{name}.gate", (context, gate), (gated,), saves=(context,), flops=5.0))
         context = gated
+    if ctx.training and ATTENTION_LAYOUT in ctx.framework.composite:
+        ops += copied_context(name, context, ctx)
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden, bias=spec.output_bias)
     return [*ops, output], output.writes[0]
 
@@ -99,9 +102,12 @@ def _project_qkv(
     whole = project.writes[0]
     gate = part_of(whole, gate_part) if spec.gated_output else None
     qkv = part_of(whole, *parts)
+    ops = [project]
+    if ctx.training and ATTENTION_LAYOUT in ctx.framework.composite:
+        ops += copied_projection(name, qkv, parts[1:], ctx)
     rotary = not ctx.model.learned_positions and spec.causal
     if not rotary and not spec.qk_norm:
-        return [project], (qkv,), gate
+        return ops, (qkv,), gate
     # The norm of query and key heads is one kernel with the rotation, and its backward needs what it normalised.
     width = Dim.of("head_dim", spec.head_dim)
     norms = tuple(ctx.param(f"{name}.{q}_norm.weight", width) for q in "qk") if spec.qk_norm else ()
@@ -110,7 +116,7 @@ def _project_qkv(
         f"{name}.rotary" if rotary else f"{name}.qk_norm", (qkv, *norms), (out,), saves=(whole,) if norms else (),
         flops=3.0 * rotary + 8.0 * spec.qk_norm,
     )  # fmt: skip
-    return [project, step], (out,), gate
+    return [*ops, step], (out,), gate
 
 
 def part_of(tensor: Tensor, *parts: tuple[int, int]) -> Tensor:

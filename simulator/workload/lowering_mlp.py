@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from simulator.workload.autodiff import GRADIENT_ELSEWHERE
+from simulator.workload.lowering_layout import GLU_HALVES, halved_activation
 from simulator.workload.model import MlpSpec
 from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
 
@@ -78,10 +79,13 @@ def _dense(
     wide = Dim("ffn", ((width, 1), (width, 1))) if spec.gated else inner
     up = ctx.gemm(f"{name}.up", source, ctx.hidden, wide, bias=bias)
     activated = ctx.activation(f"{name}.act.out", inner)
-    kept = (up.writes[0], *_intermediate(f"{name}.act", activated, spec, ctx))
-    act = ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=kept, flops=8.0)
+    if spec.gated and ctx.training and GLU_HALVES in ctx.framework.composite:
+        act = halved_activation(f"{name}.act", up.writes[0], activated, ctx)
+    else:
+        kept = (up.writes[0], *_intermediate(f"{name}.act", activated, spec, ctx))
+        act = [ctx.elementwise(f"{name}.act", (up.writes[0],), (activated,), saves=kept, flops=8.0)]
     down = ctx.gemm(f"{name}.down", activated, inner, ctx.hidden, bias=bias)
-    return [up, act, down], down.writes[0]
+    return [up, *act, down], down.writes[0]
 
 
 def _intermediate(name: str, activated: Tensor, spec: MlpSpec, ctx: LoweringContext) -> tuple[Tensor, ...]:

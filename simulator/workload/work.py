@@ -62,6 +62,8 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
         return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs
     launches = int(op.tags.get("kernels_backward" if op.phase is Phase.BACKWARD else "kernels", 1))
+    if not launches:
+        return Work(op.kind, op.dtype, operator=operator)  # a view: no kernel runs
     rows = int(op.tags.get("selections", 1)) * _rows(op, mesh) if operator in (SELECT, INDEX) else 0
     return Work(op.kind, op.dtype, flops, moved, operator=operator, kernels=launches, rows=rows)
 

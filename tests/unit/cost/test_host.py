@@ -7,18 +7,20 @@ from dataclasses import replace
 import pytest
 
 from simulator.constants import Constant, Trust
-from simulator.cost.host import CHECK, COLLECTIVE, OPERATOR, HostCost
+from simulator.cost.host import CHECK, CHECK_INSIDE, COLLECTIVE, OPERATOR, HostCost
+from simulator.cost.network import CommGroup
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Phase
 
 COUNTED = Framework("mine", "training", operators_forward=50, operators_backward=80, operators_per_parameter=4)
+NODE = CommGroup(8, 8, 1)
 WHOLE = {Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}
 
 
 def test_a_pass_takes_its_operators_and_its_collectives() -> None:
     host = HostCost(COUNTED)
     assert host.layer({Phase.FORWARD: 1.0}, 1, []) == pytest.approx(50 * OPERATOR.value)
-    assert host.layer(WHOLE, 3, [8] * 6) == pytest.approx(3 * 80 * OPERATOR.value + 6 * COLLECTIVE.value)
+    assert host.layer(WHOLE, 3, [NODE] * 6) == pytest.approx(3 * 80 * OPERATOR.value + 6 * COLLECTIVE.value)
 
 
 def test_both_halves_of_a_backward_launch_the_whole() -> None:
@@ -33,13 +35,17 @@ def test_recomputation_launches_the_forward_again_as_far_as_it_goes() -> None:
     assert again == pytest.approx(0.2 * 50 * OPERATOR.value)
 
 
-def test_checked_collectives_ask_every_other_rank() -> None:
+def test_checked_collectives_ask_ranks_of_the_node_and_beyond_it() -> None:
     plain, checked = HostCost(COUNTED), HostCost(replace(COUNTED, checked_collectives=True))
-    for ranks in (2, 8, 32):
-        more = checked.layer({Phase.FORWARD: 1.0}, 1, [ranks] * 2) - plain.layer({Phase.FORWARD: 1.0}, 1, [ranks] * 2)
-        assert more == pytest.approx(2 * (ranks - 1) * CHECK.value)
-    assert CHECK in checked.constants
-    assert CHECK not in plain.constants
+    passes = {Phase.FORWARD: 1.0}
+    for inside, nodes in ((2, 1), (8, 1), (8, 4), (1, 16)):
+        group = CommGroup(inside * nodes, inside, nodes)
+        more = checked.layer(passes, 1, [group] * 2) - plain.layer(passes, 1, [group] * 2)
+        beyond = inside * (nodes - 1)
+        assert more == pytest.approx(2 * (inside * CHECK_INSIDE.value + beyond * CHECK.value))
+    assert checked.check(CommGroup(1, 1, 1)) == 0.0
+    assert {CHECK, CHECK_INSIDE} <= set(checked.constants)
+    assert not {CHECK, CHECK_INSIDE} & set(plain.constants)
 
 
 def test_a_step_takes_its_operators_per_parameter_tensor() -> None:
@@ -57,6 +63,6 @@ def test_scales_and_constants_of_the_framework_itself_come_first() -> None:
 def test_a_framework_without_counts_has_a_time_per_layer_and_phase() -> None:
     constant = Constant("mine.host_per_layer", 1e-3, "s", 0.1, Trust.ASSUMED, "a test")
     host = HostCost(Framework("mine", "training", constants={"host_per_layer": constant}))
-    assert host.layer({Phase.FORWARD: 1.0, Phase.RECOMPUTE: 0.5}, 4, [8, 8]) == pytest.approx(6e-3)
+    assert host.layer({Phase.FORWARD: 1.0, Phase.RECOMPUTE: 0.5}, 4, [NODE, NODE]) == pytest.approx(6e-3)
     assert host.constants == (constant,)
-    assert HostCost(Framework("none", "training")).layer(WHOLE, 1, [8]) == 0.0
+    assert HostCost(Framework("none", "training")).layer(WHOLE, 1, [NODE]) == 0.0

@@ -1,0 +1,78 @@
+"""Passes over memory that frameworks without fused layers add between the GEMMs and the attention kernel.
+
+Slicing and transposing are free until a kernel wants its input in one piece: then a copy is made, and the backward
+joins the gradients of the slices in another. A fused layer never writes what is moved here. Ops that are a view in one
+direction and a copy in the other run no kernel (tags ``kernels`` and ``kernels_backward`` of 0) in the first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from simulator.workload.ops import Dim, Op, Tensor
+
+if TYPE_CHECKING:
+    from simulator.workload.lowering import LoweringContext
+
+__all__ = ["ATTENTION_LAYOUT", "GLU_HALVES", "copied_context", "copied_projection", "halved_activation"]
+
+ATTENTION_LAYOUT, GLU_HALVES = "attention_layout", "glu_halves"
+"""Names in :attr:`~simulator.workload.framework.Framework.composite`."""
+
+_FREE_FORWARD = {"kernels": "0"}
+_FREE_BACKWARD = {"kernels_backward": "0"}
+
+
+def halved_activation(name: str, merged: Tensor, activated: Tensor, ctx: LoweringContext) -> list[Op]:
+    """A gated activation as four passes: slice the merged projection, activate the gate, multiply by the value; the
+    backward joins the gradients of the halves by a copy.
+
+    As ``torch.split``, ``act(gate) * value`` do (huggingface/nanotron @03b83fc src/nanotron/models/llama.py,
+    GLUActivation).
+    """
+    gate, value, gated = (replace(activated, name=f"{name}.{part}") for part in ("gate_in", "value_in", "gate"))
+    split = ctx.elementwise(f"{name}.split", (merged,), (gate, value), flops=0.0)
+    activate = ctx.elementwise(f"{name}.gate", (gate,), (gated,), saves=(gate,), flops=7.0)
+    multiply = ctx.elementwise(name, (gated, value), (activated,), saves=(gated, value))
+    return [replace(split, tags=_FREE_FORWARD), activate, replace(multiply, tags={"kernels_backward": "2"})]
+
+
+def copied_projection(name: str, merged: Tensor, keys: tuple[tuple[int, int], ...], ctx: LoweringContext) -> list[Op]:
+    """Copies between the fused projection and the rotation, forward and backward.
+
+    The projection, sequence first, is copied batch first; keys and values are stacked, and the stack is copied with the
+    two beside each other. In the backward the gradients of key and value are joined, those of query, key and value
+    stacked, and the stack copied sequence first (huggingface/nanotron @03b83fc src/nanotron/models/llama.py,
+    CausalSelfAttention.forward in training).
+
+    Parameters
+    ----------
+    merged
+        Output of the projection.
+    keys
+        Parts of its last dimension that are keys and values.
+    """
+    width = merged.dims[-1]
+    pair = replace(merged, name=f"{name}.kv", dims=(*merged.dims[:-1], Dim(width.name, keys)))
+
+    def passes(part: str, what: Tensor, tags: dict[str, str]) -> Op:
+        moved = replace(what, name=f"{name}.{part}.out")
+        return replace(ctx.elementwise(f"{name}.{part}", (what,), (moved,), flops=0.0), tags=tags)
+
+    return [
+        passes("transpose", merged, {}),
+        passes("unbind", merged, _FREE_FORWARD),
+        passes("stack_kv", pair, _FREE_BACKWARD),
+        passes("interleave_kv", pair, _FREE_BACKWARD),
+        passes("split_kv", pair, _FREE_FORWARD),
+    ]
+
+
+def copied_context(name: str, context: Tensor, ctx: LoweringContext) -> list[Op]:
+    """The output of attention, batch first, is copied sequence first for the next GEMM, and its gradient back; one
+    sequence has no order to change."""
+    if ctx.batch == 1:
+        return []
+    moved = replace(context, name=f"{name}.context.out")
+    return [ctx.elementwise(f"{name}.context_transpose", (context,), (moved,), flops=0.0)]
