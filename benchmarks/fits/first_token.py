@@ -7,9 +7,8 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
    program (an HTTP server in Python, a tokenizer of Hugging Face);
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
    latent attention and a dense model share it. Left out model by model to see whether it holds;
-3. ``front_end_per_request`` of vLLM, whose server works on requests in turns: a few clients do not show the difference,
-   so every third run of up to 128 clients and GPUStack's thousand requests at once decide. Between 5 and 8 ms the
-   medians of both move by less than five points together; 6 ms has the smaller 90th percentiles;
+3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
+   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both);
 4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
    of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
 
@@ -44,7 +43,7 @@ LAUNCH = {
 }
 START, ROUNDS = (0.008, 4e-6), 1
 
-IN_TURNS = (0.005, 0.006, 0.008)
+MANY_REQUESTS = (0.005, 0.006, 0.008)
 MANY, EVERY = 128, 3
 
 UNPACKED = (0.2, 0.24, 0.26, 0.28, 0.3, 0.32, 0.36, 0.4)
@@ -131,8 +130,8 @@ class Fit:
         return pair
 
 
-def in_turns(runs: Sequence[Case], per_request: float) -> str:
-    """Median and 90th percentile of the absolute errors of runs on vLLM."""
+def many_clients(runs: Sequence[Case], per_request: float) -> str:
+    """Median and 90th percentile of the absolute errors."""
     sizes = sorted(abs(e) for _, e in errors(runs, front_end_per_request=per_request))
     return f"{statistics.median(sizes):.1%}, p90 {sizes[int(0.9 * len(sizes))]:.0%} ({len(sizes)} runs)"
 
@@ -162,10 +161,10 @@ def _of(case: Case, setting: str) -> float:
     return float(str(dict(case.subject.settings)[setting]))
 
 
-def of_vllm(path: Path, source: str) -> list[Case]:
-    """Development runs of the source on vLLM."""
+def of_engine(path: Path, source: str, engine: str) -> list[Case]:
+    """Development runs of the source on any version of the engine that have times to first token."""
     known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
-    return [c for c in known if "vllm" in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
+    return [c for c in known if engine in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
 
 
 def main() -> None:
@@ -187,12 +186,13 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
-    print(unpacked(of_vllm(path, "InferenceX")), flush=True)
-    runs = of_vllm(path, "InferenceX"), of_vllm(reference / "published_serving.yaml", "gpustack")
-    for per_request in IN_TURNS:
-        few = [c for c in runs[0] if _of(c, "concurrency") <= MANY][::EVERY]
-        one, other = (in_turns(mine, per_request) for mine in (few, runs[1]))
-        print(f"in turns, {per_request * 1e3:.0f} ms per request: InferenceX {one}; GPUStack {other}", flush=True)
+    print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
+    for engine in ENGINES:
+        runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
+        many = of_engine(reference / "published_serving.yaml", "gpustack", engine)
+        for per_request in MANY_REQUESTS:
+            one, other = (many_clients(mine, per_request) for mine in (runs, many))
+            print(f"{engine}, {per_request * 1e3:.0f} ms per request: InferenceX {one}; GPUStack {other}", flush=True)
 
 
 if __name__ == "__main__":
