@@ -7,11 +7,13 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
    program (an HTTP server in Python, a tokenizer of Hugging Face);
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
    latent attention and a dense model share it. Left out model by model to see whether it holds;
-3. ``front_end_per_request`` of vLLM, whose server works on requests in turns: a few clients do not show the difference,
-   so every third run of up to 128 clients and GPUStack's thousand requests at once decide. Between 5 and 8 ms the
-   medians of both move by less than five points together; 6 ms has the smaller 90th percentiles.
+3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
+   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both);
+4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
+   of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
 
-Both minimise the median absolute error of the mean time to first token, the engines with equal weight, on a grid.
+The first two minimise the median absolute error of the mean time to first token, the engines with equal weight, on
+a grid.
 
     python benchmarks/fits/first_token.py --shared ../shared
 """
@@ -20,11 +22,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from simulator.constants import Constant, Trust
+from simulator.cost.kernels import UNPACKED_EXPERTS
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
 from simulator.validation.serving_runs import run_serving
@@ -34,14 +37,17 @@ ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",)
 REQUEST = (0.006, 0.008, 0.010)
 TOKEN = (2e-6, 4e-6, 6e-6)
 LAUNCH = {
-    "vllm": (20e-6, 30e-6, 40e-6, 50e-6),
+    "vllm": (20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
     "sglang": (60e-6, 80e-6, 100e-6, 120e-6),
-    "tensorrt-llm": (40e-6, 60e-6, 80e-6, 100e-6),
+    "tensorrt-llm": (30e-6, 40e-6, 50e-6, 60e-6, 80e-6, 100e-6),
 }
 START, ROUNDS = (0.008, 4e-6), 1
 
-IN_TURNS = (0.005, 0.006, 0.008)
+MANY_REQUESTS = (0.005, 0.006, 0.008)
 MANY, EVERY = 128, 3
+
+UNPACKED = (0.2, 0.24, 0.26, 0.28, 0.3, 0.32, 0.36, 0.4)
+SOME, LONG = 64, 8192
 
 Errors = list[tuple[str, float]]
 
@@ -59,8 +65,9 @@ def chosen(cases: Sequence[Case]) -> list[Case]:
     return found
 
 
-def errors(cases: Sequence[Case], **values: float) -> Errors:
-    """(model, relative error of the mean time to first token) of the runs under other constants [s]."""
+def errors(cases: Sequence[Case], scale: Mapping[str, float] | None = None, **values: float) -> Errors:
+    """(model, relative error of the mean time to first token) of the runs under other constants of the engine [s], and
+    others times ``scale``."""
     found: Errors = []
     for case in cases:
         deployment = case.subject.deployment
@@ -68,7 +75,11 @@ def errors(cases: Sequence[Case], **values: float) -> Errors:
         framework = deployment.framework
         moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
         framework = replace(framework, constants={**framework.constants, **moved})
-        prediction, reason = run_serving(replace(case.subject, deployment=replace(deployment, framework=framework)))
+        cluster = case.subject.cluster
+        assert cluster is not None
+        cluster = replace(cluster, factors={**cluster.factors, **(scale or {})})
+        moved_case = replace(case.subject, cluster=cluster, deployment=replace(deployment, framework=framework))
+        prediction, reason = run_serving(moved_case)
         if not reason:
             published = next(m.value for m in case.measured if m.kind == "serving_ttft")
             found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
@@ -119,16 +130,41 @@ class Fit:
         return pair
 
 
-def in_turns(runs: Sequence[Case], per_request: float) -> str:
-    """Median and 90th percentile of the absolute errors of runs on vLLM."""
+def many_clients(runs: Sequence[Case], per_request: float) -> str:
+    """Median and 90th percentile of the absolute errors."""
     sizes = sorted(abs(e) for _, e in errors(runs, front_end_per_request=per_request))
     return f"{statistics.median(sizes):.1%}, p90 {sizes[int(0.9 * len(sizes))]:.0%} ({len(sizes)} runs)"
 
 
-def of_vllm(path: Path, source: str) -> list[Case]:
-    """Development runs of the source on vLLM."""
+def unpacked(cases: Sequence[Case]) -> str:
+    """The best share, and that of each device alone."""
+    chosen = [c for c in cases if c.labels.precision == "fp4" and c.labels.gpu[:4] in ("h100", "h200")]
+    chosen = [
+        c
+        for c in chosen
+        if c.labels.model.startswith("gpt-oss") and _of(c, "isl") == LONG and _of(c, "concurrency") <= SOME
+    ]
+    devices = {gpu: [c for c in chosen if c.labels.gpu == gpu] for gpu in sorted({c.labels.gpu for c in chosen})}
+    known = {
+        share: {
+            g: spread(errors(mine, {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}))
+            for g, mine in devices.items()
+        }
+        for share in UNPACKED
+    }
+    best = min(UNPACKED, key=lambda s: statistics.fmean(known[s].values()))
+    alone = ", ".join(f"{g} {min(UNPACKED, key=lambda s: known[s][g]):.2f}" for g in devices)
+    return f"unpacked experts: {best:.2f}, median |error| {statistics.fmean(known[best].values()):.0%}; alone {alone}"
+
+
+def _of(case: Case, setting: str) -> float:
+    return float(str(dict(case.subject.settings)[setting]))
+
+
+def of_engine(path: Path, source: str, engine: str) -> list[Case]:
+    """Development runs of the source on any version of the engine that have times to first token."""
     known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
-    return [c for c in known if "vllm" in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
+    return [c for c in known if engine in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
 
 
 def main() -> None:
@@ -150,11 +186,13 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
-    inferencex = of_vllm(path, "InferenceX")
-    gpustack = of_vllm(reference / "published_serving.yaml", "gpustack")
-    for per_request in IN_TURNS:
-        told = f"InferenceX {in_turns(inferencex, per_request)}, GPUStack {in_turns(gpustack, per_request)}"
-        print(f"in turns, {per_request * 1e3:.0f} ms per request: {told}", flush=True)
+    print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
+    for engine in ENGINES:
+        runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
+        many = of_engine(reference / "published_serving.yaml", "gpustack", engine)
+        for per_request in MANY_REQUESTS:
+            one, other = (many_clients(mine, per_request) for mine in (runs, many))
+            print(f"{engine}, {per_request * 1e3:.0f} ms per request: InferenceX {one}; GPUStack {other}", flush=True)
 
 
 if __name__ == "__main__":

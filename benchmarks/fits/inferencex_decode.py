@@ -4,10 +4,10 @@ From decode times of InferenceX: closed loops of 4 to 16 requests with answers o
 disturb the decodes. What the published time per token has beyond the kernels that the simulator prices is the host
 time of a step; its median over the runs of an engine is the constant. No run decides more than another.
 
-1. vLLM of 2026 on gpt-oss-120b, B200 (fp4 units: nothing is unpacked);
-2. with that host time, the share of the usual memory efficiency on H100 and H200 that brings the median to zero;
-3. vLLM 0.10 with --async-scheduling on Llama-3.1-70B, TensorRT-LLM on all models of B200 and H200 in fp8 or with fp4
-   units, SGLang on DeepSeek-R1.
+1. vLLM of 2026 on gpt-oss-120b, B200 (fp4 units: nothing is unpacked); vLLM 0.10 with --async-scheduling on
+   Llama-3.1-70B, TensorRT-LLM on all models of B200 and H200 in fp8 or with fp4 units, SGLang on DeepSeek-R1;
+2. with these host times, how many bytes of fp4 experts a multiprocessor of H100 and H200 unpacks per clock, and what
+   the kernels around such a GEMM take: prompts of 1,024 tokens, 4 to 64 requests, both engines.
 
     python benchmarks/fits/inferencex_decode.py --shared ../shared
 """
@@ -16,28 +16,35 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 
-from simulator.cost.kernels import UNPACKED_EXPERTS
+from simulator.cost.kernels import UNPACKED_EXPERT_BYTES, UNPACKED_EXPERT_START
 from simulator.serving.iteration import ReplicaCost
 from simulator.strategies.protocols import BatchShape
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
 
 MOST, ANSWER = 16, 8192
+MANY = 64
+"""Requests up to which experts are unpacked at the rate of the weights, not of the arithmetic."""
+
 MIDDLE = 0.9
 """Mean over stated length: lengths are uniform between 80 % of the stated ones and those."""
 
 
-def decodes(cases: Iterable[Case]) -> list[Case]:
+RATES = (7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 14.0)
+STARTS = (5e-6, 10e-6, 15e-6, 20e-6, 25e-6, 30e-6)
+
+
+def decodes(cases: Iterable[Case], most: int = MOST, answers: Collection[int] = (ANSWER,)) -> list[Case]:
     """Runs of few requests with long answers, without speculation or data-parallel attention."""
     found = []
     for case in cases:
         deployment, load = case.subject.deployment, dict(case.subject.settings)
         assert deployment is not None
         plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
-        if plain and int(str(load["concurrency"])) <= MOST and float(str(load["osl"])) == ANSWER:
+        if plain and int(str(load["concurrency"])) <= most and float(str(load["osl"])) in answers:
             found.append(case)
     return found
 
@@ -68,30 +75,39 @@ def host(name: str, cases: list[Case]) -> float:
     return seconds
 
 
-def unpacking(cases: list[Case], seconds: float) -> None:
-    """Share of memory efficiency with which the kernels and ``seconds`` of host time match the runs in the median."""
-    best = min((s / 100 for s in range(20, 101, 2)), key=lambda s: abs(_bias(cases, seconds, s)))
-    print(
-        f"unpacked experts: {best:.2f} of the usual memory efficiency; median |error| "
-        f"{statistics.median(abs(e) for e in _errors(cases, seconds, best)):.0%}, at 1: "
-        f"{statistics.median(abs(e) for e in _errors(cases, seconds, 1.0)):.0%} ({len(cases)} runs)"
-    )
+def unpacking(cases: list[Case], hosts: dict[str, float]) -> None:
+    """Rate and start of GEMMs that unpack experts: the least mean over devices of the median absolute error, under the
+    host times of the engines; then each device and engine under the best of the others."""
+    grid = [(rate, start) for rate in RATES for start in STARTS]
+    known = {pair: [_unpacked(c, hosts[c.labels.framework], *pair) for c in cases] for pair in grid}
+
+    def error(pair: tuple[float, float], without: str = "", only: str = "") -> float:
+        groups: dict[str, list[float]] = {}
+        for case, e in zip(cases, known[pair], strict=True):
+            name = f"{case.labels.framework} {case.labels.gpu}"
+            if name != without and only in ("", name):
+                groups.setdefault(name, []).append(abs(e))
+        return statistics.fmean(statistics.median(g) for g in groups.values())
+
+    best = min(grid, key=error)
+    print(f"unpacked experts: {best[0]:.0f} B per multiprocessor and clock, {best[1] * 1e6:.0f} us; {error(best):.0%}")
+    for name in sorted({f"{c.labels.framework} {c.labels.gpu}" for c in cases}):
+        other = min(grid, key=lambda pair: error(pair, without=name))
+        print(f"    without {name}: {other[0]:.0f} B, {other[1] * 1e6:.0f} us, its error {error(other, only=name):.0%}")
 
 
-def _errors(cases: list[Case], seconds: float, share: float) -> list[float]:
-    scale = {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}
-    return [(k + seconds) / p - 1 for k, p in (times(case, scale) for case in cases)]
-
-
-def _bias(cases: list[Case], seconds: float, share: float) -> float:
-    return statistics.median(_errors(cases, seconds, share))
+def _unpacked(case: Case, seconds: float, rate: float, start: float) -> float:
+    known = (UNPACKED_EXPERT_BYTES, rate), (UNPACKED_EXPERT_START, start)
+    kernels, published = times(case, {constant.id: value / constant.value for constant, value in known})
+    return (kernels + seconds) / published - 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     path = parser.parse_args().shared / "reference/serving_peers/inferencex_runs.csv.gz"
-    cases = [c for c in decodes(read_file(path).cases) if c.split == "dev"]
+    known = [c for c in read_file(path).cases if c.split == "dev"]
+    cases = decodes(known)
 
     def those(test: Callable[[str, str, str], bool]) -> list[Case]:
         return [c for c in cases if test(c.labels.framework, c.labels.model, c.labels.gpu)]
@@ -100,10 +116,13 @@ def main() -> None:
         return case.labels.precision == "fp4" and not case.labels.gpu.startswith("b200")
 
     latest = host("vllm-latest", those(lambda f, m, g: f == "vllm-latest" and g == "b200_sxm"))
-    unpacking([c for c in those(lambda f, m, g: f == "vllm-latest") if unpacks(c)], latest)
     host("vllm-0.10-async", those(lambda f, m, g: f == "vllm-0.10-async"))
-    host("tensorrt-llm-1.0", [c for c in those(lambda f, m, g: f == "tensorrt-llm-1.0") if not unpacks(c)])
+    trt = host("tensorrt-llm-1.0", [c for c in those(lambda f, m, g: f == "tensorrt-llm-1.0") if not unpacks(c)])
     host("sglang-0.4", those(lambda f, m, g: f == "sglang-0.4"))
+    many = [
+        c for c in decodes(known, MANY, (1024, ANSWER)) if unpacks(c) and float(dict(c.subject.settings)["isl"]) == 1024
+    ]
+    unpacking(many, {"vllm-latest": latest, "tensorrt-llm-1.0": trt})
 
 
 if __name__ == "__main__":

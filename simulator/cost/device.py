@@ -29,6 +29,8 @@ from simulator.cost.kernels import (
     EAGER_LAUNCH,
     GRAPH_LAUNCH,
     SELECTION,
+    UNPACKED_EXPERT_BYTES,
+    UNPACKED_EXPERT_START,
     UNPACKED_EXPERTS,
     expert_spread,
     grouped_gemm_flops,
@@ -56,6 +58,12 @@ CAST_BYTES = 4.0
 """Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
 the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
 nvte_cast_transpose)."""
+
+LIBRARY_CAST_BYTES = 6.0
+"""Read in fp32 and written in fp16 before a product, and back after it (ggml_cuda_op_mul_mat_cublas of llama.cpp)."""
+
+SUMMED_IN_HALF = "_half"
+"""Ending of the type whose products are summed in 16 bits."""
 
 OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "gemm_share_unpacked", "vector_bytes")
 """Constants of frameworks about their own matrix multiplications."""
@@ -263,7 +271,8 @@ class DeviceCost:
 
     def _gemm(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
-        curve, cast = f"gemm.{curve_dtype(device, work.dtype)}", 0.0
+        work, cast = self._by_library(work, used)
+        curve, start = f"gemm.{curve_dtype(device, work.dtype.removesuffix(SUMMED_IN_HALF))}", 0.0
         if curve == "gemm.fp8" and work.casts and self._recorded:
             curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
@@ -272,14 +281,32 @@ class DeviceCost:
         if self._own:
             compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
-            share = self.shared(UNPACKED_EXPERTS, used)
-            compute, memory = compute / share, memory / share
-        launch = self.launch(f"{curve}.launch", used)
+            compute /= self.shared(UNPACKED_EXPERTS, used)
+            memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
+        launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
             together *= self.shared(expert_spread(device.architecture, work.dtype), used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together + cast, bound, used)
+
+    def _by_library(self, work: Work, used: list[str]) -> tuple[Work, float]:
+        """The GEMM as the engine runs it, and the time of the passes around it [s]."""
+        rows = self.framework.library_rows if self.framework is not None else 0
+        if not rows or work.m <= rows or work.kind is not OpKind.GEMM:
+            return work, 0.0
+        weights, rest = work.n * work.k, work.m * (work.n + work.k)
+        moved, kernels = LIBRARY_CAST_BYTES * rest, 2
+        if work.dtype == "int8":  # in blocks: read as they are, written in fp16
+            moved, kernels = moved + max(0.0, work.bytes - 2.0 * rest) + 2.0 * weights, kernels + 1
+        around = moved / (self.share("elementwise.memory", used) * self.accelerator.memory_bandwidth)
+        around += kernels * self.launch("elementwise.launch", used)
+        return replace(work, dtype=f"fp16{SUMMED_IN_HALF}", bytes=2.0 * (weights + rest)), around
+
+    def _unpacking(self, work: Work, used: list[str]) -> float:
+        """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""
+        rate = self.accelerator.sm_count * self.accelerator.boost_clock
+        return work.bytes / (self.shared(UNPACKED_EXPERT_BYTES, used) * rate) if rate else 0.0
 
     def _cast(self, work: Work, used: list[str]) -> float:
         """Time in which the input of an fp8 GEMM is cast [s]; a weight gradient finds both operands cast."""
@@ -297,7 +324,7 @@ class DeviceCost:
     def _by_own_kernels(self, work: Work, compute: float, memory: float, used: list[str]) -> tuple[float, float]:
         """Compute and memory time [s] in kernels of the engine instead of the vendor's library."""
         device = self.accelerator
-        for kernels in (work.dtype, *(["unpacked"] if work.unpacks else [])):
+        for kernels in (work.dtype.removesuffix(SUMMED_IN_HALF), *(["unpacked"] if work.unpacks else [])):
             if (share := self._own.get(f"gemm_share_{kernels}")) is not None:
                 compute /= self.shared(share, used)
         reads, few = self._own.get("vector_bytes"), work.m <= VECTOR_ROWS

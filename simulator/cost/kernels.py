@@ -8,8 +8,8 @@ from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "EAGER_LAUNCH", "GRAPH_LAUNCH", "SELECTION", "UNPACKED_EXPERTS", "attention_longest_block", "attention_waves",
-    "expert_spread", "grouped_gemm_flops", "smooth_max",
+    "EAGER_LAUNCH", "GRAPH_LAUNCH", "SELECTION", "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START",
+    "attention_longest_block", "attention_waves", "expert_spread", "grouped_gemm_flops", "smooth_max",
 ]  # fmt: skip
 
 GRAPH_LAUNCH = Constant(
@@ -29,16 +29,37 @@ EAGER_LAUNCH = Constant(
     "4-8 us per eager CUDA kernel launch, recalled",
 )
 
+_UNPACKED = "MXFP4 experts of gpt-oss-120b on H100 and H200, vLLM 0.18 and TensorRT-LLM (InferenceX 2025-26)"
 UNPACKED_EXPERTS = Constant(
     "kernel.unpacked_experts",
-    0.4,
+    0.28,
     "",
     0.3,
     Trust.FITTED,
-    "benchmarks/fits/inferencex_decode.py: decode times of gpt-oss-120b with MXFP4 experts on H100 and H200, vLLM 0.18 "
-    "(InferenceX 2026)",
+    f"benchmarks/fits/first_token.py: times to first token of prompts of 8,192 tokens, {_UNPACKED}",
 )
-"""Share of the usual efficiencies of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
+"""Share of the usual compute efficiency of a grouped GEMM whose fp4 weights are unpacked to 16 bit on the way."""
+
+UNPACKED_EXPERT_BYTES = Constant(
+    "kernel.unpacked_expert_bytes",
+    11.0,
+    "B",
+    0.15,
+    Trust.FITTED,
+    f"benchmarks/fits/inferencex_decode.py: decode times, {_UNPACKED}",
+)
+"""Most that a multiprocessor unpacks per clock: unpacking is arithmetic, which faster memory does not speed up."""
+
+UNPACKED_EXPERT_START = Constant(
+    "kernel.unpacked_expert_start",
+    20e-6,
+    "s",
+    0.4,
+    Trust.FITTED,
+    f"benchmarks/fits/inferencex_decode.py: decode times, {_UNPACKED}",
+)
+"""Time of the kernels around such a GEMM, which the fused ones of devices with fp4 units spare: rows are sorted by
+expert before it, activations and sums follow."""
 
 SELECTION = Constant(
     "kernel.selection",

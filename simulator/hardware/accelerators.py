@@ -25,7 +25,8 @@ from simulator.hardware.types import Accelerator, Link, PowerProfile, ScaleUp
 __all__ = ["DTYPES", "read_accelerator"]
 
 DTYPES = (
-    "fp64", "fp64_tensor", "fp32", "fp32_tensor", "tf32", "bf16", "fp16", "fp8", "fp6", "int8", "fp4", "int4",
+    "fp64", "fp64_tensor", "fp32", "fp32_tensor", "tf32", "bf16", "fp16", "fp16_half", "fp8", "fp6", "int8", "fp4",
+    "int4",
 )  # fmt: skip
 
 CURVE_LEAVES = {

@@ -109,6 +109,7 @@ class Accelerator:
         fp32. Without fp4 units only the weights are in fp4: kernels unpack them to 16 bit, the type of the activations.
         """
         wider = {"fp4": "bf16", "int4": "int8", "int8": "bf16", "fp8": "bf16", "bf16": "fp16", "fp16": "tf32"}
+        wider["fp16_half"] = "fp16"  # sums kept in 16 bits, where that is faster
         wider["tf32"] = "fp32"
         found = dtype
         while found not in self.peak_flops and found in wider:

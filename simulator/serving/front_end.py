@@ -85,40 +85,66 @@ class InTurns(FrontEnd):
 
     Egalitarian processor sharing: of n requests each gets the n-th part of the servers, at most one of them. Requests
     leave when sharing lets one go, the longest there first, so that nobody overtakes.
+
+    Parameters
+    ----------
+    tokenizers
+        Prompts that are turned into tokens at once: requests share this part of the work of their tokens alone, the
+        rest passes beside that of the others.
     """
 
+    tokenizers: float = 1.0
     _now: float = field(default=0.0, init=False)
     _served: float = field(default=0.0, init=False)
     _ends: list[float] = field(default_factory=list, init=False, repr=False)
+    _beside: deque[float] = field(default_factory=deque, init=False, repr=False)
 
     def _slowness(self) -> float:
         return max(1.0, len(self._ends) / self.servers)
 
+    def _next_shared(self) -> float:
+        """When sharing lets the next request go [s]."""
+        return self._now + max(0.0, self._ends[0] - self._served) * self._slowness()
+
+    def _advance(self, until: float) -> None:
+        """Requests that sharing lets go up to ``until`` [s] finish what passes beside the others."""
+        while self._ends and (time := self._next_shared()) <= until:
+            self._now, self._served = time, heappop(self._ends)
+            self._last = max(self._last, time + self._beside.popleft())
+            self._leaving.append(self._last)
+        if not self._ends:
+            self._served = 0.0
+
     def enter(self, came: float, tokens: int) -> None:
         """See :meth:`FrontEnd.enter`."""
+        self._advance(came)
         if self._ends:
             self._served += max(0.0, came - self._now) / self._slowness()
         self._now = max(self._now, came)
-        heappush(self._ends, self._served + self.work(tokens))
+        beside = self.per_token * tokens * (1.0 - 1.0 / self.tokenizers)
+        heappush(self._ends, self._served + self.work(tokens) - beside)
+        self._beside.append(beside)
 
     @property
     def next_leave(self) -> float:
         """See :attr:`FrontEnd.next_leave`."""
-        if not self._ends:
-            return float("inf")
-        return self._now + max(0.0, self._ends[0] - self._served) * self._slowness()
+        if self._leaving:
+            return self._leaving[0]
+        return max(self._last, self._next_shared() + self._beside[0]) if self._ends else float("inf")
 
     def leave(self) -> None:
         """See :meth:`FrontEnd.leave`."""
-        self._now = self.next_leave
-        self._served = heappop(self._ends)
-        if not self._ends:
-            self._served = 0.0
+        self._advance(self.next_leave)
+        self._leaving.popleft()
 
 
 def front_end_of(framework: Framework, servers: int = 1) -> FrontEnd | None:
     """The front ends of so many replicas; ``None`` where the framework states no time for them."""
     each, token = (framework.constants.get(f"front_end_per_{what}") for what in ("request", "token"))
     times = (each.value if each else 0.0, token.value if token else 0.0)
-    kind = InTurns if framework.front_end == "turns" else FrontEnd
-    return kind(*times, servers) if any(times) else None
+    if not any(times):
+        return None
+    if framework.front_end == "queue":
+        return FrontEnd(*times, servers)
+    tokenizers = framework.constants.get("front_end_tokenizers")
+    return InTurns(*times, servers, tokenizers.value if tokenizers else 1.0)

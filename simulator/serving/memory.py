@@ -69,7 +69,8 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
     """
     served = ServedModel.of(deployment, node)
     plan, framework = deployment.plan, deployment.framework
-    budget = max(deployment.max_num_batched_tokens, 1)
+    # Ranks of data-parallel attention share the budget, as they share the sequences.
+    budget = max(-(-deployment.max_num_batched_tokens // plan.data_parallel), 1)
     parts = part_memory(deployment.model, plan, framework, budget)
     reserve = framework.constants.get("memory_reserve")
     memory, share = node.accelerator.memory_usable, deployment.memory_utilization

@@ -215,7 +215,7 @@ def _draft(deployment: Deployment, speculation: Speculation | None) -> tuple[flo
     draft = speculation.draft(deployment.model) if speculation is not None else None
     if draft is None:
         return 0.0, 0.0
-    plan = draft_plan(deployment.plan)
+    plan = draft_plan(deployment.plan, draft.model)
     parts = part_memory(draft.model, plan, deployment.framework, 1)
     layers = draft.model.layer_list()
     weights = sum(parts[layer][0] for layer in layers)

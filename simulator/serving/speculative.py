@@ -29,9 +29,12 @@ __all__ = ["SpeculativeCost", "draft_plan"]
 _Quantity = Callable[[ReplicaCost, BatchShape], float]
 
 
-def draft_plan(plan: Plan) -> Plan:
-    """How a draft model runs beside a target: on the tensor-parallel ranks of its last stage, in 16 bit."""
-    return Plan(tensor_parallel=plan.tensor_parallel, data_parallel=plan.data_parallel)
+def draft_plan(plan: Plan, draft: ModelSpec) -> Plan:
+    """How a draft model runs beside a target: on the tensor-parallel ranks of its last stage, its experts where the
+    target's are, in 16 bit."""
+    experts = any(layer.mlp is not None and layer.mlp.is_moe for layer, _ in draft.layers)
+    ranks = plan.expert_parallel if experts else 1
+    return Plan(tensor_parallel=plan.tensor_parallel, data_parallel=plan.data_parallel, expert_parallel=ranks)
 
 
 class SpeculativeCost:
@@ -60,10 +63,9 @@ class SpeculativeCost:
         self.draft: Draft | None = draft
         self.passes: list[ReplicaCost] = []
         if draft is not None:
+            beside = draft_plan(plan, draft.model)
             by_queries = {
-                n: ReplicaCost(
-                    draft.model, draft_plan(plan), framework, node, fabric, kv_dtype, max_tokens, scale, queries=n
-                )
+                n: ReplicaCost(draft.model, beside, framework, node, fabric, kv_dtype, max_tokens, scale, queries=n)
                 for n in dict.fromkeys(draft.steps)
             }
             self.passes = [by_queries[n] for n in draft.steps]

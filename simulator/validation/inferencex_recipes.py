@@ -85,14 +85,18 @@ def _llama_vllm(run: _Run) -> Recipe:
 
 
 def _llama_trt(run: _Run) -> Recipe:
-    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": run.longest}
+    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": run.longest, "batching": WHOLE}
     if not run.short or run.ranks >= 8:
         return Recipe(fields)
     return _waiting(fields, 20, 0.9)
 
 
+WHOLE = "in-flight"
+"""TensorRT-LLM cuts prompts where ``enable_chunked_prefill`` is set, which no script does."""
+
+
 def _waiting(fields: dict[str, object], iterations: int, ratio: float) -> Recipe:
-    held = (("base", "chunked-prefill"), ("iterations", iterations), ("ratio", ratio))
+    held = (("base", WHOLE), ("iterations", iterations), ("ratio", ratio))
     return Recipe(fields | {"batching": "batch-wait"}, (("batching", held),))
 
 
@@ -122,7 +126,7 @@ def _gpt_oss_vllm(run: _Run) -> Recipe:
 def _gpt_oss_trt(run: _Run) -> Recipe:
     # TensorRT-LLM counts tokens and sequences by rank of its data-parallel attention, a deployment in all.
     ranks, b200 = run.attention_ranks, run.system == "b200"
-    fields: dict[str, object] = {"max_num_batched_tokens": 20000 * ranks, "memory_utilization": 0.85}
+    fields: dict[str, object] = {"max_num_batched_tokens": 20000 * ranks, "memory_utilization": 0.85, "batching": WHOLE}
     fields |= {"max_num_seqs": (512 if b200 else run.concurrency) * ranks} | ({"kv_dtype": "fp8"} if b200 else {})
     plain = _balanced(fields, run, BALANCED_ITERATIONS) if ranks > 1 else Recipe(fields)
     return replace(plain, precision=MXFP8_ACTIVATIONS) if b200 else plain
@@ -155,21 +159,37 @@ MTP_SWEEPS = (("1.1.0rc2.post2", "2026-01-14"),)
 """Image and day of the sweep that brought these scripts (pull request 392); the plain ones share the image."""
 
 
+LARGER_BUDGET = "2026-01"
+"""Month from which the plain scripts take 8,192 tokens at least (``dsr1_*_trt.sh`` of 1fc5d73, 111f031 and 0a919c5;
+before: b5ebafa, f560513, 6320e9b)."""
+
+
 def _deepseek_trt(run: _Run) -> Recipe:
-    budget = max(8192, -(-(run.concurrency + run.isl + 64) // 64) * 64)
+    drafting = any(i in run.image for i in MTP_IMAGES)
+    drafting |= any(i in run.image and d == run.measured for i, d in MTP_SWEEPS)
+    drafts = (1 if run.attention_ranks > 1 else 3) if drafting else 0
     share = 0.75 if run.system == "h200" else 0.8
-    fields: dict[str, object] = {"kv_dtype": "fp8", "max_num_batched_tokens": budget * run.attention_ranks}
-    fields |= {"memory_utilization": share}
-    if any(i in run.image for i in MTP_IMAGES) or any(i in run.image and d == run.measured for i, d in MTP_SWEEPS):
-        drafts = 1 if run.attention_ranks > 1 else 3
+    fields: dict[str, object] = {"kv_dtype": "fp8", "memory_utilization": share, "batching": WHOLE}
+    if drafts:
+        # Sequences per rank, each with its drafts, and one prompt.
+        most = max(1, run.concurrency // run.attention_ranks)
+        budget = _sixtyfours((drafts + 1) * most + run.isl)
+        fields["max_num_seqs"] = most * run.attention_ranks
+    else:
+        budget = max(_sixtyfours(run.concurrency + run.isl), 8192 if run.measured >= LARGER_BUDGET else 0)
+    fields["max_num_batched_tokens"] = budget * run.attention_ranks
+    held = _balanced(fields, run, 60) if run.attention_ranks > 1 else Recipe(fields)
+    if drafts:
         given = (("accepted_lengths", "dsv4-pro-mtp-thinking"), ("draft_tokens", drafts), ("method", "mtp"))
-        held = _balanced(fields, run, 60) if run.attention_ranks > 1 else Recipe(fields)
         what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
         return Recipe(held.fields, (*held.options, ("speculation", given)), assumed=(what,))
-    if run.attention_ranks > 1:
-        return _balanced(fields, run, 60)
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
-    return _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else Recipe(fields)
+    return _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
+
+
+def _sixtyfours(tokens: int) -> int:
+    """``MAX_NUM_TOKENS`` of the scripts: 64 tokens of room, rounded up to a multiple of 64."""
+    return (tokens + 64 + 63) // 64 * 64
 
 
 RULES = {

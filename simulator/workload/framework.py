@@ -98,6 +98,9 @@ class Framework:
         Whether host scheduling hides behind the device.
     small_all_reduce
         ``nccl`` or ``custom`` (one-shot kernels below a few MiB).
+    library_rows
+        Rows above which an engine with kernels of its own multiplies by the vendor's library instead: weights in blocks
+        are written out in fp16 first, fp32 activations are cast before and the fp16 sums after; 0: never.
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
@@ -142,7 +145,8 @@ class Framework:
         what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
-        of a serving engine for a request and for a token of its prompt, ``gemm_share_fp16`` and ``gemm_share_int8``
+        of a serving engine for a request and for a token of its prompt, ``front_end_tokenizers`` prompts that it turns
+        into tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8``
         share of the usual compute efficiency that its own GEMMs in these types have, ``gemm_share_unpacked`` the same
         of 16-bit GEMMs that widen weights of fewer bits on the way, ``vector_bytes`` [B] most that a
         multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors,
@@ -212,6 +216,7 @@ class Framework:
     operators_per_shard: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
+    library_rows: int = 0
     overlaps_linear_backward: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:

@@ -27,7 +27,7 @@ CONSTANTS = {
     "host_per_message": "time",
     "host_per_launch": "time", "front_end_per_request": "time", "front_end_per_token": "time",
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
-    "index_per_row": "time",
+    "index_per_row": "time", "front_end_tokenizers": "ratio",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""
 
