@@ -89,6 +89,8 @@ def _node(n: Node) -> _Figures:
     yield "host_memory_bandwidth", format_quantity(n.host_memory_bandwidth, "bandwidth"), ""
     if n.cpu_flops:
         yield "cpu_flops", format_quantity(n.cpu_flops, "compute_rate"), ""
+    if n.host_speed != 1.0:
+        yield "host_speed", f"{n.host_speed:g}", ""
     yield "accelerators_per_host_link", str(n.accelerators_per_host_link), ""
     if n.nvme is not None:
         yield from _storage("nvme", n.nvme)
