@@ -73,6 +73,8 @@ def _accelerator(a: Accelerator) -> _Figures:
     yield from _link("host_link", a.host_link)
     yield "power.idle", format_quantity(a.power.idle, "power"), ""
     yield "power.peak", format_quantity(a.power.peak, "power", 4), ""
+    for key in ("active", "compute", "memory"):
+        yield f"power.{key}", format_quantity(getattr(a.power, key), "power"), ""
     yield from _price(a.price)
     yield from _constants("efficiency", a.efficiency)
     if a.kernel_table:
