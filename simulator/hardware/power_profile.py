@@ -24,7 +24,7 @@ COMPUTE_SHARE = 1.2
 
 MEMORY_SHARE = 0.6
 """At the whole memory bandwidth: assumed. The 300 W at most of the same H200 ask for 0.26 over the share of its
-bandwidth that was in use; 0.84 on A100."""
+bandwidth that was in use (all of it, says the abstract); 0.84 on A100."""
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,10 @@ def test_generation_on_a100_lies_in_the_measured_band() -> None:
     assert accelerator_power(power, utilisation(power, 0.6, 0.1)) == 400  # prompts: 1.0 to 1.09
 
 
-def test_generation_on_h200_lies_in_the_measured_band() -> None:
-    """137 to 300 of 700 W: arXiv 2605.11999, abstract, memory-bound decode."""
+def test_the_least_that_h200_draws_at_work() -> None:
+    """137 of 700 W while it generates: arXiv 2605.11999, abstract."""
     power = load_node("hgx-h200").accelerator.power
     assert accelerator_power(power, utilisation(power, 0.0, 0.0)) == pytest.approx(137, rel=0.02)
-    assert accelerator_power(power, utilisation(power, 0.005, 0.4)) == pytest.approx(300, rel=0.05)
 
 
 def test_large_gemms_of_h100_meet_the_limit() -> None:
