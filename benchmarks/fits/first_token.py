@@ -102,10 +102,9 @@ class Fit:
         """Errors of an engine's runs."""
         key = (name, *pair, launch)
         if key not in self.known:
-            values = dict(
-                zip(("front_end_per_request", "front_end_per_token", "host_per_launch"), key[1:], strict=True)
-            )
-            self.known[key] = errors(self.runs[name], **values)
+            names = "front_end_per_request", "front_end_per_token", "host_per_launch"
+            values: dict[str, float] = dict(zip(names, (*pair, launch), strict=True))
+            self.known[key] = errors(self.runs[name], None, **values)
         return self.known[key]
 
     def launch(self, name: str, pair: tuple[float, float], without: str = "") -> float:
@@ -191,8 +190,8 @@ def main() -> None:
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
         many = of_engine(reference / "published_serving.yaml", "gpustack", engine)
         for per_request in MANY_REQUESTS:
-            one, other = (many_clients(mine, per_request) for mine in (runs, many))
-            print(f"{engine}, {per_request * 1e3:.0f} ms per request: InferenceX {one}; GPUStack {other}", flush=True)
+            told = f"InferenceX {many_clients(runs, per_request)}; GPUStack {many_clients(many, per_request)}"
+            print(f"{engine}, {per_request * 1e3:.0f} ms per request: {told}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
 ``host_per_step`` and ``host_per_sequence``: Theil-Sen line through scheduling + input preparation + sampling + output
 processing (+ worker communication where tensor parallel) against the batch, from Vidur's CPU profiles on A100.
-``host_per_layer``: what Splitwise's decode times (vLLM 2023, Llama-2-70B and BLOOM-176B on A100 and H100) have beyond
-those and beyond the kernels, which DeviceCost prices; both ways to join host and device are tried.
+Engines that replay CUDA graphs: what their decode times have beyond the kernels, which DeviceCost prices. Those of
+engines that launch every kernel are in ``eager_launches.py``.
 
     python benchmarks/fits/serving_host.py --shared ../shared
 """
@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import gzip
-import math
 import statistics
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -31,10 +29,8 @@ from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 HOST_PARTS = ("schedule_median", "sampler_e2e_median", "prepare_inputs_e2e_median", "process_model_outputs_median")
 MODELS = {  # layers, hidden, heads, kv heads, head dim, feed-forward width, matrices of the feed-forward
     "llama2-70b": (80, 8192, 64, 8, 128, 28672, 3),
-    "bloom-176b": (70, 14336, 112, 112, 128, 57344, 2),
 }
 VOCABULARY = 128256
-NODES = {"a100-80gb": "dgx-a100-640", "h100-80gb": "dgx-h100"}
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -83,36 +79,6 @@ def decode_layer(
     seconds += 4 * device.price(Work(OpKind.ELEMENTWISE, "fp16", 0.0, 4.0 * batch * hidden)).seconds
     reduce = Work(OpKind.COLLECTIVE, "fp16", collective="all_reduce", message=2.0 * batch * hidden)
     return seconds + 2 * network.price(reduce, CommGroup(tp, tp, 1)).seconds
-
-
-def splitwise(path: Path, step: float, per_sequence: float) -> None:
-    rows = []
-    devices = {name: load_node(node) for name, node in NODES.items()}
-    costs = {
-        n: (DeviceCost(d.accelerator), NetworkCost(d, Fabric("fat-tree", load_link("hdr200"))))
-        for n, d in devices.items()
-    }
-    for row in read(path):
-        if row["hardware"] not in NODES:
-            continue
-        batch, tp = int(row["batch_size"]), int(row["tensor_parallel"])
-        context = float(row["prompt_size"]) + float(row["token_size"]) / 2
-        gpu = decode_layer(*costs[row["hardware"]], row["model"], tp, batch, context)
-        host = step + per_sequence * batch
-        rows.append((MODELS[row["model"]][0], gpu, host, float(row["token_time"]) * 1e-3))
-    for name, join in (("sum", lambda gpu, gap: gpu + gap), ("max", max)):
-
-        def errors(gap: float, join: Callable[[float, float], float] = join) -> list[float]:
-            return [math.log((layers * join(gpu, gap) + host) / measured) for layers, gpu, host, measured in rows]
-
-        gap = min((i * 1e-6 for i in range(0, 801, 5)), key=lambda g: statistics.mean(map(abs, errors(g))))
-        size = sorted(abs(math.expm1(e)) for e in errors(gap))
-        print(
-            f"{name} of kernels and host per layer: host_per_layer {gap * 1e6:.0f} us, median |error| "
-            f"{statistics.median(size):.0%}, p90 {size[int(0.9 * len(size))]:.0%} on {len(rows)} decode times"
-        )
-    size = [abs(math.expm1(e)) for e in errors(0.0)]
-    print(f"without it: median |error| {statistics.median(size):.0%}")
 
 
 def graphs(name: str, rows: list[tuple[str, str, str, int, int, float, float]]) -> None:
@@ -184,8 +150,6 @@ def main() -> None:
     for stamp in ("2023-11", "2024-01", "2024-05"):
         step, per_sequence = host_line(profiles, stamp)
         print(f"{stamp}: host_per_step {step * 1e3:.1f} ms, host_per_sequence {per_sequence * 1e6:.0f} us")
-    decode_times = next((reference / "serving_peers/splitwise").glob("perf_model.csv*"))
-    splitwise(decode_times, *host_line(profiles, "2023-11"))
     inference_x(reference / "serving_peers/inferencex_runs.csv.gz")
     amd_vllm(reference / "published_serving.yaml")
 

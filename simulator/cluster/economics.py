@@ -52,7 +52,7 @@ def mean_draw(cluster: Cluster, accelerators: int, compute: float, memory: float
     for group in cluster.groups:
         # The same FLOP/s are a larger share of what a lower clock, or a device with other burdens, can do.
         device = group.node.accelerator
-        share = utilisation(compute / (device.clock * device.pace), memory)
+        share = utilisation(device.power, compute / (device.clock * device.pace), memory)
         network = group.node.nics * cluster.port_power
         busy += group.count * (node_power(group.node, share) + network)
         idle += group.count * (node_power(group.node, 0.0, active=0) + network)

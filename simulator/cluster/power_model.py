@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from simulator.cluster.power_loads import FULL, Activity, Load
 from simulator.hardware.limits import node_rating
-from simulator.hardware.power import MEMORY_WEIGHT, VOLTAGE_FLOOR, node_power
+from simulator.hardware.power import VOLTAGE_FLOOR, node_power
 from simulator.hardware.types import Cluster
 from simulator.strategies.power_protocols import Levels
 
@@ -28,9 +28,11 @@ class NodePower:
     ----------
     idle, room
         Draw without work [W], and what may come on top of it before the node's rating [W].
-    reach, exponent, clock, pace
-        Of one of its devices: peak minus idle [W], shape of the power curve, rated clock as share of the profile's, and
-        share of its speed that other burdens leave.
+    reach, active, compute, memory
+        Of one of its devices: peak minus idle [W], and what of it work draws at all, per share of peak FLOP/s and per
+        share of memory bandwidth.
+    clock, pace
+        Rated clock as share of the profile's, and share of its speed that other burdens leave.
     base
         Draw of one device without work [W].
     """
@@ -43,7 +45,8 @@ class NodePower:
         self.room = np.maximum(0.0, self.rating - self.idle)
         self.reach = np.array([d.power.peak - d.power.idle for d in devices])
         self.base = np.array([d.power.idle for d in devices])
-        self.exponent = np.array([d.power.exponent for d in devices])
+        shares = np.array([d.power.shares for d in devices], np.float64).reshape(-1, 3)
+        self.active, self.compute, self.memory = shares.T
         self.clock, self.pace = np.array([d.clock for d in devices]), np.array([d.pace for d in devices])
 
 
@@ -97,8 +100,9 @@ class Slots:
     def _watts(self, slots: Ints, levels: Levels, busy: Floats, compute: Floats, memory: Floats) -> Floats:
         nodes, node = self._nodes, self.node[slots]
         clock = nodes.clock[node] * levels / FULL
-        used = np.clip(np.maximum(compute / (clock * nodes.pace[node]), MEMORY_WEIGHT * memory), 0.0, 1.0)
-        found: Floats = nodes.reach[node] * busy * used ** nodes.exponent[node] * _dynamic_share(clock)
+        used = nodes.active[node] + nodes.compute[node] * compute / (clock * nodes.pace[node])
+        used = np.clip(used + nodes.memory[node] * memory, 0.0, 1.0)
+        found: Floats = nodes.reach[node] * busy * used * _dynamic_share(clock)
         return found
 
     def watts(self, levels: Levels, lowest: Levels) -> Floats:

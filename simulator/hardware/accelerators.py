@@ -19,6 +19,7 @@ from simulator.hardware.fields import (
     read_price,
     read_scale_up,
 )
+from simulator.hardware.power_profile import ACTIVE_SHARE, COMPUTE_SHARE, MEMORY_SHARE
 from simulator.hardware.reader import Reader
 from simulator.hardware.types import Accelerator, Link, PowerProfile, ScaleUp
 
@@ -48,6 +49,8 @@ WATTS_PER_TERAFLOPS = 0.7
 IDLE_RULE = "10 % of peak power (H100 70 of 700 W, A100 60 of 400 W)"
 USABLE_RULE = "99 % of the marketed figure read as GiB (H100 79.6 of 80, GB300 284 of 288)"
 USABLE_RULE_ECC = "15/16 of the marketed figure read as GiB: GDDR6 keeps its ECC bits in the same memory"
+TERM_SHARES = {"active": ACTIVE_SHARE, "compute": COMPUTE_SHARE, "memory": MEMORY_SHARE}
+TERM_RULE = "the usual share of peak minus idle power (simulator/hardware/power_profile.py)"
 POWER_RULE = "not published; 0.7 W per dense bf16 TFLOP/s, the median of the accelerators of this list"
 HOST_RULE = "not published; PCIe x16 of the year (gen 3 before 2020, 4 before 2022, then 5)"
 
@@ -148,7 +151,7 @@ def _power(reader: Reader, peaks: dict[str, float], estimated: dict[str, str]) -
     section = reader.section("power")
     idle = section.optional("idle", "power") if section else None
     peak = section.optional("peak", "power") if section else None
-    exponent = section.quantity("exponent", "ratio", PowerProfile.exponent) if section else PowerProfile.exponent
+    terms = {key: section.optional(key, "power") if section else None for key in TERM_SHARES}
     if section:
         section.finish()
     if peak is None:
@@ -159,7 +162,10 @@ def _power(reader: Reader, peaks: dict[str, float], estimated: dict[str, str]) -
         idle = IDLE_SHARE * peak
     if section and idle > peak:
         section.error("idle power is above peak power", "idle")
-    return PowerProfile(idle, peak, exponent)
+    for key, share in TERM_SHARES.items():
+        if terms[key] is None:
+            estimated[f"power.{key}"], terms[key] = TERM_RULE, share * max(0.0, peak - idle)
+    return PowerProfile(idle, peak, **{key: watts for key, watts in terms.items() if watts is not None})
 
 
 def _efficiency(reader: Reader, name: str, peaks: dict[str, float]) -> dict[str, Constant]:

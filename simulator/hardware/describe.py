@@ -73,6 +73,8 @@ def _accelerator(a: Accelerator) -> _Figures:
     yield from _link("host_link", a.host_link)
     yield "power.idle", format_quantity(a.power.idle, "power"), ""
     yield "power.peak", format_quantity(a.power.peak, "power", 4), ""
+    for key in ("active", "compute", "memory"):
+        yield f"power.{key}", format_quantity(getattr(a.power, key), "power"), ""
     yield from _price(a.price)
     yield from _constants("efficiency", a.efficiency)
     if a.kernel_table:
@@ -89,6 +91,8 @@ def _node(n: Node) -> _Figures:
     yield "host_memory_bandwidth", format_quantity(n.host_memory_bandwidth, "bandwidth"), ""
     if n.cpu_flops:
         yield "cpu_flops", format_quantity(n.cpu_flops, "compute_rate"), ""
+    if n.host_speed != 1.0:
+        yield "host_speed", f"{n.host_speed:g}", ""
     yield "accelerators_per_host_link", str(n.accelerators_per_host_link), ""
     if n.nvme is not None:
         yield from _storage("nvme", n.nvme)

@@ -56,6 +56,7 @@ def read_node(
         nvme=_nvme(reader, name, estimated),
         accelerators_per_host_link=reader.integer("accelerators_per_host_link", 1, least=1),
         cpu_flops=reader.quantity("cpu_flops", "compute_rate", 0.0),
+        host_speed=_host_speed(reader),
         power_overhead=overhead,
         power_peak=peak,
         price=read_price(reader),
@@ -67,6 +68,13 @@ def read_node(
         reader.error("'sources' is missing: say where the figures come from", "sources")
     reader.finish()
     return node
+
+
+def _host_speed(reader: Reader) -> float:
+    speed = reader.quantity("host_speed", "ratio", 1.0)
+    if speed == 0:
+        reader.error("must be above 0: the time of a launch is divided by it", "host_speed")
+    return speed
 
 
 def _nic(reader: Reader, load_link: Callable[[str], Link]) -> tuple[Link, int]:

@@ -1,9 +1,8 @@
 """Power draw of accelerators, nodes and clusters, and the clocks that a power limit leaves.
 
-P = P_idle + (P_peak − P_idle) · u^a · d(s): steep in the utilisation u at first, because clocks and memory are up as
-soon as anything runs. With a between 0.6 and 0.8 it follows readings on A100 (fractions of 400 W): generation at 0.43
-to 0.79, prefill at 1.0 to 1.06 (Splitwise simulator, data/perf_model.csv). For utilisation take the larger of the
-compute share and :data:`MEMORY_WEIGHT` times the memory-bandwidth share.
+P = P_idle + (P_peak − P_idle) · u · d(s), where u is the share of the dynamic power that the work asks for: a part that
+is there as soon as anything runs, one in proportion to the FLOP/s and one in proportion to the bytes/s of memory
+(:mod:`simulator.hardware.power_profile`), together at most 1.
 
 A limit is kept by lowering the clock of the compute units to a share s. Dynamic power falls with frequency times
 voltage squared: d(s) = s³ while the voltage follows the frequency, and in proportion to s below
@@ -16,12 +15,9 @@ from __future__ import annotations
 from simulator.hardware.types import Cluster, Node, PowerProfile
 
 __all__ = [
-    "DEEPEST_MEASURED", "MEMORY_WEIGHT", "VOLTAGE_FLOOR", "accelerator_power", "clock_under", "cluster_power",
-    "dynamic_share", "node_power", "utilisation",
+    "DEEPEST_MEASURED", "VOLTAGE_FLOOR", "accelerator_power", "clock_under", "cluster_power", "dynamic_share",
+    "node_power", "utilisation",
 ]  # fmt: skip
-
-MEMORY_WEIGHT = 0.6
-"""Share of peak power at full memory bandwidth and idle tensor cores, relative to full compute: 0.5 to 0.7."""
 
 VOLTAGE_FLOOR = 0.915
 """Clock share below which voltage no longer falls: benchmarks/fits/power_cap.py, on prefill rates of an RTX 3090 under
@@ -31,9 +27,10 @@ DEEPEST_MEASURED = 0.57
 """Limit over peak power down to which the relation was compared with readings; deeper limits cost more than it says."""
 
 
-def utilisation(compute: float, memory: float) -> float:
-    """Utilisation for the power curve from the shares of peak FLOP/s and of peak bandwidth in use, all 0..1."""
-    return min(1.0, max(compute, MEMORY_WEIGHT * memory, 0.0))
+def utilisation(profile: PowerProfile, compute: float, memory: float) -> float:
+    """Share of the dynamic power that work draws, 0..1, from the shares of peak FLOP/s and of bandwidth it uses."""
+    active, per_compute, per_memory = profile.shares
+    return min(1.0, active + per_compute * max(0.0, compute) + per_memory * max(0.0, memory))
 
 
 def dynamic_share(clock: float) -> float:
@@ -55,9 +52,9 @@ def clock_under(profile: PowerProfile, limit: float) -> float:
 
 
 def accelerator_power(profile: PowerProfile, utilisation: float, clock: float = 1.0) -> float:
-    """Draw of one accelerator [W] at a utilisation of 0..1 (clipped) of what it can do at this clock share."""
+    """Draw of one accelerator [W] at a share of 0..1 (clipped) of the dynamic power it has at this clock share."""
     used = min(1.0, max(0.0, utilisation))
-    return profile.idle + (profile.peak - profile.idle) * float(used**profile.exponent) * dynamic_share(clock)
+    return profile.idle + (profile.peak - profile.idle) * used * dynamic_share(clock)
 
 
 def node_power(node: Node, utilisation: float, active: int | None = None) -> float:
@@ -70,7 +67,7 @@ def node_power(node: Node, utilisation: float, active: int | None = None) -> flo
     node
         The server.
     utilisation
-        Of the active accelerators, 0..1.
+        Of the dynamic power of the active accelerators, 0..1.
     active
         How many accelerators are in use; all by default.
     """

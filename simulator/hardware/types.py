@@ -13,6 +13,7 @@ from typing import Literal
 from simulator.constants import Constant, Learnt
 from simulator.hardware.links import Curve, Fabric, Link, LinkFault, NetworkProfile, Routing, ScaleUp
 from simulator.hardware.places import Price, Rack, Site, Terms, mean_of_hours
+from simulator.hardware.power_profile import PowerProfile
 
 __all__ = [
     "Accelerator",
@@ -35,15 +36,6 @@ __all__ = [
     "Terms",
     "mean_of_hours",
 ]
-
-
-@dataclass(frozen=True)
-class PowerProfile:
-    """Idle and peak power [W]; ``exponent`` shapes P = idle + (peak − idle)·u^exponent."""
-
-    idle: float
-    peak: float
-    exponent: float = 0.7
 
 
 @dataclass(frozen=True)
@@ -159,6 +151,8 @@ class Node:
         Accelerators that share one uplink to the host (PCIe switch): 1 when each has its own.
     cpu_flops
         FLOP/s of the host processors for offloaded work such as CPU Adam.
+    host_speed
+        Speed of one host thread over that of DGX H100's Xeon Platinum 8480C: what launches kernels.
     power_overhead
         Draw of everything but the accelerators [W], and ``power_peak`` the rating of the whole node [W].
     """
@@ -174,6 +168,7 @@ class Node:
     nvme: Storage | None = None
     accelerators_per_host_link: int = 1
     cpu_flops: float = 0.0
+    host_speed: float = 1.0
     power_overhead: float = 0.0
     power_peak: float = 0.0
     price: Price = Price()

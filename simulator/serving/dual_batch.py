@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from simulator.serving.iteration import ReplicaCost
+from simulator.serving.launches import beside
 from simulator.strategies.batch_overlap.halves import BatchOverlap
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_protocols import FOREVER
@@ -72,7 +73,8 @@ class DualBatchCost(ReplicaCost):
         tokens, times = self.tokens(mine), []
         for stage in range(self.stages):
             device = sum(2 * n * max(computes, sent) for n, computes, _, sent in self._layers(stage, mine))
-            device = max(device + self._ends(stage, mine), self._least(stage, tokens, mine.decodes, bool(mine.prefill)))
+            launches = self._launches(stage, tokens, mine.decodes, bool(mine.prefill))
+            device = beside(device + self._ends(stage, mine), launches, self._exposed)
             times.append(max(device + self.stream.exposed(stage, tokens), self.stream.hidden(stage, tokens)))
         return times
 

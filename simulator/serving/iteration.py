@@ -6,8 +6,9 @@ An iteration over a batch is a sum of three terms:
   number of tokens alone; it is priced at a grid of token counts and interpolated between them, or rounded up to the
   captured size where the engine replays CUDA graphs.
 * *attention*: decode attention is affine in the summed context for a fixed batch; prefill chunks are priced one by one.
-* *host*: launches and scheduling that the device waits for. An iteration with prompts that is not replayed from a CUDA
-  graph takes as long as the host needs to launch its kernels at least: short prompts cost what long ones do.
+* *host*: launches and scheduling that the device waits for. An iteration that is not replayed from a CUDA graph takes
+  as long as the host needs to launch its kernels at least (:mod:`simulator.serving.launches`): short prompts cost what
+  long ones do, and decodes do not become faster with more ranks.
 
 That decomposition makes the next iterations of an unchanged decode batch affine, which is what lets a replica jump.
 
@@ -24,6 +25,7 @@ from functools import cached_property
 from simulator.cost.device import DeviceCost
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
+from simulator.serving.launches import beside, decodes_beside
 from simulator.serving.separable import ChunkTerm, SeparableCost
 from simulator.serving.token_costs import LinearCost
 from simulator.serving.token_wise import TokenWise
@@ -172,7 +174,7 @@ class ReplicaCost(TokenWise):
                 device += self._prefill_attention(stage, mine)
             if mine.decodes:
                 device += self.decode_attention(stage, mine)[0]
-            device = max(device, self._least(stage, tokens, mine.decodes, mixed))
+            device = beside(device, self._launches(stage, tokens, mine.decodes, mixed), self._exposed)
             away = self._cache_wire[stage] * mine.decode_context / self.split.sequences
             times.append(max(device + self.stream.exposed(stage, tokens), self.stream.hidden(stage, tokens) + away))
         return times
@@ -200,13 +202,15 @@ class ReplicaCost(TokenWise):
         valid = FOREVER
         for stage in range(self.stages):
             seconds, growth, holds = self.decode_attention(stage, mine)
-            seconds += self.linear_seconds(stage, tokens, rows) + self.stream.exposed(stage, tokens)
+            seconds += self.linear_seconds(stage, tokens, rows)
+            launches = self._launches(stage, tokens, mine.decodes, False)
+            seconds, growth, holds = decodes_beside(seconds, growth, holds, launches, self._exposed)
+            seconds += self.stream.exposed(stage, tokens)
             valid = min(valid, holds)
             # The device waits for weights and a cache elsewhere, or for the host, until contexts have grown enough.
             wire = self._cache_wire[stage] / self.split.sequences
             wait, slower = self.stream.hidden(stage, tokens) + wire * mine.decode_context, wire * mine.decodes
-            least = self._least(stage, tokens, mine.decodes, False)
-            least = max(host if overlapped else 0.0, least and least + self.stream.exposed(stage, tokens))
+            least = host if overlapped else 0.0
             if least > wait:
                 valid = min(valid, max(1, int((least - wait) / slower) + 1)) if slower else valid
                 wait, slower = least, 0.0
@@ -238,7 +242,7 @@ class ReplicaCost(TokenWise):
             lambda tokens: self._body_seconds(0, tokens, True), self._head_seconds, decodes,
             tuple(ChunkTerm(count, term.prefill_launch, term.chunk_seconds) for term, count in terms),
             self.layer_gaps(0), per_token, self.stream.exposed(0), self.stream.hidden(0), *self._host,
-            self.framework.async_scheduling, self._launching[0], *self._captured_sizes,
+            self.framework.async_scheduling, *self._launching[0], self._exposed, *self._captured_sizes,
         )  # fmt: skip
 
     def floor(self, batch: BatchShape) -> float:

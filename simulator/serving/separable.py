@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from simulator.serving.launches import beside, decodes_beside
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_protocols import FOREVER
 
@@ -60,9 +61,11 @@ class SeparableCost:
         Host time of an iteration, and per sequence [s].
     overlapped
         Whether the host works beside the device.
-    launching, captured_tokens, captured_sequences
-        Least device time of an iteration whose kernels are launched one by one [s]: with prompts, more than so many
-        tokens; without, more than so many sequences.
+    launching, launching_prompts, launch_exposed
+        Time in which the host launches the kernels of an iteration one by one [s], without prompts and with, and the
+        share of the shorter of that and the kernels that is not hidden.
+    captured_tokens, captured_sequences
+        Where it does: with prompts, more than so many tokens; without, more than so many sequences.
     """
 
     tokens: Callable[[int], float]
@@ -77,6 +80,8 @@ class SeparableCost:
     host_each: float = 0.0
     overlapped: bool = False
     launching: float = 0.0
+    launching_prompts: float = 0.0
+    launch_exposed: float = 0.0
     captured_tokens: int = 0
     captured_sequences: int = FOREVER
 
@@ -101,7 +106,8 @@ class SeparableCost:
         if decodes:
             device += self.decodes(decodes)[1] + self.per_context * batch.decode_context
         if batch.tokens > self.captured_tokens if batch.prefill else decodes > self.captured_sequences:
-            device = max(device, self.launching)
+            launches = self.launching_prompts if batch.prefill else self.launching
+            device = beside(device, launches, self.launch_exposed)
         seconds = max(device + self.exposed, self.hidden)
         host = self.host_fixed + self.host_each * sequences
         return max(seconds, host) if self.overlapped else seconds + host
@@ -111,15 +117,16 @@ class SeparableCost:
         linear, attention = self.decodes(batch.decodes)
         seconds = attention + self.per_context * batch.decode_context
         slope = self.per_context * batch.decodes
-        seconds += linear + self.exposed
-        host = self.host_fixed + self.host_each * batch.decodes
+        seconds += linear
         valid = FOREVER
-        wait = max(self.hidden, host if self.overlapped else 0.0)
         if batch.decodes > self.captured_sequences:
-            wait = max(wait, self.launching + self.exposed)
+            seconds, slope, valid = decodes_beside(seconds, slope, valid, self.launching, self.launch_exposed)
+        seconds += self.exposed
+        host = self.host_fixed + self.host_each * batch.decodes
+        wait = max(self.hidden, host if self.overlapped else 0.0)
         if seconds < wait:
             if slope > 0:
-                valid = max(1, int(min((wait - seconds) / slope, 1e15)) + 1)
+                valid = min(valid, max(1, int(min((wait - seconds) / slope, 1e15)) + 1))
             seconds, slope = wait, 0.0
         return Segment(seconds if self.overlapped else seconds + host, slope, valid)
 

@@ -110,13 +110,15 @@ class TokenWise:
     @cached_property
     def _captured_sizes(self) -> tuple[int, int]:
         """Most tokens of an iteration with prompts, and most sequences of one without, that CUDA graphs replay."""
+        if not self.framework.cuda_graphs:
+            return 0, 0
         tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
         return int(tokens), self.framework.cuda_graph_max_sequences or FOREVER
 
-    def _least(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
-        """Device seconds of a stage at least: where no graph is replayed, the host launches kernel by kernel."""
+    def _launches(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
+        """Host seconds in which the kernels of a stage are launched one by one; 0 where a graph is replayed."""
         size, most = (tokens, self._captured_sizes[0]) if mixed else (decodes, self._captured_sizes[1])
-        return self._launching[stage] if size > most else 0.0
+        return self._launching[stage][mixed] if size > most else 0.0
 
     def linear_seconds(self, stage: int, tokens: int, rows: int, mixed: bool = False) -> float:
         """Token-wise device seconds of a stage; ``rows`` reach the head; ``mixed``: the batch has prompts."""
@@ -192,7 +194,16 @@ class TokenWise:
         return constant.value * self.scale.get(constant.id, 1.0)
 
     @cached_property
-    def _launching(self) -> list[float]:
-        """Host seconds to launch every kernel of each stage, one by one."""
-        each, layers = self._constant("host_per_launch"), self.layers_of_stage
-        return [each and each * self.costs.stage_launches(layers, stage) for stage in range(self.stages)]
+    def _launching(self) -> list[tuple[float, float]]:
+        """Host seconds to launch every kernel of each stage, one by one: of decodes alone, and with prompts."""
+        speed, found = self.node.host_speed, list[tuple[float, float]]()
+        each, prompts = self._constant("host_per_launch") / speed, self._constant("host_per_prompt_layer") / speed
+        for stage, layers in enumerate(self.layers_of_stage):
+            seconds = each and each * self.costs.stage_launches(self.layers_of_stage, stage)
+            found.append((seconds, seconds + prompts * sum(n for layer, n in layers.items() if layer.attention)))
+        return found
+
+    @cached_property
+    def _exposed(self) -> float:
+        """Share of the shorter of launches and kernels that does not pass under the longer."""
+        return self._constant("launch_exposed")

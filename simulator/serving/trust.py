@@ -9,6 +9,7 @@ from simulator.cost.sensitivity import by_trust
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.token_costs import Part
 from simulator.strategies.protocols import BatchShape
+from simulator.strategies.serving_offload.streaming import RESIDENT
 from simulator.workload.model import AttentionSpec
 
 __all__ = ["trust_shares"]
@@ -42,6 +43,11 @@ def trust_shares(cost: ReplicaCost, batch: BatchShape) -> dict[str, float]:
             if part.attention is not None:
                 for trust, seconds in _attention(cost, part.attention, cost.attended(mine)).items():
                     total[trust] += count * seconds
+    launched = cost.framework.constants.get("host_per_launch")
+    if launched is not None and cost.stream is RESIDENT:
+        gaps = sum(cost.layer_gaps(stage) for stage in range(cost.stages))
+        host = cost.host_seconds(batch.decodes + len(batch.prefill))
+        total[launched.trust] += max(0.0, cost.breakdown(batch)["host"] - gaps - host)
     for key, times in (
         ("host_per_step", 1),
         ("host_per_sequence", batch.decodes + len(batch.prefill)),

@@ -27,7 +27,7 @@ def run_training_power(subject: Subject) -> tuple[Prediction, str]:
         return {}, "; ".join(reasons)
     estimate = estimate_step(job, cluster, "step")
     node = cluster.groups[0].node
-    used = utilisation(*step_shares(estimate, cluster))
+    used = utilisation(node.accelerator.power, *step_shares(estimate, cluster))
     return {"node": node_power(node, used), "baseline.node": node.power_peak}, ""
 
 
@@ -60,4 +60,4 @@ def _draw(cost: ReplicaCost, device: Accelerator, shape: BatchShape, seconds: fl
     """Of one accelerator in an iteration that takes so long [W]."""
     compute = cost.flops(shape) / cost.stages / seconds / device.rate(cost.plan.precision)
     memory = cost.traffic(shape)["hbm"] / cost.stages / seconds / device.memory_bandwidth
-    return accelerator_power(device.power, utilisation(compute, memory), device.clock)
+    return accelerator_power(device.power, utilisation(device.power, compute, memory), device.clock)

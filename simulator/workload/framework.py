@@ -144,7 +144,10 @@ class Framework:
         ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside`` [s] in place of
         what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
-        the device cannot outrun, ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
+        the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
+        ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
+        ``launch_exposed`` share of the shorter of launches and kernels that the longer does not hide,
+        ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
         of a serving engine for a request and for a token of its prompt, ``front_end_tokenizers`` prompts that it turns
         into tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8``
         share of the usual compute efficiency that its own GEMMs in these types have, ``gemm_share_unpacked`` the same

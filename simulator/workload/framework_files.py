@@ -25,7 +25,8 @@ CONSTANTS = {
     "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
     "host_per_check_inside": "time",
     "host_per_message": "time",
-    "host_per_launch": "time", "front_end_per_request": "time", "front_end_per_token": "time",
+    "host_per_launch": "time", "host_per_prompt_layer": "time", "launch_exposed": "ratio",
+    "front_end_per_request": "time", "front_end_per_token": "time",
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
     "index_per_row": "time", "front_end_tokenizers": "ratio",
 }  # fmt: skip

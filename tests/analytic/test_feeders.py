@@ -74,11 +74,12 @@ def test_compute_bound_work_draws_its_dynamic_power_times_that_of_the_clock(leve
 
 
 def test_work_that_waits_for_memory_keeps_its_use_and_loses_only_the_clocks_power() -> None:
+    """Operations at a clock share s are 1/s as large a part of what it can do, and all of it is paid at d(s)."""
     power = load_node("dgx-h100").accelerator.power
     for level in (100, 60):
-        used = 0.6**power.exponent * dynamic_share(level / 100)
+        used = power.active + power.compute * 0.1 / (level / 100) + power.memory
         found = draw_of([level], [job([1], Activity(1.0, 0.1, 1.0), MEMORY)]) - POWER.idle.sum()
-        assert found == pytest.approx(8 * (power.peak - power.idle) * used, rel=1e-12)
+        assert found == pytest.approx(8 * used * dynamic_share(level / 100), rel=1e-12)
 
 
 def test_a_job_that_waits_for_its_slowest_device_draws_less_everywhere() -> None:
@@ -87,9 +88,9 @@ def test_a_job_that_waits_for_its_slowest_device_draws_less_everywhere() -> None
     slots = Slots(both, POWER)
     watts = slots.watts(np.array([100, 50]), slots.lowest(np.array([100, 50])))
     power = load_node("dgx-h100").accelerator.power
-    reach = 8 * (power.peak - power.idle)
-    assert watts[0] == pytest.approx(reach * 0.4**power.exponent, rel=1e-9)
-    assert watts[1] == pytest.approx(reach * 0.8**power.exponent * dynamic_share(0.5), rel=1e-9)
+    assert watts[0] == pytest.approx(8 * (power.active + 0.4 * power.compute), rel=1e-9)
+    full = power.peak - power.idle  # 0.4 of the peak rate at half the clock is 0.8 of what that clock allows
+    assert watts[1] == pytest.approx(8 * min(full, power.active + 0.8 * power.compute) * dynamic_share(0.5), rel=1e-9)
 
 
 def test_rest_draws_nothing_beyond_idling() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import statistics
 from pathlib import Path
 from types import ModuleType
@@ -11,8 +12,11 @@ import pytest
 
 from simulator.cost.host import CHECK, CHECK_INSIDE, COLLECTIVE, OPERATOR
 from simulator.hardware.profiles import load_link
+from simulator.strategies.protocols import BatchShape
 from simulator.validation.read import read_file
 from simulator.workload.framework_files import load_framework
+from simulator.workload.plan import Plan
+from tests.serving_deployments import replica
 
 
 def fit_script(name: str) -> ModuleType:
@@ -76,3 +80,28 @@ def test_engines_of_2023_and_2024_have_the_host_line_of_their_profiles(shared: P
         start, slope = script.host_line(shared / "reference/vidur/profiling", stamp)
         assert constants["host_per_step"].value == pytest.approx(start, rel=0.03)
         assert constants["host_per_sequence"].value == pytest.approx(slope, rel=0.03)
+
+
+LAUNCHED = {
+    ("dgx-a100-640", 4): 44.99, ("dgx-a100-640", 8): 44.85, ("dgx-h100", 4): 29.72, ("dgx-h100", 8): 29.76,
+}  # fmt: skip
+"""Node and ranks → ms per token of Llama-2-70B in vLLM of 2023, one request of 512 + 128 tokens, as Splitwise measured
+them (Mutinifni/splitwise-sim @8f99e7d data/perf_model.csv, medians): twice the ranks save nothing."""
+
+
+def test_launches_bound_decodes_whatever_the_number_of_ranks() -> None:
+    found = {}
+    for node, ranks in LAUNCHED:
+        cost = replica("llama-2-70b", framework="vllm-0.2", node=node, plan=Plan(tensor_parallel=ranks))
+        found[node, ranks] = cost.iteration(BatchShape((), 1, 576, 576))
+    for a, b in itertools.combinations(LAUNCHED, 2):
+        assert found[a] / found[b] == pytest.approx(LAUNCHED[a] / LAUNCHED[b], rel=0.1)
+
+
+def test_launches_of_eager_engines_are_those_of_the_fit(shared: Path) -> None:
+    script = fit_script("eager_launches")
+    launch, exposed, layer = script.fit(list(script.rows(shared / "reference/published_serving.yaml")))
+    constants = load_framework("vllm-0.2").constants
+    assert constants["host_per_launch"].value == pytest.approx(launch, rel=0.03)
+    assert constants["launch_exposed"].value == pytest.approx(exposed, rel=0.03)
+    assert constants["host_per_prompt_layer"].value == pytest.approx(layer, rel=0.03)

@@ -22,7 +22,9 @@ from simulator.serving.compiled.layout import (
     HIDDEN,
     HOST_EACH,
     HOST_FIXED,
+    LAUNCH_EXPOSED,
     LAUNCHING,
+    LAUNCHING_PROMPTS,
     NO_CHUNK,
     NO_DECODES,
     NO_ROWS,
@@ -81,7 +83,8 @@ def iteration(s: State, r: int, planned: int, with_group: bool) -> tuple[int, fl
     if decodes:
         device += s.decode_seconds[decodes, 1] + s.rate[PER_CONTEXT] * s.replica[r, CONTEXT]
     if planned and tokens > s.size[CAPTURED_TOKENS]:
-        device = max(device, s.rate[LAUNCHING])
+        launches = s.rate[LAUNCHING_PROMPTS]
+        device = max(device, launches) + s.rate[LAUNCH_EXPOSED] * min(device, launches)
     seconds = max(device + s.rate[EXPOSED], s.rate[HIDDEN])
     host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * rows
     return FINISHED, max(seconds, host) if s.size[OVERLAPPED] else seconds + host
@@ -96,14 +99,21 @@ def decode_segment(s: State, r: int) -> tuple[float, float, int]:
         return 0.0, 0.0, 0
     seconds = s.decode_seconds[decodes, 1] + s.rate[PER_CONTEXT] * s.replica[r, CONTEXT]
     slope = s.rate[PER_CONTEXT] * decodes
-    seconds += s.decode_seconds[decodes, 0] + s.rate[EXPOSED]
-    host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * decodes
+    seconds += s.decode_seconds[decodes, 0]
     valid = FOREVER
-    wait = max(s.rate[HIDDEN], host if s.size[OVERLAPPED] else 0.0)
     if decodes > s.size[CAPTURED_SEQUENCES]:
-        wait = max(wait, s.rate[LAUNCHING] + s.rate[EXPOSED])
+        launches, shorter = s.rate[LAUNCHING], s.rate[LAUNCH_EXPOSED]
+        if seconds >= launches:
+            seconds += shorter * launches
+        else:
+            if slope > 0:
+                valid = max(1, int(min((launches - seconds) / slope, 1e15)) + 1)
+            seconds, slope = launches + shorter * seconds, shorter * slope
+    seconds += s.rate[EXPOSED]
+    host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * decodes
+    wait = max(s.rate[HIDDEN], host if s.size[OVERLAPPED] else 0.0)
     if seconds < wait:
         if slope > 0:
-            valid = max(1, int(min((wait - seconds) / slope, 1e15)) + 1)
+            valid = min(valid, max(1, int(min((wait - seconds) / slope, 1e15)) + 1))
         seconds, slope = wait, 0.0
     return seconds if s.size[OVERLAPPED] else seconds + host, slope, valid

@@ -56,7 +56,9 @@ CHUNK_BITS = 24
     CAPTURED_TOKENS, CAPTURED_SEQUENCES, SIZE_FIELDS,
 ) = range(13)  # fmt: skip
 # -- entries of ``rate``: what an iteration costs beyond its tables [s] ------------------------------------------------
-(GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, LAUNCHING, RATE_FIELDS) = range(8)
+(
+    GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, LAUNCHING, LAUNCHING_PROMPTS, LAUNCH_EXPOSED, RATE_FIELDS,
+) = range(10)  # fmt: skip
 
 # -- values of POLICY and ROUTER ---------------------------------------------------------------------------------------
 CHUNKED_PREFILL, PREFILL_FIRST = range(2)

@@ -204,7 +204,7 @@ def test_kernels_are_launched_one_by_one_where_no_graph_is_replayed() -> None:
     """32 layers of 11 Ops each, an embedding and the three Ops of the head: nothing is shorter than their launches."""
     slow, host = launched(), cost_of("dense").host_seconds
     ops = 32 * 11 + sum(len(served(slow, part)) for part in ("embedding", "head"))
-    assert slow._launching[0] == pytest.approx(ops * LAUNCH)
+    assert slow._launching[0] == pytest.approx((ops * LAUNCH, ops * LAUNCH))
     short, long = BatchShape(((600, 0),), 0, 0), BatchShape(((8000, 0),), 0, 0)
     assert slow.iteration(short) == pytest.approx(ops * LAUNCH + host(1))
     assert slow.iteration(long) == cost_of("dense").iteration(long) > ops * LAUNCH
@@ -221,10 +221,57 @@ def served(cost: ReplicaCost, part: str) -> list[Op]:
 def test_narrow_arithmetic_launches_a_conversion_for_every_gemm() -> None:
     """Four of them in a dense layer with gated up-projections in one."""
     narrow, wide = launched(plan=Plan(precision="fp8")), launched()
-    assert narrow._launching[0] - wide._launching[0] == pytest.approx(32 * 4 * LAUNCH)
+    assert narrow._launching[0][0] - wide._launching[0][0] == pytest.approx(32 * 4 * LAUNCH)
     assert launched(plan=Plan(precision="fp8-weight-only"))._launching == wide._launching
 
 
 def test_stages_share_the_launches() -> None:
     one, two = launched()._launching, launched(plan=Plan(pipeline_parallel=2))._launching
-    assert sum(two) == pytest.approx(sum(one)) and two[0] != two[1]
+    assert sum(stage[0] for stage in two) == pytest.approx(one[0][0]) and two[0] != two[1]
+
+
+def eager(**values: float) -> ReplicaCost:
+    """vLLM of 2023 on DGX H100 with these constants instead of its own for launches."""
+    plain = load_framework("vllm-0.2")
+    kept = {k: c for k, c in plain.constants.items() if k not in ("host_per_launch", "launch_exposed", PROMPTS)}
+    own = {k: Constant(f"test.{k}", v, "", 0.0, Trust.ASSUMED, "of the test") for k, v in values.items()}
+    return ReplicaCost(load_model("llama-3.1-8b"), Plan(), replace(plain, constants=kept | own), replica().node, FABRIC)
+
+
+PROMPTS = "host_per_prompt_layer"
+
+
+@pytest.mark.parametrize(("launch", "exposed"), [(1e-6, 0.0), (1e-6, 0.25), (80e-6, 0.0), (80e-6, 0.25)])
+def test_of_launches_and_kernels_the_longer_counts_and_a_share_of_the_shorter(launch: float, exposed: float) -> None:
+    bare, cost = eager(), eager(host_per_launch=launch, launch_exposed=exposed)
+    launches = cost.costs.stage_launches(cost.layers_of_stage, 0) * launch
+    for batch in (BatchShape((), 4, 4000, 1000), BatchShape(((300, 0),), 0, 0)):
+        kernels = sum(bare.device_times(batch))
+        assert (launches > kernels) == (launch == 80e-6)
+        expected = max(kernels, launches) + exposed * min(kernels, launches)
+        assert sum(cost.device_times(batch)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_attention_of_prompts_keeps_the_host_longer() -> None:
+    short, decodes = BatchShape(((8, 0),), 0, 0), BatchShape((), 8, 800, 100)
+    plain, longer = eager(host_per_launch=80e-6), eager(**{"host_per_launch": 80e-6, PROMPTS: 1e-3})
+    assert longer.iteration(short) - plain.iteration(short) == pytest.approx(32 * 1e-3)
+    assert longer.iteration(decodes) == plain.iteration(decodes)
+
+
+def test_a_host_of_half_the_speed_takes_twice_as_long_to_launch() -> None:
+    cost = eager(host_per_launch=80e-6)
+    slow = ReplicaCost(cost.model, cost.plan, cost.framework, replace(cost.node, host_speed=0.5), FABRIC)
+    batch = BatchShape((), 1, 100, 100)
+    assert sum(slow.device_times(batch)) == pytest.approx(2 * sum(cost.device_times(batch)))
+
+
+def test_decodes_outgrow_their_launches() -> None:
+    """A segment ends where kernels become longer than launches; before, the exposed share of their growth shows."""
+    cost = eager(host_per_launch=30e-6, launch_exposed=0.25)
+    start = BatchShape((), 64, 64 * 100, 100)
+    base, slope, valid = cost.decode_segment(start)
+    bare, growth, _ = eager().decode_segment(start)
+    host, launches = cost.host_seconds(64), cost.costs.stage_launches(cost.layers_of_stage, 0) * 30e-6
+    assert base == pytest.approx(host + launches + 0.25 * (bare - host)) and slope == pytest.approx(0.25 * growth)
+    assert (bare - host) + growth * (valid - 1) <= launches < (bare - host) + growth * valid
