@@ -120,7 +120,9 @@ def main() -> None:
     trt = host("tensorrt-llm-1.0", [c for c in those(lambda f, m, g: f == "tensorrt-llm-1.0") if not unpacks(c)])
     host("sglang-0.4", those(lambda f, m, g: f == "sglang-0.4"))
     many = [
-        c for c in decodes(known, MANY, (1024, ANSWER)) if unpacks(c) and dict(c.subject.settings)["isl"] == 1024
+        c
+        for c in decodes(known, MANY, (1024, ANSWER))
+        if unpacks(c) and int(float(str(c.subject.setting("isl")))) == 1024
     ]
     unpacking(many, {"vllm-latest": latest, "tensorrt-llm-1.0": trt})
 
