@@ -21,6 +21,7 @@ from simulator.validation.loads import LOADED, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
+from simulator.validation.published_launches import as_launched
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -112,6 +113,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
+    entry, mended = as_launched(entry)
     grade = _grade(str(entry.get("verified", "")))
     if (planned := block_case(entry, file, grade)) is not None:
         return planned
@@ -136,7 +138,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         runner,
         measured,
         settings,
-        assumed,
+        [*assumed, *mended],
         grade=grade,
         launch=launch,
     )

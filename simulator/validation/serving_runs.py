@@ -126,7 +126,20 @@ def load_table(subject: Subject) -> RequestTable:
     concurrency, rate = int(str(subject.setting("concurrency", 0))), float(str(subject.setting("rate", 0.0)))
     arrival = Poisson(rate) if rate else ClosedLoop(concurrency or count)
     prompt, output = (_lengths(subject, name) for name in ("isl", "osl"))
-    return generate_requests(arrival, prompt, output, count=count, seed=0)
+    table = generate_requests(arrival, prompt, output, count=count, seed=0)
+    if not subject.setting("like", ""):
+        return table
+    return replace(
+        table,
+        input_tokens=_of_mean(table.input_tokens, float(str(subject.setting("isl")))),
+        output_tokens=_of_mean(table.output_tokens, float(str(subject.setting("osl")))),
+    )
+
+
+def _of_mean(tokens: np.ndarray, mean: float) -> np.ndarray:
+    """Lengths stretched so that they have this mean: a benchmark prints the mean of the very requests it sent, and a
+    hundred drawn ones miss it by a tenth."""
+    return np.maximum(1, np.rint(tokens * (mean / tokens.mean()))).astype(tokens.dtype)
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:
