@@ -27,6 +27,7 @@ from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
+from simulator.workload.static_memory import by_static_rule
 
 __all__ = ["deployment_case", "placeholder", "read_serving_file"]
 
@@ -231,8 +232,9 @@ def deployment_case(
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     device = cluster.groups[0].node.accelerator
-    framework = framework.on(device.name, device.memory_capacity)
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
+    framework = framework.on(device.name, device.memory_capacity)
+    framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
         max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),

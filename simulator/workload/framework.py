@@ -92,6 +92,8 @@ class Framework:
         the largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
     cuda_graph_max_sequences
         Most sequences of an iteration without prompts that is replayed from a CUDA graph; 0 = any number.
+    cuda_graph_wide_ranks, cuda_graph_narrow_sequences
+        Ranks from which that number holds, and the number below; 0: the same for all.
     hybrid_kv_manager
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
@@ -111,6 +113,11 @@ class Framework:
         What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
         device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
         weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
+    static_reserve_mib, static_reserve_per_1024_tokens_mib, static_reserve_per_sequence_mib, static_reserve_per_rank_mib
+        What the engine sets aside for everything but weights and cache, from which its default share follows
+        (:mod:`simulator.workload.static_memory`); 0: the share is ``memory_utilization`` everywhere.
+    static_reserve_least_mib, static_reserve_least_from_gib
+        The least of it on devices of more than so much memory.
     front_end
         How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
         (:mod:`simulator.serving.front_end`).
@@ -185,6 +192,8 @@ class Framework:
     cuda_graph_batches: Literal["decode", "all"] = "decode"
     cuda_graph_max_tokens: int = 0
     cuda_graph_max_sequences: int = 0
+    cuda_graph_wide_ranks: int = 0
+    cuda_graph_narrow_sequences: int = 0
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
@@ -194,6 +203,12 @@ class Framework:
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
     memory_share: Literal["device", "static", "free"] = "device"
+    static_reserve_mib: int = 0
+    static_reserve_per_1024_tokens_mib: int = 0
+    static_reserve_per_sequence_mib: int = 0
+    static_reserve_per_rank_mib: int = 0
+    static_reserve_least_mib: int = 0
+    static_reserve_least_from_gib: int = 0
     front_end: Literal["queue", "turns"] = "queue"
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
@@ -229,3 +244,8 @@ class Framework:
             return self
         tokens, sequences = self.small_max_num_batched_tokens, self.small_max_num_seqs
         return replace(self, max_num_batched_tokens=tokens, max_num_seqs=sequences)
+
+    def graph_sequences(self, ranks: int) -> int:
+        """Most sequences of a decode that so many ranks replay from a CUDA graph; 0 = any number."""
+        narrow = ranks < self.cuda_graph_wide_ranks
+        return self.cuda_graph_narrow_sequences if narrow else self.cuda_graph_max_sequences
