@@ -130,7 +130,7 @@ def _sizes(asked: EngineSpec, model: ModelSpec, framework: Framework) -> dict[st
 
     return {
         "batching": pick(asked.batching, framework.batching),
-        "kv_cache": asked.kv_cache or ("prefix-tiered" if getattr(asked, "kv_tiers", None) else ""),
+        "kv_cache": asked.kv_cache or ("prefix-tiered" if getattr(asked, "kv_tiers", None) else framework.kv_cache),
         "max_num_batched_tokens": pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
         "max_num_seqs": pick(asked.max_num_seqs, framework.max_num_seqs),
         "max_model_len": pick(asked.max_model_len, model.max_position_embeddings),

@@ -234,9 +234,12 @@ def deployment_case(
     device = cluster.groups[0].node.accelerator
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
     framework = framework.on(device.name, device.memory_capacity)
+    if launch.captured:
+        framework = replace(framework, cuda_graph_max_sequences=0)
     framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
+        kv_cache=framework.kv_cache,
         max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),
         max_num_seqs=int(options.get("max_num_seqs", framework.max_num_seqs)),
         max_model_len=int(options.get("max_model_len", 0)), block_size=framework.block_size,

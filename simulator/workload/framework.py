@@ -106,6 +106,8 @@ class Framework:
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
+    kv_cache
+        Name of the policy that gives requests their blocks; empty: the batching policy's own.
     small_device_gib, small_devices, small_max_num_batched_tokens, small_max_num_seqs
         Budget and sequences by default on accelerators with less memory than that [GiB] or a name that holds one of
         these words; 0: the same everywhere. See :meth:`on`.
@@ -202,6 +204,7 @@ class Framework:
     max_num_seqs: int = 256
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
+    kv_cache: str = ""
     memory_share: Literal["device", "static", "free"] = "device"
     static_reserve_mib: int = 0
     static_reserve_per_1024_tokens_mib: int = 0
