@@ -35,6 +35,11 @@ def by_static_rule(framework: Framework, memory: float, plan: Plan, tokens: int 
         Its ranks, and whether attention is data-parallel.
     tokens
         Longest prefill if it is not the default.
+
+    Notes
+    -----
+    Wide data-parallel attention reserves more than there is by this rule; who launches it states the share. It is then
+    left as it is.
     """
     if not framework.static_reserve_mib:
         return framework
@@ -47,4 +52,5 @@ def by_static_rule(framework: Framework, memory: float, plan: Plan, tokens: int 
         reserve += graph * plan.data_parallel * (DEALT + (DEALT_WIDE if graph > WIDE else 0.0))
     if memory > framework.static_reserve_least_from_gib * GIB:
         reserve = max(reserve, framework.static_reserve_least_mib)
-    return replace(framework, memory_utilization=round((memory - reserve * MIB) / memory, 3))
+    share = round((memory - reserve * MIB) / memory, 3)
+    return replace(framework, memory_utilization=share) if share > 0 else framework
