@@ -68,7 +68,7 @@ def build_deployment(
     whole = Deployment(
         name=spec.serving, model=model, framework=framework, plan=serving_plan(asked.plan, asked.sparsity),
         requests=requests, replicas=asked.autoscaling.max_replicas if asked.autoscaling else asked.replicas,
-        router=asked.router, preemption=asked.preemption, admission=asked.admission,
+        router=asked.router, preemption=asked.preemption, admission=asked.admission, endpoint=asked.endpoint,
         slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
         options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), **fleet_of(asked),
         **_sizes(asked, model, framework),

@@ -13,7 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-__all__ = ["as_launched"]
+__all__ = ["CHAT_SOURCES", "as_launched"]
+
+CHAT_SOURCES = ("gpustack",)
+"""Sources whose clients send messages: every page of GPUStack's runs ``vllm bench serve --backend openai-chat``."""
 
 
 @cache

@@ -21,7 +21,7 @@ from simulator.validation.loads import LOADED, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
-from simulator.validation.published_launches import as_launched
+from simulator.validation.published_launches import CHAT_SOURCES, as_launched
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -239,7 +239,7 @@ def deployment_case(
     framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
-        kv_cache=framework.kv_cache,
+        kv_cache=framework.kv_cache, endpoint="chat" if entry["source"] in CHAT_SOURCES else "completions",
         max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),
         max_num_seqs=int(options.get("max_num_seqs", framework.max_num_seqs)),
         max_model_len=int(options.get("max_model_len", 0)), block_size=framework.block_size,

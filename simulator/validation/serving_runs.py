@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
-from simulator.serving.front_end import front_end_of
+from simulator.serving.front_end import FrontEnd, front_end_of
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
@@ -185,13 +185,17 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
-        front_end=None if subject.setting("offline") else front_end_of(deployment.framework, deployment.replicas),
+        front_end=None if subject.setting("offline") else _front_end(deployment),
     )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:
         return {}, f"no request was completed: {summary['rejections']}"
     found = {k: float(v) for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return found | _roofline(cost, deployment, subject, table, cache.tokens), ""
+
+
+def _front_end(deployment: Deployment) -> FrontEnd | None:
+    return front_end_of(deployment.framework, deployment.replicas, deployment.renders_chats)
 
 
 def _roofline(

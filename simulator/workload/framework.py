@@ -123,6 +123,8 @@ class Framework:
     front_end
         How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
         (:mod:`simulator.serving.front_end`).
+    own_chat_formats
+        Families of models whose messages the engine encodes itself, without a template.
     operators_forward, operators_backward
         Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
         views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
@@ -156,13 +158,14 @@ class Framework:
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
         ``launch_exposed`` share of the shorter of launches and kernels that the longer does not hide,
-        ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
-        of a serving engine for a request and for a token of its prompt, ``front_end_tokenizers`` prompts that it turns
-        into tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8``
-        share of the usual compute efficiency that its own GEMMs in these types have, ``gemm_share_unpacked`` the same
-        of 16-bit GEMMs that widen weights of fewer bits on the way, ``vector_bytes`` [B] most that a
-        multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors,
-        ``index_per_row`` [s] time of the kernels that number the rows of a mixture by expert, per row.
+        ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front of a serving engine for a
+        request and for a token of its prompt, ``front_end_per_chat`` more for one whose messages it renders by a
+        template, ``front_end_latency`` what keeps none waiting, ``front_end_tokenizers`` prompts that it turns into
+        tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8`` share of the usual compute efficiency that its own
+        GEMMs in these types have, ``gemm_share_unpacked`` the same of 16-bit GEMMs that widen weights of fewer bits on
+        the way, ``vector_bytes`` [B] most that a multiprocessor reads per clock where a GEMM has so few rows that the
+        engine multiplies vectors, ``index_per_row`` [s] time of the kernels that number the rows of a mixture by
+        expert, per row.
     """
 
     name: str
@@ -213,6 +216,7 @@ class Framework:
     static_reserve_least_mib: int = 0
     static_reserve_least_from_gib: int = 0
     front_end: Literal["queue", "turns"] = "queue"
+    own_chat_formats: tuple[str, ...] = ()
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
