@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
 from simulator.serving.front_end import FrontEnd, front_end_of
@@ -27,6 +29,7 @@ from simulator.workload.requests.table import RequestTable
 __all__ = ["run_capacity", "run_serving", "run_static"]
 
 Prediction = dict[str, float]
+IntArray = NDArray[np.integer[Any]]
 
 
 def _checked(subject: Subject) -> tuple[Deployment, str]:
@@ -136,10 +139,10 @@ def load_table(subject: Subject) -> RequestTable:
     )
 
 
-def _of_mean(tokens: np.ndarray, mean: float) -> np.ndarray:
+def _of_mean(tokens: IntArray, mean: float) -> IntArray:
     """Lengths stretched so that they have this mean: a benchmark prints the mean of the very requests it sent, and a
     hundred drawn ones miss it by a tenth."""
-    return np.maximum(1, np.rint(tokens * (mean / tokens.mean()))).astype(tokens.dtype)
+    return np.maximum(1, np.rint(tokens * (mean / tokens.mean()))).astype(np.int32)
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:

@@ -44,7 +44,7 @@ def by_static_rule(framework: Framework, memory: float, plan: Plan, tokens: int 
     if not framework.static_reserve_mib:
         return framework
     graph = framework.graph_sequences(plan.tensor_parallel * plan.data_parallel)
-    reserve = framework.static_reserve_mib + framework.static_reserve_per_sequence_mib * graph
+    reserve = float(framework.static_reserve_mib + framework.static_reserve_per_sequence_mib * graph)
     longest = max(tokens or framework.max_num_batched_tokens, SHORTEST)
     reserve += framework.static_reserve_per_1024_tokens_mib * longest / 1024
     reserve += framework.static_reserve_per_rank_mib * plan.accelerators

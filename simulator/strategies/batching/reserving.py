@@ -14,7 +14,7 @@ CLIP = 4096
 """Tokens of an answer that are counted at most (``SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION``)."""
 
 RETRACTED_STEPS = 20
-"""Decodes that every request is thought to go on for when some had to be retracted (``SGLANG_RETRACT_DECODE_STEPS``)."""
+"""Decodes that every request is thought to go on for after a retraction (``SGLANG_RETRACT_DECODE_STEPS``)."""
 
 
 @register(
@@ -45,8 +45,8 @@ class ReservingPrefillFirst(ChunkedPrefillFirst):
     Notes
     -----
     What a request may write is taken as the length of its answer, as if it had asked for just that. A batch found full
-    stays full until a request leaves it, so that nothing is decided inside a run of decodes. After a retraction the ratio is
-    what the running requests have written and 20 tokens each, over what they may write.
+    stays full until a request leaves it, so that nothing is decided inside a run of decodes. After a retraction the
+    ratio is what the running requests have written and 20 tokens each, over what they may write.
     """
 
     def __init__(self, ratio: float = 0.7, least: float = 0.14, steps: int = 600) -> None:
@@ -66,8 +66,7 @@ class ReservingPrefillFirst(ChunkedPrefillFirst):
         plan = _DECODE
         if replica.prefilling or not waits:
             self._full = 0
-            view = _Reserved(replica, self.reserve(replica)) if replica.running else replica
-            plan = super().schedule(view, now)  # type: ignore[arg-type]
+            plan = super().schedule(_Reserved(replica, self.reserve(replica)), now)  # type: ignore[arg-type]
         if plan.prefill:
             self._prefills += 1
         if replica.waiting and not plan.prefill:
@@ -97,10 +96,12 @@ class ReservingPrefillFirst(ChunkedPrefillFirst):
 
 
 class _Reserved:
-    """A replica whose free blocks lack a reserve, and whose newcomers need room for their answers."""
+    """A replica whose free blocks lack a reserve, and whose newcomers need room for their answers; one that finds it
+    empty only needs room for its prompt, or it would wait for ever."""
 
     def __init__(self, replica: ReplicaView, reserve: int) -> None:
         self._replica = replica
+        self._alone = replica.waiting[0] if replica.waiting and not replica.running else None
         self.free_blocks = replica.free_blocks - reserve
 
     def __getattr__(self, name: str) -> object:
@@ -108,5 +109,8 @@ class _Reserved:
 
     def blocks_for(self, request: RequestState) -> int:
         """Blocks of the prompt and of the answer."""
+        prompt = self._replica.blocks_for(request)
         answer = min(CLIP, request.output_tokens - self._replica.produced(request))
-        return self._replica.blocks_for(request) + -(-answer // self._replica.block_size)
+        room = self._replica.free_blocks - self._replica.watermark_blocks
+        whole = prompt + -(-answer // self._replica.block_size)
+        return min(whole, max(prompt, room)) if request is self._alone else whole

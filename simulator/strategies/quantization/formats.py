@@ -180,8 +180,7 @@ class FP4Weights(WeightFormat):
     family="quantization",
     cites=(
         "OCP Microscaling Formats v1.0 (MXFP4)",
-        "openai/gpt-oss-120b config.json: quantization_config.modules_to_not_convert names attention, router, embedding "
-        "and head",
+        "openai/gpt-oss-120b config.json: quantization_config.modules_to_not_convert",
     ),
     validated_by="published",
 )
