@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +28,6 @@ from simulator.workload.requests.table import RequestTable
 __all__ = ["run_capacity", "run_serving", "run_static"]
 
 Prediction = dict[str, float]
-IntArray = NDArray[np.integer[Any]]
 
 
 def _checked(subject: Subject) -> tuple[Deployment, str]:
@@ -139,10 +137,10 @@ def load_table(subject: Subject) -> RequestTable:
     )
 
 
-def _of_mean(tokens: IntArray, mean: float) -> IntArray:
+def _of_mean(tokens: NDArray[np.int32], mean: float) -> NDArray[np.int32]:
     """Lengths stretched so that they have this mean: a benchmark prints the mean of the very requests it sent, and a
     hundred drawn ones miss it by a tenth."""
-    return np.maximum(1, np.rint(tokens * (mean / tokens.mean()))).astype(np.int32)
+    return np.asarray(np.maximum(1, np.rint(tokens * (mean / tokens.mean()))), dtype=np.int32)
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:
