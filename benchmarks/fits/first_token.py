@@ -6,15 +6,12 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
 1. ``front_end_per_request`` and ``front_end_per_token``: one pair for all engines, whose servers are the same kind of
    program (an HTTP server in Python, a tokenizer of Hugging Face);
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
-<<<<<<< HEAD
    latent attention and a dense model share it. Left out model by model to see whether it holds;
 3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
-   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both);
+   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both; of vLLM ``front_end.py``
+   tells work from waiting and text from chats);
 4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
    of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
-=======
-   latent attention and a dense model share it. Left out model by model to see whether it holds.
->>>>>>> c7b3865 (Fit of vLLM's front end: work, waiting, templates)
 
 The first two minimise the median absolute error of the mean time to first token, the engines with equal weight, on
 a grid.
@@ -47,15 +44,12 @@ LAUNCH = {
 }
 START, ROUNDS = (0.008, 4e-6), 1
 
-<<<<<<< HEAD
 MANY_REQUESTS = (0.005, 0.006, 0.008)
 MANY, EVERY = 128, 3
 
 UNPACKED = (0.2, 0.24, 0.26, 0.28, 0.3, 0.32, 0.36, 0.4)
 SOME, LONG = 64, 8192
 
-=======
->>>>>>> c7b3865 (Fit of vLLM's front end: work, waiting, templates)
 Errors = list[tuple[str, float]]
 
 
@@ -136,7 +130,6 @@ class Fit:
         return pair
 
 
-<<<<<<< HEAD
 def many_clients(runs: Sequence[Case], per_request: float) -> str:
     """Median and 90th percentile of the absolute errors."""
     sizes = sorted(abs(e) for _, e in errors(runs, front_end_per_request=per_request))
@@ -174,8 +167,6 @@ def of_engine(path: Path, source: str, engine: str) -> list[Case]:
     return [c for c in known if engine in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
 
 
-=======
->>>>>>> c7b3865 (Fit of vLLM's front end: work, waiting, templates)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
@@ -195,7 +186,6 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
-<<<<<<< HEAD
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
     for engine in ENGINES:
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
@@ -203,8 +193,6 @@ def main() -> None:
         for per_request in MANY_REQUESTS:
             told = f"InferenceX {many_clients(runs, per_request)}; GPUStack {many_clients(many, per_request)}"
             print(f"{engine}, {per_request * 1e3:.0f} ms per request: {told}", flush=True)
-=======
->>>>>>> c7b3865 (Fit of vLLM's front end: work, waiting, templates)
 
 
 if __name__ == "__main__":

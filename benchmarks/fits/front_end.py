@@ -27,7 +27,7 @@ from simulator.validation.cases import Case
 from simulator.validation.read import read_file
 from simulator.validation.serving_runs import run_serving
 
-MANY, EVERY, BURST = 128, 4, 900
+MANY, EVERY, BURST = 128, 8, 900
 WORK, LATENCY = (0.001, 0.002, 0.003, 0.004, 0.006), (0.0, 0.002, 0.004, 0.006)
 CHAT = (0.0, 0.004, 0.008, 0.012, 0.016)
 
