@@ -100,7 +100,7 @@ def fitted_constants(names: set[str]) -> list[FittedConstant]:
     """Fitted constants of the frameworks called ``names``, and what devices keep under continuous load."""
     all_of = [c for f in _frameworks() if f.name in names for c in f.constants.values()]
     if any(f.operators_forward for f in _frameworks() if f.name in names):
-        all_of += [OPERATOR, COLLECTIVE]
+        all_of += [OPERATOR, COLLECTIVE, CHECK_INSIDE]
     all_of += [a.efficiency[key] for a in fitted_accelerators() for key in a.efficiency if key.endswith(CONTINUOUS)]
     return [
         FittedConstant(c.id, c.value, c.unit, _fitted_on(c), c.source)
