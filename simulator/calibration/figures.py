@@ -30,7 +30,10 @@ _COMPUTE = (OpKind.GEMM, OpKind.GROUPED_GEMM, OpKind.ATTENTION)
 
 def _rows(accelerator: Accelerator) -> tuple[Row, ...]:
     if not accelerator.kernel_table:
-        raise ConfigError(f"'{accelerator.name}' has no measured kernels: its profile names no kernel_table")
+        raise ConfigError(
+            f"'{accelerator.name}' has no measured kernels: its profile names no kernel_table; 'fmsim calibrate' on "
+            "the device or 'fmsim import' of somebody's measurements writes a profile with one"
+        )
     return load_rows(accelerator.kernel_table)
 
 
