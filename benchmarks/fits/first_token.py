@@ -8,7 +8,8 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
    latent attention and a dense model share it. Left out model by model to see whether it holds;
 3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
-   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both);
+   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both; of vLLM ``front_end.py``
+   tells work from waiting and text from chats);
 4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
    of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
 

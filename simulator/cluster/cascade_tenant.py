@@ -61,7 +61,8 @@ class CascadeTenant(ServingTenant):
         def opened(requests: RequestTable, **more: Any) -> DeploymentProcess:
             return DeploymentProcess(
                 commons.clock, requests, costs, engine.limits, replicas=part.replicas, seed=self.seed,
-                front_end=front_end_of(part.framework, part.replicas), **policies(part, self.seed), **more,
+                front_end=front_end_of(part.framework, part.replicas, part.renders_chats),
+                **policies(part, self.seed), **more,
             )  # fmt: skip
 
         return opened

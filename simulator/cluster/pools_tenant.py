@@ -48,7 +48,7 @@ class PoolsTenant(ServingTenant):
             "wire_bytes": lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype),
             "layers": d.model.num_hidden_layers, "policy": lookup("disaggregation", d.pools.policy)(**options),
             "record": commons.scenario.record, "slo": d.slo,
-            "front_end": front_end_of(d.framework, d.pools.prefill.replicas),
+            "front_end": front_end_of(d.framework, d.pools.prefill.replicas, d.renders_chats),
         }  # fmt: skip
         self.shared = self.share(commons)
         return linked_pools(self.shared, *arguments, **more) if self.shared else PooledDeployment(*arguments, **more)

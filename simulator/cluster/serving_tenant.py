@@ -150,7 +150,7 @@ class ServingTenant:
         options: dict[str, Any] = {
             "replicas": d.replicas, "seed": self.seed, "slo": d.slo, "record": commons.scenario.record,
             "progress": commons.progress_of(len(d.requests)), "movable": d.movable,
-            "front_end": front_end_of(d.framework, d.replicas), **policies(d, self.seed),
+            "front_end": front_end_of(d.framework, d.replicas, d.renders_chats), **policies(d, self.seed),
         }  # fmt: skip
         sizes = limits if len(engines) > 1 else limits[0]
         self.shared = self.share(commons)

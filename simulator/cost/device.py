@@ -281,7 +281,7 @@ class DeviceCost:
         if self._own:
             compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
-            compute /= self.shared(UNPACKED_EXPERTS, used)
+            compute /= self._unpacked_share(used)
             memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
         launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
@@ -307,6 +307,13 @@ class DeviceCost:
         """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""
         rate = self.accelerator.sm_count * self.accelerator.boost_clock
         return work.bytes / (self.shared(UNPACKED_EXPERT_BYTES, used) * rate) if rate else 0.0
+
+    def _unpacked_share(self, used: list[str]) -> float:
+        """Share of the usual compute efficiency of experts whose fp4 weights are widened on the way."""
+        dense = self._own.get("gemm_share_unpacked")
+        ampere = self.accelerator.architecture.partition("+")[0] == "ampere"
+        # There the engine has the same kernels (Marlin) for them as for dense weights of few bits.
+        return self.shared(dense if dense is not None and ampere else UNPACKED_EXPERTS, used)
 
     def _cast(self, work: Work, used: list[str]) -> float:
         """Time in which the input of an fp8 GEMM is cast [s]; a weight gradient finds both operands cast."""

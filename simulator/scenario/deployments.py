@@ -68,7 +68,7 @@ def build_deployment(
     whole = Deployment(
         name=spec.serving, model=model, framework=framework, plan=serving_plan(asked.plan, asked.sparsity),
         requests=requests, replicas=asked.autoscaling.max_replicas if asked.autoscaling else asked.replicas,
-        router=asked.router, preemption=asked.preemption, admission=asked.admission,
+        router=asked.router, preemption=asked.preemption, admission=asked.admission, endpoint=asked.endpoint,
         slo=ServiceLevel(spec.slo.ttft, spec.slo.tpot, spec.slo.e2e, spec.slo.percentile),
         options=frozen(_options(asked)), early_exit=tuple(asked.early_exit or ()), **fleet_of(asked),
         **_sizes(asked, model, framework),
@@ -130,7 +130,7 @@ def _sizes(asked: EngineSpec, model: ModelSpec, framework: Framework) -> dict[st
 
     return {
         "batching": pick(asked.batching, framework.batching),
-        "kv_cache": asked.kv_cache or ("prefix-tiered" if getattr(asked, "kv_tiers", None) else ""),
+        "kv_cache": asked.kv_cache or ("prefix-tiered" if getattr(asked, "kv_tiers", None) else framework.kv_cache),
         "max_num_batched_tokens": pick(asked.max_batched_tokens, framework.max_num_batched_tokens),
         "max_num_seqs": pick(asked.max_num_seqs, framework.max_num_seqs),
         "max_model_len": pick(asked.max_model_len, model.max_position_embeddings),

@@ -18,6 +18,7 @@ from simulator.scenario.requests import read_requests_of
 from simulator.scenario.resolve_base import Loc, ResolverBase
 from simulator.scenario.spec import ServingSpec
 from simulator.workload.jobs import Deployment
+from simulator.workload.static_memory import by_static_rule
 
 if TYPE_CHECKING:
     from simulator.workload.requests.table import RequestTable
@@ -30,10 +31,11 @@ class ServingResolver(ResolverBase):
 
     def _deployment(self, spec: ServingSpec, loc: Loc, cluster: Cluster | None) -> Deployment | None:
         model, framework = self._software(spec, loc, "serving")
+        plan = serving_plan(spec.deployment.plan)
         if cluster is not None and cluster.groups:
             device = cluster.groups[0].node.accelerator
             framework = framework.on(device.name, device.memory_capacity)
-        plan = serving_plan(spec.deployment.plan)
+            framework = by_static_rule(framework, device.memory_usable, plan, spec.deployment.max_batched_tokens or 0)
         answers = Answers.of(model)
         self._report(loc, answers.problems(spec))
         if not self._tainted((*loc, "deployment", "plan")):

@@ -213,6 +213,7 @@ class DeploymentSpec(EngineSpec):
     router: Annotated[str, StrategyName(("router",))] = "round-robin"
     admission: Annotated[str, StrategyName(("admission",))] = "always"
     preemption: Literal["recompute", "swap"] = "recompute"
+    endpoint: Literal["completions", "chat"] = "completions"
     swap_space: Annotated[Data, Field(gt=0)] | None = None
     kv_tiers: Annotated[list[TierSpec], OneOrMany()] = Field(default_factory=list)
     speculation: TextOrMapping = None

@@ -31,6 +31,8 @@ class FrontEnd:
     servers
         Processes, one per replica. Together they take requests as one that is as many times as fast; each request
         still takes its whole work, and leaves no sooner than the one before it.
+    latency
+        Time on the way that keeps no process busy: requests do not wait for each other in it [s].
 
     Attributes
     ----------
@@ -41,6 +43,7 @@ class FrontEnd:
     per_request: float
     per_token: float
     servers: int = 1
+    latency: float = 0.0
     free: float = field(default=0.0, init=False)
     _last: float = field(default=0.0, init=False)
     _leaving: deque[float] = field(default_factory=deque, init=False, repr=False)
@@ -51,7 +54,7 @@ class FrontEnd:
 
     def enter(self, came: float, tokens: int) -> None:
         """A request comes at ``came`` [s]."""
-        begins, work = max(came, self.free), self.work(tokens)
+        begins, work = max(came + self.latency, self.free), self.work(tokens)
         self._last = max(self._last, begins + work)
         self.free = begins + work / self.servers
         self._leaving.append(self._last)
@@ -117,6 +120,7 @@ class InTurns(FrontEnd):
 
     def enter(self, came: float, tokens: int) -> None:
         """See :meth:`FrontEnd.enter`."""
+        came += self.latency
         self._advance(came)
         if self._ends:
             self._served += max(0.0, came - self._now) / self._slowness()
@@ -138,13 +142,20 @@ class InTurns(FrontEnd):
         self._leaving.popleft()
 
 
-def front_end_of(framework: Framework, servers: int = 1) -> FrontEnd | None:
-    """The front ends of so many replicas; ``None`` where the framework states no time for them."""
-    each, token = (framework.constants.get(f"front_end_per_{what}") for what in ("request", "token"))
-    times = (each.value if each else 0.0, token.value if token else 0.0)
-    if not any(times):
+def front_end_of(framework: Framework, servers: int = 1, chat: bool = False) -> FrontEnd | None:
+    """The front ends of so many replicas; ``None`` where the framework states no time for them.
+
+    ``chat``: requests are messages, for which a template is rendered.
+    """
+
+    def value(what: str, default: float = 0.0) -> float:
+        constant = framework.constants.get(f"front_end_{what}")
+        return constant.value if constant else default
+
+    each, token, latency = value("per_request"), value("per_token"), value("latency")
+    each += value("per_chat") if chat else 0.0
+    if not (each or token or latency):
         return None
     if framework.front_end == "queue":
-        return FrontEnd(*times, servers)
-    tokenizers = framework.constants.get("front_end_tokenizers")
-    return InTurns(*times, servers, tokenizers.value if tokenizers else 1.0)
+        return FrontEnd(each, token, servers, latency)
+    return InTurns(each, token, servers, latency, value("tokenizers", 1.0))

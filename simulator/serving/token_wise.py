@@ -113,7 +113,8 @@ class TokenWise:
         if not self.framework.cuda_graphs:
             return 0, 0
         tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
-        return int(tokens), self.framework.cuda_graph_max_sequences or FOREVER
+        ranks = self.plan.tensor_parallel * self.plan.data_parallel
+        return int(tokens), self.framework.graph_sequences(ranks) or FOREVER
 
     def _launches(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
         """Host seconds in which the kernels of a stage are launched one by one; 0 where a graph is replayed."""

@@ -26,7 +26,7 @@ ENGINES = (
 """Words in an engine's name → preset; the first match counts."""
 
 PRECISIONS = (
-    (r"nvfp4|mxfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
+    (r"mxfp4", "mxfp4"), (r"nvfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
     (r"q4_k", "q4-k"), (r"q4|int4|awq|gptq", "int4"), (r"int8", "int8"), (r"bf16", "bf16"), (r"fp16", "fp16"),
 )  # fmt: skip
 

@@ -28,6 +28,8 @@ class Recipe:
         The engine's version, where the results do not state it.
     precision
         Registered precision, where the column of the results does not tell it.
+    captured
+        Whether CUDA graphs were captured for every batch of the run (``cuda_graph_config.max_batch_size``).
     """
 
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -35,6 +37,7 @@ class Recipe:
     assumed: tuple[str, ...] = ()
     engine: str = ""
     precision: str = ""
+    captured: bool = False
 
 
 PLAIN = Recipe()
@@ -74,7 +77,8 @@ def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attenti
         row.get("measured") or "",
     )  # fmt: skip
     rule = RULES.get((model, backend))
-    return rule(run) if rule else PLAIN
+    found = rule(run) if rule else PLAIN
+    return replace(found, captured=True) if rule and backend == "trtllm" else found
 
 
 def _llama_vllm(run: _Run) -> Recipe:

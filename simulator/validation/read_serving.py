@@ -21,11 +21,13 @@ from simulator.validation.loads import LOADED, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
+from simulator.validation.published_launches import CHAT_SOURCES, as_launched
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
+from simulator.workload.static_memory import by_static_rule
 
 __all__ = ["deployment_case", "placeholder", "read_serving_file"]
 
@@ -112,6 +114,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
+    entry, mended = as_launched(entry)
     grade = _grade(str(entry.get("verified", "")))
     if (planned := block_case(entry, file, grade)) is not None:
         return planned
@@ -136,7 +139,7 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         runner,
         measured,
         settings,
-        assumed,
+        [*assumed, *mended],
         grade=grade,
         launch=launch,
     )
@@ -229,10 +232,14 @@ def deployment_case(
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     device = cluster.groups[0].node.accelerator
-    framework = framework.on(device.name, device.memory_capacity)
     plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
+    framework = framework.on(device.name, device.memory_capacity)
+    if launch.captured:
+        framework = replace(framework, cuda_graph_max_sequences=0)
+    framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
+        kv_cache=framework.kv_cache, endpoint="chat" if entry["source"] in CHAT_SOURCES else "completions",
         max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),
         max_num_seqs=int(options.get("max_num_seqs", framework.max_num_seqs)),
         max_model_len=int(options.get("max_model_len", 0)), block_size=framework.block_size,

@@ -6,9 +6,10 @@ import math
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
-from simulator.serving.front_end import front_end_of
+from simulator.serving.front_end import FrontEnd, front_end_of
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
@@ -126,7 +127,20 @@ def load_table(subject: Subject) -> RequestTable:
     concurrency, rate = int(str(subject.setting("concurrency", 0))), float(str(subject.setting("rate", 0.0)))
     arrival = Poisson(rate) if rate else ClosedLoop(concurrency or count)
     prompt, output = (_lengths(subject, name) for name in ("isl", "osl"))
-    return generate_requests(arrival, prompt, output, count=count, seed=0)
+    table = generate_requests(arrival, prompt, output, count=count, seed=0)
+    if not subject.setting("like", ""):
+        return table
+    return replace(
+        table,
+        input_tokens=_of_mean(table.input_tokens, float(str(subject.setting("isl")))),
+        output_tokens=_of_mean(table.output_tokens, float(str(subject.setting("osl")))),
+    )
+
+
+def _of_mean(tokens: NDArray[np.int32], mean: float) -> NDArray[np.int32]:
+    """Lengths stretched so that they have this mean: a benchmark prints the mean of the very requests it sent, and a
+    hundred drawn ones miss it by a tenth."""
+    return np.asarray(np.maximum(1, np.rint(tokens * (mean / tokens.mean()))), dtype=np.int32)
 
 
 def _lengths(subject: Subject, name: str) -> LengthSpec:
@@ -172,13 +186,17 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
-        front_end=None if subject.setting("offline") else front_end_of(deployment.framework, deployment.replicas),
+        front_end=None if subject.setting("offline") else _front_end(deployment),
     )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:
         return {}, f"no request was completed: {summary['rejections']}"
     found = {k: float(v) for k, v in summary.items() if isinstance(v, int | float) and not isinstance(v, bool)}
     return found | _roofline(cost, deployment, subject, table, cache.tokens), ""
+
+
+def _front_end(deployment: Deployment) -> FrontEnd | None:
+    return front_end_of(deployment.framework, deployment.replicas, deployment.renders_chats)
 
 
 def _roofline(

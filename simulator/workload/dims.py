@@ -8,9 +8,10 @@ __all__ = ["DTYPE_BYTES", "Dim"]
 
 DTYPE_BYTES: dict[str, float] = {
     "fp64": 8, "fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2, "fp8": 1, "int8": 1, "fp4": 0.5, "int4": 0.5, "bool": 1,
-    "int32": 4, "e5m6": 1.5,
+    "mxfp4": 0.53125, "int32": 4, "e5m6": 1.5,
 }  # fmt: skip
-"""Bytes per element. Block scales of fp8/fp4 are separate tensors where a strategy has them."""
+"""Bytes per element. Block scales of fp8/fp4 are separate tensors where a strategy has them; ``mxfp4`` is stored with
+its own, 8 bits for 32 elements (OCP Microscaling Formats v1.0)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,6 +92,8 @@ class Framework:
         the largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
     cuda_graph_max_sequences
         Most sequences of an iteration without prompts that is replayed from a CUDA graph; 0 = any number.
+    cuda_graph_wide_ranks, cuda_graph_narrow_sequences
+        Ranks from which that number holds, and the number below; 0: the same for all.
     hybrid_kv_manager
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
@@ -104,6 +106,8 @@ class Framework:
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
+    kv_cache
+        Name of the policy that gives requests their blocks; empty: the batching policy's own.
     small_device_gib, small_devices, small_max_num_batched_tokens, small_max_num_seqs
         Budget and sequences by default on accelerators with less memory than that [GiB] or a name that holds one of
         these words; 0: the same everywhere. See :meth:`on`.
@@ -111,9 +115,16 @@ class Framework:
         What ``memory_utilization`` is a share of: ``device``: of the device, for everything (vLLM); ``static``: of the
         device, for weights and cache, activations live beside (SGLang ``mem_fraction_static``); ``free``: of what
         weights and workspace leave, for the cache (TensorRT-LLM ``free_gpu_memory_fraction``).
+    static_reserve_mib, static_reserve_per_1024_tokens_mib, static_reserve_per_sequence_mib, static_reserve_per_rank_mib
+        What the engine sets aside for everything but weights and cache, from which its default share follows
+        (:mod:`simulator.workload.static_memory`); 0: the share is ``memory_utilization`` everywhere.
+    static_reserve_least_mib, static_reserve_least_from_gib
+        The least of it on devices of more than so much memory.
     front_end
         How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
         (:mod:`simulator.serving.front_end`).
+    own_chat_formats
+        Families of models whose messages the engine encodes itself, without a template.
     operators_forward, operators_backward
         Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
         views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
@@ -147,13 +158,14 @@ class Framework:
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
         ``launch_exposed`` share of the shorter of launches and kernels that the longer does not hide,
-        ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front
-        of a serving engine for a request and for a token of its prompt, ``front_end_tokenizers`` prompts that it turns
-        into tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8``
-        share of the usual compute efficiency that its own GEMMs in these types have, ``gemm_share_unpacked`` the same
-        of 16-bit GEMMs that widen weights of fewer bits on the way, ``vector_bytes`` [B] most that a
-        multiprocessor reads per clock where a GEMM has so few rows that the engine multiplies vectors,
-        ``index_per_row`` [s] time of the kernels that number the rows of a mixture by expert, per row.
+        ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front of a serving engine for a
+        request and for a token of its prompt, ``front_end_per_chat`` more for one whose messages it renders by a
+        template, ``front_end_latency`` what keeps none waiting, ``front_end_tokenizers`` prompts that it turns into
+        tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8`` share of the usual compute efficiency that its own
+        GEMMs in these types have, ``gemm_share_unpacked`` the same of 16-bit GEMMs that widen weights of fewer bits on
+        the way, ``vector_bytes`` [B] most that a multiprocessor reads per clock where a GEMM has so few rows that the
+        engine multiplies vectors, ``index_per_row`` [s] time of the kernels that number the rows of a mixture by
+        expert, per row.
     """
 
     name: str
@@ -185,6 +197,8 @@ class Framework:
     cuda_graph_batches: Literal["decode", "all"] = "decode"
     cuda_graph_max_tokens: int = 0
     cuda_graph_max_sequences: int = 0
+    cuda_graph_wide_ranks: int = 0
+    cuda_graph_narrow_sequences: int = 0
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
@@ -193,8 +207,16 @@ class Framework:
     max_num_seqs: int = 256
     memory_utilization: float = 0.9
     batching: str = "chunked-prefill"
+    kv_cache: str = ""
     memory_share: Literal["device", "static", "free"] = "device"
+    static_reserve_mib: int = 0
+    static_reserve_per_1024_tokens_mib: int = 0
+    static_reserve_per_sequence_mib: int = 0
+    static_reserve_per_rank_mib: int = 0
+    static_reserve_least_mib: int = 0
+    static_reserve_least_from_gib: int = 0
     front_end: Literal["queue", "turns"] = "queue"
+    own_chat_formats: tuple[str, ...] = ()
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)
     sources: tuple[str, ...] = ()
     notes: str = ""
@@ -229,3 +251,8 @@ class Framework:
             return self
         tokens, sequences = self.small_max_num_batched_tokens, self.small_max_num_seqs
         return replace(self, max_num_batched_tokens=tokens, max_num_seqs=sequences)
+
+    def graph_sequences(self, ranks: int) -> int:
+        """Most sequences of a decode that so many ranks replay from a CUDA graph; 0 = any number."""
+        narrow = ranks < self.cuda_graph_wide_ranks
+        return self.cuda_graph_narrow_sequences if narrow else self.cuda_graph_max_sequences

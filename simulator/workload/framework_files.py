@@ -27,6 +27,7 @@ CONSTANTS = {
     "host_per_message": "time",
     "host_per_launch": "time", "host_per_prompt_layer": "time", "launch_exposed": "ratio",
     "front_end_per_request": "time", "front_end_per_token": "time",
+    "front_end_per_chat": "time", "front_end_latency": "time",
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
     "index_per_row": "time", "front_end_tokenizers": "ratio",
 }  # fmt: skip

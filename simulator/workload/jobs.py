@@ -122,6 +122,8 @@ class Deployment:
         Type of the KV cache.
     preemption
         ``recompute`` or ``swap``.
+    endpoint
+        What requests are: text (``completions``), or messages that the engine makes text of (``chat``).
     autoscaling, spot
         How the number of replicas changes, ``replicas`` being the most there are; ``None``: it does not.
     migration
@@ -158,6 +160,7 @@ class Deployment:
     memory_utilization: float = 0.9
     kv_dtype: str = "bf16"
     preemption: str = "recompute"
+    endpoint: str = "completions"
     kv_cache: str = ""
     admission: str = "always"
     slo: ServiceLevel = ServiceLevel()
@@ -173,6 +176,11 @@ class Deployment:
     groups: tuple[Deployment, ...] = ()
     pools: Pools | None = None
     instances: Instances | None = None
+
+    @property
+    def renders_chats(self) -> bool:
+        """Whether a template is rendered for every request."""
+        return self.endpoint == "chat" and self.model.family not in self.framework.own_chat_formats
 
     @property
     def movable(self) -> bool:

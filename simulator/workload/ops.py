@@ -11,10 +11,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from functools import cached_property
 
 from simulator.workload.dims import DTYPE_BYTES, Dim
+from simulator.workload.kinds import Collective, OpKind, Phase, Stream, TensorClass, Tier
 from simulator.workload.wire import PLAIN, Wire
 
 __all__ = [
@@ -35,75 +35,7 @@ __all__ = [
 ]
 
 Mesh = Mapping[str, int]
-
-
-class TensorClass(StrEnum):
-    """What a tensor is for; memory bars are stacked in this order."""
-
-    PARAM = "param"
-    GRAD = "grad"
-    OPTIM = "optim"
-    ACTIVATION = "activation"
-    KV = "kv"
-    WORKSPACE = "workspace"
-
-
-class Tier(StrEnum):
-    """Where bytes reside."""
-
-    HBM = "hbm"
-    PEER = "peer"
-    HOST = "host"
-    NVME = "nvme"
-    REMOTE = "remote"
-
-
-class OpKind(StrEnum):
-    """Kind of kernel, which selects the cost curve."""
-
-    GEMM = "gemm"
-    GROUPED_GEMM = "grouped_gemm"
-    ATTENTION = "attention"
-    ELEMENTWISE = "elementwise"
-    COLLECTIVE = "collective"
-    P2P = "p2p"
-    COPY = "copy"
-
-
-class Phase(StrEnum):
-    """Part of a step: backward is split into input gradient (B) and weight gradient (W)."""
-
-    FORWARD = "forward"
-    RECOMPUTE = "recompute"
-    BACKWARD = "backward"
-    WEIGHT_GRADIENT = "weight_gradient"
-    OPTIMIZER = "optimizer"
-
-
-class Stream(StrEnum):
-    """In-order queues of one device that run side by side."""
-
-    COMPUTE = "compute"
-    SCALE_UP = "scale_up"
-    SCALE_OUT = "scale_out"
-    H2D = "h2d"
-    D2H = "d2h"
-    NVME = "nvme"
-
-
-class Collective(StrEnum):
-    """Collective operations; ``bytes`` of a collective is the size of the full (gathered) buffer, as in nccl-tests."""
-
-    ALL_REDUCE = "all_reduce"
-    ALL_GATHER = "all_gather"
-    REDUCE_SCATTER = "reduce_scatter"
-    ALL_TO_ALL = "all_to_all"
-    BROADCAST = "broadcast"
-    SEND_RECV = "send_recv"
-
-
 Sharding = tuple[tuple[str, str], ...]
-
 
 FLAT = "*"
 """Dimension name for sharding a tensor as one flat buffer, whatever its shape (ZeRO, FSDP)."""

@@ -303,7 +303,7 @@ def moved(per_leaf: int, ratio: float) -> Result:
 def test_rings_go_over_the_links_of_the_node_that_steps_in() -> None:
     """Below one leaf a job never meets the spine; once a node under another leaf has stepped in, it does."""
     near, far = (moved(per_leaf, 32.0) for per_leaf in (4, 2))
-    assert near.of("job")["interruptions"] == far.of("job")["interruptions"] >= 1
+    assert far.of("job")["interruptions"] >= near.of("job")["interruptions"] >= 1  # who takes longer meets more
     assert near.of("job")["lost_network"] == 0
     assert far.of("job")["lost_network"] > 0
     links = far.frame("contention")["link"].tolist()

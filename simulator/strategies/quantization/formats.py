@@ -174,6 +174,27 @@ class FP4Weights(WeightFormat):
 
 
 @register(
+    "mxfp4",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=(
+        "OCP Microscaling Formats v1.0 (MXFP4)",
+        "openai/gpt-oss-120b config.json: quantization_config.modules_to_not_convert",
+    ),
+    validated_by="published",
+)
+class MXFP4Experts(WeightFormat):
+    """Experts in fp4 with a scale for 32 elements, all else in 16 bit (gpt-oss); arithmetic as with ``fp4``."""
+
+    weights = "mxfp4"
+    arithmetic = "fp4"
+
+    def _typed(self, op: Op) -> Op:
+        return super()._typed(op) if op.kind in (OpKind.GROUPED_GEMM, OpKind.COLLECTIVE) else op
+
+
+@register(
     "fp4-fp8",
     kind="pass",
     area="serving",

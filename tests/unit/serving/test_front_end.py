@@ -22,6 +22,7 @@ from simulator.serving.simulate import simulate_deployment
 from simulator.workload.framework_files import load_framework
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
+from tests.serving_deployments import deployment
 
 COST = SeparableCost(lambda n: 1e-4 * n, lambda n: 0.0, lambda n: (5e-3, 0.0))
 
@@ -179,3 +180,23 @@ def test_more_tokenizers_never_hold_a_request_longer(stream: list[tuple[float, i
     assert left == sorted(left)
     assert all(a >= c for a, c in zip(left, came, strict=True))
     assert left[-1] <= one[-1] + 1e-9
+
+
+@given(streams, st.floats(0, 2))
+def test_a_latency_holds_nobody_up(stream: list[tuple[float, int]], latency: float) -> None:
+    """Everybody comes later by it, in a queue and in turns."""
+    came, tokens = (list(column) for column in zip(*stream, strict=True))
+    for kind in (FrontEnd, InTurns):
+        plain = kind(0.01, 1e-5).take_all([t + latency for t in came], tokens)
+        assert kind(0.01, 1e-5, 1, latency).take_all(came, tokens) == pytest.approx(plain)
+
+
+def test_a_chat_costs_its_template_unless_the_engine_writes_it_itself() -> None:
+    framework = load_framework("vllm-0.10")
+    text, chat = front_end_of(framework), front_end_of(framework, chat=True)
+    assert text is not None and chat is not None
+    assert chat.per_request - text.per_request == framework.constants["front_end_per_chat"].value
+    assert [
+        replace(deployment(m, "vllm-0.10"), endpoint="chat").renders_chats for m in ("gpt-oss-20b", "qwen3-8b")
+    ] == [False, True]
+    assert not deployment("qwen3-8b", "vllm-0.10").renders_chats

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from simulator.validation.cases import Subject
 from simulator.validation.loads import load_of
 from simulator.validation.models import IncompleteError
+from simulator.validation.published_launches import as_launched
 from simulator.validation.read_serving import _copied
 from simulator.validation.rocm_recipes import rocm_launch
+from simulator.validation.serving_runs import load_table
 
 
 def entry(kind: str, metrics: dict[str, float], **workload: object) -> dict[str, object]:
@@ -52,3 +55,21 @@ def test_rocm_states_requests_and_sequences() -> None:
     launch, count = rocm_launch({"source": "amd_vllm", "model": "llama3.1-405b", "workload": asked})
     assert count == launch.fields["max_num_seqs"] == 500
     assert rocm_launch({"source": "other", "model": "llama3.1-405b", "workload": asked})[1] == 0
+
+
+def test_a_page_mends_what_an_entry_says_of_its_launch() -> None:
+    """SGLang switches data-parallel attention off where no degree is given: a plain tensor-parallel run."""
+    stated = {"id": "gs_deepseek-r1-0528_h200_sglang_02", "dp": 8, "options": "--enable-dp-attention"}
+    mended, words = as_launched(stated)
+    assert (mended["dp"], stated["dp"]) == (1, 8)
+    assert "--dp-size" in " ".join(words)
+    other = {"id": "gs_deepseek-v3.2_h200_sglang_03", "dp": 8}
+    assert as_launched(other) == (other, [])
+
+
+def test_drawn_lengths_have_the_mean_the_benchmark_printed() -> None:
+    """A hundred draws of a long-tailed law miss its mean; the printed mean is that of the requests sent."""
+    told = {"count": 100, "isl": 232.6, "osl": 220.6, "like": "sharegpt", "concurrency": 4}
+    table = load_table(Subject("serving", None, None, None, tuple(sorted(told.items()))))
+    assert float(table.input_tokens.mean()) == pytest.approx(232.6, rel=5e-3)
+    assert float(table.output_tokens.mean()) == pytest.approx(220.6, rel=5e-3)

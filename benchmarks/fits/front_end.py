@@ -1,0 +1,110 @@
+"""What keeps vLLM's server busy per request, what only takes time, and what a chat template costs.
+
+A few clients do not tell work from waiting: a request alone needs both. A burst does: work of a thousand requests adds
+up, waiting does not. So
+
+1. ``front_end_per_request`` w and ``front_end_latency`` l are taken together from bursts that no template is rendered
+   for (gpt-oss, whose messages vLLM encodes itself: GPUStack) and from every ``EVERY``-th run of up to 128 clients that
+   send text (InferenceX), both with the same weight;
+2. ``front_end_per_chat`` c from bursts of models with a template (GPUStack), by version of vLLM. One source; the median
+   with each model left out is printed.
+
+All minimise the median absolute error of the mean time to first token on a grid.
+
+    python benchmarks/fits/front_end.py --shared ../shared
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from simulator.constants import Constant, Trust
+from simulator.validation.cases import Case
+from simulator.validation.read import read_file
+from simulator.validation.serving_runs import run_serving
+
+MANY, EVERY, BURST = 128, 8, 900
+WORK, LATENCY = (0.001, 0.002, 0.003, 0.004, 0.006), (0.0, 0.002, 0.004, 0.006)
+CHAT = (0.0, 0.004, 0.008, 0.012, 0.016)
+
+Errors = list[tuple[str, float]]
+
+
+def errors(cases: Sequence[Case], **values: float) -> Errors:
+    """(model, relative error of the mean time to first token) under other constants [s]."""
+    found: Errors = []
+    for case in cases:
+        deployment = case.subject.deployment
+        assert deployment is not None
+        framework = deployment.framework
+        moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
+        framework = replace(framework, constants={**framework.constants, **moved})
+        prediction, _ = run_serving(replace(case.subject, deployment=replace(deployment, framework=framework)))
+        if prediction:
+            published = next(m.value for m in case.measured if m.quantity == "ttft_mean")
+            found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
+    return found
+
+
+def spread(found: Errors, without: str = "") -> float:
+    """Median absolute error."""
+    return statistics.median(abs(e) for model, e in found if model != without)
+
+
+def of_vllm(path: Path, source: str) -> list[Case]:
+    """Development runs of the source on vLLM that publish a mean time to first token."""
+    known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
+    return [c for c in known if "vllm" in c.labels.framework and any(m.quantity == "ttft_mean" for m in c.measured)]
+
+
+def clients(case: Case) -> int:
+    """Requests that are there at once."""
+    load = dict(case.subject.settings)
+    return int(str(load["concurrency"])) or int(str(load["count"]))
+
+
+def work_and_latency(bursts: Sequence[Case], text: Sequence[Case]) -> tuple[float, float]:
+    """The pair that fits bursts without a template and text alike."""
+    best: Mapping[tuple[float, float], float] = {
+        (work, latency): spread(errors(bursts, front_end_per_request=work, front_end_latency=latency))
+        + spread(errors(text, front_end_per_request=work, front_end_latency=latency))
+        for work in WORK
+        for latency in LATENCY
+    }
+    for (work, latency), both in sorted(best.items(), key=lambda item: item[1])[:4]:
+        print(f"    {work * 1e3:.0f} ms of work, {latency * 1e3:.0f} ms of waiting: medians together {both:.1%}")
+    return min(best, key=best.__getitem__)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"))
+    reference = parser.parse_args().shared / "reference"
+    text = of_vllm(reference / "serving_peers/inferencex_runs.csv.gz", "InferenceX")
+    text = [c for c in text if clients(c) <= MANY][::EVERY]
+    chats = [c for c in of_vllm(reference / "published_serving.yaml", "gpustack") if clients(c) >= BURST]
+    plain = [c for c in chats if c.subject.deployment and not c.subject.deployment.renders_chats]
+    print(f"{len(plain)} bursts without a template, {len(text)} runs of text", flush=True)
+    work, latency = work_and_latency(plain, text)
+    for name, presets in {"0.10": ("vllm-0.10", "vllm-0.10-async"), "latest": ("vllm-latest",)}.items():
+        mine = [c for c in chats if c not in plain and c.labels.framework in presets and "910b" not in c.labels.gpu]
+        tried = {
+            c: errors(mine, front_end_per_request=work, front_end_latency=latency, front_end_per_chat=c) for c in CHAT
+        }
+        chat = min(tried, key=lambda c: spread(tried[c]))
+        print(
+            f"vllm {name}: {chat * 1e3:.0f} ms per chat, median {spread(tried[chat]):.1%} ({len(mine)} runs)",
+            flush=True,
+        )
+        models = sorted({c.labels.model for c in mine})
+        for model in models if len(models) > 1 else ():
+            other = min(tried, key=lambda c: spread(tried[c], model))
+            print(f"    without {model}: {other * 1e3:.0f} ms")
+
+
+if __name__ == "__main__":
+    main()
