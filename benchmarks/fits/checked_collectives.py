@@ -12,10 +12,11 @@ The runs fall into two states by their all-reduce inside a node: 449 to 462 GB/s
   a monitored barrier and an exchange of fingerprints (pytorch ProcessGroupWrapper::runCollectiveChecks). The median of
   t per rank beyond the node over 8 to 32 nodes is ``host.collective_check``.
 
-Ranks of the same node answer over the loopback, in less time than that. No timed collective shows it (a gigabyte on
-one node takes longer than the check of the next call), so ``host.collective_check_inside`` is fitted to steps: the
-value per rank at which a simulated step is the measured one, in rows whose tensor parallelism stays in the node and
-binds the step; the median over the degrees. Without those steps the constant is that of ranks beyond the node.
+Ranks of the same node answer over the loopback, in less time than that. ``host.collective_check_inside`` is fitted to
+steps: the value per rank at which a simulated step is the measured one, in rows whose tensor parallelism stays in the
+node and binds the step; the median over the degrees. Without those steps it follows, less sharply, from the timed
+collectives: with all numbers of nodes together, a check c inside and s beyond and a call in the first state f take
+(f^p + (8·c + 8·(N-1)·s)^p)^(1/p), as host and device wait for each other most where both take equally long.
 
 The size is not in the file: at 1 GiB the all-reduce of one node has the bus bandwidth that the measured curve of the
 same device has at that size (458 against 456 GB/s).
@@ -32,6 +33,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
 
 from simulator.cost.host import CHECK_INSIDE
 from simulator.cost.network import CommGroup, NetworkCost
@@ -99,6 +102,20 @@ def inside(path: Path) -> dict[int, list[float]]:
     return dict(sorted(found.items()))
 
 
+def without_steps(states: dict[bool, dict[int, float]]) -> tuple[float, float, float]:
+    """Seconds per rank of the node and beyond it, and the sharpness p, from the timed all-gathers alone."""
+    nodes = np.array(sorted(states[False]))
+    free, checked = (np.array([states[s][n] for n in nodes]) for s in (False, True))
+
+    def misses(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        asked = PER_NODE * (x[0] + (nodes - 1) * x[1]) * 1e-3
+        logarithms: NDArray[np.float64] = np.log((free ** x[2] + asked ** x[2]) ** (1 / x[2]) / checked)
+        return logarithms
+
+    here, beyond, sharpness = least_squares(misses, (0.2, 0.3, 3.0), bounds=((0.0, 0.1, 1.0), (1.0, 1.0, 20.0))).x
+    return here * 1e-3, beyond * 1e-3, sharpness
+
+
 def tree_share(measured: dict[int, float]) -> float:
     """Share of the link at which the priced all-reduces of 8 nodes and more are as fast as the timed ones in the mean;
     on fewer the ring takes over."""
@@ -132,6 +149,8 @@ def main() -> None:
     here = PER_NODE * CHECK_INSIDE.value
     per_rank = [(t - here) / (PER_NODE * (n - 1)) for n, t in states[True].items() if n >= 8]
     print(f"host.collective_check {statistics.median(per_rank) * 1e3:.2f} ms")
+    alone = without_steps(states)
+    print(f"without steps {alone[0] * 1e3:.2f} ms inside, {alone[1] * 1e3:.2f} ms beyond")
     by_degree = {degree: statistics.median(values) for degree, values in inside(path).items()}
     print(f"host.collective_check_inside {statistics.median(by_degree.values()) * 1e3:.2f} ms, by degree "
           + ", ".join(f"{degree}: {value * 1e3:.2f}" for degree, value in by_degree.items()))  # fmt: skip

@@ -13,6 +13,7 @@ import pytest
 from simulator.cost.host import CHECK, CHECK_INSIDE, COLLECTIVE, OPERATOR
 from simulator.hardware.profiles import load_link
 from simulator.strategies.protocols import BatchShape
+from simulator.validation.held_out import LEFT_OUT
 from simulator.validation.read import read_file
 from simulator.workload.framework_files import load_framework
 from simulator.workload.plan import Plan
@@ -69,6 +70,9 @@ def test_checks_and_hops_are_those_of_collectives_timed_in_jobs(shared: Path) ->
         script.all_gathers(shared / "reference/training_peers/nanotron/h100_sweep_dev.csv")[s] for s in (False, True)
     )
     assert (free[32] - free[8]) / 24 == pytest.approx(load_link("efa-v2").ring_hop, rel=0.05)
+    inside, beyond, _ = script.without_steps({False: free, True: checked})
+    assert inside == pytest.approx(LEFT_OUT["nanotron"][CHECK_INSIDE.id], rel=0.05)
+    assert beyond == pytest.approx(CHECK.value, rel=0.05)
     for nodes in (8, 16, 32):
         assert (checked[nodes] - 8 * CHECK_INSIDE.value) / (8 * nodes - 8) == pytest.approx(CHECK.value, rel=0.05)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from simulator.cost.host import CHECK, CHECK_INSIDE, OPERATOR, OWN
+from simulator.cost.host import CHECK_INSIDE, OPERATOR, OWN
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.profiles import load_link, load_node
 from simulator.hardware.types import Cluster, Fabric, NodeGroup
@@ -35,7 +35,7 @@ def test_a_source_loses_what_it_taught_and_keeps_what_another_says() -> None:
     found = without_own_constants(case("nanotron sweep", "nanotron"))
     assert found is not None and found.subject.job is not None and found.subject.cluster is not None
     constants = found.subject.job.framework.constants
-    assert constants[OWN[CHECK_INSIDE.id]].value == CHECK.value
+    assert constants[OWN[CHECK_INSIDE.id]].value == LEFT_OUT["nanotron"][CHECK_INSIDE.id] != CHECK_INSIDE.value
     assert constants[OWN[OPERATOR.id]].value < OPERATOR.value
     device = found.subject.cluster.groups[0].node.accelerator
     told = next(v for i, v in LEFT_OUT["nanotron"].items() if i.endswith(SHARE))
