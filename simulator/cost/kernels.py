@@ -42,7 +42,7 @@ UNPACKED_EXPERTS = Constant(
 
 UNPACKED_EXPERT_BYTES = Constant(
     "kernel.unpacked_expert_bytes",
-    11.0,
+    12.0,
     "B",
     0.15,
     Trust.FITTED,

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from simulator.strategies.speculation.acceptance import GOLDEN_LENGTHS
+
 __all__ = ["PLAIN", "Recipe", "recipe"]
 
 
@@ -112,12 +114,11 @@ BALANCED_ITERATIONS = 50
 """``timeout_iters`` of TensorRT-LLM's attention_dp_config by default; the scripts of DeepSeek-R1 set 60."""
 
 
-def _balanced(fields: dict[str, object], run: _Run, iterations: int) -> Recipe:
-    """Data-parallel attention with ``enable_balance``: prompts wait until every rank has one, or for
-    ``timeout_iters``."""
-    return _waiting(
-        fields, iterations, min(1.0, run.isl * run.attention_ranks / int(str(fields["max_num_batched_tokens"])))
-    )
+def _balanced(fields: dict[str, object], run: _Run, iterations: int, tokens: float = 1.0) -> Recipe:
+    """Data-parallel attention with ``enable_balance``: prompts wait until every rank has one, or for ``timeout_iters``
+    of ``tokens`` each."""
+    waits = (("ranks", run.attention_ranks), ("iterations", round(iterations * tokens)))
+    return Recipe(fields | {"batching": "rank-balance"}, (("batching", waits),))
 
 
 def _gpt_oss_vllm(run: _Run) -> Recipe:
@@ -163,6 +164,9 @@ MTP_SWEEPS = (("1.1.0rc2.post2", "2026-01-14"),)
 """Image and day of the sweep that brought these scripts (pull request 392); the plain ones share the image."""
 
 
+ACCEPTED = "dsv4-pro-mtp-thinking"
+"""Golden acceptance lengths that stand for those of DeepSeek-R1."""
+
 LARGER_BUDGET = "2026-01"
 """Month from which the plain scripts take 8,192 tokens at least (``dsr1_*_trt.sh`` of 1fc5d73, 111f031 and 0a919c5;
 before: b5ebafa, f560513, 6320e9b)."""
@@ -182,9 +186,10 @@ def _deepseek_trt(run: _Run) -> Recipe:
     else:
         budget = max(_sixtyfours(run.concurrency + run.isl), 8192 if run.measured >= LARGER_BUDGET else 0)
     fields["max_num_batched_tokens"] = budget * run.attention_ranks
-    held = _balanced(fields, run, 60) if run.attention_ranks > 1 else Recipe(fields)
+    tokens = GOLDEN_LENGTHS[ACCEPTED][drafts - 1] if drafts else 1.0
+    held = _balanced(fields, run, 60, tokens) if run.attention_ranks > 1 else Recipe(fields)
     if drafts:
-        given = (("accepted_lengths", "dsv4-pro-mtp-thinking"), ("draft_tokens", drafts), ("method", "mtp"))
+        given = (("accepted_lengths", ACCEPTED), ("draft_tokens", drafts), ("method", "mtp"))
         what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
         return Recipe(held.fields, (*held.options, ("speculation", given)), assumed=(what,))
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image

@@ -43,6 +43,7 @@ FLAGS = (
     Flag("--extra_llm_api_options", kind=str, aliases=("--config",)),
     Flag("--enable_chunked_prefill", kind=None),
 )
+_CUT, _WHOLE = "chunked-prefill", "in-flight"
 _DTYPES = {"fp8": "fp8", "auto": "bf16", "bfloat16": "bf16", "float16": "fp16"}
 
 
@@ -73,8 +74,8 @@ def write(setup: Setup) -> Written:
         cache["dtype"] = kinds[setup["deployment.kv_dtype"]]
         written.said.add("deployment.kv_dtype")
     options: dict[str, Any] = {"enable_attention_dp": data > 1, "kv_cache_config": cache}
-    if setup["deployment.batching"] == "chunked-prefill":
-        options["enable_chunked_prefill"] = True
+    if setup["deployment.batching"] in (_CUT, _WHOLE):
+        options["enable_chunked_prefill"] = setup["deployment.batching"] == _CUT
         written.said.add("deployment.batching")
     precision = setup["deployment.plan.precision"]
     if precision in ("bf16", "fp16"):
@@ -117,11 +118,8 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     values["deployment.plan.precision"] = {"float16": "fp16"}.get(str(options.get("dtype")), "bf16")
     if "dtype" not in options:
         found.notes.append("the checkpoint decides about quantization: set deployment.plan.precision if it has any")
-    if not (options.get("enable_chunked_prefill") or "--enable_chunked_prefill" in given):
-        found.notes.append("chunked prefill is off: whole prompts are simulated as batching prefill-first")
-        values["deployment.batching"] = "prefill-first"
-    else:
-        values["deployment.batching"] = "chunked-prefill"
+    cut = options.get("enable_chunked_prefill") or "--enable_chunked_prefill" in given
+    values["deployment.batching"] = _CUT if cut else _WHOLE
     return found
 
 

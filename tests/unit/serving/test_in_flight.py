@@ -1,13 +1,15 @@
-"""Whole prompts beside decodes under a token budget: first tokens followed by hand."""
+"""Whole prompts beside decodes under a token budget, and held until every rank has one: followed by hand."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from simulator.errors import ConfigError
 from simulator.serving.run import ServingRun
 from simulator.serving.simulate import simulate_deployment
 from simulator.strategies.batching.delayed import BatchWait
+from simulator.strategies.batching.rank_balance import RankBalance
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
@@ -79,3 +81,37 @@ def test_where_budget_and_cache_hold_everything_cutting_makes_no_difference() ->
     rows = [(float(t), int(rng.integers(1, 300)), int(rng.integers(1, 40))) for t in times]
     whole, cut = serve(rows, 20_000), serve(rows, 20_000, "chunked-prefill")
     np.testing.assert_array_equal(whole.finish, cut.finish)
+
+
+PAIR = [(0.0, 100, 60), (0.0, 100, 60)]
+"""One request for each of two ranks: nobody decodes yet, so that both begin at once, 0-3."""
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+@pytest.mark.parametrize(
+    ("later", "first"),
+    [
+        # The count runs from the release at 0: five iterations are over at 7.
+        ([3.5], [9.0]),
+        # The second of them is for the other rank: both go at its boundary, 5-8.
+        ([3.5, 4.5], [8.0, 8.0]),
+        # Room for one prompt of each rank: the third waits for five iterations from the release at 5, 12-14.
+        ([3.5, 4.5, 4.6], [8.0, 8.0, 14.0]),
+        # The third and fourth are one of each rank again: they go next, 8-11.
+        ([3.5, 4.5, 4.6, 4.7], [8.0, 8.0, 11.0, 11.0]),
+    ],
+)
+def test_ranks_wait_for_each_other(later: list[float], first: list[float], stride: int | None) -> None:
+    rows = [*PAIR, *((time, 100, 20) for time in later)]
+    run = serve(rows, 220, RankBalance(2, 5), stride=stride)
+    assert run.first_token.tolist() == [3.0, 3.0, *first]
+
+
+def test_one_rank_or_no_count_is_in_flight_batching() -> None:
+    rng = np.random.default_rng(5)
+    rows = [(float(t), int(rng.integers(1, 90)), int(rng.integers(1, 40))) for t in np.sort(rng.uniform(0, 60, 40))]
+    plain = serve(rows, 150)
+    for policy in (RankBalance(1, 50), RankBalance(1, 0)):
+        np.testing.assert_array_equal(serve(rows, 150, policy).finish, plain.finish)
+    with pytest.raises(ConfigError, match="ranks"):
+        RankBalance(0)
