@@ -10,7 +10,18 @@ from itertools import cycle
 from typing import Any
 
 from simulator.calibration import eager
-from simulator.calibration.caches import FAR, Kernel, alternating, copies, keeping, pieces, scratch, swept
+from simulator.calibration.caches import (
+    FAR,
+    Kernel,
+    alternating,
+    copies,
+    keeping,
+    layer_bytes,
+    passed_over,
+    pieces,
+    scratch,
+    swept,
+)
 from simulator.calibration.torch_setup import dtype_of, require_torch
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import DTYPE_BYTES, Work
@@ -20,16 +31,6 @@ __all__ = ["Build", "attention_call", "decode_call", "elementwise_call", "gemm_c
 Build = Callable[[str], Kernel]
 TENSORS = 16
 """Parameters that the optimizer's bytes are spread over."""
-
-
-def _without_autograd(call: Callable[[], object]) -> Callable[[], object]:
-    torch = require_torch()
-
-    def run() -> object:
-        with torch.inference_mode():
-            return call()
-
-    return run
 
 
 def gemm_call(direction: str, work: Work) -> Build:
@@ -47,6 +48,8 @@ def gemm_call(direction: str, work: Work) -> Build:
         kind = dtype_of(work.dtype)
         width = torch.empty(0, dtype=kind).element_size()
         training = work.dtype == "fp32" or direction != "forward"
+        size = 1.0 * groups * n * k * width
+        passed = layer_bytes(size, 1.0 * m * (n + k) * width)
 
         def weights() -> list[Any]:
             return [pieces(kind, device, n, k).requires_grad_(training) for _ in range(groups)]
@@ -54,19 +57,22 @@ def gemm_call(direction: str, work: Work) -> Build:
         x, gradient = pieces(kind, device, m, k).requires_grad_(training), pieces(kind, device, m, n)
         if direction == "weight_gradient":
             made = lambda: _weight_gradient(device, kind, rows, n, k, gradient)  # noqa: E731
-            return alternating(made, 4.0 * groups * n * k, device)
-        pool = cycle([weights() for _ in range(copies(groups * n * k * width, device))])
+            return alternating(made, 4.0 * groups * n * k, device, passed, recorded=False)
+        turns = [weights() for _ in range(copies(size, device, passed))]
+        passed_over(w for some in turns for w in some)
+        pool = cycle(turns)
         if direction == "backward":
             with torch.no_grad():
                 parts = gradient.split(rows)
-            return Kernel(_without_autograd(_joined(lambda: [g.mm(w) for g, w in zip(parts, next(pool), strict=True)])))
+            whole = _joined(lambda: [g.mm(w) for g, w in zip(parts, next(pool), strict=True)])
+            return swept(whole, device, (gradient,), passed)
         linear = torch.nn.functional.linear
         call: Callable[[], object] = lambda: linear(x, next(pool)[0])  # noqa: E731
         if groups > 1:
             call = lambda: eager.experts(x, next(pool), rows)  # noqa: E731
         if training:
-            return keeping(call, 1.0 * m * n * width, device, (x,))
-        return swept(_without_autograd(call), device, (x,), 1.0 * m * (n + k) * width, groups * n * k * width)
+            return keeping(call, 1.0 * m * n * width, device, (x,), passed)
+        return swept(call, device, (x,), passed)
 
     return build
 
@@ -78,9 +84,11 @@ def _weight_gradient(
     torch = require_torch()
     kept = [scratch(device, n, k) for _ in rows]
     with torch.no_grad():
-        parts, grads = pieces(kind, device, sum(rows), k).split(rows), gradient.split(rows)
+        saved = pieces(kind, device, sum(rows), k)
+        passed_over([saved])
+        parts, grads = saved.split(rows), gradient.split(rows)
     call = lambda: [s.add_(g.t().mm(p)) for s, g, p in zip(kept, grads, parts, strict=True)]  # noqa: E731
-    return _without_autograd(call), (gradient,)
+    return call, (gradient,)
 
 
 def _joined(parts: Callable[[], list[Any]]) -> Callable[[], object]:
@@ -99,6 +107,7 @@ def attention_call(work: Work, training: bool) -> Build:
     def build(device: str) -> Kernel:
         torch = require_torch()
         kind = dtype_of(work.dtype)
+        passed = layer_bytes(_layer_weights(work.heads * work.head_dim, work.dtype), work.bytes / 4)
 
         def make(heads: int, places: int = work.q_len) -> Any:
             return pieces(kind, device, work.batch, places, heads, work.head_dim).requires_grad_(training)
@@ -110,13 +119,13 @@ def attention_call(work: Work, training: bool) -> Build:
             return _gradient((out,), (q, k, v), (upstream,)), (upstream,)
 
         if work.backward:
-            return alternating(gradient, work.bytes, device)
+            return alternating(gradient, work.bytes, device, passed)
         q, k, v = make(work.heads), make(work.kv_heads), make(work.kv_heads)
         if training:
-            return keeping(lambda: eager.attend(q, k, v, True), work.bytes / 3, device, (q, k, v))
+            return keeping(lambda: eager.attend(q, k, v, True), work.bytes / 3, device, (q, k, v), passed)
         cache = [make(work.kv_heads, work.q_len + 8)[:, : work.q_len] for _ in range(2)]
-        call = _without_autograd(lambda: _stored(q, k, v, cache, 0, True))
-        return swept(call, device, (q, k, v), work.bytes, _layer_weights(work.heads * work.head_dim, work.dtype))
+        call = lambda: _stored(q, k, v, cache, 0, True)  # noqa: E731
+        return swept(call, device, (q, k, v), passed)
 
     return build
 
@@ -145,11 +154,15 @@ def decode_call(work: Work) -> Build:
         shape = (work.batch, length + 64, work.kv_heads, work.head_dim)
         q = pieces(kind, device, work.batch, 1, work.heads, work.head_dim)
         k, v = (pieces(kind, device, work.batch, 1, work.kv_heads, work.head_dim) for _ in range(2))
-        pool = cycle(
-            [[pieces(kind, device, *shape)[:, :length] for _ in range(2)] for _ in range(copies(work.bytes, device))]
-        )
-        call = _without_autograd(lambda: _stored(q, k, v, next(pool), length - 1, False))
-        return swept(call, device, (q, k, v), 0.0, _layer_weights(work.heads * work.head_dim, work.dtype))
+        passed = layer_bytes(_layer_weights(work.heads * work.head_dim, work.dtype), 0.0)
+        turns = [
+            [pieces(kind, device, *shape)[:, :length] for _ in range(2)]
+            for _ in range(copies(work.bytes, device, passed))
+        ]
+        passed_over(cache for both in turns for cache in both)
+        pool = cycle(turns)
+        call = lambda: _stored(q, k, v, next(pool), length - 1, False)  # noqa: E731
+        return swept(call, device, (q, k, v), passed)
 
     return build
 
@@ -166,14 +179,15 @@ def optimizer_call(name: str, count: int) -> Build:
         for parameter in parameters:
             parameter.grad = torch.randn_like(parameter)
         if name == "clip":
-            return swept(lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0), device, (), 0.0, FAR["cpu"])
+            clip = lambda: torch.nn.utils.clip_grad_norm_(parameters, 1.0)  # noqa: E731
+            return swept(clip, device, (), FAR["cpu"], recorded=True)
         optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
 
         def step() -> None:
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
 
-        return swept(step, device, [p.grad for p in parameters], 0.0, FAR["cpu"])
+        return swept(step, device, [p.grad for p in parameters], FAR["cpu"], recorded=True)
 
     return build
 
@@ -192,13 +206,14 @@ def elementwise_call(
         make: Callable[[], Made] = lambda: _MAKERS[name](  # noqa: E731
             torch, model, tokens, dtype_of(dtype), device, training
         )
+        passed = layer_bytes(_layer_weights(model.hidden_size, dtype), size)
         if backward:
-            return alternating(lambda: _backward(name, *make()), size, device)
+            return alternating(lambda: _backward(name, *make()), size, device, passed)
         forward, inputs = make()
         near = [] if name in ("embedding", "positions") else inputs[:1]  # a table is far, and so is a residual
         if training:
-            return keeping(forward, size, device, near)
-        return swept(_without_autograd(forward), device, near, size, _layer_weights(model.hidden_size, dtype))
+            return keeping(forward, size, device, near, passed)
+        return swept(forward, device, near, passed)
 
     return build
 

@@ -1,13 +1,14 @@
 """The caches as a kernel finds them in a model: its weights and what was saved long ago are far, its inputs near.
 
-A kernel timed again and again on the same tensors finds all of them in the nearest cache. In a model it finds there
-only what the kernel before has written. Weights, saved activations and the memory that a kept output is written to were
-last touched many kernels ago; on a server processor with 2 MB of private cache such kernels take up to twice as long.
-So
+A kernel timed again and again on the same tensors finds all of them in the nearest cache, and its code too. In a model
+it finds there only what the kernel before has written. Weights, saved activations and the memory that a kept output is
+written to were last touched many kernels ago; on a server processor with 2 MB of private cache such kernels take up to
+twice as long. So
 
-* weights, saved activations and accumulators are cycled through more memory than one thread's share of the caches,
+* between two runs as many bytes pass through the caches as one layer of a model moves: its weights and activations;
+* weights, saved activations and accumulators are cycled through so many copies that, with what passes, more memory lies
+  between two uses than one thread's share of the caches,
 * outputs that training keeps are kept here too, as many as a model of some depth has,
-* where nothing is kept (inference), the weights and activations of a layer pass through the caches in between,
 * and the kernel's direct inputs are touched just before it runs.
 
 An accelerator's caches are small beside its bandwidth, and its allocator hands out memory without page faults: there
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
@@ -26,13 +28,25 @@ from typing import Any
 
 from simulator.calibration.torch_setup import require_torch
 
-__all__ = ["Kernel", "alternating", "copies", "keeping", "nearby", "pieces", "scratch", "swept"]
+__all__ = [
+    "FAR",
+    "Kernel",
+    "alternating",
+    "copies",
+    "keeping",
+    "layer_bytes",
+    "nearby",
+    "passed_over",
+    "pieces",
+    "scratch",
+    "swept",
+]
 
 FAR = {"cpu": 128e6, "cuda": 48e6}
 """Bytes between two uses of a weight: CPU kernels slow down from 16 to 64 MB on and no further, GPUs cache 40 to 50."""
 
-MOST = {"cpu": 32, "cuda": 16}
-"""Copies of one tensor at most: kernels between the forward of a layer and its backward, in models of few layers."""
+MOST = {"cpu": 16, "cuda": 16}
+"""Copies of one tensor at most: with a layer passing between two runs, 8, 16 and 32 take the same time on CPUs."""
 
 KERNELS = 12
 """Kernels of a layer: memory that one of them gives back is next written by its like in the following layer, when the
@@ -41,22 +55,38 @@ layer's weights and as many activations have passed."""
 
 @dataclass(frozen=True)
 class Kernel:
-    """What is timed, and what is done before each time to put caches into the state of a model."""
+    """What is timed, and what is done before each time to put caches into the state of a model.
+
+    ``recorded``: by autograd. A kernel that is not runs in an inference, which is entered once for many kernels.
+    """
 
     run: Callable[[], object]
     prepare: Callable[[], object] | None = None
+    recorded: bool = False
 
     def __call__(self) -> object:
         """Run once, prepared."""
-        if self.prepare is not None:
-            self.prepare()
-        return self.run()
+        with self.mode():
+            if self.prepare is not None:
+                self.prepare()
+            return self.run()
+
+    def mode(self) -> AbstractContextManager[object]:
+        """What to enter before anything is run."""
+        mode: AbstractContextManager[object] = nullcontext() if self.recorded else require_torch().inference_mode()
+        return mode
 
 
-def copies(size: float, device: str) -> int:
-    """How many tensors of ``size`` bytes a kernel is to cycle through."""
+def layer_bytes(weights: float, activations: float) -> float:
+    """Bytes that pass between two runs of a kernel which moves ``activations`` in a layer with ``weights`` [B]."""
+    return min(FAR["cpu"], weights + KERNELS * activations)
+
+
+def copies(size: float, device: str, passed: float = 0.0) -> int:
+    """How many tensors of ``size`` bytes a kernel is to cycle through if ``passed`` bytes lie between two runs."""
     kind = device.partition(":")[0]
-    return max(1, min(MOST[kind], round(FAR[kind] / max(size, 1.0))))
+    between = FAR[kind] - (passed if kind == "cpu" else 0.0)
+    return max(1, min(MOST[kind], round(between / max(size, 1.0))))
 
 
 @lru_cache(maxsize=4)
@@ -82,6 +112,12 @@ def pieces(dtype: Any, device: str, *shape: int) -> Any:
     return arena[at : at + count].view(*shape)
 
 
+def passed_over(tensors: Iterable[Any]) -> None:
+    """Read once what takes turns, so that its first turn finds it as far away as all others do."""
+    for tensor in tensors:
+        tensor.data.sum()
+
+
 def scratch(device: str, *shape: int) -> Any:
     """Zeros in fp32 to add to."""
     return require_torch().zeros(*shape, dtype=require_torch().float32, device=device)
@@ -98,52 +134,77 @@ def nearby(tensors: Iterable[Any]) -> Callable[[], None]:
     return touch
 
 
-def keeping(call: Callable[[], object], size: float, device: str, inputs: Sequence[Any] = ()) -> Kernel:
-    """A forward of training: its output of about ``size`` bytes is kept for the backward, its inputs are near."""
+@lru_cache(maxsize=1)
+def _others() -> Any:
+    """What the rest of a layer touches, which no kernel uses."""
+    return require_torch().ones(round(FAR["cpu"]) // 4)
+
+
+def sweep(size: float) -> None:
+    """Let ``size`` bytes pass through the caches nearest to the processors.
+
+    They are the same every time: a layer's weights and activations stay in a large last-level cache, and the code of
+    kernels and of Python with them. With other bytes every time, kernels of a few microseconds take a third longer than
+    in a model.
+    """
+    _others()[: int(size) // 4].sum()
+
+
+def _before(inputs: Iterable[Any], passed: float) -> Callable[[], None]:
+    """What is done before each run: ``passed`` bytes pass, and the kernel before writes the inputs."""
+    touch = nearby(inputs)
+
+    def prepare() -> None:
+        sweep(passed)
+        touch()
+
+    return prepare
+
+
+def swept(
+    call: Callable[[], object], device: str, inputs: Sequence[Any], passed: float, recorded: bool = False
+) -> Kernel:
+    """A kernel with near inputs, run when ``passed`` bytes of a layer have passed."""
+    return Kernel(call, _before(inputs, passed) if device == "cpu" else None, recorded)
+
+
+def keeping(call: Callable[[], object], size: float, device: str, inputs: Sequence[Any], passed: float) -> Kernel:
+    """A forward of training: its output of about ``size`` bytes is kept for the backward."""
     if device != "cpu":
-        return Kernel(call)
+        return Kernel(call, recorded=True)
     kept: deque[object] = deque()
-    most, touch = copies(size, device), nearby(inputs)
+    most, before = copies(size, device, passed), _before(inputs, passed)
 
     def prepare() -> None:
         if len(kept) >= most:
             kept.popleft()
-        touch()
+        before()
 
-    return Kernel(lambda: kept.append(call()), prepare)
+    return Kernel(lambda: kept.append(call()), prepare, recorded=True)
 
 
-def alternating(make: Callable[[], tuple[Callable[[], object], Sequence[Any]]], size: float, device: str) -> Kernel:
+def alternating(
+    make: Callable[[], tuple[Callable[[], object], Sequence[Any]]],
+    size: float,
+    device: str,
+    passed: float,
+    recorded: bool = True,
+) -> Kernel:
     """A kernel whose tensors of about ``size`` bytes are far: copies take turns.
 
     ``make`` answers a call and its near inputs.
     """
-    made = [make() for _ in range(copies(size, device) if device == "cpu" else 1)]
-    if len(made) == 1:
-        return Kernel(made[0][0])
+    if device != "cpu":
+        return Kernel(make()[0], recorded=recorded)
+    made = [make() for _ in range(copies(size, device, passed))]
     turns: Iterator[tuple[Callable[[], object], Callable[[], None]]] = cycle(
-        [(call, nearby(inputs)) for call, inputs in made]
+        [(call, _before(inputs, passed)) for call, inputs in made]
     )
     now: list[Callable[[], object]] = []
 
     def prepare() -> None:
-        call, touch = next(turns)
+        call, before = next(turns)
         now[:] = [call]
-        touch()
+        before()
 
-    return Kernel(lambda: now[0](), prepare)
-
-
-def swept(call: Callable[[], object], device: str, inputs: Sequence[Any], activations: float, weights: float) -> Kernel:
-    """A kernel that moves ``activations`` bytes in a layer with ``weights`` bytes, when such a layer has passed."""
-    if device != "cpu":
-        return Kernel(call)
-    torch = require_torch()
-    between = min(FAR["cpu"], weights + KERNELS * activations)
-    stream, touch = _arena(torch.float32, device)[: int(between) // 4], nearby(inputs)
-
-    def prepare() -> None:
-        stream.sum()
-        touch()
-
-    return Kernel(call, prepare)
+    return Kernel(lambda: now[0](), prepare, recorded)

@@ -10,6 +10,7 @@ from pathlib import Path
 from simulator.calibration.cases import all_cases
 from simulator.calibration.fitting import CurveFit, peaks_of
 from simulator.calibration.host import HostFigures, host_figures
+from simulator.calibration.passes import Machine
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo, write_node
 from simulator.calibration.ranks import calibrate_ranks
 from simulator.calibration.runner import Outcome, run_cases
@@ -24,13 +25,13 @@ from simulator.hardware.types import Accelerator
 __all__ = ["Calibration", "calibrate", "reference_to"]
 
 RANKS = 2
-RANK_SHARE = 0.3
+RANK_SHARE = 0.35
 """Share of the budget for the processes that split a CPU."""
 
-SEQUENCE_SHARE = 0.15
+SEQUENCE_SHARE = 0.1
 """Share of what is left of the budget for the time between kernels of a CPU."""
 
-FULL_BUDGET = 90.0
+FULL_BUDGET = 180.0
 """Seconds of kernels that measure every case of a CPU in full; with less, the grid is thinned."""
 
 
@@ -115,9 +116,11 @@ def calibrate(
     partial = folder / f".{name}.partial.csv"
     host = host_figures(device, folder, seconds=min(5.0, own / 10))
     density = max(0.25, min(1.0, own / FULL_BUDGET))
+    machine = Machine(device)
     outcome = run_cases(
-        all_cases(device, density), device, own * (0.9 - SEQUENCE_SHARE), partial, resume, progress, timer
-    )
+        all_cases(device, density), device, own * (0.9 - SEQUENCE_SHARE), partial, resume, progress, timer,
+        machine=machine,
+    )  # fmt: skip
     result = Calibration(name, folder, info, outcome, host, left_out=[*outcome.report(), *host.left_out])
     if outcome.interrupted:
         result.left_out.append(f"interrupted: {len(outcome.rows)} kernels are in {partial}, go on with --resume")
@@ -132,7 +135,7 @@ def calibrate(
         peak = peaks_of(outcome.rows).flops.get("fp32", 0.0)
         write_node(folder, name, reference_to(folder, name), 1, info, provenance, host, peak)
         node = load_node(str(folder / "nodes" / f"{name}.yaml"))
-        result.sequence = fit_sequence(node, device, own * SEQUENCE_SHARE, clock, progress)
+        result.sequence = fit_sequence(node, device, own * SEQUENCE_SHARE, clock, progress, machine)
         write_accelerator(folder, name, outcome.rows, info, provenance, host, sequence=result.sequence)
         result.files.append(folder / "nodes" / f"{name}.yaml")
     if together:

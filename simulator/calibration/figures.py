@@ -25,6 +25,8 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 """Okabe and Ito's, told apart with any colour vision."""
 
 _BINS_PER_DECADE = 3
+_FEW = 60
+"""Points of one kind up to which they are drawn larger, and medians are taken over whole decades."""
 _COMPUTE = (OpKind.GEMM, OpKind.GROUPED_GEMM, OpKind.ATTENTION)
 
 
@@ -69,8 +71,10 @@ def _cloud(axes: Any, label: str, x: Any, y: Any, index: int) -> None:
     x, y = np.asarray(x), np.asarray(y)
     colour = _COLOURS[index % len(_COLOURS)]
     dashed = "-" if index < len(_COLOURS) else "--"
-    axes.plot(x, y, ".", color=colour, markersize=2, alpha=min(0.6, 60 / len(x) ** 0.7), rasterized=True)
-    bins = np.floor(_BINS_PER_DECADE * np.log10(x))
+    few = len(x) <= _FEW
+    alpha = min(0.6, 60 / len(x) ** 0.7)
+    axes.plot(x, y, ".", color=colour, markersize=4 if few else 2, alpha=alpha, rasterized=True)
+    bins = np.floor((1 if few else _BINS_PER_DECADE) * np.log10(x))
     middles = [(np.median(x[bins == b]), np.median(y[bins == b])) for b in np.unique(bins)]
     marker = "o" if len(middles) < 2 else ""
     style = {"color": colour, "linewidth": 1.8, "markersize": 4, "label": label}
@@ -124,6 +128,8 @@ def roofline(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
 
 def residuals(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
     """Measured over fitted time of every kernel: what the curve alone does not follow and the table corrects."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
     axes = _axes(axes)
     device = DeviceCost(accelerator)
     groups: dict[str, list[Row]] = {}
@@ -138,6 +144,9 @@ def residuals(accelerator: Accelerator, axes: Axes | None = None) -> Axes:
         xscale="log", yscale="log", xlabel="measured [s]", ylabel="measured / fitted curve",
         title=f"{accelerator.name}: what the curve leaves to the table (lines: medians)",
     )  # fmt: skip
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     _legend(axes)
     return axes
 

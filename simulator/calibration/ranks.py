@@ -8,10 +8,14 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from simulator.calibration.caches import layer_bytes, sweep
 from simulator.calibration.cases import all_cases
+from simulator.calibration.meeting import Meeting
+from simulator.calibration.passes import PASSES
 from simulator.calibration.runner import Outcome, run_cases
 from simulator.calibration.torch_setup import keep_pages, require_torch
 from simulator.errors import ConfigError
@@ -20,6 +24,9 @@ __all__ = ["SIZES", "RankOutcome", "calibrate_ranks", "spawn"]
 
 SIZES = tuple(4.0**p for p in range(5, 14))
 """Buffers of the collectives: 1 KiB to 64 MiB."""
+
+LEAST = 8e6
+"""Bytes of the weights of a small layer."""
 
 Curves = dict[str, list[tuple[float, float]]]
 
@@ -73,47 +80,73 @@ def _entry(rank: int, worker: Callable[..., object], ranks: int, folder: str, ba
 
 def calibrate_ranks(ranks: int, budget: float, density: float) -> RankOutcome:
     """Kernels and collectives with ``ranks`` processes at work, in about ``budget`` seconds."""
-    found: RankOutcome = spawn(_calibrate, ranks, budget, density)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Meeting.prepared(Path(folder) / "meeting", ranks)
+        found: RankOutcome = spawn(_calibrate, ranks, budget, density, file)
     return found
 
 
-def _calibrate(rank: int, ranks: int, budget: float, density: float) -> RankOutcome:
+def _calibrate(rank: int, ranks: int, budget: float, density: float, file: Path) -> RankOutcome:
     outcome = RankOutcome()
-    measure_collectives(ranks, budget * 0.2, outcome)
     cases = [c for c in all_cases("cpu", density) if c.work.dtype == "fp32"]
-    outcome.kernels = run_cases(cases, "cpu", budget * 0.8)
+    with Meeting(file, rank, ranks) as meeting:
+        measure_collectives(ranks, budget * 0.2, outcome, meet=meeting.meet)
+        outcome.kernels = run_cases(cases, "cpu", budget * 0.8, meet=meeting.meet)
     return outcome
 
 
-def measure_collectives(ranks: int, budget: float, outcome: RankOutcome, sizes: Sequence[float] = SIZES) -> None:
-    """Fill ``outcome.curves`` with the collectives that the backend has; sizes are those of the full buffer."""
+def measure_collectives(
+    ranks: int,
+    budget: float,
+    outcome: RankOutcome,
+    sizes: Sequence[float] = SIZES,
+    meet: Callable[[], object] = lambda: None,
+) -> None:
+    """Fill ``outcome.curves`` with the collectives that the backend has, medians of several passes over all of them.
+
+    Sizes are those of the full buffer. Between two calls a layer of a model passes, as long as which the threads of the
+    backend sleep; then the ranks ``meet``.
+    """
     torch = require_torch()
     operations = _operations(torch, ranks)
-    share = budget / len(operations) / len(sizes)
-    for name, make in operations.items():
-        points = []
-        for size in sizes:
-            try:
-                seconds = _timed(make(max(ranks, int(size) // 4)), share)
-            except RuntimeError as error:
-                outcome.failed[name] = str(error).splitlines()[0][:120]
-                break
-            points.append((size, seconds / (2 if name == "send_recv" else 1)))
-        if len(points) == len(sizes):
-            outcome.curves[name] = points
+    share = budget / PASSES / len(operations) / len(sizes)
+    found: dict[str, list[list[float]]] = {name: [[] for _ in sizes] for name in operations}
+    for _ in range(PASSES):
+        for name, make in operations.items():
+            for index, size in enumerate(sizes):
+                if name in outcome.failed:
+                    break
+                try:
+                    seconds = _timed(make(max(ranks, int(size) // 4)), share, partial(_layer, size, meet))
+                except RuntimeError as error:
+                    outcome.failed[name] = str(error).splitlines()[0][:120]
+                    break
+                found[name][index].append(seconds / (2 if name == "send_recv" else 1))
+    for name, passes in found.items():
+        if name not in outcome.failed:
+            points = zip(sizes, passes, strict=True)
+            outcome.curves[name] = [(size, statistics.median(seconds)) for size, seconds in points]
 
 
-def _timed(call: Callable[[], object], share: float) -> float:
+def _layer(size: float, meet: Callable[[], object]) -> None:
+    """What passes between the messages of two layers."""
+    sweep(layer_bytes(LEAST, size))
+    meet()
+
+
+def _timed(call: Callable[[], object], share: float, before: Callable[[], object]) -> float:
     """Median seconds of as many calls as fit into ``share`` seconds; all ranks agree on how many."""
     torch = require_torch()
     call()
     start = time.perf_counter()
+    before()
     call()
     once = time.perf_counter() - start
     wanted = torch.tensor([max(3, min(30, int(share / max(once, 50e-6))))])
     torch.distributed.all_reduce(wanted, op=torch.distributed.ReduceOp.MIN)
     samples = []
     for _ in range(int(wanted)):
+        before()
         start = time.perf_counter()
         call()
         samples.append(time.perf_counter() - start)

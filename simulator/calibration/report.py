@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simulator.calibration.retimed import Retimed, by_group
 from simulator.calibration.verify import Comparison, summarise
+from simulator.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["comparison_rows", "print_comparisons", "print_repeats"]
+__all__ = ["comparison_rows", "print_against", "print_comparisons", "print_kernels", "print_repeats"]
 
 
 def comparison_rows(found: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Plain records; what was not measured is None."""
     return [
         {
-            "kind": c.kind, "name": c.name, "measured_s": c.measured, "again_s": c.again, "predicted_s": c.predicted,
-            "low_s": c.low, "high_s": c.high, "error": c.error, "noise": c.noise,
+            "kind": c.kind, "name": c.name, "measured_s": c.measured, "passes_s": list(c.passes),
+            "predicted_s": c.predicted, "low_s": c.low, "high_s": c.high, "error": c.error, "noise": c.noise,
             "memory_measured_B": _known(c.memory_measured), "memory_predicted_B": _known(c.memory_predicted),
             "memory_error": _known(c.memory_error), "worst_kind": c.worst_kind,
         }
@@ -37,26 +41,15 @@ def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2), pad_edge=False, header_style="dim")
-    for column in (
-        "",
-        "what",
-        "measured ms",
-        "again",
-        "predicted",
-        "error",
-        "noise",
-        "memory MB",
-        "predicted",
-        "error",
-        "worst",
-    ):
+    columns = ("", "what", "measured ms", "passes differ", "predicted", "error", "memory MB", "predicted", "error")
+    for column in (*columns, "worst"):
         table.add_column(column, justify="left" if column in ("", "what", "worst") else "right")
     for c in found:
         memory = ("", "", "")
         if not math.isnan(c.memory_measured):
             memory = (f"{c.memory_measured / 1e6:.1f}", f"{c.memory_predicted / 1e6:.1f}", f"{c.memory_error:+.1%}")
-        times = (f"{1e3 * v:.2f}" for v in (c.measured, c.again, c.predicted))
-        table.add_row(c.kind, c.name, *times, f"{c.error:+.1%}", f"{c.noise:+.1%}", *memory, c.worst_kind)
+        measured, predicted = f"{1e3 * c.measured:.2f}", f"{1e3 * c.predicted:.2f}"
+        table.add_row(c.kind, c.name, measured, f"{c.noise:.1%}", predicted, f"{c.error:+.1%}", *memory, c.worst_kind)
     out.soft_wrap = False
     out.print(table)
     for kind in dict.fromkeys(c.kind for c in found):
@@ -79,6 +72,43 @@ def print_comparisons(found: Sequence[Comparison], left_out: Sequence[str], out:
         out.print(line, style="yellow", markup=False)
 
 
+def print_kernels(kernels: Sequence[Retimed], out: Console) -> None:
+    """How far the machine has moved since its profile was measured."""
+    for name, (middle, apart) in by_group(kernels).items():
+        what = f"{len(kernels)} kernels of the profile timed again" if name == "all" else f"  {name}"
+        out.print(f"{what}: {middle:+.1%} in the median, {apart:.1%} either way", markup=False)
+
+
+def print_against(found: Sequence[Comparison], earlier: Path, out: Console) -> None:
+    """The same cases measured now against those of an earlier verification: the noise floor over that time.
+
+    Raises
+    ------
+    ConfigError
+        If the file is no output of ``fmsim verify --json``.
+    """
+    known = dict[tuple[str, str], list[float]]()
+    try:
+        for row in json.loads(earlier.read_text(encoding="utf-8"))["comparisons"]:
+            known.setdefault((row["kind"], row["name"]), []).append(float(row["measured_s"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{earlier}: not what 'fmsim verify --json' writes ({error})") from error
+    for kind in dict.fromkeys(c.kind for c in found):
+        moved = [
+            c.measured / statistics.median(known[kind, c.name]) - 1
+            for c in found
+            if c.kind == kind and (kind, c.name) in known
+        ]
+        if moved:
+            sizes = [abs(m) for m in moved]
+            out.print(
+                f"{kind}: {len(moved)} cases against {earlier.name} (measured against measured): "
+                f"{statistics.median(moved):+.1%} in the median, {statistics.median(sizes):.1%} either way, "
+                f"at most {max(sizes):.1%}",
+                markup=False,
+            )
+
+
 def print_repeats(runs: Sequence[Sequence[Comparison]], out: Console) -> None:
     """Errors of every repeat side by side, and how far the same case moved from run to run: the machine's noise."""
     out.print(f"{len(runs)} runs, median and worst error of each:", style="bold")
@@ -90,7 +120,7 @@ def print_repeats(runs: Sequence[Sequence[Comparison]], out: Console) -> None:
         for run in runs:
             for c in run:
                 if c.kind == kind:
-                    cases.setdefault(c.name, []).append((c.measured + c.again) / 2)
+                    cases.setdefault(c.name, []).append(c.measured)
         moved = [max(times) / min(times) - 1 for times in cases.values()]
         out.print(
             f"{kind}: {errors}; the same case differs between runs by {statistics.median(moved):.1%}, at most "

@@ -1,8 +1,9 @@
 """Time from one kernel of a model to the next, which kernels timed alone do not show.
 
-Where the host computes itself (a CPU), Python runs between the kernels and nothing hides it. Models far smaller than
-those that ``fmsim verify`` runs are timed, so that little of their time is in kernels; what they take beyond the sum of
-their kernels, divided by the number of kernels, is a constant of the device.
+Where the host computes itself (a CPU), Python runs between the kernels and nothing hides it. Models smaller than those
+that ``fmsim verify`` runs are timed, so that little of their time is in kernels, but with layers that do not fit into
+the caches either; what they take beyond the sum of their kernels, divided by the number of kernels, is a constant of
+the device. Like kernels they are timed in several passes.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from simulator.calibration.cases import gpt_model, llama_model
+from simulator.calibration.passes import PASSES, Machine, Taken, verdict
 from simulator.calibration.verify import Seen, TrainingCase, predict_training, run_training
 from simulator.calibration.verify_serving import ServingCase, predict_serving, run_serving
 from simulator.constants import Constant, Trust
@@ -20,6 +22,9 @@ from simulator.cost.device import BETWEEN, BETWEEN_RECORDED
 from simulator.hardware.types import Node
 
 __all__ = ["Probe", "SequenceFit", "fit_sequence", "with_between"]
+
+PROBED = 1024
+"""Vocabulary of the probes: a head takes long and has one kernel."""
 
 UNIT = 1e-6
 """Trial value of the constant [s], by which the kernels of a model are counted."""
@@ -72,24 +77,34 @@ def fit_sequence(
     budget: float,
     clock: str = "wall",
     progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
+    machine: Machine | None = None,
 ) -> SequenceFit:
-    """Run the probes in about ``budget`` seconds; each constant is their median, and not below 0."""
+    """Run the probes in about ``budget`` seconds; each constant is their median, and not below 0.
+
+    ``machine``: the reference that was looked at while kernels were timed.
+    """
+    machine = machine or Machine(device)
     training, serving = _cases()
     whole = len(training) + len(serving)
     found: list[Probe] = []
     bare, counted = with_between(node, 0.0), with_between(node, UNIT)
 
-    def add(name: str, seen: Seen, predict: Callable[[Node], float]) -> None:
+    runs: list[tuple[str, Callable[[float], Seen], Callable[[Node], float]]] = [
+        *(
+            (c.name, partial(_train, c, device, clock), partial(_step_seconds, c, device)) for c in training
+        ),
+        *((c.name, partial(_serve, c, device, clock), partial(_iteration_seconds, c, device)) for c in serving),
+    ]  # fmt: skip
+    taken: list[list[Taken]] = [[] for _ in runs]
+    for number in range(PASSES):
+        for index, (name, run, _) in enumerate(runs):
+            progress(number * whole + index, PASSES * whole, f"model {name}")
+            seen, reference = machine.beside(partial(run, budget / whole / PASSES))
+            taken[index].append(Taken.of(seen.timing, reference))
+    for (name, _, predict), some in zip(runs, taken, strict=True):
         predicted = predict(bare)
         kernels = (predict(counted) - predicted) / UNIT
-        found.append(Probe(name, seen.timing.seconds, predicted, kernels))
-
-    for case in training:
-        progress(len(found), whole, f"model {case.name}")
-        add(case.name, run_training(case, device, budget / whole, clock), partial(_step_seconds, case, device))
-    for one in serving:
-        progress(len(found), whole, f"model {one.name}")
-        add(one.name, run_serving(one, device, budget / whole, clock), partial(_iteration_seconds, one, device))
+        found.append(Probe(name, verdict(some, machine.usual).seconds, predicted, kernels))
     gaps = [max(0.0, p.between) for p in found]
     recorded, plain = (statistics.median(part) for part in (gaps[: len(training)], gaps[len(training) :]))
     ratios = [
@@ -98,6 +113,14 @@ def fit_sequence(
         if middle
     ]
     return SequenceFit(plain, recorded, statistics.pstdev(ratios) if ratios else 0.0, tuple(found))
+
+
+def _train(case: TrainingCase, device: str, clock: str, budget: float) -> Seen:
+    return run_training(case, device, budget, clock)
+
+
+def _serve(case: ServingCase, device: str, clock: str, budget: float) -> Seen:
+    return run_serving(case, device, budget, clock)
 
 
 def _step_seconds(case: TrainingCase, device: str, node: Node) -> float:
@@ -110,7 +133,7 @@ def _iteration_seconds(case: ServingCase, device: str, node: Node) -> float:
 
 def _cases() -> tuple[list[TrainingCase], list[ServingCase]]:
     """Training and serving in equal numbers."""
-    llama, gpt = llama_model(128, 4), gpt_model(128, 4)
+    llama, gpt = llama_model(512, 2, PROBED), gpt_model(512, 2, PROBED)
     return (
         [TrainingCase(llama, 1, 16), TrainingCase(gpt, 2, 16), TrainingCase(llama, 2, 16, recompute=True)],
         [ServingCase(llama, 1, 32), ServingCase(gpt, 4, 32), ServingCase(llama, 0, 32)],

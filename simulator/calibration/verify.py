@@ -9,11 +9,13 @@ import math
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 from simulator.calibration.by_kind import measured_by_kind, predicted_by_kind
 from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
 from simulator.calibration.live_memory import peak_bytes
+from simulator.calibration.passes import Verdict
 from simulator.calibration.timing import CLOCKS, Timing, measure
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch, synchronize
@@ -72,9 +74,9 @@ class Comparison:
     ----------
     kind
         ``training``, ``prefill``, ``decode``, ``loop``, ``data-parallel`` ...
-    measured, again
-        Medians [s] of two measurements of the same thing, all other cases between them: their difference is the noise
-        floor.
+    passes
+        Medians [s] of the measurements of the same thing, all other cases between them: what they differ by is the
+        noise floor.
     predicted, low, high
         [s], with the 80 % interval; equal where the depth gives none.
     memory_measured, memory_predicted
@@ -82,13 +84,14 @@ class Comparison:
     by_kind
         Kind of Op → (measured, predicted) seconds.
     quiet
-        Whether both measurements had the machine to themselves.
+        Whether these had the machine to themselves.
+    set_aside
+        Measurements that do not count, because the machine was disturbed.
     """
 
     kind: str
     name: str
-    measured: float
-    again: float
+    passes: tuple[float, ...]
     predicted: float
     low: float
     high: float
@@ -96,16 +99,23 @@ class Comparison:
     memory_predicted: float = math.nan
     by_kind: dict[str, tuple[float, float]] = field(default_factory=dict)
     quiet: bool = True
+    set_aside: int = 0
+
+    @property
+    def measured(self) -> float:
+        """Median of the passes [s]."""
+        return statistics.median(self.passes)
 
     @property
     def error(self) -> float:
-        """Relative error of the predicted time against the mean of the two measurements."""
-        return self.predicted / ((self.measured + self.again) / 2) - 1
+        """Relative error of the predicted time."""
+        return self.predicted / self.measured - 1
 
     @property
     def noise(self) -> float:
-        """Relative difference of the two measurements."""
-        return self.again / self.measured - 1
+        """Typical relative difference of two passes; 0 of a single one."""
+        pairs = [max(pair) / min(pair) - 1 for pair in combinations(self.passes, 2)]
+        return statistics.median(pairs) if pairs else 0.0
 
     @property
     def memory_error(self) -> float:
@@ -207,16 +217,15 @@ def _dtype(device: str) -> str:
     return "fp32" if device == "cpu" else "bf16"
 
 
-def compare_training(case: TrainingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
-    """Predict a training step that was run twice."""
+def compare_training(case: TrainingCase, node: Node, device: str, seen: Seen, found: Verdict) -> Comparison:
+    """Predict a training step: ``seen`` is the pass that looked at memory and kinds, ``found`` what all passes say."""
     estimate = predict_training(case, node, device)
     interval = estimate.interval
     low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds, estimate.seconds)
-    one, two = first.timing, second.timing
+    kinds = _kinds(seen.by_kind, predicted_by_kind(estimate), found.seconds)
     return Comparison(
-        "training", case.name, one.seconds, two.seconds, estimate.seconds, low, high, first.memory,
-        estimate.memory.worst.peak, _kinds(first.by_kind, predicted_by_kind(estimate), one.seconds),
-        one.quiet and two.quiet,
+        "training", case.name, found.kept, estimate.seconds, low, high, seen.memory, estimate.memory.worst.peak, kinds,
+        found.quiet, found.set_aside,
     )  # fmt: skip
 
 
@@ -246,7 +255,7 @@ def summarise(comparisons: Sequence[Comparison]) -> Summary:
     errors = [abs(c.error) for c in comparisons]
     noise = [abs(c.noise) for c in comparisons]
     memory = [abs(c.memory_error) for c in comparisons if not math.isnan(c.memory_error)]
-    inside = sum(c.low <= (c.measured + c.again) / 2 <= c.high for c in comparisons)
+    inside = sum(c.low <= c.measured <= c.high for c in comparisons)
     return Summary(
         len(errors), statistics.median(errors), max(errors), statistics.median(noise), max(noise),
         max(memory, default=math.nan), inside,

@@ -1,14 +1,21 @@
-"""All comparisons of ``fmsim verify``: every case is run, then every case once more, then all are predicted.
+"""All comparisons of ``fmsim verify``: every case is run in several passes, all other cases in between.
 
-So the two measurements of a case lie minutes apart, as calibration and verification do: what they differ by is the
-machine, and no prediction can be nearer than that.
+So the measurements of a case lie minutes apart, as calibration and verification do: what they differ by is the machine,
+and no prediction can be nearer than that. Every second pass goes in reverse order, and in each some kernels of the
+profile are timed again, too. Which measurements count is said in :mod:`simulator.calibration.passes`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from simulator.calibration.passes import PASSES, Machine, Taken, Verdict, verdict
+from simulator.calibration.retimed import Retimed, chosen, compare_kernels, retime
+from simulator.calibration.timing import CLOCKS
 from simulator.calibration.torch_setup import keep_pages
 from simulator.calibration.verify import (
     Comparison,
@@ -18,17 +25,19 @@ from simulator.calibration.verify import (
     run_training,
     training_cases,
 )
-from simulator.calibration.verify_parallel import compare_parallel
+from simulator.calibration.verify_parallel import compare_parallel, rank_node, run_parallel
 from simulator.calibration.verify_serving import ServingCase, compare_serving, run_serving, serving_cases
 from simulator.data import names
 from simulator.errors import ConfigError
 from simulator.hardware.profiles import load_node
 from simulator.hardware.types import Node
 
-__all__ = ["find_node", "verify_all"]
+__all__ = ["Verified", "find_node", "verify_all"]
 
-PASSES = 2
-"""Measurements of every case."""
+MORE = 2
+"""More passes at most over the cases that the machine disturbed, """
+MORE_SHARE = 0.15
+"""and time for them as a share of what all others took."""
 
 
 def find_node(profile: str) -> Node:
@@ -50,6 +59,15 @@ def find_node(profile: str) -> Node:
     return load_node(profile)
 
 
+@dataclass(frozen=True)
+class Verified:
+    """Comparisons, kernels of the profile timed again, and what was left out with the reason."""
+
+    comparisons: list[Comparison]
+    kernels: list[Retimed]
+    left_out: list[str]
+
+
 def verify_all(
     device: str,
     profile: str,
@@ -58,8 +76,8 @@ def verify_all(
     parallel: bool = True,
     clock: str = "wall",
     progress: Callable[[int, int, str], None] = lambda done, all_, what: None,
-) -> tuple[list[Comparison], list[str]]:
-    """Comparisons, and what was left out with the reason.
+) -> Verified:
+    """Run everything and compare it.
 
     Parameters
     ----------
@@ -68,35 +86,74 @@ def verify_all(
     quick
         Few small cases.
     seconds
-        For one training case, both measurements together.
+        For one training case, all passes together.
     clock
         As for calibration; two processes are always timed by the wall.
     parallel
         Two processes as well, if a profile of one rank lies beside the node's.
     """
-    node = find_node(profile)
+    node, start = find_node(profile), time.perf_counter()
     keep_pages()
     cases: list[TrainingCase | ServingCase] = [*training_cases(quick), *serving_cases(quick)]
-    whole = PASSES * len(cases) + (3 if parallel else 0)
-    passes: list[list[Seen]] = []
-    for number in range(PASSES):
-        seen = []
-        for index, case in enumerate(cases):
-            progress(number * len(cases) + index, whole, case.name)
-            seen.append(_run(case, device, seconds / PASSES, clock, look=number == 0))
-        passes.append(seen)
-    found = [_compare(case, node, device, *both) for case, *both in zip(cases, *passes, strict=True)]
-    left_out: list[str] = []
+    again, left_out = chosen(node.accelerator, device), list[str]()
     if parallel:
-        progress(PASSES * len(cases), whole, "two processes")
         try:
-            found += compare_parallel(profile, device, quick, seconds)
+            rank_node(profile)
         except ConfigError as error:
+            parallel = False
             left_out.append(f"two processes: {error}")
-    busy = sum(not c.quiet for c in found)
+    machine, whole = Machine(device), len(cases) + 2
+    first: list[Seen] = []
+    taken: list[list[Taken]] = [[] for _ in cases]
+    kernels: list[list[float]] = []
+    ranks: list[list[Taken]] = []
+
+    def run(index: int, look: bool) -> None:
+        seen, reference = machine.beside(partial(_run, cases[index], device, seconds / PASSES, clock, look))
+        taken[index].append(Taken.of(seen.timing, reference))
+        if look:
+            first.append(seen)
+
+    def run_ranks() -> None:
+        timings, reference = machine.beside(partial(run_parallel, device, quick, seconds / PASSES))
+        ranks.append([Taken.of(timing, reference) for timing in timings])
+
+    for number in range(PASSES):
+        order = range(len(cases)) if number % 2 == 0 else reversed(range(len(cases)))
+        for done, index in enumerate(order):
+            progress(number * whole + done, PASSES * whole, cases[index].name)
+            run(index, look=number == 0)
+        progress((number + 1) * whole - 2, PASSES * whole, "kernels of the profile")
+        kernels.append(retime(again, device, CLOCKS[clock]))
+        progress((number + 1) * whole - 1, PASSES * whole, "two processes")
+        if parallel:
+            try:
+                run_ranks()
+            except ConfigError as error:
+                parallel = False
+                left_out.append(f"two processes: {error}")
+    until = time.perf_counter() + MORE_SHARE * (time.perf_counter() - start)
+    for _ in range(MORE):
+        for index in [i for i, mine in enumerate(taken) if not verdict(mine, machine.usual).quiet]:
+            if time.perf_counter() > until:
+                break
+            progress(PASSES * whole, PASSES * whole, f"again {cases[index].name}")
+            run(index, look=False)
+    verdicts = [verdict(mine, machine.usual) for mine in taken]
+    found = [_compare(case, node, device, seen, one) for case, seen, one in zip(cases, first, verdicts, strict=True)]
+    if parallel:
+        found += compare_parallel(profile, device, quick, [verdict(p, machine.usual) for p in zip(*ranks, strict=True)])
+    return Verified(found, compare_kernels(again, kernels), left_out + _disturbances(found))
+
+
+def _disturbances(found: Sequence[Comparison]) -> list[str]:
+    """What the machine did besides, one line each."""
+    aside, busy = sum(c.set_aside for c in found), sum(not c.quiet for c in found)
+    whole = aside + sum(len(c.passes) for c in found)
+    lines = [f"{aside} of {whole} measurements were set aside: the machine was disturbed"] if aside else []
     if busy:
-        left_out.append(f"{busy} of {len(found)} cases never had the machine to themselves: expect more noise")
-    return found, left_out
+        lines.append(f"{busy} of {len(found)} cases never had the machine to themselves: expect more noise")
+    return lines
 
 
 def _run(case: TrainingCase | ServingCase, device: str, seconds: float, clock: str, look: bool) -> Seen:
@@ -105,7 +162,7 @@ def _run(case: TrainingCase | ServingCase, device: str, seconds: float, clock: s
     return run_serving(case, device, seconds / 2, clock)
 
 
-def _compare(case: TrainingCase | ServingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
+def _compare(case: TrainingCase | ServingCase, node: Node, device: str, seen: Seen, found: Verdict) -> Comparison:
     if isinstance(case, TrainingCase):
-        return compare_training(case, node, device, first, second)
-    return compare_serving(case, node, device, first, second)
+        return compare_training(case, node, device, seen, found)
+    return compare_serving(case, node, device, found)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from simulator.calibration.cases import eager_framework, llama_model
+from simulator.calibration.passes import Verdict
 from simulator.calibration.ranks import spawn
-from simulator.calibration.timing import QUIET, WOKEN, Timing, alone, summary
+from simulator.calibration.timing import Timing, summary
 from simulator.calibration.torch_models import build_model
 from simulator.calibration.torch_setup import require_torch
 from simulator.calibration.verify import Comparison, one_node, training_step
-from simulator.calibration.waiting import LONG, Waiting
 from simulator.errors import ConfigError
 from simulator.hardware.types import Node
 from simulator.training.step import estimate_step
@@ -22,7 +22,7 @@ from simulator.workload.jobs import Batch, TrainingJob
 from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 
-__all__ = ["ParallelCase", "compare_parallel", "halved", "parallel_cases"]
+__all__ = ["ParallelCase", "compare_parallel", "halved", "parallel_cases", "rank_node", "run_parallel"]
 
 RANKS = 2
 
@@ -56,21 +56,36 @@ def parallel_cases(quick: bool = False) -> list[ParallelCase]:
     return [ParallelCase(kind, model, 4, 128) for kind in ("data-parallel", "tensor-parallel", "pipeline-parallel")]
 
 
-def compare_parallel(profile: str, device: str, quick: bool, seconds: float) -> list[Comparison]:
-    """Run and predict every case with the profile of one rank that lies beside ``profile``.
+def run_parallel(device: str, quick: bool, seconds: float) -> list[Timing]:
+    """Run every case once, about ``seconds`` each.
 
     Raises
     ------
     ConfigError
-        If there is no such profile, or the processes fail.
+        If the processes fail, or the device cannot be two ranks.
     """
     if device != "cpu":
         raise ConfigError("two processes are run on CPUs only: one accelerator cannot be two ranks")
-    node = _rank_node(profile)
-    cases = parallel_cases(quick)
-    measured: list[tuple[Timing, Timing]] = spawn(_run_all, RANKS, cases, seconds)
-    found = []
-    for case, (first, second) in zip(cases, measured, strict=True):
+    found: list[Timing] = spawn(_run_all, RANKS, parallel_cases(quick), seconds)
+    return found
+
+
+def compare_parallel(profile: str, device: str, quick: bool, found: Sequence[Verdict]) -> list[Comparison]:
+    """Predict every case with the profile of one rank that lies beside ``profile``.
+
+    Parameters
+    ----------
+    found
+        What the passes of each case say.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such profile.
+    """
+    node = rank_node(profile)
+    comparisons = []
+    for case, one in zip(parallel_cases(quick), found, strict=True):
         batch = Batch(case.batch, case.micro_batch, case.sequence)
         job = TrainingJob(case.kind, case.model, eager_framework(device), batch, case.plan)
         estimate = estimate_step(job, one_node(node))
@@ -79,17 +94,22 @@ def compare_parallel(profile: str, device: str, quick: bool, seconds: float) -> 
         interval = estimate.interval
         low, high = (interval.low, interval.high) if interval is not None else (estimate.seconds,) * 2
         name = f"{case.model.name} b{case.batch} s{case.sequence}"
-        found.append(
+        comparisons.append(
             Comparison(
-                case.kind, name, first.seconds, second.seconds, estimate.seconds, low, high,
-                quiet=first.quiet and second.quiet,
+                case.kind, name, one.kept, estimate.seconds, low, high, quiet=one.quiet, set_aside=one.set_aside
             )
         )  # fmt: skip
-    return found
+    return comparisons
 
 
-def _rank_node(profile: str) -> Node:
-    """Node of two ranks, with the collectives measured between them made known to the cost model."""
+def rank_node(profile: str) -> Node:
+    """Node of two ranks, with the collectives measured between them made known to the cost model.
+
+    Raises
+    ------
+    ConfigError
+        If there is none beside ``profile``.
+    """
     from simulator.calibration.verify_all import find_node
     from simulator.cost.measured import Lender, add_lender
     from simulator.data import names
@@ -107,33 +127,30 @@ def _rank_node(profile: str) -> Node:
 # -- what runs in the processes ----------------------------------------------------------------------------------------
 
 
-def _run_all(rank: int, ranks: int, cases: list[ParallelCase], seconds: float) -> list[tuple[Timing, Timing]]:
+def _run_all(rank: int, ranks: int, cases: list[ParallelCase], seconds: float) -> list[Timing]:
     make = {"data-parallel": _data, "tensor-parallel": _tensor, "pipeline-parallel": _pipeline}
     steps = [make[case.kind](case, rank) for case in cases]
-    first = [_median(step, seconds / 2) for step in steps]
-    return list(zip(first, [_median(step, seconds / 2) for step in steps], strict=True))
+    return [_median(step, seconds) for step in steps]
 
 
 def _median(step: Callable[[], object], seconds: float) -> Timing:
-    """Median of as many steps as fit; the ranks agree on the number, and on which of them had to wait."""
+    """Median of as many steps as fit; the ranks agree on the number.
+
+    What threads waited for a processor is not taken off, as it is elsewhere: ranks have more threads than processors
+    (gloo's beside their own), and wait for one another.
+    """
     d, torch = require_torch().distributed, require_torch()
     start = time.perf_counter()
     step()
     wanted = torch.tensor([max(3, min(15, int(seconds / (time.perf_counter() - start))))])
     d.all_reduce(wanted, op=d.ReduceOp.MIN)
-    samples, quiet = list[tuple[float, float]](), list[float]()
-    with Waiting(LONG) as waiting:
-        for _ in range(int(wanted)):
-            d.barrier()
-            before, start = waiting.seconds(), time.perf_counter()
-            step()
-            took = time.perf_counter() - start
-            waited = torch.tensor([waiting.seconds() - before], dtype=torch.float64)
-            d.all_reduce(waited)
-            samples.append((alone(took, float(waited)), float(waited) / took))
-            if float(waited) <= QUIET * took + WOKEN:
-                quiet.append(samples[-1][0])
-    return summary(samples, quiet, 3)
+    samples = []
+    for _ in range(int(wanted)):
+        d.barrier()
+        start = time.perf_counter()
+        step()
+        samples.append(time.perf_counter() - start)
+    return summary([(took, 0.0) for took in samples], samples, 3)
 
 
 def _optimizer(model: Any) -> Any:

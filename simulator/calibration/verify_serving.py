@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from simulator.calibration.cases import eager_framework, gpt_model, llama_model, moe_model
+from simulator.calibration.passes import Verdict
 from simulator.calibration.torch_models import KVCache, build_model
 from simulator.calibration.torch_setup import require_torch
 from simulator.calibration.verify import Comparison, Seen, one_node, timed
@@ -89,10 +90,10 @@ def predict_serving(case: ServingCase, node: Node, device: str) -> float:
     return sum(_cost(case.model, node, device).iteration(shape) for shape in shapes_of(case))
 
 
-def compare_serving(case: ServingCase, node: Node, device: str, first: Seen, second: Seen) -> Comparison:
-    """Predict a serving case that was run twice."""
-    said, one, two = predict_serving(case, node, device), first.timing, second.timing
-    return Comparison(case.kind, case.name, one.seconds, two.seconds, said, said, said, quiet=one.quiet and two.quiet)
+def compare_serving(case: ServingCase, node: Node, device: str, found: Verdict) -> Comparison:
+    """Predict a serving case of which several passes say ``found``."""
+    said = predict_serving(case, node, device)
+    return Comparison(case.kind, case.name, found.kept, said, said, said, quiet=found.quiet, set_aside=found.set_aside)
 
 
 @lru_cache(maxsize=8)

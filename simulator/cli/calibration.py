@@ -62,6 +62,7 @@ def calibrate(
             f"(p90 {row['p90_error']:.0%})",
             markup=False,
         )
+    out_.print(f"  {done.outcome.how()}", markup=False)
     if done.sequence is not None:
         plain, recorded = (1e6 * s for s in (done.sequence.between, done.sequence.between_recorded))
         out_.print(f"  between two kernels of a model: {plain:.0f} us, {recorded:.0f} us under autograd", markup=False)
@@ -85,10 +86,14 @@ def verify(
     clock: Clock = "wall",
     parallel: Annotated[bool, typer.Option("--parallel/--no-parallel", help="Also two processes over gloo.")] = True,
     repeat: Annotated[int, typer.Option("--repeat", min=1, help="Run everything so often; each run is printed.")] = 1,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", metavar="FILE", help="Earlier --json output: measured now against measured then."),
+    ] = None,
     as_json: AsJson = False,
 ) -> int:
     """Run real models on this machine and print measured time and memory beside predicted."""
-    from simulator.calibration.report import comparison_rows, print_comparisons, print_repeats
+    from simulator.calibration import report
     from simulator.calibration.timing import the_clock
     from simulator.calibration.torch_setup import device_info
     from simulator.calibration.verify_all import verify_all
@@ -99,17 +104,25 @@ def verify(
     runs = []
     for number in range(1, repeat + 1):
         with _progress(f"run {number} of {repeat}:" if repeat > 1 else "running", as_json) as told:
-            found, left_out = verify_all(device, node or info.slug, quick, seconds, parallel, clock, told)
+            found = verify_all(device, node or info.slug, quick, seconds, parallel, clock, told)
         runs.append(found)
         if not as_json:
             if repeat > 1:
                 console().print(f"run {number} of {repeat}", style="bold")
-            print_comparisons(found, left_out, console())
+            report.print_comparisons(found.comparisons, found.left_out, console())
+            report.print_kernels(found.kernels, console())
+            if against is not None:
+                report.print_against(found.comparisons, against, console())
     if as_json:
-        rows = [{"run": i, **row} for i, one in enumerate(runs, 1) for row in comparison_rows(one)]
-        print_json({"comparisons": rows, "left_out": left_out})
+        rows = [{"run": i, **row} for i, one in enumerate(runs, 1) for row in report.comparison_rows(one.comparisons)]
+        kernels = [
+            {"run": i, "group": k.group, "profile_s": k.profile, "now_s": k.now}
+            for i, one in enumerate(runs, 1)
+            for k in one.kernels
+        ]
+        print_json({"comparisons": rows, "kernels": kernels, "left_out": runs[-1].left_out})
     elif repeat > 1:
-        print_repeats(runs, console())
+        report.print_repeats([one.comparisons for one in runs], console())
     return OK
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
-from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, load_rows
+from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, coordinates, load_rows
 from simulator.cost.kernels import (
     EAGER_LAUNCH,
     GRAPH_LAUNCH,
@@ -148,6 +148,10 @@ class DeviceCost:
     def alone(self, work: Work) -> Priced:
         """Time of ``work`` as a benchmark of one kernel measures it."""
         return self._corrected(work, self._price(work))
+
+    def tabulated(self, work: Work) -> bool:
+        """Whether kernels of this kind were measured on the device."""
+        return self._table is not None and coordinates(work)[0] in self._table.keys
 
     def curve(self, work: Work) -> float:
         """Seconds by the fitted curve alone, without the kernels measured on the device [s]."""

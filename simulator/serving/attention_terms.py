@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -20,6 +21,9 @@ __all__ = ["AttentionTerm", "attention_term"]
 
 TEMPLATE_CONTEXT = 1024
 """Context of the work template; coefficients per token do not depend on it."""
+
+KNOTS = 4
+"""Mean contexts per doubling at which measured decode kernels are priced."""
 
 
 class AttentionTerm(Protocol):
@@ -92,6 +96,8 @@ class SoftmaxTerm:
         self.constants |= {i for work in self._expansion(64) for i in self.device.price(work).constants}
         self.prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
         self._memo: dict[tuple[int, int], float] = {}
+        self._knots: dict[tuple[int, int], float] = {}
+        self._measured = self.grid is None and self.device.tabulated(probe)
         window = self.spec.sliding_window if self.spec.kind == "sliding" else 0
         self._cap = min((c for c in (window, self.kept.cap) if c), default=0)
 
@@ -150,8 +156,8 @@ class SoftmaxTerm:
 
     @property
     def bounded(self) -> bool:
-        """Whether a window or budget caps what is read, or the batch decides how fast."""
-        return self._cap > 0 or self.grid is not None
+        """Whether a window or budget caps what is read, or the batch or its context decides how fast."""
+        return self._cap > 0 or self.grid is not None or self._measured
 
     def _stretch(self, decodes: int) -> float:
         """Time of the cache's read over that of kernels which fill the device."""
@@ -174,11 +180,31 @@ class SoftmaxTerm:
         return rows, ratio * decodes, max(1, int((most - rows) // (ratio * decodes)))
 
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
-        """Affine in the summed context until a window or budget is full."""
+        """Affine in the summed context until a window or budget is full, or to the next knot of a measured kernel."""
         rows, growth, holds = self._attended(decodes, context)
+        if self._measured:
+            return self._between_knots(decodes, rows, growth, holds)
         fixed = self._constant + self._per_sequence * decodes
         per_token = self._per_token * self._stretch(decodes)
         return fixed + per_token * rows, per_token * growth, holds
+
+    def _between_knots(self, decodes: int, rows: float, growth: float, holds: int) -> tuple[float, float, int]:
+        """Kernels that were measured follow no line: their prices at a grid of mean contexts, and lines between."""
+        mean = max(1.0, rows / decodes)
+        at = math.floor(KNOTS * math.log2(mean) + 1e-9)
+        low, high = _knot(at), _knot(at + 1)
+        first, second = self._at_knot(decodes, at), self._at_knot(decodes, at + 1)
+        slope = (second - first) / (decodes * (high - low))
+        if growth > 0.0:
+            holds = min(holds, max(1, int((decodes * high - rows) // growth)))
+        return first + slope * (rows - decodes * low), slope * growth, holds
+
+    def _at_knot(self, decodes: int, number: int) -> float:
+        known = self._knots.get((decodes, number))
+        if known is None:
+            known = self.device.price(self._decode_work(decodes, _knot(number))).seconds
+            self._knots[decodes, number] = known
+        return known
 
     def prefill(self, chunks: Sequence[tuple[int, int]]) -> float:
         """One variable-length kernel: every chunk adds its work, the launch is paid once."""
@@ -217,6 +243,10 @@ class SoftmaxTerm:
     def bytes(self, batch: BatchShape) -> float:
         """Keys and values read, queries and outputs."""
         return sum(work.bytes for work in self._works(batch))
+
+
+def _knot(number: int) -> float:
+    return float(2.0 ** (number / KNOTS))
 
 
 @dataclass

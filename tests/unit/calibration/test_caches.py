@@ -8,13 +8,30 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from simulator.calibration.caches import FAR, KERNELS, _arena, alternating, copies, keeping, pieces, swept  # noqa: E402
+from simulator.calibration import caches  # noqa: E402
+from simulator.calibration.caches import (  # noqa: E402
+    FAR,
+    KERNELS,
+    MOST,
+    _arena,
+    alternating,
+    copies,
+    keeping,
+    layer_bytes,
+    pieces,
+    swept,
+)
 
 
 def test_copies_exceed_the_caches_and_end() -> None:
-    assert (
-        copies(FAR["cpu"] / 4, "cpu") == 4 and copies(1e12, "cpu") == 1 and copies(1.0, "cpu") == copies(100.0, "cpu")
-    )
+    assert copies(FAR["cpu"] / 4, "cpu") == 4 and copies(1e12, "cpu") == 1 and copies(1.0, "cpu") == MOST["cpu"]
+    assert copies(FAR["cpu"] / 8, "cpu", FAR["cpu"] / 2) == 4  # half of the distance is what passes in between
+    assert copies(FAR["cuda"] / 4, "cuda", 1e12) == 4  # nothing passes in between on an accelerator
+
+
+def test_a_layer_passes_between_two_runs_of_a_kernel() -> None:
+    assert layer_bytes(1e6, 1e5) == 1e6 + KERNELS * 1e5
+    assert layer_bytes(1e12, 0.0) == FAR["cpu"]
 
 
 def test_pieces_do_not_overlap_within_the_distance() -> None:
@@ -24,9 +41,11 @@ def test_pieces_do_not_overlap_within_the_distance() -> None:
     assert len(set(seen)) == len(seen) and all(b - a >= 4 * size for a, b in itertools.pairwise(seen) if b > a)
 
 
-def test_training_keeps_outputs_and_inference_does_not() -> None:
+def test_training_keeps_outputs_and_inference_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: list[float] = []
+    monkeypatch.setattr(caches, "sweep", passed.append)
     x = torch.ones(1000)
-    kept = keeping(lambda: x * 2, FAR["cpu"] / 4, "cpu", (x,))
+    kept = keeping(lambda: x * 2, FAR["cpu"] / 4, "cpu", (x,), 0.0)
     for _ in range(6):
         kept()
     outputs = kept.run.__closure__ and [
@@ -34,10 +53,22 @@ def test_training_keeps_outputs_and_inference_does_not() -> None:
     ]
     assert outputs and len(outputs[0]) == 4  # as many as fit into the distance, the oldest given back
     assert torch.equal(x, torch.ones(1000))  # being touched changes nothing
-    plain = swept(lambda: x * 2, "cpu", (x,), 4000.0, 0.0)
+    plain = swept(lambda: x * 2, "cpu", (x,), 5e6)
     plain()
-    assert plain.prepare is not None and FAR["cpu"] > KERNELS * 4000
-    assert keeping(lambda: x, 1.0, "cuda").prepare is None and swept(lambda: x, "cuda", (), 1.0, 1.0).prepare is None
+    assert passed == [0.0] * 6 + [5e6]
+    assert (
+        keeping(lambda: x, 1.0, "cuda", (), 1.0).prepare is None and swept(lambda: x, "cuda", (), 1.0).prepare is None
+    )
+
+
+def test_only_what_autograd_records_runs_outside_an_inference() -> None:
+    seen: list[bool] = []
+    call = lambda: seen.append(torch.is_inference_mode_enabled())  # noqa: E731
+    swept(call, "cpu", (), 0.0)()
+    keeping(call, 1.0, "cpu", (), 0.0)()
+    alternating(lambda: (call, ()), 1.0, "cpu", 0.0)()
+    alternating(lambda: (call, ()), 1.0, "cpu", 0.0, recorded=False)()
+    assert seen == [True, False, False, True]
 
 
 def test_far_tensors_take_turns() -> None:
@@ -49,7 +80,7 @@ def test_far_tensors_take_turns() -> None:
         made.append(number)
         return (lambda: used.append(number)), (torch.zeros(4),)
 
-    kernel = alternating(make, FAR["cpu"] / 3, "cpu")  # type: ignore[arg-type]
+    kernel = alternating(make, FAR["cpu"] / 3, "cpu", 0.0)  # type: ignore[arg-type]
     for _ in range(6):
         kernel()
     assert used == [0, 1, 2, 0, 1, 2]

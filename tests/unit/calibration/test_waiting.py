@@ -41,7 +41,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, calls: list[tuple[float, float]]) 
 
 
 def test_repeats_that_waited_are_set_aside(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = [(0.1, 0.0)] * 2 + [(0.1, 0.0), (0.9, 0.5), (0.1, 0.0), (0.8, 0.4), (0.1, 0.0)]
+    calls = [(0.1, 0.0), (0.1, 0.0), (0.9, 0.5), (0.1, 0.0), (0.8, 0.4), (0.1, 0.0)]
     call, clock = scripted(monkeypatch, calls)
     found = measure(call, budget=1.0, repeats=3, least=3, clock=clock)
     assert found.seconds == pytest.approx(0.1) and found.quiet
@@ -49,7 +49,7 @@ def test_repeats_that_waited_are_set_aside(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_where_none_was_quiet_the_waiting_is_taken_off_the_least_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = [(0.2, 0.1)] * 2 + [(0.15, 0.05), (0.2, 0.1), (0.14, 0.04), (0.3, 0.2), (0.13, 0.03), (0.4, 0.2)]
+    calls = [(0.2, 0.1), (0.15, 0.05), (0.2, 0.1), (0.14, 0.04), (0.3, 0.2), (0.13, 0.03), (0.4, 0.2)]
     call, clock = scripted(monkeypatch, calls)
     found = measure(call, budget=1.0, repeats=3, least=3, clock=clock)
     assert found.seconds == pytest.approx(0.1) and not found.quiet
