@@ -280,14 +280,8 @@ class DeviceCost:
     def _curve_of(self, work: Work) -> str:
         """Section of the curve of a GEMM: grouped ones have their own where they were fitted on the device."""
         dtype = curve_dtype(self.accelerator, work.dtype.removesuffix(SUMMED_IN_HALF))
-        own = f"grouped_gemm.{dtype}"
-        grouped = work.kind is OpKind.GROUPED_GEMM and f"{own}.compute" in self.accelerator.efficiency
-        return own if grouped else f"gemm.{dtype}"
-
-    def _unaligned(self, curve: str, work: Work, used: list[str]) -> float:
-        if (own := f"{curve}.unaligned") in self.accelerator.efficiency:
-            return self.value(own, used)
-        return self.shared(unaligned_experts(self.accelerator.architecture, work.dtype), used)
+        grouped = work.kind is OpKind.GROUPED_GEMM and f"grouped_gemm.{dtype}.compute" in self.accelerator.efficiency
+        return f"grouped_gemm.{dtype}" if grouped else f"gemm.{dtype}"
 
     def _gemm(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
@@ -300,7 +294,8 @@ class DeviceCost:
         memory = work.bytes * self.reading(work, curve, used)
         # The rows of experts are made narrow where they are sent off and where they are activated.
         if work.kind is OpKind.GEMM and work.casts and self._resolver.has(curve, "cast"):
-            cast = self._quantise(work, curve, used)
+            made = (2.0 + DTYPE_BYTES[work.dtype]) * work.m * work.k
+            cast = made / (self.share(f"{curve}.cast", used) * device.memory_bandwidth)
         if self._own:
             compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
@@ -310,7 +305,8 @@ class DeviceCost:
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
             if unaligned(work):
-                together *= self._unaligned(curve, work, used)
+                own, shared = f"{curve}.unaligned", unaligned_experts(device.architecture, work.dtype)
+                together *= self.value(own, used) if own in device.efficiency else self.shared(shared, used)
             if curve.startswith("gemm"):
                 together *= self.shared(expert_spread(device.architecture, work.dtype), used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
@@ -347,11 +343,6 @@ class DeviceCost:
             return 0.0
         share = self.share("elementwise.memory", used)
         return CAST_BYTES * work.m * work.k / (share * self.accelerator.memory_bandwidth)
-
-    def _quantise(self, work: Work, curve: str, used: list[str]) -> float:
-        """Time of the kernel that turns the 16-bit input of a narrow GEMM into its type [s]: it reads and writes it."""
-        moved = (2.0 + DTYPE_BYTES[work.dtype]) * work.m * work.k
-        return moved / (self.share(f"{curve}.cast", used) * self.accelerator.memory_bandwidth)
 
     @cached_property
     def _own(self) -> Mapping[str, Constant]:

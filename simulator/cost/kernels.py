@@ -8,9 +8,9 @@ from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF", "UNPACKED_EXPERTS",
-    "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block", "attention_waves",
-    "expert_spread", "grouped_gemm_flops", "smooth_max", "unaligned_experts",
+    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
+    "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block",
+    "attention_waves", "expert_spread", "grouped_gemm_flops", "smooth_max", "unaligned_experts",
 ]  # fmt: skip
 
 CAST_BYTES = 4.0
