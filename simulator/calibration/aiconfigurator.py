@@ -9,16 +9,19 @@ import importlib.util
 import json
 import math
 import statistics
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from simulator.calibration.resident import resident
+from simulator.cost.experts import expert_block
 from simulator.cost.kernel_table import Row
 from simulator.errors import ConfigError, unknown_name
+from simulator.hardware.profiles import load_accelerator
 from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
-__all__ = ["ACCELERATORS", "devices", "engines", "read_collectives", "read_kernels"]
+__all__ = ["ACCELERATORS", "devices", "engines", "read_block_scaled", "read_collectives", "read_kernels"]
 
 INSTALL = "aiconfigurator-core is not installed: pip install 'fmsim[measured]'"
 
@@ -37,6 +40,10 @@ OUTLIER = 1.5
 """Kernels that take so many times as long as those of another format of their type say little of a device; that is then
 read. vLLM 0.24 has experts with one scale per tensor that take 3.6 (H100) and 4.4 times (H200) as long as with one per
 block, and 2.3 and 2.9 times as long as in 16 bit; TensorRT-LLM and vLLM 0.19 have none of this."""
+
+COPIES = {"vllm": 6, "sglang": 6, "trtllm": 5}
+"""Weights that the collector of each engine multiplies in turn, so that not all are in the cache; vLLM's in fp4 are one
+(collector/*/collect_gemm.py of ai-dynamo/aiconfigurator)."""
 
 _FILES = {
     "gemm": ("gemm", "gemm_perf.parquet"),
@@ -89,7 +96,10 @@ def read_kernels(device: str, engine: str = "", version: str = "") -> tuple[list
         raise ConfigError(unknown_name(f"engine of {device}", engine, known))
     rows: list[Row] = []
     coverage = []
-    readers = {"gemm": _gemm, "attention_prefill": _prefill, "attention_decode": _decode}
+    l2 = load_accelerator(ACCELERATORS[device]).l2_capacity
+    readers: dict[str, Callable[[Any], Iterator[Row]]] = {
+        "gemm": partial(_gemm, engine, l2), "attention_prefill": _prefill, "attention_decode": partial(_decode, l2)
+    }  # fmt: skip
     for kind, (folder, file) in _FILES.items():
         path = _newest(_root() / device / folder / engine, file, version)
         if path is None:
@@ -131,6 +141,23 @@ def read_collectives(device: str) -> dict[tuple[str, str, int], list[tuple[float
     return {key: sorted(dict(points).items()) for key, points in found.items()}
 
 
+def read_block_scaled(device: str, engine: str) -> list[Row]:
+    """GEMMs in fp8 with one scale per block of the operands, as ``engine`` runs them (casts of the inputs included).
+
+    Raises
+    ------
+    ConfigError
+        If the package or the device is not there.
+    """
+    import pandas as pd
+
+    if engine not in engines(device):
+        return []
+    path = _newest(_root() / device / "gemm" / engine, "gemm_perf.parquet", "")
+    l2 = load_accelerator(ACCELERATORS[device]).l2_capacity
+    return [] if path is None else _distinct(list(_gemm(engine, l2, pd.read_parquet(path), {"fp8_block": "fp8"})))
+
+
 def _newest(folder: Path, file: str, version: str) -> Path | None:
     found = [p for p in folder.glob(f"*/{file}") if not version or p.parent.name == version]
 
@@ -156,14 +183,20 @@ def _records(table: Any, columns: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
     yield from zip(*(table[c].tolist() if c in table else zeros for c in columns), strict=True)
 
 
-def _gemm(table: Any) -> Iterator[Row]:
+def _gemm(engine: str, cache: float, table: Any, dtypes: Mapping[str, str] = _DTYPES) -> Iterator[Row]:
     for name, m, n, k, latency in _records(table, ("gemm_dtype", "m", "n", "k", "latency")):
-        dtype = _DTYPES.get(name)
+        dtype = dtypes.get(name)
         if dtype is None or latency <= 0 or n < 256 or k < 256:
             continue
         size = DTYPE_BYTES[dtype]
         moved = (m * k + n * k) * size + 2.0 * m * n
-        yield Row(Work(OpKind.GEMM, dtype, 2.0 * m * n * k, moved, m, n, k, operator="forward"), latency * 1e-3)
+        copies = 1 if dtype == "fp4" and engine == "vllm" else COPIES.get(engine, 1)
+        near = moved * resident(moved + (copies - 1) * n * k * size, cache)
+        work = Work(
+            OpKind.GEMM, dtype, 2.0 * m * n * k, moved, m, n, k, operator="forward", near=near,
+            casts=dtype in ("fp8", "fp4"),
+        )  # fmt: skip
+        yield Row(work, latency * 1e-3)
 
 
 _ATTENTION = (
@@ -186,7 +219,7 @@ def _prefill(table: Any) -> Iterator[Row]:
         yield Row(work, latency * 1e-3)
 
 
-def _decode(table: Any) -> Iterator[Row]:
+def _decode(cache: float, table: Any) -> Iterator[Row]:
     for batch, length, step, heads, kv_heads, width, stored, window, latency in _records(table, _ATTENTION):
         context = length + step
         dtype = _DTYPES.get(stored)
@@ -196,7 +229,7 @@ def _decode(table: Any) -> Iterator[Row]:
         moved = 2.0 * DTYPE_BYTES[dtype] * batch * context * kv_heads * width + 4.0 * batch * heads * width
         work = Work(
             OpKind.ATTENTION, dtype, flops, moved, batch=batch, q_len=1, kv_len=context, heads=heads,
-            kv_heads=kv_heads, head_dim=width,
+            kv_heads=kv_heads, head_dim=width, near=moved * resident(moved, cache),
         )  # fmt: skip
         yield Row(work, latency * 1e-3)
 
@@ -226,7 +259,7 @@ def _longer(rows: list[Row], others: list[Row]) -> float:
 
 
 def _moe(table: Any) -> Iterator[tuple[str, Row]]:
-    """The grouped GEMMs of an expert block together, on one GPU's experts.
+    """Expert blocks, on one GPU's experts.
 
     Only balanced routing: there T tokens of k experts each touch min(E, k·T) of E experts, which the times confirm
     (proportional to T up to E / k). Under the table's power laws the touched experts are not stated.
@@ -242,13 +275,9 @@ def _moe(table: Any) -> Iterator[tuple[str, Row]]:
         dtype = _EXPERT_DTYPES.get(name)
         if dtype is None or latency <= 0 or ep != 1 or not str(spread).startswith("balanced"):
             continue
-        matrices = 2 if (hidden, inter, experts) in plain else 3
-        rows, width = tokens * topk, inter // max(1, tp)
-        touched, size = min(experts, rows), DTYPE_BYTES[dtype]
-        flops = 2.0 * rows * hidden * width * matrices
-        moved = touched * float(matrices) * hidden * width * size + rows * (2.0 * hidden + matrices * width) * 2.0
-        n = matrices * width
-        work = Work(OpKind.GROUPED_GEMM, dtype, flops, moved, rows, n, hidden, touched, operator="forward")
+        touched = min(experts, tokens * topk)
+        gated = (hidden, inter, experts) not in plain
+        work = expert_block(dtype, tokens, topk, hidden, inter // max(1, tp), touched, gated)
         yield name, Row(work, latency * 1e-3)
 
 

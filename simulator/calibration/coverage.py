@@ -120,7 +120,7 @@ def beyond(rows: Rows, accelerator: Accelerator) -> list[Spread]:
 
 
 def _by_table(used: Sequence[Row], rest: Sequence[Row], accelerator: Accelerator, trust: Trust) -> list[Spread]:
-    fits = fit_curves(used, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth))
+    fits = fit_curves(used, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth, accelerator.sm_count))
     constants = constants_of(accelerator.name, fits, f"fit to {len(used)} points")
     with TemporaryDirectory() as folder:
         table = Path(folder) / "kernels.csv"

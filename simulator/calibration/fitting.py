@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from simulator.cost.attention import HEAD_GRID, key_length
+from simulator.cost.experts import is_block, kernels_of, unaligned
 from simulator.cost.kernel_table import Row, is_decode
+from simulator.cost.kernels import grouped_gemm_flops
 from simulator.cost.sensitivity import Z80
-from simulator.workload.ops import OpKind, Work
+from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_gemm", "peaks_of",
-    "two_sigmas",
+    "CurveFit", "Peaks", "fit_attention", "fit_curves", "fit_decode", "fit_elementwise", "fit_experts", "fit_gemm",
+    "peaks_of", "two_sigmas",
 ]  # fmt: skip
 
 
@@ -35,6 +37,8 @@ SHORT = 0.2
 """Share of the launch in the time of a kernel above which it counts as short."""
 FEW = 8
 LEAST = 0.01
+LIGHT, STREAMED = 3e-6, 0.8
+"""Launch [s] and share of the bandwidth of the small kernels of an expert block: the shipped profiles' elementwise."""
 
 Curve = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
 """Seconds of some rows (or their residuals) by a curve's constants."""
@@ -69,10 +73,11 @@ class CurveFit:
 
 @dataclass(frozen=True)
 class Peaks:
-    """Rates that fractions refer to: FLOP/s by dtype and B/s."""
+    """Rates that fractions refer to: FLOP/s by dtype and B/s; and multiprocessors, by whose waves tiles are done."""
 
     flops: dict[str, float]
     bandwidth: float
+    sm_count: int = 0
 
 
 def peaks_of(rows: Sequence[Row], margin: float = 1.02) -> Peaks:
@@ -104,11 +109,13 @@ def fit_curves(rows: Sequence[Row], peaks: Peaks, own_host: bool = False) -> dic
         if dtype not in peaks.flops:
             continue
         gemm = [r for r in mine if r.work.kind is OpKind.GEMM]
+        experts = [r for r in mine if is_block(r.work)]
         attention = [r for r in mine if r.work.kind is OpKind.ATTENTION]
         prefill = [r for r in attention if not is_decode(r.work) and not r.work.backward]
         decode = [r for r in attention if is_decode(r.work)]
         for name, some, fit in (
             ("gemm", gemm, fit_gemm),
+            ("grouped_gemm", experts, partial(fit_experts, sm_count=peaks.sm_count)),
             ("attention_prefill", prefill, fit_attention),
             ("attention_decode", decode, partial(fit_decode, own_host=own_host)),
         ):
@@ -121,25 +128,68 @@ def fit_curves(rows: Sequence[Row], peaks: Peaks, own_host: bool = False) -> dic
     return found
 
 
-def fit_gemm(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
-    """``launch``, ``compute``, ``memory`` and ``sharpness`` of t = t0 + ((F/e_f·P)^p + (Q/e_b·BW)^p)^(1/p)."""
+def fit_gemm(rows: Sequence[Row], peak: float, bandwidth: float, sharpness: float = 0.0) -> CurveFit:
+    """``launch``, ``compute``, ``memory`` and ``sharpness`` of t = t0 + ((F/e_f·P)^p + (Q/e_b·BW)^p)^(1/p); ``cached``
+    where a benchmark found operands in the cache, and ``cast`` where inputs are made narrow first: + (2 + s)·m·k/e_c·BW
+    for elements of s bytes. A ``sharpness`` above 0 is held."""
+    near, casts = bool(_near(rows).any()), any(r.work.casts for r in rows)
 
     def curve(some: Sequence[Row]) -> Curve:
         flops, moved = _sizes(some)
+        share = _near(some)
+        turned = np.array([r.work.casts * (2.0 + DTYPE_BYTES[r.work.dtype]) * r.work.m * r.work.k for r in some])
 
         def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
-            launch, compute, memory, sharpness = x
-            a, b = flops / (compute * peak), moved / (memory * bandwidth)
-            high, low = np.maximum(a, b), np.minimum(a, b)
-            together: NDArray[np.float64] = launch + high * (1 + (low / high) ** sharpness) ** (1 / sharpness)
-            return together
+            launch, compute, memory, power = x[:4]
+            a, b = flops / (compute * peak), _read(moved, share, memory, x[4:5] if near else ()) / bandwidth
+            together: NDArray[np.float64] = launch + _smooth_max(a, b, power)
+            return together + turned / (x[-1] * bandwidth) if casts else together
 
         return seconds
 
-    return _fit(
-        rows, curve, ("launch", "compute", "memory", "sharpness"),
-        (_least(rows), 0.5, 0.5, 2.0), (1e-9, 0.005, 0.005, 1.0), (1.0, 1.0, 1.0, 8.0),
-    )  # fmt: skip
+    choices = {
+        "launch": (_least(rows), 1e-9, 1.0), "compute": (0.5, 0.005, 1.0), "memory": (0.5, 0.005, 1.0),
+        "sharpness": (2.0, 1.0, 8.0), "cached": (2.0, 1.0, 10.0), "cast": (0.3, 0.02, 1.0),
+    }  # fmt: skip
+    if sharpness:
+        choices["sharpness"] = (sharpness, sharpness * (1 - STEP), sharpness * (1 + STEP))
+    absent = {name for name, there in (("cached", near), ("cast", casts)) if not there}
+    chosen = {name: choice for name, choice in choices.items() if name not in absent}
+    return _fit(rows, curve, tuple(chosen), *(tuple(c[i] for c in chosen.values()) for i in range(3)))
+
+
+def fit_experts(rows: Sequence[Row], peak: float, bandwidth: float, sm_count: int = 0) -> CurveFit:
+    """``launch``, ``compute``, ``memory`` and ``sharpness`` of the grouped GEMMs of expert blocks, as :func:`fit_gemm`
+    has them, beside the other kernels of a block at ``LIGHT`` [s] and ``STREAMED`` of the bandwidth; ``unaligned`` is
+    the factor on those whose widths are no multiple of 16."""
+    odd = any(unaligned(part) for r in rows for part in kernels_of(r.work))
+
+    def curve(some: Sequence[Row]) -> Curve:
+        parts = [[p for p in kernels_of(r.work) if p.kind is OpKind.GROUPED_GEMM] for r in some]
+        light = [[p for p in kernels_of(r.work) if p.kind is not OpKind.GROUPED_GEMM] for r in some]
+        beside = np.array([sum(LIGHT + p.bytes / (STREAMED * bandwidth) for p in mine) for mine in light])
+        sides = [
+            (
+                np.array([grouped_gemm_flops(p[i], sm_count) for p in parts]), np.array([p[i].bytes for p in parts]),
+                np.array([unaligned(p[i]) for p in parts]),
+            )
+            for i in range(2)
+        ]  # fmt: skip
+
+        def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
+            launch, compute, memory, sharpness = x[:4]
+            total: NDArray[np.float64] = beside + 2 * launch
+            for flops, moved, aside in sides:
+                together = _smooth_max(flops / (compute * peak), moved / (memory * bandwidth), sharpness)
+                total = total + (np.where(aside, x[4], 1.0) if odd else 1.0) * together
+            return total
+
+        return seconds
+
+    names = ("launch", "compute", "memory", "sharpness", "unaligned")
+    start, low, high = (5e-6, 0.5, 0.5, 2.0, 2.0), (1e-9, 0.005, 0.005, 1.0, 1.0), (1.0, 1.0, 1.0, 8.0, 100.0)
+    count = 5 if odd else 4
+    return _fit(rows, curve, names[:count], start[:count], low[:count], high[:count])
 
 
 def fit_attention(rows: Sequence[Row], peak: float, bandwidth: float) -> CurveFit:
@@ -168,11 +218,12 @@ def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float, own_host: boo
 
     def curve(some: Sequence[Row]) -> Curve:
         flops, moved = _sizes(some)
+        near = _near(some)
         pairs = np.array([r.work.batch * max(1, r.work.kv_heads) for r in some], dtype=np.float64)
 
         def seconds(x: NDArray[np.float64]) -> NDArray[np.float64]:
             launch, memory, each = x[:3]
-            body = moved / (memory * bandwidth)
+            body = _read(moved, near, memory, () if own_host else x[3:]) / bandwidth
             if own_host:
                 body = np.maximum(body, flops / (x[3] * peak))
             together: NDArray[np.float64] = launch + body + each * pairs
@@ -180,9 +231,10 @@ def fit_decode(rows: Sequence[Row], peak: float, bandwidth: float, own_host: boo
 
         return seconds
 
-    names = ("launch", "memory", "per_sequence_head", "compute")
-    start, low, high = (_least(rows), 0.5, 1e-8, 0.05), (1e-9, 0.002, 1e-12, 0.001), (1.0, 1.0, 1e-3, 1.0)
-    count = 4 if own_host else 3
+    names = ("launch", "memory", "per_sequence_head", "compute" if own_host else "cached")
+    begin, least, most = (0.05, 0.001, 1.0) if own_host else (2.0, 1.0, 10.0)
+    start, low, high = (_least(rows), 0.5, 1e-8, begin), (1e-9, 0.002, 1e-12, least), (1.0, 1.0, 1e-3, most)
+    count = 4 if own_host or _near(rows).any() else 3
     return _fit(rows, curve, names[:count], start[:count], low[:count], high[:count])
 
 
@@ -203,6 +255,26 @@ def fit_elementwise(rows: Sequence[Row], bandwidth: float) -> CurveFit:
 
 def _sizes(rows: Sequence[Row]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return np.array([r.work.flops for r in rows]), np.array([max(r.work.bytes, 1.0) for r in rows])
+
+
+def _smooth_max(a: NDArray[np.float64], b: NDArray[np.float64], sharpness: float) -> NDArray[np.float64]:
+    high, low = np.maximum(a, b), np.minimum(a, b)
+    together: NDArray[np.float64] = high * (1 + (low / high) ** sharpness) ** (1 / sharpness)
+    return together
+
+
+def _near(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """Share of each kernel's bytes that the benchmark found in the cache."""
+    return np.array([r.work.near / max(r.work.bytes, 1.0) for r in rows])
+
+
+def _read(
+    moved: NDArray[np.float64], near: NDArray[np.float64], memory: float, cached: Sequence[float] | NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Bytes over their rates, as shares of the bandwidth of the memory; without ``cached`` none are near."""
+    pace = 1.0 / memory + (near * (1.0 / cached[0] - 1.0 / memory) if len(cached) else 0.0)
+    read: NDArray[np.float64] = moved * pace
+    return read
 
 
 def _least(rows: Sequence[Row]) -> float:

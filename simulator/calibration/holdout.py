@@ -110,7 +110,7 @@ def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[s
 
 def measured_cost(rows: Sequence[Row], accelerator: Accelerator) -> tuple[Costs, Costs]:
     """Seconds by table and curve, and by the curve alone, of a profile made from ``rows``."""
-    fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth))
+    fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth, accelerator.sm_count))
     efficiency = constants_of(accelerator.name, fits, f"fit to {len(rows)} points")
     device = DeviceCost(replace(accelerator, efficiency=efficiency, kernel_table=""), None, None, ())
     table = KernelTable(rows, device.curve)
@@ -145,7 +145,7 @@ def held_out(
             HeldOut(
                 accelerator.name, key, len(used[key]), len(tested), float(np.median(errors)),
                 float(np.quantile(errors, 0.9)), float(np.median(_errors(tested, curve))),
-                float(np.median(_errors(tested, _each(device.floor)))),
+                float(np.median(_errors(tested, _each(lambda work: device.floor(replace(work, near=0.0)))))),
             )
         )  # fmt: skip
     return found

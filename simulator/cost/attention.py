@@ -128,21 +128,20 @@ class Attention:
         curve = f"attention_decode.{curve_dtype(accelerator, work.dtype)}"
         launch = device.launch(f"{curve}.launch", used)
         per_head = device.value(f"{curve}.per_sequence_head", used)
-        bandwidth = device.share(f"{curve}.memory", used) * accelerator.memory_bandwidth
         other = max(0.0, work.bytes - _kv_bytes(work)) / max(1, work.batch)
-        per_sequence = other / bandwidth + per_head * max(1, work.kv_heads)
+        per_sequence = other * device.reading(work, curve, used) + per_head * max(1, work.kv_heads)
         return DecodeCoefficients(launch, per_sequence, max(self._decode_slopes(work, used)))
 
     def _decode_slopes(self, work: Work, used: list[str]) -> tuple[float, float]:
         """Seconds per token of context by memory and by compute."""
         device, accelerator = self._device, self._device.accelerator
         dtype = curve_dtype(accelerator, work.dtype)
-        share = device.share(f"attention_decode.{dtype}.memory", used)
+        pace = device.reading(work, f"attention_decode.{dtype}", used)
         framework = device.framework
         if framework is not None and framework.attention_kernel == "paged":
-            share *= min(1.0, device.shared(PAGED, used))
+            pace /= min(1.0, device.shared(PAGED, used))
         context = max(1.0, work.batch * work.kv_len)
-        memory = _kv_bytes(work) / (share * accelerator.memory_bandwidth) / context
+        memory = _kv_bytes(work) * pace / context
         own = f"attention_decode.{dtype}.compute"
         compute = own if own in accelerator.efficiency else f"attention_prefill.{dtype}.compute"
         rate = device.share(compute, used) * accelerator.rate(work.dtype)

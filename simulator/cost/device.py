@@ -24,24 +24,30 @@ from pathlib import Path
 
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
+from simulator.cost.experts import is_block, kernels_of, unaligned
 from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, coordinates, load_rows
 from simulator.cost.kernels import (
+    CAST_BYTES,
     EAGER_LAUNCH,
     GRAPH_LAUNCH,
+    LIBRARY_CAST_BYTES,
     SELECTION,
+    SUMMED_IN_HALF,
     UNPACKED_EXPERT_BYTES,
     UNPACKED_EXPERT_START,
     UNPACKED_EXPERTS,
+    VECTOR_ROWS,
     expert_spread,
     grouped_gemm_flops,
     smooth_max,
-)
+    unaligned_experts,
+)  # fmt: skip
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
 from simulator.hardware.types import Accelerator
 from simulator.workload.framework import Framework
 from simulator.workload.operators import INDEX, SELECT
-from simulator.workload.ops import OpKind, Work
+from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
 __all__ = ["OWN_KERNELS", "DeviceCost"]
 
@@ -54,22 +60,8 @@ TENSOR_SCALED = "tensor_scaled"
 PERMUTATIONS = ("dispatch", "combine", "sort")
 """Operators of a training step that gather rows for experts and put them back: slower than reading in order."""
 
-CAST_BYTES = 4.0
-"""Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
-the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
-nvte_cast_transpose)."""
-
-LIBRARY_CAST_BYTES = 6.0
-"""Read in fp32 and written in fp16 before a product, and back after it (ggml_cuda_op_mul_mat_cublas of llama.cpp)."""
-
-SUMMED_IN_HALF = "_half"
-"""Ending of the type whose products are summed in 16 bits."""
-
 OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "gemm_share_unpacked", "vector_bytes")
 """Constants of frameworks about their own matrix multiplications."""
-
-VECTOR_ROWS = 8
-"""Rows up to which llama.cpp multiplies a matrix by vectors (``MMVQ_MAX_BATCH_SIZE`` of ggml-cuda)."""
 
 _tables: dict[tuple[str, int, str], KernelTable] = {}
 """Measured kernels by file, its age and the framework whose launches are in the curve."""
@@ -203,7 +195,15 @@ class DeviceCost:
     def floor(self, work: Work) -> float:
         """Roofline bound of ``work`` [s]."""
         compute = work.flops / self.accelerator.rate(work.dtype) if work.flops else 0.0
-        return max(compute, work.bytes / self.accelerator.memory_bandwidth)
+        return max(compute, (work.bytes - work.near) / self.accelerator.memory_bandwidth)
+
+    def reading(self, work: Work, curve: str, used: list[str]) -> float:
+        """Seconds per byte of ``work`` by the rates of ``curve``; bytes a benchmark found in the cache come faster."""
+        pace = 1.0 / self.share(f"{curve}.memory", used)
+        if work.near > 0.0:
+            near = min(1.0, work.near / work.bytes)
+            pace += near * (1.0 / self.value(f"{curve}.cached", used) - pace)
+        return pace / self.accelerator.memory_bandwidth
 
     def priced(self, work: Work, seconds: float, bound: Bound, used: Sequence[str]) -> Priced:
         """Wrap up: the floor holds, and the weakest trust is named."""
@@ -265,6 +265,8 @@ class DeviceCost:
             raise ValueError(f"{work.kind} is communication: price it with NetworkCost")
         if work.flops <= 0 and work.bytes <= 0 and work.message <= 0:
             return FREE
+        if is_block(work):
+            return self._block(work)
         if work.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
             return self._gemm(work)
         if work.kind is OpKind.ATTENTION:
@@ -273,15 +275,31 @@ class DeviceCost:
             return self._host_copy(work)
         return self._elementwise(work)
 
+    def _block(self, work: Work) -> Priced:
+        parts = [self._price(part) for part in kernels_of(work)]
+        used = [name for part in parts for name in part.constants]
+        bound = max(parts, key=lambda part: part.seconds).bound
+        return self.priced(work, sum(part.seconds for part in parts), bound, used)
+
+    def _curve_of(self, work: Work) -> str:
+        """Section of the curve of a GEMM: grouped ones have their own where they were fitted on the device."""
+        dtype = curve_dtype(self.accelerator, work.dtype.removesuffix(SUMMED_IN_HALF))
+        grouped = work.kind is OpKind.GROUPED_GEMM and f"grouped_gemm.{dtype}.compute" in self.accelerator.efficiency
+        return f"grouped_gemm.{dtype}" if grouped else f"gemm.{dtype}"
+
     def _gemm(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
         work, cast = self._by_library(work, used)
-        curve, start = f"gemm.{curve_dtype(device, work.dtype.removesuffix(SUMMED_IN_HALF))}", 0.0
-        if curve == "gemm.fp8" and work.casts and self._recorded:
+        curve, start = self._curve_of(work), 0.0
+        if work.dtype == "fp8" and curve == "gemm.fp8" and work.casts and self._recorded:
             curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
-        memory = work.bytes / (self.share(f"{curve}.memory", used) * device.memory_bandwidth)
+        memory = work.bytes * self.reading(work, curve, used)
+        # The rows of experts are made narrow where they are sent off and where they are activated.
+        if work.kind is OpKind.GEMM and work.casts and self._resolver.has(curve, "cast"):
+            made = (2.0 + DTYPE_BYTES[work.dtype]) * work.m * work.k
+            cast = made / (self.share(f"{curve}.cast", used) * device.memory_bandwidth)
         if self._own:
             compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
@@ -290,7 +308,11 @@ class DeviceCost:
         launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
-            together *= self.shared(expert_spread(device.architecture, work.dtype), used)
+            if unaligned(work):
+                own, shared = f"{curve}.unaligned", unaligned_experts(device.architecture, work.dtype)
+                together *= self.value(own, used) if own in device.efficiency else self.shared(shared, used)
+            if curve.startswith("gemm"):
+                together *= self.shared(expert_spread(device.architecture, work.dtype), used)
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together + cast, bound, used)
 

@@ -15,10 +15,12 @@ import io
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simulator.cost.attention import DECODE_TOKENS
+from simulator.cost.experts import is_block
 from simulator.cost.sensitivity import Z80
 from simulator.workload.ops import OpKind, Work
 
@@ -28,7 +30,22 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "Correction", "KernelTable", "Row", "coordinates", "load_rows", "read_rows", "write_rows"]
 
-_NUMBERS = ("m", "n", "k", "groups", "batch", "q_len", "kv_len", "heads", "kv_heads", "head_dim", "flops", "bytes")
+_NUMBERS = (
+    "m",
+    "n",
+    "k",
+    "groups",
+    "batch",
+    "q_len",
+    "kv_len",
+    "heads",
+    "kv_heads",
+    "head_dim",
+    "flops",
+    "bytes",
+    "near",
+    "rows",
+)
 _FLAGS = ("causal", "backward")
 COLUMNS = ("kind", "operator", "dtype", *_NUMBERS, *_FLAGS, "seconds", "spread")
 """Columns of a kernel table: the sizes of :class:`~simulator.workload.ops.Work`, then what was measured."""
@@ -55,6 +72,9 @@ LENGTHS = (1.0, 2.0, 4.0, 8.0, 16.0)
 MOST_POINTS = 1200
 """Points per key that are kriged together; of more, those with the nearest sizes are."""
 NEIGHBOURS = 32
+OUTLYING = 4.5
+"""Errors of so many medians (three sigmas of normal ones) are outliers."""
+FEW = 8
 AT_ONCE = 64
 """Places asked for together: their distances to some thousand points stay in the caches."""
 
@@ -100,7 +120,7 @@ def _aligned(*sizes: int) -> int:
 
 
 def _direction(work: Work) -> str:
-    return work.operator or "forward"
+    return "forward" if is_block(work) else work.operator or "forward"
 
 
 def _logs(*sizes: float) -> tuple[float, ...]:
@@ -128,11 +148,15 @@ class _Field:
     sigma: float = LEAST_SIGMA
     mean: float = 0.0
     weights: NDArray[np.float64] | None = None
+    doubt: NDArray[np.float64] = field(init=False)
     low: NDArray[np.float64] = field(init=False)
     high: NDArray[np.float64] = field(init=False)
 
     def __post_init__(self) -> None:
+        import numpy as np
+
         self.low, self.high = self.points.min(axis=0) - MARGIN, self.points.max(axis=0) + MARGIN
+        self.doubt = np.full(len(self.points), self.nugget)
         self._choose()
 
     def _choose(self) -> None:
@@ -150,12 +174,27 @@ class _Field:
             self.sigma = max(LEAST_SIGMA, self.nugget, float(np.ptp(residual)) / 2)
         else:
             apart = _distances(points, points)
-            scored = [(*_left_out(apart, residual - self.mean, length, self.nugget), length) for length in LENGTHS]
+            nugget = np.full(len(points), self.nugget)
+            scored = [(*_typical(_left_out(apart, residual - self.mean, length, nugget)), length) for length in LENGTHS]
             _, self.sigma, self.length = min(scored)
             self.sigma = max(LEAST_SIGMA, self.sigma)
         if len(self.points) <= MOST_POINTS:
-            inverse = _inverse(_distances(self.points, self.points), self.length, self.nugget)
-            self.weights = inverse @ (self.residual - self.mean)
+            apart, centred = _distances(self.points, self.points), self.residual - self.mean
+            if len(self.points) >= FEW:
+                self._distrust(_left_out(apart, centred, self.length, self.doubt))
+            self.weights = _inverse(apart, self.length, self.doubt) @ centred
+        else:
+            parts = np.array_split(np.arange(len(self.points)), len(self.points) // AT_ONCE + 1)
+            found = [self._nearest(self.points[part], own=1) - self.residual[part] for part in parts]
+            self._distrust(np.abs(np.concatenate(found)))
+
+    def _distrust(self, errors: NDArray[np.float64]) -> None:
+        """Points that their neighbours contradict by far count for little: a timing of a device whose clock dropped
+        says nothing of the sizes beside it."""
+        import numpy as np
+
+        far = errors > OUTLYING * float(np.median(errors))
+        self.doubt = np.where(far, np.maximum(self.doubt, errors), self.doubt)
 
     def at(self, places: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Residual at each of the ``places`` [place, size], and whether it lies inside the measured sizes."""
@@ -168,15 +207,21 @@ class _Field:
         parts = [self._nearest(places[i : i + AT_ONCE]) for i in range(0, len(places), AT_ONCE)]
         return np.concatenate(parts), inside
 
-    def _nearest(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Kriged from the nearest points alone, each place by a system of its own."""
+    @cached_property
+    def _tree(self) -> Any:
+        from scipy.spatial import cKDTree
+
+        return cKDTree(self.points)
+
+    def _nearest(self, places: NDArray[np.float64], own: int = 0) -> NDArray[np.float64]:
+        """Kriged from the nearest points alone, each place by a system of its own; without the ``own`` nearest, which
+        are the places themselves when a point is asked for."""
         import numpy as np
 
-        apart = np.abs(places[:, None, :] - self.points[None, :, :]).sum(axis=2)
-        near = np.argpartition(apart, NEIGHBOURS, axis=1)[:, :NEIGHBOURS]
+        near = self._tree.query(places, NEIGHBOURS + own, p=1)[1][:, own:]
         points, residual = self.points[near], self.residual[near]
         among = np.sqrt(((points[:, :, None, :] - points[:, None, :, :]) ** 2).sum(axis=3))
-        system = np.exp(-among / self.length) + self.nugget**2 * np.eye(NEIGHBOURS)
+        system = np.exp(-among / self.length) + self.doubt[near][:, :, None] ** 2 * np.eye(NEIGHBOURS)
         local = np.median(residual, axis=1)
         weights = np.linalg.solve(system, (residual - local[:, None])[..., None])[..., 0]
         to = np.sqrt(((places[:, None, :] - points) ** 2).sum(axis=2))
@@ -191,12 +236,12 @@ def _distances(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.flo
     return distances
 
 
-def _inverse(apart: NDArray[np.float64], length: float, nugget: float) -> NDArray[np.float64]:
+def _inverse(apart: NDArray[np.float64], length: float, nugget: NDArray[np.float64]) -> NDArray[np.float64]:
     """Inverse of the covariance of points that are so far ``apart``; positive definite, so by Cholesky's factor."""
     import numpy as np
     from scipy.linalg.lapack import dpotrf, dpotri
 
-    factor, _ = dpotrf(np.exp(-apart / length) + nugget**2 * np.eye(len(apart)), lower=1)
+    factor, _ = dpotrf(np.exp(-apart / length) + np.diag(nugget**2), lower=1)
     upper, _ = dpotri(factor, lower=1)
     low = np.tril(upper)
     found: NDArray[np.float64] = low + np.tril(low, -1).T
@@ -204,16 +249,21 @@ def _inverse(apart: NDArray[np.float64], length: float, nugget: float) -> NDArra
 
 
 def _left_out(
-    apart: NDArray[np.float64], residual: NDArray[np.float64], length: float, nugget: float
-) -> tuple[float, float]:
-    """Mean absolute error of predicting every point from the others (closed form), and the sigma that 80 % are within.
-
-    Errors have longer tails than a normal distribution's: a sigma from their median would hold 64-86 %.
-    """
+    apart: NDArray[np.float64], residual: NDArray[np.float64], length: float, nugget: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Absolute errors of predicting every point from the others (closed form)."""
     import numpy as np
 
     inverse = _inverse(apart, length, nugget)
-    errors = np.abs((inverse @ residual) / np.diag(inverse))
+    errors: NDArray[np.float64] = np.abs((inverse @ residual) / np.diag(inverse))
+    return errors
+
+
+def _typical(errors: NDArray[np.float64]) -> tuple[float, float]:
+    """Mean error, and the sigma that 80 % are within: errors have longer tails than a normal distribution's, so a sigma
+    from their median would hold 64-86 %."""
+    import numpy as np
+
     return float(errors.mean()), float(np.quantile(errors, 0.8)) / Z80
 
 
@@ -303,7 +353,9 @@ def read_rows(path: str | Path) -> list[Row]:
     rows = []
     for line in csv.DictReader(io.StringIO(text)):
         values: dict[str, Any] = {name: float(line.get(name) or 0) for name in _NUMBERS}
-        values |= {name: int(value) for name, value in values.items() if name not in ("kv_len", "flops", "bytes")}
+        values |= {
+            name: int(value) for name, value in values.items() if name not in ("kv_len", "flops", "bytes", "near")
+        }
         values |= {name: line.get(name) == "1" for name in _FLAGS}
         work = Work(OpKind(line["kind"]), line["dtype"], operator=line["operator"], **values)
         rows.append(Row(work, float(line["seconds"]), float(line.get("spread") or 0.0)))

@@ -38,6 +38,7 @@ DATASHEET_SIGMA = 0.4
 
 _DATASHEET = {
     "gemm.launch": (5e-6, "s"), "gemm.compute": (0.7, ""), "gemm.memory": (0.8, ""), "gemm.sharpness": (2.0, ""),
+    "gemm.cached": (1.0, ""), "attention_decode.cached": (1.0, ""),
     "attention_prefill.launch": (12e-6, "s"), "attention_prefill.compute": (0.55, ""),
     "attention_prefill.half_length": (1000.0, "token"),
     "attention_decode.launch": (11e-6, "s"), "attention_decode.memory": (0.8, ""),
@@ -105,6 +106,14 @@ class Resolver:
         """Register a constant that does not belong to the device (kernel generation, launch) and return its id."""
         self.constants.add(constant)
         return constant.id
+
+    def has(self, section: str, leaf: str) -> bool:
+        """Whether the fit of the curve ``section`` knows ``leaf``: the device's own, or that of one it borrows from."""
+        own = [key for key in self.accelerator.efficiency if key.rpartition(".")[0] == section]
+        if own:
+            return f"{section}.{leaf}" in own
+        known = self._relatives() if callable(self._relatives) else self._relatives
+        return any(f"{section}.{leaf}" in r.efficiency for r in known if r.name != self.accelerator.name)
 
     def _resolve(self, key: str) -> Constant:
         device = self.accelerator

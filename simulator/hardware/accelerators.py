@@ -33,13 +33,15 @@ DTYPES = (
 CURVE_LEAVES = {
     "launch": "time", "compute": "ratio", "memory": "ratio", "sharpness": "number", "half_length": "number:token",
     "per_sequence_head": "time", "achieved": "compute_rate", "sustained": "ratio", "accumulated": "ratio",
-    "between": "time", "between_recorded": "time",
+    "between": "time", "between_recorded": "time", "cast": "ratio", "cached": "number", "unaligned": "number",
 }  # fmt: skip
 """Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is
 the share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit; ``accumulated``
 the share of that which a GEMM keeps that adds to a matrix in fp32. ``between`` (of
 ``sequence``) is the time from one kernel of a model to the next where the host itself computes, ``between_recorded``
-the same where autograd records."""
+the same where autograd records. ``cast`` is the share of the bandwidth at which the input of a narrow GEMM is made,
+``cached`` how many times the memory's bandwidth a cache gave a benchmark, and ``unaligned`` how many times as long a
+grouped GEMM takes whose widths are no multiple of 16."""
 
 IDLE_SHARE = 0.10
 USABLE_SHARE = 0.99
@@ -185,7 +187,7 @@ def _efficiency(reader: Reader, name: str, peaks: dict[str, float]) -> dict[str,
             value = constant.value / peaks[dtype]
             constant = Constant(f"{name}.{key}", value, "", constant.sigma, constant.trust, constant.source)
             local, leaf = key, "compute"
-        if leaf in ("compute", "memory") and not 0 < constant.value <= 1:
+        if leaf in ("compute", "memory", "cast") and not 0 < constant.value <= 1:
             section.error(f"'{leaf}' must be above 0 and at most 1 of the datasheet rate", head)
         if leaf == "sharpness" and constant.value < 1:
             section.error("'sharpness' must be at least 1: below, the time would exceed the sum of its parts", head)

@@ -106,8 +106,8 @@ class Work:
         Kernel kind and compute type.
     flops
         Floating-point operations.
-    bytes
-        HBM bytes read plus written (each tensor once).
+    bytes, near
+        HBM bytes read plus written (each tensor once), and those of them that a benchmark found in the cache.
     m, n, k, groups
         GEMM shape C[m,n] = A[m,k]·B[k,n]; for grouped GEMMs ``m`` is the rows of all ``groups`` together.
     batch, q_len, kv_len, heads, kv_heads, head_dim, causal, kv_bytes
@@ -117,7 +117,7 @@ class Work:
     operator
         Which kernel it is where measured tables tell kernels apart (:mod:`simulator.workload.operators`).
     casts
-        Whether operands of an fp8 GEMM are stored in 16 bits, so that it casts them.
+        Whether operands of an fp8 or fp4 GEMM are stored in 16 bits, so that it casts them.
     kernels
         Launches of an elementwise Op that stands for several small kernels.
     rows
@@ -151,6 +151,7 @@ class Work:
     kernels: int = 1
     rows: int = 0
     unpacks: bool = False
+    near: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         )
     if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
         m, n, k, groups = _gemm_shape(op, mesh)
-        casts = op.dtype == "fp8" and op.reads[0].dtype != "fp8"
+        casts = op.dtype in ("fp8", "fp4") and op.reads[0].dtype != op.dtype
         unpacks = op.dtype in _WIDE and any(t.dtype in _NARROW for t in op.reads if t.cls in _WEIGHTS)
         operator = operator_of(op)
         return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator, casts=casts, unpacks=unpacks)

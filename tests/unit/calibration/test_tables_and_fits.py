@@ -9,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simulator.calibration.fitting import Peaks, fit_curves, fit_decode, fit_gemm, peaks_of
+from simulator.calibration.fitting import Peaks, fit_curves, fit_decode, fit_experts, fit_gemm, peaks_of
 from simulator.calibration.holdout import constants_of, held_out, measured_cost, sample
 from simulator.calibration.reference_tables import attention_row, gemm_row
-from simulator.constants import Trust
+from simulator.calibration.resident import resident
+from simulator.constants import Constant, Trust
 from simulator.cost.device import DeviceCost
+from simulator.cost.experts import expert_block, kernels_of, unaligned
 from simulator.cost.kernel_table import KernelTable, Row, read_rows, write_rows
 from simulator.hardware.profiles import load_accelerator
 from simulator.workload.ops import OpKind, Work
@@ -154,3 +156,83 @@ def test_fitted_constants_price_as_the_fit_says() -> None:
     assert profile(works)[0] == pytest.approx(rows[0].seconds, rel=0.05)
     assert min(curve(works)) > 0
     assert list(profile(works)) == pytest.approx([profile([work])[0] for work in works], rel=1e-9)  # together or alone
+
+
+def test_gemm_fit_tells_cast_and_cache_apart() -> None:
+    """A narrow input is made by a kernel of its own, and half of the operands were in the cache of the benchmark."""
+    launch, compute, memory, sharpness, cached, cast = 5e-6, 0.8, 0.7, 2.0, 2.5, 0.2
+    rows = []
+    for index, row in enumerate(synthetic_gemms(launch, compute, memory, sharpness, 300)):
+        moved = row.work.bytes
+        near = moved if index % 2 else 0.0
+        work = replace(row.work, dtype="fp8", near=near, casts=True)
+        read = (moved - near) / (memory * BANDWIDTH) + near / (cached * BANDWIDTH)
+        body = math.hypot(work.flops / (compute * PEAK), read)
+        rows.append(Row(work, launch + body + 3.0 * work.m * work.k / (cast * BANDWIDTH)))
+    fit = fit_gemm(rows, PEAK, BANDWIDTH)
+    truth = {"launch": launch, "compute": compute, "memory": memory, "sharpness": sharpness, "cached": cached}
+    assert fit.constants == pytest.approx(truth | {"cast": cast}, rel=0.05)
+
+
+def test_expert_fit_prices_as_the_kernels_of_a_model_do() -> None:
+    """The fit has the formula of a block in arrays; the device adds up kernels. Both must say the same."""
+    accelerator = load_accelerator("h200-sxm")
+    truth = {"launch": 8e-6, "compute": 0.5, "memory": 0.8, "sharpness": 1.7, "unaligned": 3.0}
+    own = {
+        f"grouped_gemm.bf16.{leaf}": Constant(
+            f"x.{leaf}", value, "s" if leaf == "launch" else "", 0.1, Trust.FITTED, "t"
+        )
+        for leaf, value in truth.items()
+    }
+    device = DeviceCost(replace(accelerator, efficiency=own, kernel_table=""), None, None, ())
+    blocks = [
+        expert_block("bf16", tokens, per_token, hidden, width, min(experts, tokens * per_token), gated)
+        for tokens in (1, 16, 256, 4096)
+        for per_token, experts, hidden in ((2, 8, 4096), (8, 128, 2048))
+        for width in (88, 176, 768, 4096)
+        for gated in (True, False)
+    ]
+    rows = [Row(block, device.curve(block)) for block in blocks]
+    peak = accelerator.peak_flops["bf16"]
+    fit = fit_experts(rows, peak, accelerator.memory_bandwidth, accelerator.sm_count)
+    assert fit.constants == pytest.approx(truth, rel=0.02)
+
+
+def test_kernels_of_a_block_do_its_work() -> None:
+    for gated, matrices in ((True, 3), (False, 2)):
+        block = expert_block("fp8", 64, 6, 2048, 88, 60, gated)
+        parts = kernels_of(block)
+        assert sum(part.flops for part in parts) == block.flops == 2.0 * 64 * 6 * 2048 * 88 * matrices
+        up, down = (part for part in parts if part.kind is OpKind.GROUPED_GEMM)
+        weights = 60 * 2048 * 88 * matrices
+        assert up.bytes + down.bytes == weights + 2.0 * (64 * 2048 + 384 * ((matrices - 1) * 88 + 88 + 2048))
+        assert not unaligned(replace(up, n=176)) and unaligned(down)  # 88 = 5.5 x 16
+
+
+def test_a_timing_that_its_neighbours_contradict_counts_for_little() -> None:
+    def curve(work: Work) -> float:
+        return 1e-6 + work.flops / 1e14
+
+    works = [gemm_row(m, n, 4096, 1.0).work for m in (64, 128, 256, 512, 1024) for n in (1024, 2048, 4096, 8192)]
+    rows = [Row(work, curve(work)) for work in works]
+    spoilt = [replace(row, seconds=3 * row.seconds) if i == 9 else row for i, row in enumerate(rows)]
+    beside = replace(works[9], m=300, n=2500)
+    found = KernelTable(spoilt, curve).correction(beside)
+    assert found is not None and abs(found.factor - 1) < 0.25  # trusted, the point says 1.8
+
+
+@pytest.mark.parametrize(
+    ("round_bytes", "share"), [(0.5e8, 1.0), (0.8e8, 1.0), (0.95e8, 0.5), (1.1e8, 0.0), (1e9, 0.0)]
+)
+def test_what_stays_in_the_cache(round_bytes: float, share: float) -> None:
+    assert resident(round_bytes, 1e8) == pytest.approx(share)
+    assert resident(round_bytes, 0.0) == 0.0
+
+
+def test_prices_of_models_do_not_use_the_cache_of_a_benchmark() -> None:
+    device = DeviceCost(load_accelerator("l40s"))
+    far = attention_row(8, 1, 2048, 32, 8, 128, 1.0).work
+    near = replace(far, near=far.bytes)
+    assert device.floor(near) < device.floor(far) == far.bytes / device.accelerator.memory_bandwidth
+    assert device.price(near).seconds < device.price(far).seconds
+    assert not any(name.endswith(".cached") for name in device.price(far).constants)

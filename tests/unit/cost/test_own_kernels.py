@@ -9,8 +9,8 @@ from cost_devices import accelerator
 from test_device_cost import gemm
 
 from simulator.constants import Constant, Trust
-from simulator.cost.device import VECTOR_ROWS, DeviceCost
-from simulator.cost.kernels import UNPACKED_EXPERT_BYTES, UNPACKED_EXPERT_START
+from simulator.cost.device import DeviceCost
+from simulator.cost.kernels import UNPACKED_EXPERT_BYTES, UNPACKED_EXPERT_START, VECTOR_ROWS
 from simulator.workload.framework import Framework
 from simulator.workload.ops import OpKind
 

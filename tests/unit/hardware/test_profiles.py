@@ -71,10 +71,10 @@ def test_cost_constants_never_beat_the_roofline(name: str) -> None:
         assert constant.id == f"{name}.{key}"
         assert constant.source
         assert 0 < constant.sigma < (2 if leaf == "launch" else 1)
-        if leaf in ("compute", "memory", "sustained", "accumulated"):
+        if leaf in ("compute", "memory", "cast", "sustained", "accumulated"):
             assert 0 < constant.value <= 1, key
             assert constant.unit == ""
-        elif leaf == "sharpness":
+        elif leaf in ("sharpness", "cached", "unaligned"):
             assert constant.value >= 1, key
         elif leaf in ("launch", "per_sequence_head", "between", "between_recorded"):
             assert 0 < constant.value < 1e-4, key
