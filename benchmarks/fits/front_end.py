@@ -6,8 +6,9 @@ up, waiting does not. So
 1. ``front_end_per_request`` w and ``front_end_latency`` l are taken together from bursts that no template is rendered
    for (gpt-oss, whose messages vLLM encodes itself: GPUStack) and from every ``EVERY``-th run of up to 128 clients that
    send text (InferenceX), both with the same weight;
-2. ``front_end_per_chat`` c from bursts of models with a template (GPUStack), by version of vLLM. One source; the median
-   with each model left out is printed.
+2. ``front_end_per_chat`` c from bursts of models with a template (GPUStack), by version of vLLM: the smallest whose
+   median is within half a point of the best (12 and 16 ms have the same, their 90th percentiles are 84 and 124 %). One
+   source; the value with each model left out is printed.
 
 All minimise the median absolute error of the mean time to first token on a grid.
 
@@ -28,8 +29,9 @@ from simulator.validation.read import read_file
 from simulator.validation.serving_runs import run_serving
 
 MANY, EVERY, BURST = 128, 8, 900
-WORK, LATENCY = (0.001, 0.002, 0.003, 0.004, 0.006), (0.0, 0.002, 0.004, 0.006)
-CHAT = (0.0, 0.004, 0.008, 0.012, 0.016)
+WORK, LATENCY = (0.001, 0.002, 0.003, 0.004), (0.004, 0.006, 0.008, 0.010)
+ALIKE = 0.005
+CHAT = (0.004, 0.008, 0.012, 0.016, 0.020)
 
 Errors = list[tuple[str, float]]
 
@@ -80,6 +82,12 @@ def work_and_latency(bursts: Sequence[Case], text: Sequence[Case]) -> tuple[floa
     return min(best, key=best.__getitem__)
 
 
+def smallest(tried: Mapping[float, Errors], without: str = "") -> float:
+    """The smallest value whose median is as good as the best."""
+    best = min(spread(found, without) for found in tried.values())
+    return min(c for c, found in tried.items() if spread(found, without) < best + ALIKE)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
@@ -95,14 +103,14 @@ def main() -> None:
         tried = {
             c: errors(mine, front_end_per_request=work, front_end_latency=latency, front_end_per_chat=c) for c in CHAT
         }
-        chat = min(tried, key=lambda c: spread(tried[c]))
+        chat = smallest(tried)
         print(
             f"vllm {name}: {chat * 1e3:.0f} ms per chat, median {spread(tried[chat]):.1%} ({len(mine)} runs)",
             flush=True,
         )
         models = sorted({c.labels.model for c in mine})
         for model in models if len(models) > 1 else ():
-            other = min(tried, key=lambda c: spread(tried[c], model))
+            other = smallest(tried, model)
             print(f"    without {model}: {other * 1e3:.0f} ms")
 
 
