@@ -93,18 +93,22 @@ def step_interval(pipeline: PipelinedJob, step: StepRun) -> Interval:
     """Central 80 % interval of the step time.
 
     Each constant is moved by one sigma and the work is priced again; bubbles and exposed tails are kept in proportion
-    to the work of the busiest rank, so the pipeline need not be run once per constant (first order).
+    to the work of the busiest rank, and what is exposed of the update to its whole, so the pipeline need not be run
+    once per constant (first order).
     """
     tasks = tasks_of_rank(step.timeline.program, step.busiest)
     base = work_time(pipeline, tasks).seconds
     per_step = {c.id for c in pipeline.pricer(0).host.step_constants}
     piped = pipeline.pipeline_seconds
     after = step.seconds - piped - pipeline.host_per_step
+    update = pipeline.update_time(step.busiest)
+    exposed = min(1.0, step.parts.get("optimizer", 0.0) / update.seconds) if update.seconds else 0.0
 
     def evaluate(scale: Mapping[str, float]) -> float:
         moved = pipeline.moved(scale) if scale else pipeline
         stretch = work_time(moved, tasks).seconds / base if base else 1.0
-        return piped * stretch + after + moved.host_per_step
+        longer = exposed * (moved.update_time(step.busiest).seconds - update.seconds)
+        return piped * stretch + after + longer + moved.host_per_step
 
-    used = set().union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
+    used = update.constants.union(*(t.constants for t in (*pipeline.forward_times, *pipeline.backward_times)))
     return interval(evaluate, pipeline.constants, sorted(used | per_step))
