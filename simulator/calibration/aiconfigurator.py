@@ -21,7 +21,15 @@ from simulator.errors import ConfigError, unknown_name
 from simulator.hardware.profiles import load_accelerator
 from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
-__all__ = ["ACCELERATORS", "devices", "engines", "read_block_scaled", "read_collectives", "read_kernels"]
+__all__ = [
+    "ACCELERATORS",
+    "devices",
+    "engines",
+    "read_block_scaled",
+    "read_block_scaled_experts",
+    "read_collectives",
+    "read_kernels",
+]
 
 INSTALL = "aiconfigurator-core is not installed: pip install 'fmsim[measured]'"
 
@@ -156,6 +164,23 @@ def read_block_scaled(device: str, engine: str) -> list[Row]:
     path = _newest(_root() / device / "gemm" / engine, "gemm_perf.parquet", "")
     l2 = load_accelerator(ACCELERATORS[device]).l2_capacity
     return [] if path is None else _distinct(list(_gemm(engine, l2, pd.read_parquet(path), {"fp8_block": "fp8"})))
+
+
+def read_block_scaled_experts(device: str, engine: str, version: str = "") -> list[Row]:
+    """Expert blocks in fp8 with one scale per block of elements, as ``engine`` runs them; empty without any.
+
+    Raises
+    ------
+    ConfigError
+        If the package, the device or the engine is not there.
+    """
+    import pandas as pd
+
+    if engine not in engines(device):
+        raise ConfigError(unknown_name(f"engine of {device}", engine, engines(device)))
+    path = _newest(_root() / device / "moe" / engine, "moe_perf.parquet", version)
+    found = () if path is None else _moe(pd.read_parquet(path))
+    return _distinct([row for name, row in found if name == "fp8_block"])
 
 
 def _newest(folder: Path, file: str, version: str) -> Path | None:

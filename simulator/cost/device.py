@@ -37,6 +37,7 @@ from simulator.cost.kernels import (
     UNPACKED_EXPERT_START,
     UNPACKED_EXPERTS,
     VECTOR_ROWS,
+    expert_rows,
     expert_spread,
     grouped_gemm_flops,
     smooth_max,
@@ -308,6 +309,7 @@ class DeviceCost:
         launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
+            cast += self._gathered(work, used)
             if unaligned(work):
                 own, shared = f"{curve}.unaligned", unaligned_experts(device.architecture, work.dtype)
                 together *= self.value(own, used) if own in device.efficiency else self.shared(shared, used)
@@ -328,6 +330,12 @@ class DeviceCost:
         around = moved / (self.share("elementwise.memory", used) * self.accelerator.memory_bandwidth)
         around += kernels * self.launch("elementwise.launch", used)
         return replace(work, dtype=f"fp16{SUMMED_IN_HALF}", bytes=2.0 * (weights + rest)), around
+
+    def _gathered(self, work: Work, used: list[str]) -> float:
+        """Time in which the rows of tokens are made ready for their experts, beyond what other engines take [s]."""
+        kernel = self.framework.expert_kernel if self.framework is not None and work.block_scaled else ""
+        found = expert_rows(kernel, self.accelerator.architecture, work.dtype) if kernel else None
+        return self.shared(found, used) * work.m * work.k if found else 0.0
 
     def _unpacking(self, work: Work, used: list[str]) -> float:
         """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""

@@ -61,5 +61,6 @@ def kernels_of(block: Work) -> tuple[Work, ...]:
 
 
 def unaligned(work: Work) -> bool:
-    """Whether rows of a grouped GEMM start where vectors cannot."""
-    return bool(work.n % VECTOR or work.k % VECTOR)
+    """Whether rows of the experts of a mixture start where vectors cannot. Kernels of adapters, which have no direction
+    in ``operator``, are written for ranks of 8 and more and priced by mean ranks."""
+    return bool(work.operator) and bool(work.n % VECTOR or work.k % VECTOR)

@@ -46,6 +46,7 @@ def causal_lm(
     vocab_size: int,
     positions: int,
     tied: bool = False,
+    fp8_block: int = 0,
 ) -> ModelSpec:
     """A decoder with rotary positions and a language-model head."""
     return ModelSpec(
@@ -56,6 +57,7 @@ def causal_lm(
         vocab_size=c.integer("vocab_size", default=vocab_size),
         max_position_embeddings=c.integer("max_position_embeddings", default=positions),
         tie_word_embeddings=c.flag("tie_word_embeddings", default=tied),
+        fp8_block=fp8_block,
         num_nextn_predict_layers=_prediction_modules(c),
     )
 

@@ -10,6 +10,9 @@ from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpe
 
 __all__ = ["qwen_mlps"]
 
+FP8_BLOCK = 128
+"""``weight_block_size`` of the official fp8 checkpoints of DeepSeek-V3 and R1, Kimi K2 and Qwen3."""
+
 
 @family("mixtral")
 def mixtral(c: ConfigReader) -> ModelSpec:
@@ -80,7 +83,7 @@ def qwen3_moe(c: ConfigReader) -> ModelSpec:
     mlps = qwen_mlps(c, count, experts=128, per_token=8, width=768, dense=6144)
     attentions = by_window(attention, [SLIDING] * count, window)
     layers = [LayerSpec(a, m) for a, m in zip(attentions, mlps, strict=True)]
-    return causal_lm(c, "qwen3_moe", hidden, layers, vocab_size=151936, positions=32768)
+    return causal_lm(c, "qwen3_moe", hidden, layers, vocab_size=151936, positions=32768, fp8_block=FP8_BLOCK)
 
 
 def _latent(c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int) -> AttentionSpec:
@@ -152,7 +155,7 @@ def deepseek_v3(c: ConfigReader) -> ModelSpec:
     )
     dense = MlpSpec(c.integer("intermediate_size", default=18432), gated=True)
     layers = _first_dense(c, attention, dense, sparse, layers=61, first=3)
-    return causal_lm(c, "deepseek_v3", hidden, layers, vocab_size=129280, positions=4096)
+    return causal_lm(c, "deepseek_v3", hidden, layers, vocab_size=129280, positions=4096, fp8_block=FP8_BLOCK)
 
 
 @family("glm4_moe")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.workload.autodiff import GRADIENT_ELSEWHERE
 from simulator.workload.lowering_layout import GLU_HALVES, halved_activation
 from simulator.workload.model import MlpSpec
+from simulator.workload.operators import SCALES
 from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ def _grouped(name: str, spec: MlpSpec, read: Tensor, inner: Dim, outer: Dim, ctx
     experts, routed = Dim.of("experts", spec.num_experts), read.dims[0]
     weight = ctx.param(f"{name}.weight", experts, inner, outer)
     reads = (read, weight) + ((ctx.param(f"{name}.bias", experts, outer),) if spec.expert_bias else ())
+    scales = {SCALES: "block"} if ctx.model.fp8_block and inner == ctx.hidden else {}
     return Op(
         name,
         OpKind.GROUPED_GEMM,
@@ -114,6 +116,7 @@ def _grouped(name: str, spec: MlpSpec, read: Tensor, inner: Dim, outer: Dim, ctx
             "experts": str(spec.num_experts),
             "per_token": str(spec.num_experts_per_tok),
             "routing": "0" if ctx.training else str(SERVED_ROUTING),
+            **scales,
         },
     )
 

@@ -164,6 +164,9 @@ class ModelSpec:
         Vision, audio or text towers of a multimodal model, run before the backbone.
     projector_parameters
         Parameters between towers and backbone.
+    fp8_block
+        Side of the squares of weights that share a scale in its fp8 checkpoint (``weight_block_size``); 0: larger parts
+        do.
     num_nextn_predict_layers
         Modules for multi-token prediction behind the last block, each one block like the last and a projection of two
         hidden states to one; they share embedding and head. Training runs them, serving only as a draft.
@@ -196,6 +199,7 @@ class ModelSpec:
     projector_parameters: int = 0
     patch: PatchSpec | None = None
     extra_parameters: int = 0
+    fp8_block: int = 0
     num_nextn_predict_layers: int = 0
     published_parameters: float = 0.0
     published_active_parameters: float = 0.0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from simulator.workload.ops import Op, OpKind, Phase, TensorClass
 
-__all__ = ["INDEX", "SELECT", "operator_of"]
+__all__ = ["INDEX", "SCALES", "SELECT", "operator_of"]
+
+SCALES = "scales"
+"""Tag of the first grouped GEMM of a mixture: ``block`` where blocks of its fp8 operands have a scale each."""
 
 SELECT, INDEX = "select", "index"
 """Kernels of a mixture whose time goes by rows: the highest scores of every token, the numbering of rows by expert."""

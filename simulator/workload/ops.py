@@ -124,6 +124,8 @@ class Work:
         Rows of a selection (``select``) or of a numbering by expert (``index``).
     unpacks
         Whether the weights of a 16-bit GEMM are stored in fewer bits, so that it widens them on the way.
+    block_scaled
+        Whether a grouped GEMM gathers rows of tokens and makes them fp8 with one scale per block of elements.
     """
 
     kind: OpKind
@@ -151,6 +153,7 @@ class Work:
     kernels: int = 1
     rows: int = 0
     unpacks: bool = False
+    block_scaled: bool = False
     near: float = 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from simulator.workload.lowering_mlp import experts_touched
-from simulator.workload.operators import INDEX, SELECT, operator_of
+from simulator.workload.operators import INDEX, SCALES, SELECT, operator_of
 from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
 
 __all__ = ["local_experts", "work_of"]
@@ -57,7 +57,11 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         casts = op.dtype in ("fp8", "fp4") and op.reads[0].dtype != op.dtype
         unpacks = op.dtype in _WIDE and any(t.dtype in _NARROW for t in op.reads if t.cls in _WEIGHTS)
         operator = operator_of(op)
-        return Work(op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator, casts=casts, unpacks=unpacks)
+        block_scaled = op.dtype == "fp8" and op.tags.get(SCALES) == "block" and operator == "forward"
+        return Work(
+            op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator, casts=casts, unpacks=unpacks,
+            block_scaled=block_scaled,
+        )  # fmt: skip
     operator = operator_of(op)
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
         return Work(op.kind, op.dtype, operator=operator)  # to the type it already has: no kernel runs

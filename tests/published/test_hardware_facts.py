@@ -78,7 +78,9 @@ def test_every_accelerator_is_described(facts: dict[str, Any]) -> None:
 def test_dense_peaks(facts: dict[str, Any]) -> None:
     for row, ours in pairs(facts):
         told = {DTYPE.get(k, k): v * 1e12 for k, v in row["tflops_dense"].items() if not k.endswith("acc16")}
-        assert dict(ours.peak_flops) == close(told), row["id"]
+        half = {k: v for k, v in ours.peak_flops.items() if k.endswith("_half")}  # products summed in 16 bits
+        assert all(v == close(row["tflops_dense"][k.replace("_half", "_acc16")] * 1e12) for k, v in half.items())
+        assert {k: v for k, v in ours.peak_flops.items() if k not in half} == close(told), row["id"]
 
 
 def test_memory_cores_clock_power_and_price(facts: dict[str, Any]) -> None:
@@ -140,15 +142,16 @@ def test_what_was_recalled_is_marked(facts: dict[str, Any]) -> None:
             assert "price" in ours.estimated
 
 
-REFITTED = {"rtx-pro-6000-server": ("gemm.fp4",)}
-"""Curves that were fitted again to the measured table, because the carried ones were 42 % off it."""
+REFITTED = ("gemm.fp8", "gemm.fp4")
+"""Curves that were fitted again to the measured tables: the carried ones hold the cast of their inputs
+(docs/decisions/0038)."""
 
 
 def test_gemm_and_attention_fits_are_carried(facts: dict[str, Any]) -> None:
     for fit in facts["calibration"]["gemm_fit"]["fits"]:
         ours = load_accelerator(our(fit["gpu"])).efficiency
         key = f"gemm.{DTYPE.get(fit['dtype'], fit['dtype'])}"
-        if key in REFITTED.get(our(fit["gpu"]), ()):
+        if key in REFITTED and not ours[f"{key}.launch"].source.startswith("own fit"):
             continue
         assert ours[f"{key}.launch"].value == close(fit["t0_us"] * 1e-6)
         assert ours[f"{key}.compute"].value == close(fit["eff_flops"])

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 import simulator
+from simulator.serving.front_end import front_end_of
+from simulator.workload.framework_files import load_framework
 
 
 def served(requests: dict[str, Any], **deployment: Any) -> dict[str, Any]:
@@ -38,10 +40,12 @@ def test_a_model_that_does_not_fit_is_infeasible_with_its_sizes() -> None:
 @pytest.mark.parametrize(("share", "unstable"), [(0.5, False), (2.0, True)])
 def test_a_rate_above_capacity_is_said_with_the_growth_of_the_queue(share: float, unstable: bool) -> None:
     """The service rate is what the same engine does when all its requests are there at once. They pass the front end
-    first, together and with the engine idle: the work of 2 ms and 4 us per token each is no part of it."""
+    first, together and with the engine idle: its work is no part of it."""
     sizes = {"count": 600, "input_tokens": 2000, "output_tokens": 100}
     at_once = served(sizes | {"rate": "100000 /s"})
-    most = 600 / (600 / at_once["requests_per_s"] - 600 * (2e-3 + 2000 * 4e-6))
+    front_end = front_end_of(load_framework("vllm-0.10"))
+    assert front_end is not None
+    most = 600 / (600 / at_once["requests_per_s"] - front_end.take_all([0.0] * 600, [2000] * 600)[-1])
     row = served(sizes | {"rate": f"{share * most} /s"})
     assert row["unstable"] == unstable
     if unstable:
