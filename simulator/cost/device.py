@@ -30,18 +30,18 @@ from simulator.cost.kernels import (
     CAST_BYTES,
     EAGER_LAUNCH,
     GRAPH_LAUNCH,
-    LIBRARY_CAST_BYTES,
     SELECTION,
     SUMMED_IN_HALF,
     UNPACKED_EXPERT_BYTES,
     UNPACKED_EXPERT_START,
-    UNPACKED_EXPERTS,
     VECTOR_ROWS,
+    by_library,
     expert_rows,
     expert_spread,
     grouped_gemm_flops,
     smooth_max,
     unaligned_experts,
+    unpacked_experts,
 )  # fmt: skip
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
@@ -304,7 +304,7 @@ class DeviceCost:
         if self._own:
             compute, memory = self._by_own_kernels(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
-            compute /= self._unpacked_share(used)
+            compute /= self.shared(unpacked_experts(self._own.get("gemm_share_unpacked"), device.architecture), used)
             memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
         launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
@@ -323,13 +323,9 @@ class DeviceCost:
         rows = self.framework.library_rows if self.framework is not None else 0
         if not rows or work.m <= rows or work.kind is not OpKind.GEMM:
             return work, 0.0
-        weights, rest = work.n * work.k, work.m * (work.n + work.k)
-        moved, kernels = LIBRARY_CAST_BYTES * rest, 2
-        if work.dtype == "int8":  # in blocks: read as they are, written in fp16
-            moved, kernels = moved + max(0.0, work.bytes - 2.0 * rest) + 2.0 * weights, kernels + 1
+        product, moved, kernels = by_library(work)
         around = moved / (self.share("elementwise.memory", used) * self.accelerator.memory_bandwidth)
-        around += kernels * self.launch("elementwise.launch", used)
-        return replace(work, dtype=f"fp16{SUMMED_IN_HALF}", bytes=2.0 * (weights + rest)), around
+        return product, around + kernels * self.launch("elementwise.launch", used)
 
     def _gathered(self, work: Work, used: list[str]) -> float:
         """Time in which the rows of tokens are made ready for their experts, beyond what other engines take [s]."""
@@ -341,13 +337,6 @@ class DeviceCost:
         """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""
         rate = self.accelerator.sm_count * self.accelerator.boost_clock
         return work.bytes / (self.shared(UNPACKED_EXPERT_BYTES, used) * rate) if rate else 0.0
-
-    def _unpacked_share(self, used: list[str]) -> float:
-        """Share of the usual compute efficiency of experts whose fp4 weights are widened on the way."""
-        dense = self._own.get("gemm_share_unpacked")
-        ampere = self.accelerator.architecture.partition("+")[0] == "ampere"
-        # There the engine has the same kernels (Marlin) for them as for dense weights of few bits.
-        return self.shared(dense if dense is not None and ampere else UNPACKED_EXPERTS, used)
 
     def _cast(self, work: Work, used: list[str]) -> float:
         """Time in which the input of an fp8 GEMM is cast [s]; a weight gradient finds both operands cast."""

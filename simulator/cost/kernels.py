@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
@@ -10,7 +11,8 @@ from simulator.workload.ops import Work
 __all__ = [
     "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
     "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block",
-    "attention_waves", "expert_rows", "expert_spread", "grouped_gemm_flops", "smooth_max", "unaligned_experts",
+    "attention_waves", "by_library", "expert_rows", "expert_spread", "grouped_gemm_flops", "smooth_max",
+    "unaligned_experts", "unpacked_experts",
 ]  # fmt: skip
 
 CAST_BYTES = 4.0
@@ -94,6 +96,26 @@ _EXPERT_SPREAD = {
 }  # fmt: skip
 _EXPERT_SPREAD_ELSEWHERE = {"bf16": 0.25, "fp8": 0.01, "fp4": 0.20}
 """The sigmas that the fit prints, 0.01 where the GEMM curve's own is wide enough."""
+
+
+def unpacked_experts(dense: Constant | None, architecture: str) -> Constant:
+    """Share of the usual compute efficiency of experts whose fp4 weights are widened on the way.
+
+    On Ampere an engine that states its share for ``dense`` weights of few bits has the same kernels (Marlin) for both.
+    """
+    return dense if dense is not None and architecture.partition("+")[0] == "ampere" else UNPACKED_EXPERTS
+
+
+def by_library(work: Work) -> tuple[Work, float, int]:
+    """The product that a library takes in fp16 in place of ``work``, bytes moved around it, and kernels that move them.
+
+    Weights in blocks of integers are read as they are and written in fp16 first (llama.cpp, ``ggml_cuda_op_mul_mat``).
+    """
+    weights, rest = work.n * work.k, work.m * (work.n + work.k)
+    moved, kernels = LIBRARY_CAST_BYTES * rest, 2
+    if work.dtype == "int8":
+        moved, kernels = moved + max(0.0, work.bytes - 2.0 * rest) + 2.0 * weights, kernels + 1
+    return replace(work, dtype=f"fp16{SUMMED_IN_HALF}", bytes=2.0 * (weights + rest)), moved, kernels
 
 
 def expert_spread(architecture: str, dtype: str) -> Constant:
