@@ -95,13 +95,8 @@ def verify_all(
     node, start = find_node(profile), time.perf_counter()
     keep_pages()
     cases: list[TrainingCase | ServingCase] = [*training_cases(quick), *serving_cases(quick)]
-    again, left_out = chosen(node.accelerator, device), list[str]()
-    if parallel:
-        try:
-            rank_node(profile)
-        except ConfigError as error:
-            parallel = False
-            left_out.append(f"two processes: {error}")
+    again, reason = chosen(node.accelerator, device), _no_ranks(profile) if parallel else ""
+    left_out, parallel = [f"two processes: {reason}"] if reason else [], parallel and not reason
     machine, whole = Machine(device), len(cases) + 2
     first: list[Seen] = []
     taken: list[list[Taken]] = [[] for _ in cases]
@@ -144,6 +139,15 @@ def verify_all(
     if parallel:
         found += compare_parallel(profile, device, quick, [verdict(p, machine.usual) for p in zip(*ranks, strict=True)])
     return Verified(found, compare_kernels(again, kernels), left_out + _disturbances(found))
+
+
+def _no_ranks(profile: str) -> str:
+    """Why two processes cannot be compared, or an empty string."""
+    try:
+        rank_node(profile)
+    except ConfigError as error:
+        return str(error)
+    return ""
 
 
 def _disturbances(found: Sequence[Comparison]) -> list[str]:
