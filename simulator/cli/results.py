@@ -85,19 +85,19 @@ def plot(
     import matplotlib
 
     matplotlib.use("Agg")  # files only: there may be no display
-    from simulator.plot import figures_of, save
+    from simulator.plot import pictures, save
 
     folder = run if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
     workloads = workloads_of(source, workload)
     drawn, left_out = [], dict[str, str]()
-    for name in figures_of(source) if figure is None else [figure]:
-        for each in workloads:
-            path = folder / (f"{name}.{image}" if len(workloads) == 1 else f"{name}-{_file_name(each)}.{image}")
-            try:
-                drawn.append(save(source, name, path, each))
-            except ConfigError as error:  # the run has no data for it
-                left_out[f"{name} of {each}"] = str(error)
+    for name, each in pictures(source, workloads, asked=workload is not None, only=figure):
+        alone = each is None or len(workloads) == 1
+        path = folder / (f"{name}.{image}" if alone else f"{name}-{_file_name(str(each))}.{image}")
+        try:
+            drawn.append(save(source, name, path, each))
+        except ConfigError as error:  # the run has no data for it
+            left_out[f"{name} of {each}" if each else name] = str(error)
     if not drawn:
         reasons = list(dict.fromkeys(left_out.values()))
         more = f" (and {len(reasons) - 1} more; its tables are CSV files in '{run}')" if len(reasons) > 1 else ""

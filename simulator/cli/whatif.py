@@ -220,21 +220,20 @@ def drawings(source: Result | Sweep) -> dict[str, str]:
     matplotlib.use("Agg")
     from simulator.cli.results import workloads_of
     from simulator.errors import ConfigError
-    from simulator.plot import figures_of, save
+    from simulator.plot import pictures, save
 
     found: dict[str, str] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for workload in workloads_of(source):
-            for name in figures_of(source):
-                if name in ("memory_bars", "step_waterfall", "traffic_bars"):
-                    continue  # the page has its own, which answer to the mouse
-                try:
-                    path = save(source, name, Path(folder) / f"{name}.png", workload)
-                except ConfigError:  # there is no data for it
-                    continue
-                caption = escape(f"{name.replace('_', ' ')} of {workload}", quote=True)
-                image = path.read_bytes()
-                width = int.from_bytes(image[16:20], "big") * 72 // 150  # of a PNG, at its size on paper
-                data = base64.b64encode(image).decode()
-                found[caption] = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
+        for name, workload in pictures(source, workloads_of(source)):
+            if name in ("memory_bars", "step_waterfall", "traffic_bars"):
+                continue  # the page has its own, which answer to the mouse
+            try:
+                path = save(source, name, Path(folder) / f"{name}.png", workload)
+            except ConfigError:  # there is no data for it
+                continue
+            caption = escape(name.replace("_", " ") + (f" of {workload}" if workload else ""), quote=True)
+            image = path.read_bytes()
+            width = int.from_bytes(image[16:20], "big") * 72 // 150  # of a PNG, at its size on paper
+            data = base64.b64encode(image).decode()
+            found[caption] = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
     return found

@@ -4,12 +4,12 @@
 >>> list(FIGURES)[:4]
 ['memory_bars', 'step_waterfall', 'pipeline_gantt', 'traffic_bars']
 >>> list(SWEEP_FIGURES)
-['pareto', 'goodput_against_rate', 'mfu_against_scale', 'cost_bars', 'tco_bars']
+['variant_bars', 'pareto', 'goodput_against_rate', 'mfu_against_scale', 'cost_bars', 'tco_bars']
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from simulator.plot.scale import mfu_against_scale
 from simulator.plot.serving import latency_cdf, queue_and_kv
 from simulator.plot.step import step_waterfall, traffic_bars
 from simulator.plot.topology import link_heat_map
+from simulator.plot.variants import variant_bars
 from simulator.results.tables import Result
 from simulator.scenario.sweep_table import Sweep
 
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FIGURES", "SWEEP_FIGURES", "cost_bars", "explore", "failures_and_goodput", "feeder_power", "figures_of",
-    "goodput_against_rate", "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto",
+    "goodput_against_rate", "latency_cdf", "link_heat_map", "memory_bars", "mfu_against_scale", "pareto", "pictures",
     "pipeline_gantt", "queue_and_kv", "queue_occupancy", "roofline", "save", "step_waterfall", "tco_bars", "tornado",
-    "traffic_bars",
+    "traffic_bars", "variant_bars",
 ]  # fmt: skip
 
 Figure = Callable[..., "Axes"]
@@ -55,9 +56,13 @@ FIGURES: dict[str, Figure] = {
 """Of one result: name → function ``(result, workload=None, ax=None)``."""
 
 SWEEP_FIGURES: dict[str, Figure] = {
-    figure.__name__: figure for figure in (pareto, goodput_against_rate, mfu_against_scale, cost_bars, tco_bars)
+    figure.__name__: figure
+    for figure in (variant_bars, pareto, goodput_against_rate, mfu_against_scale, cost_bars, tco_bars)
 }
 """Of many variants: name → function ``(sweep, workload=None, ax=None)``."""
+
+OF_CLUSTER = ("feeder_power",)
+"""Figures of what all workloads share: drawn once, or for the one that was asked for."""
 
 
 def figures_of(source: Result | Sweep | pd.DataFrame) -> dict[str, Figure]:
@@ -65,6 +70,24 @@ def figures_of(source: Result | Sweep | pd.DataFrame) -> dict[str, Figure]:
     if isinstance(source, Sweep):
         return SWEEP_FIGURES
     return FIGURES if isinstance(source, Result) else FIGURES | SWEEP_FIGURES
+
+
+def pictures(
+    source: Result | Sweep, workloads: Sequence[str], *, asked: bool = False, only: str | None = None
+) -> Iterator[tuple[str, str | None]]:
+    """Every figure of this kind of source with the workload it is of; ``None`` where it is of the whole cluster.
+
+    Parameters
+    ----------
+    workloads
+        Those to draw.
+    asked
+        The user asked for them by name: then a figure of the cluster is drawn for each as well.
+    only
+        This figure alone.
+    """
+    for name in figures_of(source) if only is None else [only]:
+        yield from ((name, each) for each in ([None] if name in OF_CLUSTER and not asked else workloads))
 
 
 def save(

@@ -25,20 +25,24 @@ def mfu_against_scale(
     Parameters
     ----------
     source
-        A sweep over sizes, its frame, or a result.
+        A sweep over sizes or its frame.
     metric
         ``mfu``, ``mfu_causal`` or ``hfu``.
 
     Raises
     ------
     ConfigError
-        If no variant has such a figure.
+        If no variant has such a figure, or all have one size.
     """
     points = points_of(source, workload)
     if metric not in ("mfu", "mfu_causal", "hfu"):
         raise ConfigError(f"'{metric}' is no utilisation: use mfu, mfu_causal or hfu")
     rows = points.with_figures(metric, "accelerators")
     along = [a for a in points.axes if _moves_size(points, a)]
+    sizes = {number(r, "accelerators") for r in rows}
+    if len(sizes) < 2:
+        only = f"{sizes.pop():,.0f} accelerators"
+        raise ConfigError(f"'{points.workload}' was run on {only} alone: there is no scale; use variant_bars")
     with drawing(ax, 7.5, 4.4) as axes:
         for index, (label, mine) in enumerate(points.series(rows, along or points.axes[:1])):
             best: dict[float, float] = {}

@@ -11,9 +11,20 @@ import pytest
 from matplotlib.axes import Axes
 
 from simulator.errors import ConfigError
-from simulator.plot import SWEEP_FIGURES, cost_bars, explore, goodput_against_rate, mfu_against_scale, pareto, save
+from simulator.plot import (
+    SWEEP_FIGURES,
+    cost_bars,
+    explore,
+    goodput_against_rate,
+    mfu_against_scale,
+    pareto,
+    pictures,
+    save,
+    variant_bars,
+)
 from simulator.plot.compare import compare_parts, compare_tornado
 from simulator.plot.pareto import frontier
+from simulator.results.tables import Result
 from simulator.scenario.compare import compare
 from simulator.scenario.sweep_table import Sweep
 
@@ -111,6 +122,45 @@ def test_utilisation_against_scale_keeps_failures_in_sight() -> None:
     assert list(lines["does not work"][0]) == [8]
 
 
+RECOMPUTE = [
+    {
+        "point": point, "plan.recompute": name, "workload": "job", "kind": "training", "status": status,
+        "feasible": status == "ok", "accelerators": 64, "seconds": seconds, "seconds_low": 0.9 * seconds,
+        "seconds_high": 1.2 * seconds, "memory_peak": peak * 2.0**30, "memory_capacity": 80 * 2.0**30, "mfu": 0.5,
+    }
+    for point, (name, status, seconds, peak) in enumerate(
+        [("none", "infeasible", np.nan, 89.0), ("selective", "ok", 13.0, 59.0), ("full", "ok", 18.0, 47.0)]
+    )
+]  # fmt: skip
+
+
+def test_words_along_an_axis_are_bars_in_their_order() -> None:
+    first = variant_bars(pd.DataFrame(RECOMPUTE))
+    panels = first.figure.axes
+    assert [t.get_text() for t in first.get_yticklabels()] == ["none", "selective", "full"]
+    assert [axes.get_xlabel() for axes in panels] == ["time of one step [s]", "memory peak [GiB]"]  # MFU is one for all
+    time, memory = ([(round(p.get_y() + 0.31), p.get_width()) for p in axes.patches] for axes in panels)
+    assert time == [(1, 13.0), (2, 18.0)] and memory == pytest.approx(np.array([(0, 89.0), (1, 59.0), (2, 47.0)]))
+    assert [t.get_text() for t in first.texts if "work" in t.get_text()] == ["does not work"]
+    assert [line.get_xdata()[0] for line in panels[1].lines if line.get_linestyle() == "--"] == [80.0]
+    assert [bool(p.get_hatch()) for p in panels[1].patches] == [True, False, False]
+
+
+def test_one_size_is_no_scale() -> None:
+    with pytest.raises(ConfigError, match="64 accelerators alone"):
+        mfu_against_scale(pd.DataFrame(RECOMPUTE))
+    with pytest.raises(ConfigError, match="one variant"):
+        variant_bars(pd.DataFrame(RECOMPUTE[:1]))
+
+
+def test_what_workloads_share_is_drawn_once() -> None:
+    result = Result({})
+    drawn = [each for name, each in pictures(result, ["a", "b"]) if name == "feeder_power"]
+    assert drawn == [None]
+    assert [each for _, each in pictures(result, ["a"], asked=True, only="feeder_power")] == ["a"]
+    assert [each for _, each in pictures(result, ["a", "b"], only="memory_bars")] == ["a", "b"]
+
+
 def test_costs_are_sorted_with_the_range_of_their_prices() -> None:
     ax = cost_bars(SWEEP)
     widths = [p.get_width() for p in ax.patches]
@@ -129,7 +179,9 @@ def test_figures_say_which_kind_of_source_they_need(tmp_path: Any) -> None:
         save(SWEEP, "memory_bars", tmp_path / "x.png")
     with pytest.raises(ConfigError, match="is it of the right kind and depth"):
         mfu_against_scale(SWEEP)
-    assert set(SWEEP_FIGURES) == {"pareto", "goodput_against_rate", "mfu_against_scale", "cost_bars", "tco_bars"}
+    assert list(SWEEP_FIGURES) == [
+        "variant_bars", "pareto", "goodput_against_rate", "mfu_against_scale", "cost_bars", "tco_bars"
+    ]  # fmt: skip
 
 
 def test_the_mouse_is_told_every_variant_and_its_figures() -> None:
