@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,13 +48,12 @@ def feeder_power(result: Result | pd.DataFrame, workload: str | None = None, ax:
     scale = scale_of("power", "time", end)
     with drawing(ax, 8.0, 4.6) as upper:
         lower = below(upper, "60%")
-        for number, name in enumerate(names):
-            mine = columns["feeder"] == name
-            x = np.append(columns["time"][mine], columns["until"][mine][-1:]) * scale.factor
-            share = 100 * columns["power"][mine] / columns["limit"][mine]
+        lines = _lines(columns, names)
+        for number, (label, x, share, clock) in enumerate(lines):
             colour = SERIES[number % len(SERIES)]
-            for axes, values in ((upper, share), (lower, 100 * columns["clock"][mine])):
-                axes.stairs(values, x, baseline=None, color=colour, linewidth=1.3, label=name)
+            wide = 1.3 + 0.8 * (len(lines) - 1 - number)  # so that a line below another one is still seen
+            for axes, values in ((upper, share), (lower, clock)):
+                axes.stairs(values, x * scale.factor, baseline=None, color=colour, linewidth=wide, label=label)
         upper.axhline(100.0, color=ink_of(upper), linewidth=1.0, linestyle=":")
         upper.set_ylabel("draw, % of limit")
         upper.set_ylim(max(0.0, min(90.0, upper.get_ylim()[0] - 5)), None)
@@ -77,6 +76,19 @@ def feeder_power(result: Result | pd.DataFrame, workload: str | None = None, ax:
             finish(axes)
         legend(upper)
         return upper
+
+
+def _lines(columns: Mapping[str, Any], names: Sequence[str]) -> list[tuple[str, Any, Any, Any]]:
+    """Label, edges in time [s], draw and clock [%] of each line; feeders that never differ are one."""
+    found: dict[bytes, tuple[str, Any, Any, Any]] = {}
+    for name in names:
+        mine = columns["feeder"] == name
+        x = np.append(columns["time"][mine], columns["until"][mine][-1:])
+        share, clock = 100 * columns["power"][mine] / columns["limit"][mine], 100 * columns["clock"][mine]
+        key = np.concatenate([x, np.round(share, 9), clock]).astype(float).tobytes()
+        label = f"{found[key][0]}, {name}" if key in found else name
+        found[key] = (label, x, share, clock)
+    return list(found.values())
 
 
 def _columns(result: Result | pd.DataFrame) -> Mapping[str, Any]:

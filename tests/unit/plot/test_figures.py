@@ -282,6 +282,15 @@ def test_feeders_are_drawn_as_shares_of_their_limits() -> None:
         feeder_power(frame[:0])
 
 
+def test_feeders_that_never_differ_are_one_line() -> None:
+    frame = pd.DataFrame({
+        "time": [0.0] * 3, "until": [60.0] * 3, "feeder": ["rack0", "rack1", "row"],
+        "power": [50.0, 50.0, 150.0], "limit": [100.0, 100.0, 200.0], "clock": [1.0] * 3,
+    })  # fmt: skip
+    drawn = {patch.get_label(): patch.get_data()[0].tolist() for patch in feeder_power(frame).patches}
+    assert drawn == {"rack0, rack1": [50.0], "row": [75.0]}
+
+
 def test_shares_are_written_only_inside_what_they_name(served: Result) -> None:
     for workload in ("finetune", "chat"):
         ax = step_waterfall(served, workload)
