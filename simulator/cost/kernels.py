@@ -35,7 +35,8 @@ GRAPH_LAUNCH = Constant(
     "s",
     0.45,
     Trust.ASSUMED,
-    "1-2.5 us per node of a CUDA graph, recalled",
+    "1-2.5 us per node of a CUDA graph, recalled; nodes that do nothing take 0.58 us on an RTX 5070 Ti Laptop "
+    "(ahrefs/ocannl issue 488, CUDA 13.3)",
 )
 EAGER_LAUNCH = Constant(
     "kernel.eager_launch",
@@ -43,7 +44,8 @@ EAGER_LAUNCH = Constant(
     "s",
     0.35,
     Trust.ASSUMED,
-    "4-8 us per eager CUDA kernel launch, recalled",
+    "4-8 us per eager CUDA kernel launch, recalled; 6.4 us for kernels that do nothing on an RTX 5070 Ti Laptop "
+    "(ahrefs/ocannl issue 488, CUDA 13.3), 4 to 6 us of host calls on an RTX 5070 Ti (susun-blog.com, pegainfer 3)",
 )
 
 _UNPACKED = "MXFP4 experts of gpt-oss-120b on H100 and H200, vLLM 0.18 and TensorRT-LLM (InferenceX 2025-26)"
