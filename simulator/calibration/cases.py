@@ -90,7 +90,10 @@ def _between(low: float, high: float, share: float, step: int = 1) -> int:
 
 def _attention(hidden: int, kv_share: int, bias: bool = False) -> AttentionSpec:
     heads = max(1, hidden // 64)
-    return AttentionSpec("full", heads, max(1, heads // kv_share), 64, 64, qkv_bias=bias, output_bias=bias)
+    return AttentionSpec(
+        "full", heads, max(1, heads // kv_share), 64, 64, qkv_bias=bias, output_bias=bias,
+        position_embedding_type="none" if bias else "rope",
+    )  # fmt: skip
 
 
 def gpt_model(hidden: int, layers: int, vocab: int = VOCABULARY, positions: int = 2048) -> ModelSpec:

@@ -100,7 +100,7 @@ class Decoder(nn.Module):
     def __init__(self, model: ModelSpec, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        layers, rotary = model.layer_list(), not model.learned_positions
+        layers, rotary = model.layer_list(), model.position_embedding_type == "rope"
         spec = layers[0].attention
         assert spec is not None
         self.width = spec.head_dim

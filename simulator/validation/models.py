@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
 
@@ -13,7 +13,10 @@ __all__ = ["IncompleteError", "gpt_model", "llama_model", "model_of"]
 GATED = ("swiglu", "geglu", "glu")
 
 BIASED_FAMILIES = ("gpt", "gpt2", "gpt3", "opt", "bloom", "mt-nlg", "megatron")
-"""Families with biases, LayerNorm, learned positions and dropout in their recipe (Megatron-LM's GPT block)."""
+"""Families with biases, LayerNorm and dropout in their recipe (Megatron-LM's GPT block)."""
+
+ALIBI_FAMILIES = ("bloom", "mpt")
+"""Families whose positions are biases on the scores; of the others the biased ones learn them, the rest rotate."""
 
 
 class IncompleteError(ValueError):
@@ -36,7 +39,8 @@ def model_of(dims: Mapping[str, Any]) -> ModelSpec:
     family = str(dims.get("family", ""))
     biased = family in BIASED_FAMILIES
     norm = "layer" if biased else "rms" if dims.get("mlp") in GATED else "layer_nobias"
-    attention = _attention(dims, biased)
+    alibi = family in ALIBI_FAMILIES
+    attention = _attention(dims, biased, "alibi" if alibi else "none" if biased else "rope")
     dense, sparse = int(dims.get("dense_layers") or 0), dims.get("moe")
     layers = int(dims["layers"])
     mlp = _mlp(dims, biased)
@@ -55,13 +59,13 @@ def model_of(dims: Mapping[str, Any]) -> ModelSpec:
         runs,
         int(dims["vocab"]),
         positions,
-        learned_positions=positions if biased else 0,
+        learned_positions=positions if biased and not alibi else 0,
         tie_word_embeddings=bool(dims.get("tied_embeddings")),
         dropout=biased,
     )
 
 
-def _attention(dims: Mapping[str, Any], biased: bool) -> AttentionSpec:
+def _attention(dims: Mapping[str, Any], biased: bool, positions: Literal["rope", "alibi", "none"]) -> AttentionSpec:
     heads = int(dims["heads"])
     if latent := dims.get("mla"):
         nope, rope = int(latent["qk_nope"]), int(latent["qk_rope"])
@@ -71,7 +75,9 @@ def _attention(dims: Mapping[str, Any], biased: bool) -> AttentionSpec:
         )  # fmt: skip
     dim = int(dims.get("head_dim") or int(dims["hidden"]) // heads)
     groups = int(dims.get("kv_heads") or heads)
-    return AttentionSpec("full", heads, groups, dim, dim, qkv_bias=biased, output_bias=biased)
+    return AttentionSpec(
+        "full", heads, groups, dim, dim, qkv_bias=biased, output_bias=biased, position_embedding_type=positions
+    )
 
 
 def _mlp(dims: Mapping[str, Any], biased: bool) -> MlpSpec:

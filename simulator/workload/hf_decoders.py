@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from simulator.workload.hf_reader import ConfigReader, family, layer_runs
 from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
 
 __all__: list[str] = []
 
+Positions = Literal["rope", "alibi", "none"]
 
-def _multi_head(heads: int, head_dim: int, *, kv_heads: int = 0, qkv_bias: bool, output_bias: bool) -> AttentionSpec:
+
+def _multi_head(
+    heads: int, head_dim: int, positions: Positions = "rope", *, kv_heads: int = 0, qkv_bias: bool, output_bias: bool
+) -> AttentionSpec:
     return AttentionSpec(
-        "full", heads, kv_heads or heads, head_dim, head_dim, qkv_bias=qkv_bias, output_bias=output_bias
-    )
+        "full", heads, kv_heads or heads, head_dim, head_dim, qkv_bias=qkv_bias, output_bias=output_bias,
+        position_embedding_type=positions,
+    )  # fmt: skip
 
 
 @family("gpt2")
@@ -22,7 +29,7 @@ def gpt2(c: ConfigReader) -> ModelSpec:
     positions = c.integer("n_positions", "max_position_embeddings", default=1024)
     head_dim = c.head_dim(hidden, heads)
     layer = LayerSpec(
-        _multi_head(heads, head_dim, qkv_bias=True, output_bias=True),
+        _multi_head(heads, head_dim, "none", qkv_bias=True, output_bias=True),
         MlpSpec(c.integer("n_inner", default=4 * hidden), gated=False, bias=True),
         norm="layer",
     )
@@ -98,7 +105,7 @@ def opt(c: ConfigReader) -> ModelSpec:
     bias = c.flag("enable_bias", default=True)
     affine = c.flag("layer_norm_elementwise_affine", default=True)
     layer = LayerSpec(
-        _multi_head(heads, c.head_dim(hidden, heads), qkv_bias=bias, output_bias=bias),
+        _multi_head(heads, c.head_dim(hidden, heads), "none", qkv_bias=bias, output_bias=bias),
         MlpSpec(c.integer("ffn_dim", default=3072), gated=False, bias=bias),
         norm="layer" if affine else "none_affine",
     )
@@ -124,7 +131,7 @@ def bloom(c: ConfigReader) -> ModelSpec:
     hidden = c.integer("hidden_size", "n_embed", default=64)
     heads = c.integer("n_head", "num_attention_heads", default=8)
     layer = LayerSpec(
-        _multi_head(heads, c.head_dim(hidden, heads), qkv_bias=True, output_bias=True),
+        _multi_head(heads, c.head_dim(hidden, heads), "alibi", qkv_bias=True, output_bias=True),
         MlpSpec(4 * hidden, gated=False, bias=True),
         norm="layer",
     )
@@ -143,12 +150,13 @@ def bloom(c: ConfigReader) -> ModelSpec:
 
 @family("mpt")
 def mpt(c: ConfigReader) -> ModelSpec:
-    """MPT (llm-foundry): ALiBi, no biases anywhere unless ``no_bias`` is false."""
+    """MPT (llm-foundry): ALiBi or learned positions, no biases anywhere unless ``no_bias`` is false."""
     hidden = c.integer("d_model", "hidden_size", default=2048)
     heads = c.integer("n_heads", "num_attention_heads", default=16)
     positions = c.integer("max_seq_len", default=2048)
+    alibi = c.sub("attn_config", {}).flag("alibi", default=True)
     layer = LayerSpec(
-        _multi_head(heads, c.head_dim(hidden, heads), qkv_bias=False, output_bias=False),
+        _multi_head(heads, c.head_dim(hidden, heads), "alibi" if alibi else "none", qkv_bias=False, output_bias=False),
         MlpSpec(c.integer("expansion_ratio", default=4) * hidden, gated=False),
         norm="layer_nobias",
     )
@@ -161,6 +169,7 @@ def mpt(c: ConfigReader) -> ModelSpec:
         ((layer, c.integer("n_layers", "num_hidden_layers", default=24)),),
         vocab_size=c.integer("vocab_size", default=50368),
         max_position_embeddings=positions,
+        learned_positions=0 if alibi else positions,
         tie_word_embeddings=c.flag("tie_word_embeddings", default=True),
         dropout=c.number("resid_pdrop", default=0.0) > 0,
     )
@@ -181,8 +190,9 @@ def falcon(c: ConfigReader) -> ModelSpec:
     norms = 2 if grouped or not parallel else 1
     if grouped and parallel:
         norms = c.integer("num_ln_in_parallel_attn", default=2)
+    positions: Positions = "alibi" if c.flag("alibi", default=False) else "rope"
     layer = LayerSpec(
-        _multi_head(heads, c.head_dim(hidden, heads), kv_heads=kv_heads, qkv_bias=bias, output_bias=bias),
+        _multi_head(heads, c.head_dim(hidden, heads), positions, kv_heads=kv_heads, qkv_bias=bias, output_bias=bias),
         MlpSpec(c.integer("ffn_hidden_size", default=4 * hidden), gated=False, bias=bias),
         norm="layer",
         norms=norms,

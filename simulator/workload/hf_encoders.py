@@ -10,10 +10,16 @@ from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpe
 __all__ = ["encoder_layer", "patches"]
 
 
-def encoder_layer(hidden: int, heads: int, intermediate: int, *, causal: bool = False, bias: bool = True) -> LayerSpec:
-    """A transformer block with LayerNorm and biases; bidirectional unless ``causal``."""
+def encoder_layer(
+    hidden: int, heads: int, intermediate: int, *, causal: bool = False, bias: bool = True, rotary: bool = False
+) -> LayerSpec:
+    """A transformer block with LayerNorm and biases; bidirectional unless ``causal``, learned positions alone unless
+    ``rotary``."""
     head_dim = hidden // heads
-    attention = AttentionSpec("full", heads, heads, head_dim, head_dim, causal=causal, qkv_bias=bias, output_bias=True)
+    attention = AttentionSpec(
+        "full", heads, heads, head_dim, head_dim, causal=causal, qkv_bias=bias, output_bias=True,
+        position_embedding_type="rope" if rotary else "none",
+    )  # fmt: skip
     return LayerSpec(attention, MlpSpec(intermediate, gated=False, bias=True), norm="layer")
 
 
@@ -156,7 +162,7 @@ def siglip_vision(c: ConfigReader) -> ModelSpec:
 
 
 def _t5_attention(heads: int, head_dim: int, *, causal: bool) -> AttentionSpec:
-    return AttentionSpec("full", heads, heads, head_dim, head_dim, causal=causal)
+    return AttentionSpec("full", heads, heads, head_dim, head_dim, causal=causal, position_embedding_type="relative")
 
 
 @family("t5")
@@ -224,6 +230,7 @@ def dit(c: ConfigReader) -> ModelSpec:
             causal=False,
             qkv_bias=c.flag("attention_bias", default=True),
             output_bias=True,
+            position_embedding_type="none",
         ),
         MlpSpec(4 * hidden, gated=False, bias=True),
         norm="none_affine",

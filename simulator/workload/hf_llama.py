@@ -23,12 +23,16 @@ def grouped_query(
     qkv_bias: bool = False,
     output_bias: bool = False,
     qk_norm: bool = False,
+    rotary: bool = True,
 ) -> AttentionSpec:
     """Grouped-query attention under its usual keys, with the family's defaults."""
     n = c.integer("num_attention_heads", default=heads)
     kv = c.key_value_heads(n, default=kv_heads)
     dim = c.head_dim(hidden, n, head_dim)
-    return AttentionSpec("full", n, kv, dim, dim, qkv_bias=qkv_bias, output_bias=output_bias, qk_norm=qk_norm)
+    return AttentionSpec(
+        "full", n, kv, dim, dim, qkv_bias=qkv_bias, output_bias=output_bias, qk_norm=qk_norm,
+        position_embedding_type="rope" if rotary else "none",
+    )  # fmt: skip
 
 
 def by_window(attention: AttentionSpec, layer_types: Sequence[str], window: int) -> list[AttentionSpec]:
@@ -48,7 +52,7 @@ def causal_lm(
     tied: bool = False,
     fp8_block: int = 0,
 ) -> ModelSpec:
-    """A decoder with rotary positions and a language-model head."""
+    """A decoder with a language-model head, its positions left to the mixers."""
     return ModelSpec(
         c.name,
         name,

@@ -212,7 +212,8 @@ def gpt_oss(c: ConfigReader) -> ModelSpec:
 def llama4_text(c: ConfigReader) -> ModelSpec:
     """Llama 4 without its vision tower: a shared expert in each mixture, chunked attention in three of four layers.
 
-    A chunk of ``attention_chunk_size`` tokens is described as a window of that size, its upper bound.
+    A chunk of ``attention_chunk_size`` tokens is described as a window of that size, its upper bound. The layers that
+    see everything do not rotate (``no_rope_layers``, whose 1 means that a layer does).
     """
     hidden = c.integer("hidden_size", default=5120)
     count = c.integer("num_hidden_layers", default=48)
@@ -233,6 +234,10 @@ def llama4_text(c: ConfigReader) -> ModelSpec:
     moe = set(given) if given is not None else set(range(step - 1, count, step))
     no_rope = c.items("no_rope_layers", count) or [int(bool((i + 1) % 4)) for i in range(count)]
     chunk = c.integer("attention_chunk_size", default=8192, minimum=0)
-    attentions = by_window(attention, [SLIDING if rotary else FULL for rotary in no_rope], chunk)
+    chunked = by_window(attention, [SLIDING if rotary else FULL for rotary in no_rope], chunk)
+    attentions = [
+        a if rotary else dataclasses.replace(a, position_embedding_type="none")
+        for a, rotary in zip(chunked, no_rope, strict=True)
+    ]
     layers = [LayerSpec(a, sparse if i in moe else dense) for i, a in enumerate(attentions)]
     return causal_lm(c, "llama4_text", hidden, layers, vocab_size=202048, positions=131072)

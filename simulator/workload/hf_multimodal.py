@@ -116,7 +116,10 @@ def gemma3(c: ConfigReader) -> ModelSpec:
 
 @family("llama4_vision_model")
 def llama4_vision(c: ConfigReader) -> ModelSpec:
-    """The vision tower of Llama 4; its adapter shuffles patches together and projects them twice."""
+    """The vision tower of Llama 4, which learns and rotates positions.
+
+    Its adapter shuffles patches together and projects them twice.
+    """
     hidden = c.integer("hidden_size", default=768)
     heads = c.integer("num_attention_heads", default=16)
     c.head_dim(hidden, heads)
@@ -132,7 +135,7 @@ def llama4_vision(c: ConfigReader) -> ModelSpec:
         c.name,
         "llama4_vision_model",
         hidden,
-        ((encoder_layer(hidden, heads, width), c.integer("num_hidden_layers", default=34)),),
+        ((encoder_layer(hidden, heads, width, rotary=True), c.integer("num_hidden_layers", default=34)),),
         vocab_size=0,
         max_position_embeddings=tokens,
         learned_positions=tokens,

@@ -107,10 +107,13 @@ def mamba2(c: ConfigReader) -> ModelSpec:
 
 @family("jamba")
 def jamba(c: ConfigReader) -> ModelSpec:
-    """Jamba: Mamba-1 with an attention layer in every ``attn_layer_period``, a mixture in every other block."""
+    """Jamba: Mamba-1 with an attention layer in every ``attn_layer_period``, a mixture in every other block.
+
+    Its attention knows no positions (transformers, ``JambaAttention``).
+    """
     hidden = c.integer("hidden_size", default=4096)
     mixer, extra = _mamba1(c, hidden, "mamba_", inner_norms=True)
-    attention = grouped_query(c, hidden, kv_heads=8)
+    attention = grouped_query(c, hidden, kv_heads=8, rotary=False)
     width = c.integer("intermediate_size", default=14336)
     dense = MlpSpec(width, gated=True)
     experts = c.integer("num_experts", default=16)
@@ -170,7 +173,8 @@ def granite_moe_hybrid(c: ConfigReader) -> ModelSpec:
     count = c.integer("num_hidden_layers", default=32)
     mixer, extra = _prefixed_mamba2(c, hidden)
     bias = c.flag("attention_bias", default=False)
-    attention = grouped_query(c, hidden, qkv_bias=bias, output_bias=bias)
+    rotary = c.text("position_embedding_type", default="none") == "rope"
+    attention = grouped_query(c, hidden, qkv_bias=bias, output_bias=bias, rotary=rotary)
     experts = c.integer("num_local_experts", default=8, minimum=0)
     shared = c.integer("shared_intermediate_size", default=1024)
     mlp = MlpSpec(
@@ -191,7 +195,7 @@ def granite_moe_hybrid(c: ConfigReader) -> ModelSpec:
 
 @family("nemotron_h")
 def nemotron_h(c: ConfigReader) -> ModelSpec:
-    """Nemotron-H: each block is one mixer (``M``), one attention (``*``) or one feed-forward (``-``).
+    """Nemotron-H: each block is one mixer (``M``), one attention without positions (``*``) or one feed-forward (``-``).
 
     Its configuration class lives with the checkpoints; the defaults are those of Nemotron-H-8B.
     """
@@ -204,7 +208,9 @@ def nemotron_h(c: ConfigReader) -> ModelSpec:
     heads = c.integer("num_attention_heads", default=32)
     kv_heads = c.key_value_heads(heads, default=8)
     head_dim = c.integer("attention_head_dim", "head_dim", default=128)
-    attention = AttentionSpec("full", heads, kv_heads, head_dim, head_dim, qkv_bias=bias, output_bias=bias)
+    attention = AttentionSpec(
+        "full", heads, kv_heads, head_dim, head_dim, qkv_bias=bias, output_bias=bias, position_embedding_type="none"
+    )
     mixer, extra = _mamba2(
         c.integer("mamba_num_heads", default=128),
         c.integer("mamba_head_dim", default=64),

@@ -105,7 +105,7 @@ def _project_qkv(
     ops = [project]
     if ctx.training and ATTENTION_LAYOUT in ctx.framework.composite:
         ops += copied_projection(name, qkv, parts[1:], ctx)
-    rotary = not ctx.model.learned_positions and spec.causal
+    rotary = spec.position_embedding_type == "rope"
     if not rotary and not spec.qk_norm:
         return ops, (qkv,), gate
     # The norm of query and key heads is one kernel with the rotation, and its backward needs what it normalised.

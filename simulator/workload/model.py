@@ -32,6 +32,10 @@ class AttentionSpec:
         ``num_key_value_heads`` × ``head_dim`` the width of queries and keys (gated delta net).
     gated_output
         An output gate of inner width is projected besides q, k, v.
+    position_embedding_type
+        What the mixer itself does about positions, in Megatron's words: ``rope`` rotates queries and keys in a kernel
+        of its own (Su et al. 2021, arXiv 2104.09864); ``alibi`` (Press et al. 2022, arXiv 2108.12409) and ``relative``
+        (T5) are biases on the scores inside the core; ``none`` nothing, as with learned positions.
     mixer
         Which linear mixer, as far as its projections differ.
     time_step_rank
@@ -57,6 +61,7 @@ class AttentionSpec:
     conv_kernel: int = 0
     num_groups: int = 1
     gated_output: bool = False
+    position_embedding_type: Literal["rope", "alibi", "relative", "none"] = "rope"
     mixer: Literal["", "mamba1", "mamba2", "gated-delta-net", "lightning"] = ""
     time_step_rank: int = 0
 
@@ -151,7 +156,7 @@ class ModelSpec:
     max_position_embeddings
         Longest context.
     learned_positions
-        Rows of a learned position embedding, 0 with rotary or relative positions.
+        Rows of a learned position embedding, 0 where the mixers take care of positions.
     tie_word_embeddings
         The head shares the embedding matrix.
     head
@@ -211,6 +216,18 @@ class ModelSpec:
     def num_hidden_layers(self) -> int:
         """Number of blocks of the backbone."""
         return sum(count for _, count in self.layers)
+
+    @property
+    def position_embedding_type(self) -> str:
+        """``learned_absolute``, or what the first attention that minds positions does; ``none`` if nothing does."""
+        if self.learned_positions:
+            return "learned_absolute"
+        kinds = (
+            layer.attention.position_embedding_type
+            for layer, _ in self.layers
+            if layer.attention is not None and layer.attention.kind != "linear"
+        )
+        return next((kind for kind in kinds if kind != "none"), "none")
 
     def layer_list(self) -> tuple[LayerSpec, ...]:
         """The blocks one by one, in order."""

@@ -80,13 +80,15 @@ def sizes(model: ModelSpec) -> dict[str, object] | None:
         and len(norms) == 1 and all(b is not None for b in blocks) and model.head == "lm" and not model.towers
     )  # fmt: skip
     norm, count, parallel, cross = next(iter(norms))
+    positions = model.position_embedding_type
+    plain = plain and positions != "alibi"  # not among the choices of --position-embedding-type
     if not plain or attention is None or count != 2 or parallel or cross is not None or norm not in ("rms", "layer"):
         return None
     found: dict[str, object] = {"--num-layers": len(layers), "--hidden-size": model.hidden_size}
     found |= dict(_attention(model, attention)) | dict(_blocks([b for b in blocks if b is not None]))
     found |= {"--normalization": "RMSNorm"} if norm == "rms" else {}
     found |= {"--max-position-embeddings": model.max_position_embeddings, "--vocab-size": model.vocab_size}
-    found["--position-embedding-type"] = "learned_absolute" if model.learned_positions else "rope"
+    found["--position-embedding-type"] = positions
     return found | ({} if model.tie_word_embeddings else {"--untie-embeddings-and-output-weights": None})
 
 
