@@ -128,7 +128,7 @@ def _peak(row: Row) -> str:
         return ""
     ends = " to ".join(format_quantity(v, "data") for v in (low, high))
     sure = f"at least {100 * CHANCES[-1]:.0f} %" if chance >= CHANCES[-1] else percent(chance)
-    return f"{format_quantity(peak, 'data')}  (80 % interval {ends}, fits: {sure})"
+    return f"{format_quantity(peak, 'data')}  (80 % interval {ends}; fits with a chance of {sure})"
 
 
 def _rests_on(row: Row) -> str:

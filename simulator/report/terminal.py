@@ -19,6 +19,7 @@ from simulator.report.figures_of_merit import (
 )
 from simulator.results.tables import Result
 from simulator.units import format_quantity
+from simulator.workload.plan import key_of_plans
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ _CLASSES = {
 
 
 def print_result(result: Result, console: Console) -> None:
-    """All workloads of a result."""
+    """All workloads of a result, and what the short names in their plans stand for."""
     for row in result.rows("summary"):
         if row["kind"] == "training":
             print_training(result, row, console)
@@ -50,6 +51,8 @@ def print_result(result: Result, console: Console) -> None:
             print_functions(result, row, console)
         else:
             print_serving(result, row, console)
+    if key := key_of_plans(str(row.get("plan") or "") for row in result.rows("summary")):
+        console.print(Text(f"\nplans: {key}", style="dim"))
     for warning in result.warnings:
         console.print(Text(f"note: {warning}", style="yellow"))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from types import MappingProxyType
@@ -10,7 +12,7 @@ from types import MappingProxyType
 from simulator.workload.ops import Mesh
 from simulator.workload.stage import Stage
 
-__all__ = ["AXES", "GROUP_OPTIONS", "SHORT_NAMES", "Plan", "base_axis", "sub_axis"]
+__all__ = ["AXES", "GROUP_OPTIONS", "SHORT_NAMES", "Plan", "base_axis", "key_of_plans", "sub_axis"]
 
 AXES = ("tp", "cp", "dp", "pp")
 """Mesh axes from innermost (neighbouring ranks) to outermost: Megatron's rank order tp-cp-dp-pp.
@@ -21,7 +23,7 @@ SHORT_NAMES = {
     "tp": "tensor_parallel", "sp": "sequence_parallel", "cp": "context_parallel", "pp": "pipeline_parallel",
     "vpp": "virtual_stages", "dp": "data_parallel", "ep": "expert_parallel",
 }  # fmt: skip
-"""Short forms accepted on the command line."""
+"""Short forms accepted on the command line and used in the short form of a plan."""
 
 GROUP_OPTIONS: dict[str, tuple[str, ...]] = {
     "shard_group": ("dpcp", "edp"), "parameter_group": ("dpcp", "edp"), "gradient_group": ("dpcp", "edp"),
@@ -196,3 +198,17 @@ class Plan:
         parts += [f"{name}={value}" for name, value in self.options]
         parts += [f"stages[{'; '.join(map(str, self.stages))}]"] * bool(self.stages)
         return " ".join(parts)
+
+
+def key_of_plans(plans: Iterable[str]) -> str:
+    """What the short names in short forms of plans stand for, in the keys of a scenario; empty if there are none.
+
+    >>> key_of_plans(["tp4+sp pp2x3 bf16", "tp4 pp1 zero1"])
+    'tp tensor_parallel, sp sequence_parallel, pp pipeline_parallel, x virtual_stages, zero zero_stage'
+    """
+    text = " ".join(plans)
+    patterns = {short: rf"(?<![a-z]){short}\d" for short in (*SHORT_NAMES, "zero")}
+    patterns |= {"sp": r"\+sp\b", "vpp": r"(?<![a-z])pp\d+x"}
+    names = SHORT_NAMES | {"zero": "zero_stage"}
+    found = [short for short in names if re.search(patterns[short], text)]
+    return ", ".join(f"{'x' if short == 'vpp' else short} {names[short]}" for short in found)

@@ -174,6 +174,6 @@ def test_figures_of_a_sweep_are_drawn_from_its_folder(tmp_path: Path, capsys: py
     capsys.readouterr()
     assert main(["plot", str(tmp_path)]) == 0
     drawn = {Path(line).stem for line in capsys.readouterr().out.split()}
-    assert drawn == {"pareto", "goodput_against_rate", "cost_bars", "tco_bars"}
+    assert drawn == {"variant_bars", "pareto", "goodput_against_rate", "cost_bars", "tco_bars"}
     assert main(["plot", str(tmp_path), "memory_bars"]) == 2
     assert "no figure of a sweep" in capsys.readouterr().err
