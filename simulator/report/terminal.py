@@ -128,7 +128,8 @@ def print_jobs(result: Result, row: Row, console: Console) -> None:
 
 
 def _title(row: Row, console: Console) -> None:
-    size = f"{row['accelerators']:.0f} accelerators" if row.get("accelerators") else ""
+    count = row.get("accelerators")
+    size = f"{count:.0f} accelerator{'s' * (count != 1)}" if count else ""
     plan = f"{row.get('plan') or ''}"
     head = Text(f"{row['workload']}", style="bold")
     head.append(

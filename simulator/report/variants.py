@@ -28,23 +28,19 @@ FIGURES_OF_MERIT = (
 """Columns of a summary that are shown where they are known, in this order."""
 
 _MOST_ROWS = 60
+_STATES = ("ok", "infeasible", "error")
+"""Of a point, by how bad they are: a point is as good as the worst of its workloads."""
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
-    """One line per point and workload, in the order of the points; then reasons, each once."""
-    names = short_names(sweep.axes)
-    shown = [c for c in FIGURES_OF_MERIT if any(figure_text(c, row.get(c)) for row in sweep.rows)]
-    several = len({row["workload"] for row in sweep.rows if row["workload"]}) > 1
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    for head in ("#", *names.values(), *(["workload"] if several else [])):
-        table.add_column(head, overflow="fold")
-    for column in shown:
-        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    for row in sweep.rows[:_MOST_ROWS]:
-        table.add_row(*_line(row, list(names), shown, several), style="dim" if row["status"] != "ok" else "")
+    """One line per point and workload, in the order of the points, a table for each kind; then reasons, each once."""
     console.soft_wrap = False
-    console.print(table)
+    kinds = dict.fromkeys(str(row.get("kind") or "") for row in sweep.rows if row.get("kind"))
+    several = len({row["workload"] for row in sweep.rows if row["workload"]}) > 1
+    first = next(iter(kinds), "")
+    for kind in kinds or [""]:
+        rows = [row for row in sweep.rows[:_MOST_ROWS] if str(row.get("kind") or first) == kind]
+        console.print(_table(rows, short_names(sweep.axes), several))
     if len(sweep.rows) > _MOST_ROWS:
         console.print(f"... and {len(sweep.rows) - _MOST_ROWS} more rows; -o DIR saves all as sweep.csv", style="dim")
     reasons: dict[str, list[int]] = {}
@@ -54,9 +50,26 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     for reason, points in list(reasons.items())[:12]:
         which = ", ".join(f"#{p}" for p in points[:6]) + (f" and {len(points) - 6} more" if len(points) > 6 else "")
         console.print(Text(f"{which}: {reason}", style="yellow"))
-    counts = {s: len({r["point"] for r in sweep.rows if r["status"] == s}) for s in ("ok", "infeasible", "error")}
-    said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
-    console.print(f"{len(sweep.points)} points at depth {sweep.depth}: {said}", style="bold", markup=False)
+    worst: dict[int, str] = {}
+    for row in sweep.rows:
+        worst[row["point"]] = max(worst.get(row["point"], "ok"), str(row["status"]), key=_STATES.index)
+    said = ", ".join(f"{n} {state}" for state in _STATES if (n := list(worst.values()).count(state)))
+    many = "point" if len(sweep.points) == 1 else "points"
+    console.print(f"{len(sweep.points)} {many} at depth {sweep.depth}: {said}", style="bold", markup=False)
+
+
+def _table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], several: bool) -> Table:
+    """Points of one kind of workload, with the figures that some of them have."""
+    shown = [c for c in FIGURES_OF_MERIT if any(figure_text(c, row.get(c)) for row in rows)]
+    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
+    for head in ("#", *names.values(), *(["workload"] if several else [])):
+        table.add_column(head, overflow="fold")
+    for column in shown:
+        table.add_column(column.replace("_", " "), justify="right", overflow="fold")
+    table.add_column("", overflow="fold")
+    for row in rows:
+        table.add_row(*_line(row, list(names), shown, several), style="dim" if row["status"] != "ok" else "")
+    return table
 
 
 def _line(row: Mapping[str, Any], axes: Sequence[str], shown: Sequence[str], several: bool) -> list[Text]:
