@@ -49,6 +49,14 @@ def test_ring_sends_every_chunk_past_every_rank() -> None:
     assert messages(block.backward, plan, "send_recv", "cp") == [chunk] * (2 * ranks - 1)
 
 
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_steps_of_a_ring_see_the_keys_of_one_chunk_each(ranks: int) -> None:
+    plan = plan_of(context_parallel=ranks)
+    steps = [op.attention for op in layer_of("llama-3.1-8b", plan, 1, S).forward if op.attention]
+    (whole,) = (op.attention for op in layer_of("llama-3.1-8b", Plan(), 1, S).forward if op.attention)
+    assert [shape.kv_len for shape in steps] == pytest.approx([whole.kv_len / ranks] * ranks)
+
+
 @pytest.mark.parametrize(("compute", "send"), [(3.0, 1.0), (1.0, 3.0), (2.0, 2.0)])
 def test_ring_forward_hides_sends_under_attention(compute: float, send: float) -> None:
     # Liu et al., arXiv 2310.01889: a step takes the longer of block attention and send.

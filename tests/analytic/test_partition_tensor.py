@@ -147,6 +147,14 @@ def test_tesseract_layers_share_the_traffic_of_the_activations() -> None:
     assert not messages(layer_of("gpt3-6.7b", flat, batch=b).reduce, flat, "all_reduce", "tp")
 
 
+@pytest.mark.parametrize(("name", "cut"), [("summa-2d", 4), ("tesseract-2.5d", 8)])
+def test_norms_of_a_grid_sum_two_numbers_per_token(name: str, cut: int) -> None:
+    """Mean and variance over a width that is cut: two fp32 numbers of each of a rank's tokens in every reduction."""
+    plan = GRIDS[name]
+    sums = [op for op in layer_of("gpt3-6.7b", plan, batch=8).forward if ".sums." in op.name]
+    assert sums and set(messages(sums, plan, "all_reduce", "tp")) == {2 * 4 * 8 * 2048 / cut}
+
+
 def test_cube_gathers_inputs_and_weights_and_scatters_outputs() -> None:
     # Bian et al., arXiv 2105.14450: along each edge a face of X, W and Y, 1/q² of the whole.
     plan, q = GRIDS["3d"], 2

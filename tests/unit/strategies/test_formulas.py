@@ -1,0 +1,153 @@
+"""One rule of one strategy at a time, by hand: what whole runs do not tell apart from its opposite."""
+
+from __future__ import annotations
+
+import itertools
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from simulator.registry import lookup
+from simulator.strategies.batching.fair import VirtualTokenCounter
+from simulator.strategies.batching.fastserve import FastServe
+from simulator.strategies.batching.s3 import S3
+from simulator.strategies.kv_cache.reserve import ReservePowerOfTwo
+from simulator.strategies.migration.llumnix import Llumnix
+from simulator.strategies.peak import peak_workspace
+from simulator.strategies.pipeline.merak import ShiftedCriticalPath
+from simulator.strategies.pipeline.terapipe import balanced_slices
+from simulator.strategies.protocols import ActionKind, BatchPlan
+from simulator.strategies.router.informed import KVAware
+from simulator.workload.dims import Dim
+from simulator.workload.model_files import load_model
+from simulator.workload.ops import Op, OpKind, Phase, Tensor, TensorClass
+from simulator.workload.plan import Plan
+
+
+def view(**given: Any) -> Any:
+    """What a policy sees of a replica, a request or a service."""
+    return SimpleNamespace(**given)
+
+
+class Request:
+    """A request with the state that its policy keeps."""
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+
+
+def test_a_chain_of_tensors_needs_two_of_them_at_once() -> None:
+    """x0 → x1 → … → x8 of 1 KiB each: the one that is read and the one that is written, and none that is kept."""
+    made = [Tensor(f"x{i}", TensorClass.ACTIVATION, (Dim.of("n", 512),), "bf16") for i in range(9)]
+    ops = [
+        Op(f"op{i}", OpKind.ELEMENTWISE, Phase.FORWARD, "bf16", (a,), (b,))
+        for i, (a, b) in enumerate(itertools.pairwise(made))
+    ]
+    mesh = Plan().mesh
+    assert peak_workspace(ops, mesh, frozenset()) == 2 * 1024
+    assert peak_workspace(ops, mesh, frozenset(f"x{i}" for i in range(0, 9, 2))) == 1024
+    gathered = Tensor("w", TensorClass.WORKSPACE, (Dim.of("n", 1024),), "bf16")
+    use = Op("gather", OpKind.ELEMENTWISE, Phase.FORWARD, "bf16", (), (gathered,))
+    assert peak_workspace([*ops, use], mesh, frozenset()) == 2 * 1024  # 2 KiB alone, after the chain has gone
+
+
+@pytest.mark.parametrize(("linear", "quadratic"), [(3.0, 0.0), (0.0, 2.0), (1.0, 1e-3)])
+def test_slices_of_a_sequence_take_equal_time(linear: float, quadratic: float) -> None:
+    """TeraPipe (arXiv 2102.07988): a slice takes linear·n + quadratic·(b² − a²)/2 between its tokens a and b."""
+    lengths = balanced_slices(65536, 8, linear, quadratic)
+    ends = [sum(lengths[:k]) for k in range(9)]
+    times = [linear * (b - a) + quadratic * (b * b - a * a) / 2 for a, b in itertools.pairwise(ends)]
+    assert ends[-1] == 65536
+    assert max(times) == pytest.approx(min(times), rel=1e-3)
+
+
+@pytest.mark.parametrize(("microbatches", "ahead"), [(2, 2), (3, 3), (8, 3)])
+def test_merak_runs_the_last_stage_but_one_a_forward_ahead(microbatches: int, ahead: int) -> None:
+    orders = ShiftedCriticalPath().order(4, microbatches, 1)
+    forwards = []
+    for order in orders:
+        kinds = [action.kind for action in order]
+        first = next(i for i, kind in enumerate(kinds) if kind not in (ActionKind.FORWARD, ActionKind.RECOMPUTE))
+        forwards.append(kinds[:first].count(ActionKind.FORWARD))
+    usual = [min(4 - stage, microbatches) for stage in range(4)]  # of 1F1B
+    assert forwards == [*usual[:2], ahead, usual[3]]
+
+
+@pytest.mark.parametrize(("output", "reserved"), [(1, 1), (2, 2), (100, 128), (128, 128), (129, 256)])
+def test_outputs_are_reserved_to_the_next_power_of_two(output: int, reserved: int) -> None:
+    """vLLM's "Pow2" baseline (Kwon et al. 2023, figure 2): at most twice what is written."""
+    request: Any = view(input_tokens=500, output_tokens=output)
+    assert ReservePowerOfTwo().reserved_tokens(request, 0) == 500 + reserved
+    assert ReservePowerOfTwo().reserved_tokens(request, 520) == min(520, 500 + reserved)
+
+
+@pytest.mark.parametrize(("output", "allowed"), [(1, 16), (16, 16), (17, 32), (100, 112)])
+def test_s3_rounds_an_exact_prediction_up_to_its_bucket(output: int, allowed: int) -> None:
+    request = view(input_tokens=10, output_tokens=output, data=None, index=0)
+    replica = view(
+        waiting=[request], decoding=[], prefilling=[], paused=[], swapped=[], running=0, kv_blocks=10_000,
+        watermark_blocks=0, block_size=16, max_model_len=0, max_num_seqs=0, max_batch_seqs=0, max_num_batched_tokens=0,
+        secure_decodes=lambda: 0,
+    )  # fmt: skip
+    S3(bucket=16).schedule(replica, 0.0)
+    assert request.data == allowed
+
+
+def test_a_replica_gives_when_below_the_threshold_and_takes_when_above() -> None:
+    """Freeness is free blocks less those of the head of the queue, per running request (Llumnix, OSDI 2024)."""
+
+    def replica(index: int, held: int, running: int, *queue: int) -> Any:
+        waiting = [view(prefill_target=tokens) for tokens in queue]
+        return view(
+            index=index, kv_blocks=100, kv_blocks_at=lambda now: held, waiting=waiting, running=running, block_size=16
+        )
+
+    policy = Llumnix(threshold=10.0)
+    full, short, free, idle = replica(0, 90, 5), replica(1, 40, 4, 400), replica(2, 40, 4), replica(3, 0, 0)
+    assert [policy.freeness(r, 0.0) for r in (full, short, free, idle)] == [2.0, 8.75, 15.0, 100.0]
+    assert policy.pairs([full, short, free, idle], [], 0.0) == [(0, 3), (1, 2)]
+    assert policy.pairs([free, idle], [replica(4, 0, 0)], 0.0) == [(4, 3)]
+
+
+def test_kv_aware_counts_the_blocks_that_the_queue_will_ask_for() -> None:
+    def replica(held: int, queued: int, blocks: int = 100) -> Any:
+        return view(kv_blocks_at=lambda now: held, queued_tokens=queued, block_size=16, kv_blocks=blocks)
+
+    router, request = KVAware(), view()
+    assert router.load(request, replica(30, 160), 0.0) == pytest.approx(0.4)
+    assert router.route(request, [replica(30, 160), replica(35, 0), replica(60, 0)], 0.0) == 1
+    assert KVAware().route(request, [replica(50, 0), replica(60, 0, 200)], 0.0) == 1  # a share, not a count
+
+
+def test_a_client_with_a_turn_behind_it_lets_the_other_go_first() -> None:
+    """VTC (arXiv 2401.00588): the least served client next; who is chosen is charged for its prompt."""
+    policy = VirtualTokenCounter()
+    queue = [view(client=c, input_tokens=100, index=i) for i, c in enumerate((0, 0, 0, 1, 1))]
+    policy.counters.update({0: 0.0, 1: 150.0})
+    order = [(r.client, r.index) for r in policy.order(view(waiting=queue), 5)]
+    assert order == [(0, 0), (0, 1), (1, 3), (0, 2), (1, 4)]  # counters 0, 100, 150, 200, 250
+
+
+@pytest.mark.parametrize("groups", [{}, {"parameter_group": 4}, {"gradient_group": 4}])
+def test_states_of_groups_exclude_a_pipeline_only_where_they_are_sharded(groups: dict[str, int]) -> None:
+    plan = Plan().with_(
+        data_parallel=4, pipeline_parallel=2, sharding="paro",
+        **({"parameter_group": 1, "gradient_group": 1} | groups),
+    )  # fmt: skip
+    paro = lookup("sharding", "paro")()
+    assert bool(paro.check(load_model("gpt3-6.7b"), plan)) is bool(groups)
+
+
+def test_a_plan_holds_until_the_first_that_runs_has_had_its_quantum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Level k has ratio^k iterations (FastServe, arXiv 2305.05920)."""
+    policy = FastServe(ratio=2, levels=6, promote_after=100.0)
+    services = [view(level=level, used=used, since=None) for level, used in ((3, 2), (2, 1), (5, 0))]
+    running = [Request(service) for service in services]
+    waiting = Request(view(level=1, used=0, since=7.0))
+    monkeypatch.setattr(policy, "_account", lambda *given: None)
+    monkeypatch.setattr(policy, "choose", lambda replica: (BatchPlan(), running))
+    replica = view(decoding=running, paused=[], prefilling=[], waiting=[waiting], swapped=[])
+    plan = policy.schedule(replica, 10.0)
+    assert plan.horizon == min(8 - 2, 4 - 1)  # the last level has no end
+    assert plan.until == 7.0 + 100.0
