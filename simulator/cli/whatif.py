@@ -235,5 +235,6 @@ def drawings(source: Result | Sweep) -> dict[str, str]:
             image = path.read_bytes()
             width = int.from_bytes(image[16:20], "big") * 72 // 150  # of a PNG, at its size on paper
             data = base64.b64encode(image).decode()
-            found[caption] = f'<img alt="{caption}" width="{width}" src="data:image/png;base64,{data}">'
+            wide = ' class="wide"' if width > 560 else ""
+            found[caption] = f'<img alt="{caption}"{wide} width="{width}" src="data:image/png;base64,{data}">'
     return found

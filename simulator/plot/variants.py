@@ -30,7 +30,7 @@ _FIRST = {
 _CEILING = {"memory_peak": "memory_capacity"}
 """What a figure must stay below, where another column says so."""
 
-_WORDS = {"seconds": "time of one step", "slo_goodput": "SLO goodput", "mfu": "MFU"}
+_WORDS = {"seconds": "time of one iteration", "slo_goodput": "SLO goodput", "mfu": "MFU"}
 
 
 def variant_bars(
@@ -53,7 +53,7 @@ def variant_bars(
     Raises
     ------
     ConfigError
-        If there are fewer than two variants, or none has such a figure.
+        If there are fewer than two variants, none has such a figure, or all have the same.
     """
     points = points_of(source, workload)
     if len(points.rows) < 2:
@@ -80,12 +80,16 @@ def _columns(points: Points, metrics: Sequence[str]) -> list[str]:
     found = [c for c in wanted if any(math.isfinite(number(r, c)) for r in points.rows)]
     if not found:
         raise ConfigError(f"no variant of '{points.workload}' has {' or '.join(c.replace('_', ' ') for c in wanted)}")
+    if metrics:
+        return found
     telling = [c for c in found if len({repr(number(r, c)) for r in points.rows}) > 1]
-    return found if metrics else (telling or found)[:3]
+    if not telling:
+        raise ConfigError(f"the variants of '{points.workload}' do not differ: the sweep changes nothing of it")
+    return telling[:3]
 
 
 def _notes(points: Points, shown: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    yield from (f"{_name(c)}: {definition('summary', c)}" for c in columns if c not in _WORDS)
+    yield from (f"{_name(c, shown)}: {definition('summary', c)}" for c in columns if c not in _WORDS)
     if any(math.isfinite(number(row, f"{c}_high")) for c in columns for row in shown):
         yield "whiskers: central 80 %"
     if any(math.isfinite(number(row, _CEILING.get(c, ""))) for c in columns for row in shown):
@@ -100,7 +104,9 @@ def _sound(row: Mapping[str, Any]) -> bool:
     return works(row) and keeps_limits(row)
 
 
-def _name(column: str) -> str:
+def _name(column: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    if column == "seconds" and any(row.get("kind") == "training" for row in rows):
+        return "time of one step"
     return _WORDS.get(column, column.replace("_", " "))
 
 
@@ -132,7 +138,8 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
         text.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1})
     _ceiling(axes, limits, scale)
     axes.set_xlim(0, 1.25 * most * scale.factor or 1)
-    axes.set_xlabel(f"{_name(column)} [{scale.unit}]" if scale.unit else _name(column))
+    name = _name(column, rows)
+    axes.set_xlabel(f"{name} [{scale.unit}]" if scale.unit else name)
 
 
 def _ceiling(axes: Axes, limits: set[float], scale: Scale) -> None:

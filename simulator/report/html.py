@@ -136,8 +136,7 @@ def result_page(result: Result, figures: Mapping[str, str] | None = None) -> str
 
 def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
     """The page of a sweep: its points as a figure and as one sortable table; ``figures`` as for a result."""
-    counts = {s: len({r["point"] for r in sweep.rows if r["status"] == s}) for s in ("ok", "infeasible", "error")}
-    said = ", ".join(f"{n} {s}" for s, n in counts.items() if n)
+    said = ", ".join(f"{n} {state}" for state, n in sweep.states.items() if n)
     facts = [
         f"sweep of {len(sweep.points)} points",
         f"depth {sweep.depth}",
@@ -159,7 +158,11 @@ def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
         sections.insert(0, Section("Best by each figure", [Table(head, lines, sortable=False)]))
     name = str(sweep.document.get("name") or "sweep")
     verdict = f"{len(sweep.points)} points: {said}."
-    return _render(Page(name, facts, verdict, counts["ok"] > 0, sections, (), _yaml(sweep.document)))
+    return _render(
+        Page(
+            name, facts, verdict, any(row["status"] == "ok" for row in sweep.rows), sections, (), _yaml(sweep.document)
+        )
+    )
 
 
 def write_page(text: str, path: str | Path) -> Path:
@@ -358,6 +361,14 @@ _AXES = (
 )  # fmt: skip
 
 
+def _value(sweep: Sweep, row: Mapping[str, Any], axis: str) -> str:
+    """The value of an axis, with its name where it is no word."""
+    value = row.get(axis)
+    if value is None or isinstance(value, str):
+        return value or ""
+    return f"{short_names(sweep.axes)[axis]} {value_text(value)}"
+
+
 def _pareto(sweep: Sweep) -> str:
     """The first pair of figures that both vary, as a scatter coloured by the axis with the fewest values."""
     for x, y in _AXES:
@@ -367,7 +378,7 @@ def _pareto(sweep: Sweep) -> str:
             varied = [a for a in sweep.axes if len({str(r.get(a)) for r in rows}) > 1]
             group = min(varied, key=lambda a: len({str(r.get(a)) for r in rows}), default="")
             points = [
-                (float(r[x]) * x_factor, float(r[y]) * y_factor, str(r.get(group, "")) if group else str(r["workload"]),
+                (float(r[x]) * x_factor, float(r[y]) * y_factor, _value(sweep, r, group) or str(r["workload"]),
                  f"{_named(sweep, r)}: {x} {figure_text(x, r[x])}, {y} {figure_text(y, r[y])}")
                 for r in rows
             ]  # fmt: skip

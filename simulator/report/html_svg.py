@@ -56,16 +56,16 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
     """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
     left, top, width, height = 78.0, 30.0, 340.0, 270.0
-    x_most, y_most = _round_up(max(p[0] for p in points)), _round_up(max(p[1] for p in points))
+    (x_most, x_ticks), (y_most, y_ticks) = (_axis(max(p[i] for p in points)) for i in (0, 1))
     groups = list(dict.fromkeys(p[2] for p in points))
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
-    for i in range(6):
-        x, y = left + width * i / 5, top + height - height * i / 5
+    for value in y_ticks:
+        y = top + height - height * value / y_most
         parts.append(f'<line x1="{left}" x2="{left + width}" y1="{y}" y2="{y}" stroke="#d9d9d9" stroke-width="0.7"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{_tick(y_most * i / 5)}</text>')
-        parts.append(
-            f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{_tick(x_most * i / 5)}</text>'
-        )
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end" {_TEXT}>{_tick(value)}</text>')
+    for value in x_ticks:
+        x = left + width * value / x_most
+        parts.append(f'<text x="{x}" y="{top + height + 17}" text-anchor="middle" {_TEXT}>{_tick(value)}</text>')
     middle = top + height / 2
     parts.append(
         f'<text x="{left + width / 2}" y="{top + height + 38}" text-anchor="middle" {_TEXT}>{escape(x_label)}</text>'
@@ -91,12 +91,20 @@ def _tick(value: float) -> str:
     return f"{value:,.4g}" if value < 9999.5 else f"{value:,.0f}" if value < 1e6 else f"{value:.3g}"
 
 
-def _round_up(value: float) -> float:
-    """The next number of one or two digits that divides well."""
-    if value <= 0:
-        return 1.0
-    size = 10.0 ** math.floor(math.log10(value))
-    return next(size * f for f in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if size * f >= value)
+def _axis(most: float) -> tuple[float, list[float]]:
+    """End of an axis from zero that holds ``most``, and its ticks: three to six steps of 1, 2 or 5 by a power of ten.
+
+    >>> _axis(4)
+    (4.0, [0.0, 1.0, 2.0, 3.0, 4.0])
+    >>> _axis(5.27)[0]
+    6.0
+    """
+    if most <= 0:
+        return 1.0, [0.0, 1.0]
+    size = 10.0 ** math.floor(math.log10(most / 3))
+    step = next(size * f for f in (1, 2, 5, 10) if most / (size * f) <= 6)
+    count = math.ceil(most / step - 1e-9)
+    return step * count, [step * i for i in range(count + 1)]
 
 
 def _svg(width: float, height: float, title: str, parts: Sequence[str]) -> str:

@@ -28,8 +28,6 @@ FIGURES_OF_MERIT = (
 """Columns of a summary that are shown where they are known, in this order."""
 
 _MOST_ROWS = 60
-_STATES = ("ok", "infeasible", "error")
-"""Of a point, by how bad they are: a point is as good as the worst of its workloads."""
 
 
 def print_sweep(sweep: Sweep, console: Console) -> None:
@@ -50,10 +48,7 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     for reason, points in list(reasons.items())[:12]:
         which = ", ".join(f"#{p}" for p in points[:6]) + (f" and {len(points) - 6} more" if len(points) > 6 else "")
         console.print(Text(f"{which}: {reason}", style="yellow"))
-    worst: dict[int, str] = {}
-    for row in sweep.rows:
-        worst[row["point"]] = max(worst.get(row["point"], "ok"), str(row["status"]), key=_STATES.index)
-    said = ", ".join(f"{n} {state}" for state in _STATES if (n := list(worst.values()).count(state)))
+    said = ", ".join(f"{n} {state}" for state, n in sweep.states.items() if n)
     many = "point" if len(sweep.points) == 1 else "points"
     console.print(f"{len(sweep.points)} {many} at depth {sweep.depth}: {said}", style="bold", markup=False)
 

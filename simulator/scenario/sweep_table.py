@@ -86,6 +86,15 @@ class Sweep:
         """Names of all columns."""
         return list(dict.fromkeys(name for row in self.rows for name in row))
 
+    @property
+    def states(self) -> dict[str, int]:
+        """How many points are ``ok``, ``infeasible`` or an ``error``, as bad as the worst of their workloads."""
+        order = ("ok", "infeasible", "error")
+        worst: dict[int, str] = {}
+        for row in self.rows:
+            worst[row["point"]] = max(worst.get(row["point"], "ok"), str(row["status"]), key=order.index)
+        return {state: list(worst.values()).count(state) for state in order}
+
     def frame(self) -> pd.DataFrame:
         """The table as a pandas frame."""
         import pandas as pd

@@ -151,6 +151,14 @@ def test_one_size_is_no_scale() -> None:
         mfu_against_scale(pd.DataFrame(RECOMPUTE))
     with pytest.raises(ConfigError, match="one variant"):
         variant_bars(pd.DataFrame(RECOMPUTE[:1]))
+    with pytest.raises(ConfigError, match="changes nothing of it"):
+        variant_bars(pd.DataFrame([RECOMPUTE[1], RECOMPUTE[1] | {"plan.recompute": "full"}]))
+
+
+def test_a_point_is_as_good_as_the_worst_of_its_workloads() -> None:
+    states = [(0, "ok"), (0, "infeasible"), (1, "ok"), (1, "ok"), (2, "infeasible"), (2, "error")]
+    rows = [{"point": point, "status": status} for point, status in states]
+    assert sweep_of(rows).states == {"ok": 1, "infeasible": 1, "error": 1}
 
 
 def test_what_workloads_share_is_drawn_once() -> None:
