@@ -56,7 +56,8 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:
     """Points (x, y, group, text on hover) on linear axes from zero, coloured by group."""
     left, top, width, height = 78.0, 30.0, 340.0, 270.0
-    (x_most, x_ticks), (y_most, y_ticks) = (_axis(max(p[i] for p in points)) for i in (0, 1))
+    x_most, x_ticks = _axis(max(p[0] for p in points))
+    y_most, y_ticks = _axis(max(p[1] for p in points))
     groups = list(dict.fromkeys(p[2] for p in points))
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
     for value in y_ticks:
