@@ -14,6 +14,7 @@ from simulator.cost.device import DeviceCost
 from simulator.cost.host import HostCost
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
+from simulator.cost.resolve import curve_dtype
 from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
@@ -179,6 +180,8 @@ class BlockPricer:
             priced = self.device.price(work)
             if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
                 priced = self._sustained(priced, work.dtype, _accumulates(op))
+            elif op.kind is OpKind.ATTENTION:
+                priced = self._limited(priced, work)
         return PricedOp(op, priced, work.flops, work.bytes)
 
     def _work(self, op: Op) -> Work:
@@ -200,6 +203,22 @@ class BlockPricer:
         used = list(priced.constants)
         share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
         return replace(priced, seconds=priced.seconds / share, constants=tuple(used))
+
+    def _limited(self, priced: Priced, work: Work) -> Priced:
+        """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
+
+        What lowers the clock is power, and a product costs fused attention as much of it as a GEMM, and its softmax
+        comes on top.
+        """
+        accelerator = self.device.accelerator
+        share = sustained_share(accelerator, work.dtype)
+        if share is None or priced.bound != "compute":
+            return priced
+        used = list(priced.constants)
+        peak = self.device.share(f"gemm.{curve_dtype(accelerator, work.dtype)}.compute", used)
+        rate = peak * min(1.0, self.device.shared(share, used)) * accelerator.rate(work.dtype)
+        seconds = work.flops / rate
+        return replace(priced, seconds=seconds, constants=tuple(used)) if seconds > priced.seconds else priced
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
         """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""
