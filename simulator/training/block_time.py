@@ -14,7 +14,6 @@ from simulator.cost.device import DeviceCost
 from simulator.cost.host import HostCost
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.cost.priced import Priced
-from simulator.cost.resolve import curve_dtype
 from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
@@ -207,18 +206,15 @@ class BlockPricer:
     def _limited(self, priced: Priced, work: Work) -> Priced:
         """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
 
-        What lowers the clock is power, and a product costs fused attention as much of it as a GEMM, and its softmax
-        comes on top.
+        What lowers the clock is power; a product costs fused attention as much of it as a GEMM, and its softmax comes
+        on top.
         """
-        accelerator = self.device.accelerator
-        share = sustained_share(accelerator, work.dtype)
-        if share is None or priced.bound != "compute":
+        if priced.bound != "compute" or sustained_share(self.device.accelerator, work.dtype) is None:
             return priced
-        used = list(priced.constants)
-        peak = self.device.share(f"gemm.{curve_dtype(accelerator, work.dtype)}.compute", used)
-        rate = peak * min(1.0, self.device.shared(share, used)) * accelerator.rate(work.dtype)
-        seconds = work.flops / rate
-        return replace(priced, seconds=seconds, constants=tuple(used)) if seconds > priced.seconds else priced
+        product = self._sustained(self.device.price(Work(OpKind.GEMM, work.dtype, work.flops)), work.dtype, False)
+        if product.seconds <= priced.seconds:
+            return priced
+        return replace(priced, seconds=product.seconds, constants=(*priced.constants, *product.constants))
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
         """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""

@@ -1,8 +1,8 @@
 """DeepSpeed-Ulysses: all-to-alls turn shards of the sequence into shards of the heads around attention.
 
-The heads that go to one rank lie apart in every token, so what is sent is laid out by rank first, and what comes back is
-laid out by token: a copy on the side of the tokens. A rank that holds two chunks of a causal sequence, one from either
-half, has tokens out of order behind the exchange: a copy on the side of the heads, where the framework deals out so.
+The heads that go to one rank lie apart in every token, so what is sent is laid out by rank first, and what comes back
+is laid out by token: a copy on the side of the tokens. A rank that holds two chunks of a causal sequence, one from
+either half, has tokens out of order behind the exchange: a copy on the side of the heads, where frameworks deal so.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from simulator.strategies.context.tokens import AXIS, core_of, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Op, OpKind, Stream, Tensor, TensorClass
+from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["Ulysses"]
