@@ -179,6 +179,8 @@ class BlockPricer:
             priced = self.device.price(work)
             if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
                 priced = self._sustained(priced, work.dtype, _accumulates(op))
+            elif op.kind is OpKind.ATTENTION:
+                priced = self._limited(priced, work)
         return PricedOp(op, priced, work.flops, work.bytes)
 
     def _work(self, op: Op) -> Work:
@@ -200,6 +202,19 @@ class BlockPricer:
         used = list(priced.constants)
         share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
         return replace(priced, seconds=priced.seconds / share, constants=tuple(used))
+
+    def _limited(self, priced: Priced, work: Work) -> Priced:
+        """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
+
+        What lowers the clock is power; a product costs fused attention as much of it as a GEMM, and its softmax comes
+        on top.
+        """
+        if priced.bound != "compute" or sustained_share(self.device.accelerator, work.dtype) is None:
+            return priced
+        product = self._sustained(self.device.price(Work(OpKind.GEMM, work.dtype, work.flops)), work.dtype, False)
+        if product.seconds <= priced.seconds:
+            return priced
+        return replace(priced, seconds=product.seconds, constants=(*priced.constants, *product.constants))
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
         """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""

@@ -85,7 +85,8 @@ def _compiled(model: ModelSpec, framework: Framework, plan: Plan, micro_batch: i
         ctx = LoweringContext(tower.model, micro_batch, tower.sequence, True, framework, tower.encoder_sequence)
 
         def compiled(block: Block) -> Block:
-            return compile_block(differentiate(block, produced), plan, framework)
+            whole = differentiate(block, produced, fused_sums=framework.recomputes_elementwise)
+            return compile_block(whole, plan, framework)
 
         if tower.embedded:
             embedding = compiled(lower_embedding(ctx))

@@ -24,6 +24,7 @@ from simulator.validation.hardware import cluster_of
 from simulator.validation.labels import scale_label, strategy_label
 from simulator.validation.models import IncompleteError, gpt_model, llama_model
 from simulator.validation.plans import framework_of
+from simulator.validation.training_launches import with_launch_options
 from simulator.workload.counting import parameters
 from simulator.workload.framework import Framework
 from simulator.workload.jobs import Batch, TrainingJob
@@ -220,7 +221,8 @@ def _simumax(row: Row, file: str, index: int) -> Case:
         Measurement("training_memory", float(row["peak_alloc_gib"]) * GIB, "allocated"),
         Measurement("training_memory", float(row["peak_reserved_gib"]) * GIB, "reserved"),
     )  # fmt: skip
-    assumed += ["sequence parallel, distributed optimizer, no overlap (SimuMax's notes)"]
+    plan, launched = with_launch_options(plan, "SimuMax")
+    assumed += ["sequence parallel, distributed optimizer, no overlap (SimuMax's notes)", *launched]
     return _case(
         f"simumax_{row['case']}",
         row,

@@ -21,6 +21,7 @@ from simulator.validation.models import IncompleteError, dims_in_words, model_of
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
 from simulator.validation.read_cluster import CLUSTER_SECTIONS
 from simulator.validation.read_power import power_case
+from simulator.validation.training_launches import with_launch_options
 from simulator.workload.jobs import Batch, TrainingJob
 
 __all__ = ["read_training_file", "training_case"]
@@ -90,6 +91,7 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
     )
     framework, assumed_framework = framework_of(f"{_source(record)} {record.get('framework', '')}", record)
     plan, assumed_plan = plan_of(record, framework)
+    plan, launched = with_launch_options(plan, _source(record))
     if plan.accelerators != int(hardware["n_gpus"]):
         raise IncompleteError(f"the layout needs {plan.accelerators} accelerators, the record has {hardware['n_gpus']}")
     model = model_of(record["model"])
@@ -101,7 +103,7 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
         scale_label(plan.accelerators, cluster.groups[0].node.accelerators), strategy_label(plan),
         str(record.get("quality", "B")), _sweep(record), str(record.get("config_group", "")),
     )  # fmt: skip
-    words = (*assumed, *assumed_framework, *assumed_plan)
+    words = (*assumed, *assumed_framework, *assumed_plan, *launched)
     return Case(
         str(record["id"]),
         file,

@@ -7,6 +7,7 @@ shards dimensions finds the reductions of the backward by the same rule as in th
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass
@@ -15,6 +16,9 @@ __all__ = ["GRADIENT_ELSEWHERE", "differentiate", "gradient_of"]
 
 GRADIENT_ELSEWHERE = "gradient"
 """Tag of an Op without a backward of its own; its value names the Op whose backward covers it."""
+
+ADDITIONS = (".add", ".sum")
+"""Endings of the Ops that only add: what they added has the gradient of the sum, no kernel writes it again."""
 
 FLASH_BACKWARD_GEMMS = 2.5
 """Attention backward recomputes the scores: 5 GEMMs against 2 (FlashAttention-2, arXiv 2307.08691 §3.1.2)."""
@@ -26,7 +30,7 @@ def gradient_of(tensor: Tensor, dtype: str = "") -> Tensor:
     return replace(tensor, name=f"{tensor.name}.grad", cls=cls, dtype=dtype or tensor.dtype)
 
 
-def differentiate(block: Block, gradient_dtype: str) -> Block:
+def differentiate(block: Block, gradient_dtype: str, *, fused_sums: bool = False) -> Block:
     """The block with its backward Ops, last forward Op first.
 
     Parameters
@@ -35,12 +39,42 @@ def differentiate(block: Block, gradient_dtype: str) -> Block:
         A lowered block without backward.
     gradient_dtype
         Type in which weight gradients are accumulated.
+    fused_sums
+        Whether a compiler adds the gradients of a tensor with several readers inside the kernels that make them;
+        autograd adds them one by one, in a kernel that reads two and writes one.
     """
     backward: list[Op] = []
+    arrived: dict[str, Tensor] = {}
     for op in reversed(block.forward):
         rule = _attention if op.kind is OpKind.ATTENTION else _gemm if op.kind in _GEMM_KINDS else _elementwise
-        backward += rule(op, gradient_dtype)
+        made = rule(op, gradient_dtype)
+        backward += made
+        if not fused_sums:
+            backward += _sums(op, made, arrived)
     return replace(block, backward=tuple(backward))
+
+
+def _sums(op: Op, made: Sequence[Op], arrived: dict[str, Tensor]) -> Iterator[Op]:
+    """Additions of what ``made`` to the gradients that have ``arrived``, which are noted by the tensor they are of.
+
+    The residual stream is read by a norm and by the addition behind its branch; the output of a norm by several
+    projections, by a router and by shared experts (``InputBuffer::accumulate`` of PyTorch's autograd engine). Tensors
+    of the residual width only: others are small or have one reader.
+    """
+    if op.name.endswith(ADDITIONS):
+        written = {t.name for b in made for t in b.writes}
+        arrived |= {t.name: gradient_of(op.writes[0]) for t in op.reads if gradient_of(t).name not in written}
+        return
+    for gradient in (t for b in made for t in b.writes):
+        if gradient.cls is not TensorClass.ACTIVATION or "hidden" not in gradient.dim_names:
+            continue
+        name = gradient.name.removesuffix(".grad")
+        if name in arrived and "routed" not in gradient.dim_names:
+            yield Op(
+                f"{gradient.name}.sum", OpKind.ELEMENTWISE, Phase.BACKWARD, gradient.dtype,
+                (arrived[name], gradient), (gradient,), gradient.dims, 1.0, residual=True,
+            )  # fmt: skip
+        arrived[name] = gradient
 
 
 _GEMM_KINDS = (OpKind.GEMM, OpKind.GROUPED_GEMM)
@@ -114,8 +148,11 @@ def _elementwise(op: Op, gradient_dtype: str) -> list[Op]:
     parameters = [t for t in op.reads if t.cls is TensorClass.PARAM]
     lookup = op.tags.get("lookup")
     upstream = tuple(gradient_of(t) for t in op.writes if t.dtype != "bool" and (t.dims[2:] or "routed" in t.dim_names))
-    if GRADIENT_ELSEWHERE in op.tags or (op.name.endswith(".add") and not op.saves):
+    added = op.name.endswith(ADDITIONS)
+    if GRADIENT_ELSEWHERE in op.tags or (added and not op.saves):
         return []  # the gradient of an addition is the gradient itself
+    if added:  # dropout fused with it: of the branch alone
+        inputs = inputs[:1]
     if lookup:
         table = gradient_of(parameters[0], gradient_dtype)
         return [

@@ -145,6 +145,9 @@ class Framework:
     sorts_arrived_rows
         Whether rows that came from other ranks are sorted by local expert in a pass of their own, and back, in either
         direction (Megatron's all-to-all dispatcher); else they are gathered once, on the side of the experts.
+    pairs_sequence_chunks
+        Whether a rank of context parallelism holds two chunks of a sequence, one from either half, so that causal
+        attention is as much work on every rank; all-to-alls then leave the tokens out of order.
     operators_per_shard
         Operators per parameter tensor and data-parallel rank, where ZeRO-1 gathers updated parameters slice by slice.
     checked_collectives
@@ -242,6 +245,7 @@ class Framework:
     router_kernels_backward: int = 0
     router_selections: int = 0
     sorts_arrived_rows: bool = False
+    pairs_sequence_chunks: bool = False
     operators_per_shard: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False

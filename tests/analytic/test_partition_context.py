@@ -10,10 +10,12 @@ from simulator.strategies.compile import check_plan
 from simulator.training.block_program import dependencies
 from simulator.training.stages import compiled_layers
 from simulator.workload.framework import Framework
+from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Batch, TrainingJob
 from simulator.workload.model_files import load_model
 from simulator.workload.ops import Block, OpKind
 from simulator.workload.plan import Plan
+from simulator.workload.work import work_of
 
 KINDS = ("ring", "ulysses", "megatron-allgather")
 S, H, HEAD, KV = 8192, 4096, 128, 8  # llama-3.1-8b: 32 heads, 8 of keys and values
@@ -77,6 +79,20 @@ def test_ulysses_moves_four_s_h_over_p() -> None:
     block = layer_of("gpt3-6.7b", plan, 1, s)
     assert messages(block.forward, plan, "all_to_all", "cp") == [2 * 3 * s * h / ranks, 2 * s * h / ranks]
     assert sorted(messages(block.backward, plan, "all_to_all", "cp")) == [2 * s * h / ranks, 2 * 3 * s * h / ranks]
+
+
+@pytest.mark.parametrize(("framework", "copies"), [("pytorch-eager", 1), ("megatron-core-0.8", 2)])
+def test_what_ulysses_exchanges_is_copied_by_rank_and_where_chunks_come_in_pairs_into_order(
+    framework: str, copies: int
+) -> None:
+    ranks, s, h = 8, 2048, 4096
+    plan = plan_of(context_parallel=ranks, context="ulysses")
+    block = layer_of("gpt3-6.7b", plan, 1, s, load_framework(framework))
+    for ops in (block.forward, block.backward):
+        moved = [op for op in ops if op.name.endswith((".by_rank", ".in_order"))]
+        assert len(moved) == 2 * copies
+        # Read and written once per copy: the projection and the output, or their gradients.
+        assert sum(work_of(op, plan.mesh, 1).bytes for op in moved) == 2 * 2 * 4 * s * h / ranks * copies
 
 
 def test_all_gather_moves_all_keys_and_values() -> None:

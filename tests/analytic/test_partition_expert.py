@@ -11,6 +11,7 @@ from simulator.strategies.compile import check_plan, plan_notes
 from simulator.strategies.expert.experts_move import shadowed
 from simulator.strategies.expert.hierarchical import distinct_nodes
 from simulator.strategies.expert.routing import dropped_share, imbalance, routing_shares
+from simulator.workload.framework_files import load_framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.model_files import load_model
 from simulator.workload.ops import Block
@@ -104,6 +105,18 @@ def test_capacity_one_and_balance_is_dropless() -> None:
     strategies = ("all-to-all", "gshard", "megablocks", "fastermoe", "smartmoe")
     blocks = [mixtral(EP.with_(expert=name, capacity_factor=1.0)) for name in strategies]
     assert all(same_work(blocks[0], other, EP) for other in blocks[1:])
+
+
+def test_a_capacity_is_one_more_selection_and_a_mask() -> None:
+    megatron = load_framework("megatron-core-0.8")
+    plain, kept = (layer_of("mixtral-8x7b", plan, 1, S, megatron) for plan in (EP, EP.with_(expert="gshard")))
+
+    def tag(block: Block, name: str, key: str) -> int:
+        return next(int(op.tags[key]) for op in block.ops if op.name == f"mlp.{name}")
+
+    added = (("select", "selections", 1), ("topk", "kernels", 4), ("topk.backward", "kernels_backward", 1))
+    for name, key, more in added:
+        assert tag(kept, name, key) == tag(plain, name, key) + more
 
 
 def test_dropped_rows() -> None:

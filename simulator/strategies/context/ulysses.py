@@ -1,4 +1,9 @@
-"""DeepSpeed-Ulysses: all-to-alls turn shards of the sequence into shards of the heads around attention."""
+"""DeepSpeed-Ulysses: all-to-alls turn shards of the sequence into shards of the heads around attention.
+
+The heads that go to one rank lie apart in every token, so what is sent is laid out by rank first, and what comes back
+is laid out by token: a copy on the side of the tokens. A rank that holds two chunks of a causal sequence, one from
+either half, has tokens out of order behind the exchange: a copy on the side of the heads, where frameworks deal so.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ from simulator.strategies.context.tokens import AXIS, core_of, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Op, OpKind, Stream, Tensor, TensorClass
+from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["Ulysses"]
@@ -62,14 +67,15 @@ class Ulysses:
         forward, backward = cut.forward, cut.backward
         for prefix in dict.fromkeys(name.split(".")[0] for name in core):
             names = frozenset(n for n in core if n.startswith(f"{prefix}."))
-            forward, edges, made = _convert(forward, names, prefix, frozenset(), frozenset())
-            backward, _, _ = _convert(backward, names, prefix, edges, made)
+            forward, edges, made = _convert(forward, names, prefix, frozenset(), frozenset(), framework)
+            backward, _, _ = _convert(backward, names, prefix, edges, made, framework)
         return replace(cut, forward=forward, backward=backward)
 
 
 def _convert(
-    ops: tuple[Op, ...], core: frozenset[str], prefix: str, edges: frozenset[str], made: frozenset[str]
-) -> tuple[tuple[Op, ...], frozenset[str], frozenset[str]]:
+    ops: tuple[Op, ...], core: frozenset[str], prefix: str, edges: frozenset[str], made: frozenset[str],
+    framework: Framework,
+) -> tuple[tuple[Op, ...], frozenset[str], frozenset[str]]:  # fmt: skip
     """``ops`` with the core on heads; the names of the tensors that cross its edge, and of all that it touches.
 
     ``edges`` and ``made`` are those of the forward, which saved its tensors in the layout of heads.
@@ -86,8 +92,9 @@ def _convert(
     leaving = {t.name: t for op in region for t in op.writes if _on_tokens(t) and t.name in later}
     edges |= frozenset(entering) | frozenset(leaving)
     inside = tuple(_on_heads(op, edges) for op in region)
-    before = _exchange(f"{prefix}.{region[0].phase}.to_heads", region[0], tuple(entering.values()), edges, inward=True)
-    after = _exchange(f"{prefix}.{region[0].phase}.to_tokens", region[0], tuple(leaving.values()), edges, inward=False)
+    name, phase, paired = f"{prefix}.{region[0].phase}", region[0].phase, framework.pairs_sequence_chunks
+    before = _exchange(f"{name}.to_heads", phase, tuple(entering.values()), edges, inward=True, paired=paired)
+    after = _exchange(f"{name}.to_tokens", phase, tuple(leaving.values()), edges, inward=False, paired=paired)
     return (*ops[:first], *before, *inside, *after, *rest), edges, frozenset(here | set(entering))
 
 
@@ -116,21 +123,26 @@ def _on_heads(op: Op, edges: frozenset[str]) -> Op:
     )
 
 
-def _exchange(name: str, op: Op, tensors: tuple[Tensor, ...], edges: frozenset[str], *, inward: bool) -> tuple[Op, ...]:
+def _exchange(
+    name: str, phase: Phase, tensors: tuple[Tensor, ...], edges: frozenset[str], *, inward: bool, paired: bool
+) -> tuple[Op, ...]:
+    """Copies and the all-to-all that turn ``tensors`` from tokens to heads (``inward``) or back."""
     if not tensors:
         return ()
-    turned = tuple(_heads_layout(t, edges) for t in tensors)
-    reads, writes = (tensors, turned) if inward else (turned, tensors)
-    return (
-        Op(
-            name,
-            OpKind.COLLECTIVE,
-            op.phase,
-            op.dtype,
-            reads,
-            writes,
-            collective=Collective.ALL_TO_ALL,
-            axis=AXIS,
-            stream=Stream.SCALE_UP,
-        ),
-    )
+    tokens, heads = tensors, tuple(_heads_layout(t, edges) for t in tensors)
+    sent = tuple(replace(t, name=f"{t.name}|by_rank") for t in tokens)
+    mixed = tuple(replace(t, name=f"{t.name}|mixed") for t in heads) if paired else heads
+    message = (sent, mixed) if inward else (mixed, sent)
+    exchange = Op(
+        name, OpKind.COLLECTIVE, phase, tensors[0].dtype, *message,
+        collective=Collective.ALL_TO_ALL, axis=AXIS, stream=Stream.SCALE_UP,
+    )  # fmt: skip
+    by_rank = (tokens, sent) if inward else (sent, tokens)
+    steps = [_copy(f"{name}.by_rank", phase, *by_rank), exchange]
+    if paired:
+        steps.append(_copy(f"{name}.in_order", phase, *((mixed, heads) if inward else (heads, mixed))))
+    return tuple(steps if inward else reversed(steps))
+
+
+def _copy(name: str, phase: Phase, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...]) -> Op:
+    return Op(name, OpKind.ELEMENTWISE, phase, reads[0].dtype, reads, writes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import ClassVar
 
 from simulator.registry import register
 from simulator.strategies.expert.exchange import ExpertExchange, Layer, Rows, collective
@@ -67,10 +68,14 @@ class Capacity(ExpertExchange):
     """Every expert takes C = capacity_factor · k · tokens / E rows: fewer are padded, more are dropped.
 
     Time and bytes are those of the padded buffers whatever the skew. The share of rows that are dropped under
-    ``routing`` is in the tag ``dropped`` of the dispatch.
+    ``routing`` is in the tag ``dropped`` of the dispatch. Which rows an expert keeps is one more selection over the
+    scores, and a mask (Megatron's ``moe_expert_capacity_factor``, ``apply_router_token_dropping`` in NVIDIA/Megatron-LM
+    megatron/core/transformer/moe/moe_utils.py @00611e6).
     """
 
     default = 1.0
+    masks: ClassVar[Mapping[str, int]] = {"selections": 1, "kernels": 4, "kernels_backward": 1}
+    """What keeping C rows adds to the router: zeros, a scatter, a cast and a product, and the backward of the last."""
 
     def factor(self, plan: Plan) -> float:
         """The capacity factor."""
@@ -97,14 +102,18 @@ class Capacity(ExpertExchange):
         return Rows(factor, factor, factor)
 
     def extend(self, block: Block, layer: Layer, plan: Plan) -> Block:
-        """Note what is dropped."""
+        """Note what is dropped, and the work of choosing it."""
         shares = routing_shares(plan.option("routing", "uniform"), layer.experts)
         dropped = f"{dropped_share(shares, self.factor(plan)):.6g}"
+        router = (f"{layer.name}.select", f"{layer.name}.topk", f"{layer.name}.topk.backward")
 
         def noted(op: Op) -> Op:
-            return replace(op, tags={**op.tags, "dropped": dropped}) if op.name == f"{layer.name}.dispatch" else op
+            if op.name == f"{layer.name}.dispatch":
+                return replace(op, tags={**op.tags, "dropped": dropped})
+            more = {k: str(int(v) + self.masks[k]) for k, v in op.tags.items() if k in self.masks}
+            return replace(op, tags={**op.tags, **more}) if op.name in router else op
 
-        return replace(block, forward=tuple(map(noted, block.forward)))
+        return block.map(noted)
 
 
 @register(
