@@ -35,7 +35,8 @@ def slices_at_end(chunks: Sequence[Chunk], framework: Framework, layout: RankLay
     if not (framework.gathers_by_parameter and plan.zero_stage == 3):
         return 0
     stay = sum(
-        count * (t.cls is TensorClass.PARAM and t.elements(plan.mesh) * plan.mesh["dpcp"] <= framework.persistent_elements)
+        count
+        * (t.cls is TensorClass.PARAM and t.elements(plan.mesh) * plan.mesh["dpcp"] <= framework.persistent_elements)
         for chunk in chunks
         for block, count in chunk.blocks
         for t in block.states

@@ -54,7 +54,9 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
     taken from the record's words.
     """
     words = str(record.get("notes", "")).lower()
-    other = "deepspeed-2021" if "deepspeed zero-3 of early 2021" in words else ""  # the paper's baseline, not its system
+    other = (
+        "deepspeed-2021" if "deepspeed zero-3 of early 2021" in words else ""
+    )  # the paper's baseline, not its system
     name = other or next((f for pattern, f in FRAMEWORKS if re.search(pattern, source, re.IGNORECASE)), "")
     assumed = [f"framework {name or DEFAULT_FRAMEWORK} from the name of the source"]
     framework = load_framework(name or DEFAULT_FRAMEWORK)

@@ -173,7 +173,8 @@ class Framework:
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
         ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside``,
-        ``host_per_slice`` [s] in place of what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
+        ``host_per_slice`` [s] in place of what all frameworks share, ``host_per_message`` [s] that both ends of a
+        pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,

@@ -98,7 +98,5 @@ def test_twice_the_gpus_with_half_the_batch_each_win_nothing(
     )
     assert few / many == pytest.approx(published, rel=0.15)
     hidden_exchange = load_framework("megatron-lm-2021")
-    ideal = [
-        work(hidden_exchange, n, model, size).run().seconds / size for n, size in zip(ranks, (2, 1), strict=True)
-    ]
+    ideal = [work(hidden_exchange, n, model, size).run().seconds / size for n, size in zip(ranks, (2, 1), strict=True)]
     assert ideal[0] / ideal[1] > 1.3 * published

@@ -49,8 +49,10 @@ def gathered_again(held: Message, framework: Framework, plan: Plan) -> bool:
 
 
 def named(ops: Sequence[Op], message: Message, mark: str = "") -> tuple[Op, ...]:
-    """The Ops of one of several messages under names of their own."""
-    return tuple(replace(op, name=f"{op.name}.{message[0].name}{mark}") for op in ops)
+    """The Ops of one of several messages under names of their own; none of them is for the next layer."""
+    return tuple(
+        replace(op, name=f"{op.name}.{message[0].name}{mark}", wire=replace(op.wire, prefetch=0)) for op in ops
+    )
 
 
 def copied(op: Op, message: Message, times: int) -> tuple[Op, ...]:

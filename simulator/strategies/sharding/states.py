@@ -148,9 +148,7 @@ class ShardedStates(ABC):
 
     # -- communication -----------------------------------------------------------------------------------------------
 
-    def _gather(
-        self, block: Block, held: tuple[Tensor, ...], axis: str, plan: Plan, framework: Framework
-    ) -> Block:
+    def _gather(self, block: Block, held: tuple[Tensor, ...], axis: str, plan: Plan, framework: Framework) -> Block:
         groups, n = self.groups(plan, axis), plan.mesh[axis]
         if groups.parameter == 1:
             return block
