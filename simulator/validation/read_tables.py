@@ -244,8 +244,8 @@ def _rapid(row: Row, file: str, index: int) -> Case:
         options=(("sharding", "fsdp"),) if sharded else (),
     )  # fmt: skip
     batch = Batch(128, 1, 4096)
-    # The repository's own model of these runs (validation_scripts/uci_train_lime.py @173a765): a ring of four cards with
-    # two NVLink and two PCIe links, micro-batch 1, 128 sequences per step. Which program ran is not said.
+    # The repository's own model of these runs (validation_scripts/uci_train_lime.py @173a765): a ring of four cards
+    # with two NVLink and two PCIe links, micro-batch 1, 128 sequences per step. Which program ran is not said.
     assumed += ["A100 PCIe with a bridge on each pair: two NVLink and two PCIe links (uci_train_lime.py)"]
     assumed += ["sequence parallel with tensor parallel", "mixed bf16 (FSDP)" if sharded else
                 "parameters, gradients and moments in bf16 (DDP): a replica of 7 B ran in 80 GB"]  # fmt: skip

@@ -153,7 +153,7 @@ class Framework:
         How often a gathered parameter is copied on the device, and a gradient before its reduction, where they travel
         one by one.
     exposes_shards
-        Whether nothing is computed while ZeRO-3 gathers and reduces.
+        Whether nothing is computed while ZeRO-3 gathers, and while gradients are reduced to shards in every pass.
     exposes_evictions
         Whether activations go to the host and come back by calls that return when the copy is done.
     waits_at_gathers
