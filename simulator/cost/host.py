@@ -15,7 +15,7 @@ from simulator.cost.network import CommGroup
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Phase
 
-__all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "OPERATOR", "HostCost"]
+__all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "OPERATOR", "SLICE", "HostCost"]
 
 OPERATOR = Constant(
     "host.operator", 17e-6, "s", 0.15, Trust.FITTED,
@@ -37,9 +37,16 @@ CHECK_INSIDE = Constant(
     "parallelism stays in a node; 0.21, 0.23 and 0.22 ms for groups of 2, 4 and 8; one source",
 )  # fmt: skip
 
+SLICE = Constant(
+    "host.slice", 3e-6, "s", 0.25, Trust.FITTED,
+    "benchmarks/fits/zero3_slices.py: steps of DeepSpeed's ZeRO-3 (Narayanan 2021, table 2, and DeepSpeed on Azure "
+    "2022); 2.25 us without the former, 3.25 us without the latter",
+)  # fmt: skip
+"""A view or a copy that a loop over ranks calls for each: no module, no autograd."""
+
 OWN = {
     OPERATOR.id: "host_per_operator", COLLECTIVE.id: "host_per_collective",
-    CHECK.id: "host_per_check", CHECK_INSIDE.id: "host_per_check_inside",
+    CHECK.id: "host_per_check", CHECK_INSIDE.id: "host_per_check_inside", SLICE.id: "host_per_slice",
 }  # fmt: skip
 """Keys of a framework's own constants in place of the shared ones, by the id of the latter."""
 
@@ -60,6 +67,7 @@ class HostCost:
         own = framework.constants
         self._operator, self._collective = (own.get(OWN[c.id], c) for c in (OPERATOR, COLLECTIVE))
         self._check, self._check_inside = (own.get(OWN[c.id], c) for c in (CHECK, CHECK_INSIDE))
+        self._slice = own.get(OWN[SLICE.id], SLICE)
         self._per_layer = framework.constants.get("host_per_layer")
         self._per_step = framework.constants.get("host_per_step")
         self._per_message = framework.constants.get("host_per_message")
@@ -71,14 +79,16 @@ class HostCost:
         if not self.counted:
             return (self._per_layer,) if self._per_layer else ()
         checks = (self._check, self._check_inside) if self.framework.checked_collectives else ()
-        return (self._operator, self._collective, *checks)
+        slices = (self._slice,) if self.framework.gathers_by_parameter else ()
+        return (self._operator, self._collective, *checks, *slices)
 
     @property
     def step_constants(self) -> tuple[Constant, ...]:
         """What :meth:`step` rests on."""
         each = self.framework.operators_per_parameter or self.framework.operators_per_shard
         counted = (self._operator,) if each else ()
-        return (*(c for c in (self._per_step, self._per_message) if c), *counted)
+        slices = (self._slice,) if self.framework.gathers_by_parameter else ()
+        return (*(c for c in (self._per_step, self._per_message) if c), *counted, *slices)
 
     def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[CommGroup], experts: int = 0) -> float:
         """Time to launch a pass through ``copies`` equal layers [s].
@@ -124,6 +134,10 @@ class HostCost:
         """Time to slice so many parameter tensors into the parts of the ranks, and to copy the parts back [s]."""
         each = self.framework.operators_per_shard * self._value(self._operator)
         return each * parameters * ranks if ranks > 1 else 0.0
+
+    def slices(self, count: float) -> float:
+        """Time of so many views and copies of one rank's part of a tensor each [s]."""
+        return count * self._value(self._slice)
 
     @property
     def message(self) -> float:

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from simulator.workload.ops import Collective, Op, OpKind, Stream, Tier
+from simulator.workload.framework import Framework
+from simulator.workload.ops import Collective, Op, OpKind, Stream, TensorClass, Tier
 from simulator.workload.plan import base_axis
 
-__all__ = ["COMMUNICATION", "BlockProgram", "dependencies", "links_of", "plain", "runs_beside", "steady_pair"]
+__all__ = [
+    "COMMUNICATION", "DATA_AXES", "BlockProgram", "dependencies", "is_waited_for", "links_of", "plain", "runs_beside",
+    "steady_pair",
+]  # fmt: skip
 
 COMMUNICATION = (OpKind.COLLECTIVE, OpKind.P2P)
 
@@ -126,6 +130,14 @@ def runs_beside(op: Op) -> bool:
     return base_axis(op.axis) in DATA_AXES or bool(links_of(op))
 
 
-def is_pipelined(ops: Sequence[Op]) -> bool:
+def is_waited_for(op: Op, framework: Framework) -> bool:
+    """Whether nothing is computed until the Op is done although it is no computation."""
+    if op.kind in COMMUNICATION:
+        return framework.exposes_shards and base_axis(op.axis) in DATA_AXES
+    evicted = bool(links_of(op)) and op.reads[0].cls is TensorClass.ACTIVATION
+    return framework.exposes_evictions and evicted
+
+
+def is_pipelined(ops: Sequence[Op], framework: Framework) -> bool:
     """Whether part of the pass moves ahead of its layer or behind it, so that equal layers overlap each other."""
-    return any(op.stream is not Stream.COMPUTE and runs_beside(op) for op in ops)
+    return any(op.stream is not Stream.COMPUTE and runs_beside(op) and not is_waited_for(op, framework) for op in ops)

@@ -17,7 +17,16 @@ from simulator.cost.priced import Priced
 from simulator.cost.tiers import TierCost
 from simulator.engine.streams import run_streams, run_streams_with_interference
 from simulator.strategies.rank_layout import RankLayout
-from simulator.training.block_program import COMMUNICATION, BlockProgram, is_pipelined, links_of, plain, steady_pair
+from simulator.training.block_program import (
+    COMMUNICATION,
+    BlockProgram,
+    is_pipelined,
+    is_waited_for,
+    links_of,
+    plain,
+    steady_pair,
+)
+from simulator.training.shard_host import slices_of_pass
 from simulator.training.sustained import accumulated_share, sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
@@ -279,7 +288,7 @@ class BlockPricer:
             return PhaseTime()
         key = (id(block), name)
         if key not in self._programs:
-            self._programs[key] = (block, steady_pair(ops) if is_pipelined(ops) else (plain(ops),))
+            self._programs[key] = (block, steady_pair(ops) if is_pipelined(ops, self.framework) else (plain(ops),))
         found = [self.run(p, self.host_seconds(block, p.ops, p.copies)) for p in self._programs[key][1]]
         if len(found) == 1:
             return found[0]
@@ -288,11 +297,16 @@ class BlockPricer:
         return replace(steady, parts=parts)
 
     def stream(self, op: Op) -> Stream:
-        """Where an Op runs: messages on the links that their group uses."""
+        """Where an Op runs: messages on the links that their group uses, what is waited for among the computation."""
+        if is_waited_for(op, self.framework):
+            return Stream.COMPUTE
         return self.layout.stream(op) if op.kind in COMMUNICATION else op.stream
 
     def run(self, program: BlockProgram, host: float) -> PhaseTime:
-        """Ops on their streams, each after those it waits for; ``host`` seconds to launch them run beside."""
+        """Ops on their streams, each after those it waits for; ``host`` seconds to launch them run beside.
+
+        Where every gather waits for the device, nothing has been launched ahead and the two add up.
+        """
         priced = [self.price(op) for op in program.ops]
         streams = [self.stream(op) for op in program.ops]
         durations = [p.priced.seconds for p in priced]
@@ -304,10 +318,11 @@ class BlockPricer:
             schedule = run_streams_with_interference(durations, streams, program.after, slowdown)
         else:
             schedule = run_streams(durations, streams, program.after)
-        seconds = max(schedule.makespan, host)
+        waits = self.framework.waits_at_gathers and any(is_waited_for(op, self.framework) for op in program.ops)
+        seconds = schedule.makespan + host if waits else max(schedule.makespan, host)
         parts = _exposed(priced, schedule.critical_path, schedule.start, schedule.end)
-        if host > schedule.makespan:
-            parts["host"] = parts.get("host", 0.0) + host - schedule.makespan
+        if seconds > schedule.makespan:
+            parts["host"] = parts.get("host", 0.0) + seconds - schedule.makespan
         floor = sum(p.priced.floor for p in priced if p.op.kind not in (*COMMUNICATION, OpKind.COPY))
         trust: dict[Trust, float] = {}
         for p in priced:
@@ -320,15 +335,16 @@ class BlockPricer:
 
     def host_seconds(self, block: Block, ops: Sequence[Op], copies: int = 1) -> float:
         """Host time to launch a pass through ``copies`` of a block; only layers are launched faster than they run."""
+        slices = self.host.slices(slices_of_pass(ops, self.framework, self.layout))
         if block.name != "layer":
-            return 0.0
+            return slices
         passes = {op.phase: 1.0 for op in ops}
         if Phase.RECOMPUTE in passes:
             again = sum(op.phase is Phase.RECOMPUTE for op in block.backward)
             passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
         groups = [self.layout.group(op.axis) for op in ops if op.kind is OpKind.COLLECTIVE]
         experts = next((local_experts(op, self.mesh) for op in block.forward if op.kind is OpKind.GROUPED_GEMM), 0)
-        return self.host.layer(passes, copies, groups, experts)
+        return self.host.layer(passes, copies, groups, experts) + slices
 
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}

@@ -70,11 +70,9 @@ def chunk_memory(chunk: Chunk, mesh: Mesh) -> ChunkMemory:
         for ops, gathers, after in passes:
             inside = peak_workspace(ops, mesh, saved)
             # The parameters of this message's blocks, and of those that arrive while they compute.
+            gathered = {t.name: (op, t) for op in gathers for t in op.writes if t.tier is Tier.HBM}
             inside += sum(
-                min(count, op.wire.blocks * (1 + op.wire.prefetch)) * t.bytes(mesh)
-                for op in gathers
-                for t in op.writes
-                if t.tier is Tier.HBM
+                min(count, op.wire.blocks * (1 + op.wire.prefetch)) * t.bytes(mesh) for op, t in gathered.values()
             )
             inside += _leaving(block, (*ops, *after), count, mesh)
             workspace = max(workspace, inside)

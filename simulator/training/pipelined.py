@@ -31,6 +31,7 @@ from simulator.training.pipeline_memory import pipeline_memory
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order
+from simulator.training.shard_host import slices_at_end
 from simulator.training.stages import Chunk, compiled_layers, cut_into_chunks, layers_per_stage, too_many_stages
 from simulator.training.step_end import gather_delay, reduction_end, sending_traits
 from simulator.training.step_run import StepRun
@@ -330,7 +331,9 @@ class PipelinedJob:
             sum(count * sum(t.cls is TensorClass.PARAM for t in b.states) for c in chunks for b, count in c.blocks)
             for chunks in self.chunks_of_rank
         ]
-        return self.pricer(0).host.step(max(held))
+        pricer = self.pricer(0)
+        last = max(slices_at_end(chunks, self.framework, pricer.layout) for chunks in self.chunks_of_rank)
+        return pricer.host.step(max(held)) + pricer.host.slices(last)
 
     # -- summaries -----------------------------------------------------------------------------------------------
 

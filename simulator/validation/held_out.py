@@ -10,7 +10,7 @@ from functools import cache
 
 from simulator.constants import Constant, Trust
 from simulator.cost.device import OWN_KERNELS
-from simulator.cost.host import CHECK_INSIDE, COLLECTIVE, OPERATOR, OWN
+from simulator.cost.host import CHECK_INSIDE, COLLECTIVE, OPERATOR, OWN, SLICE
 from simulator.cost.resolve import fitted_accelerators
 from simulator.hardware.types import Cluster
 from simulator.validation.cases import Case, Subject
@@ -55,11 +55,13 @@ H100_SHARE = "h100-sxm.gemm.bf16.continuous.sustained"
 LEFT_OUT = {
     r"nanotron": {OPERATOR.id: 12e-6, COLLECTIVE.id: 40e-6, CHECK_INSIDE.id: 0.16e-3, H100_SHARE: 0.70},
     r"ModelZoo": {H100_SHARE: 0.71},
+    r"Narayanan": {SLICE.id: 2.25e-6},
+    r"Azure": {SLICE.id: 3.25e-6},
 }
 """Pattern of the sources of rows → constants by id, fitted without them (benchmarks/fits/training_host.py, whose prior
-remains without nanotron; checked_collectives.py; sustained.py)."""
+remains without nanotron; checked_collectives.py; sustained.py; zero3_slices.py)."""
 
-HOST = {c.id: c for c in (OPERATOR, COLLECTIVE, CHECK_INSIDE)}
+HOST = {c.id: c for c in (OPERATOR, COLLECTIVE, CHECK_INSIDE, SLICE)}
 
 
 LEFT_OUT_OF_ENGINES = {
@@ -100,7 +102,7 @@ def fitted_constants(names: set[str]) -> list[FittedConstant]:
     """Fitted constants of the frameworks called ``names``, and what devices keep under continuous load."""
     all_of = [c for f in _frameworks() if f.name in names for c in f.constants.values()]
     if any(f.operators_forward for f in _frameworks() if f.name in names):
-        all_of += [OPERATOR, COLLECTIVE, CHECK_INSIDE]
+        all_of += [OPERATOR, COLLECTIVE, CHECK_INSIDE, SLICE]
     all_of += [a.efficiency[key] for a in fitted_accelerators() for key in a.efficiency if key.endswith(CONTINUOUS)]
     return [
         FittedConstant(c.id, c.value, c.unit, _fitted_on(c), c.source)
@@ -127,7 +129,8 @@ def without_own_constants(case: Case) -> Case | None:
 def _swap(framework: Framework, source: str) -> Framework:
     changed: dict[str, Constant] = {}
     if framework.operators_forward:
-        without = {i: v for i, v in _left_out(source).items() if i in HOST}
+        unused = () if framework.gathers_by_parameter else (SLICE.id,)
+        without = {i: v for i, v in _left_out(source).items() if i in HOST and i not in unused}
         changed |= {OWN[i]: replace(HOST[i], value=v, source=f"held out: {source}") for i, v in without.items()}
     refitted = {k: v for p, values in LEFT_OUT_OF_ENGINES.items() if re.search(p, source) for k, v in values.items()}
     for key, constant in framework.constants.items():

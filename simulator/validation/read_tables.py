@@ -246,8 +246,9 @@ def _rapid(row: Row, file: str, index: int) -> Case:
         options=(("sharding", "fsdp"),) if sharded else (),
     )  # fmt: skip
     batch = Batch(128, 1, 4096)
-    # No NVLink makes tensor parallel 4 take 1.9 times data parallel 4 with 128 sequences per step.
-    assumed += ["micro-batch 1", "PCIe cards without NVLink: tensor parallel takes 1.9 times data parallel"]
+    # The repository's own model of these runs (validation_scripts/uci_train_lime.py @173a765): a ring of four cards
+    # with two NVLink and two PCIe links, micro-batch 1, 128 sequences per step. Which program ran is not said.
+    assumed += ["A100 PCIe with a bridge on each pair: two NVLink and two PCIe links (uci_train_lime.py)"]
     assumed += ["sequence parallel with tensor parallel", "mixed bf16 (FSDP)" if sharded else
                 "parameters, gradients and moments in bf16 (DDP): a replica of 7 B ran in 80 GB"]  # fmt: skip
     measured = (Measurement("training_step_time", float(row["step_s"]), "step"), Measurement("fits", 1.0))
@@ -262,7 +263,7 @@ def _rapid(row: Row, file: str, index: int) -> Case:
         "rapid-llm",
         assumed,
         grade="C",
-        node="a100-pcie-4x",
+        node="a100-pcie-bridged-4x",
     )
 
 

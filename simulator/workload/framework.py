@@ -150,6 +150,23 @@ class Framework:
         attention is as much work on every rank; all-to-alls then leave the tokens out of order.
     operators_per_shard
         Operators per parameter tensor and data-parallel rank, where ZeRO-1 gathers updated parameters slice by slice.
+    gathers_by_parameter
+        Whether ZeRO-3 gathers and reduces every large parameter for itself, not a layer at once.
+    message_copies_gather, message_copies_reduce
+        How often a gathered parameter is copied on the device, and a gradient before its reduction, where they travel
+        one by one.
+    exposes_shards
+        Whether nothing is computed while ZeRO-3 gathers, and while gradients are reduced to shards in every pass.
+    exposes_evictions
+        Whether activations go to the host and come back by calls that return when the copy is done.
+    waits_at_gathers
+        Whether every gather of ZeRO-3 waits for the device, so that the host never runs ahead.
+    persistent_elements, reuse_elements
+        Parameters of at most so many elements stay gathered within a step; a parameter stays gathered between two uses
+        with at most so many elements of others in between. Both where parameters are gathered one by one.
+    slices_gather, slices_reduce, slices_persistent
+        Views and copies that the host makes for every rank of a tensor, where ZeRO-3 gathers it in a layer's pass,
+        reduces it, and gathers one that persists at the end of a step (:data:`simulator.cost.host.SLICE` each).
     checked_collectives
         Whether every collective is first checked by its group on the host, as ``TORCH_DISTRIBUTED_DEBUG=DETAIL`` does.
     constants
@@ -158,8 +175,9 @@ class Framework:
         iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
         allocator loss, ``compute_interference`` slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
-        ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside`` [s] in place of
-        what all frameworks share, ``host_per_message`` [s] that both ends of a pipeline message wait on the host,
+        ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside``,
+        ``host_per_slice`` [s] in place of what all frameworks share, ``host_per_message`` [s] that both ends of a
+        pipeline message wait on the host,
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
@@ -247,6 +265,17 @@ class Framework:
     sorts_arrived_rows: bool = False
     pairs_sequence_chunks: bool = False
     operators_per_shard: int = 0
+    gathers_by_parameter: bool = False
+    message_copies_gather: int = 0
+    message_copies_reduce: int = 0
+    exposes_shards: bool = False
+    exposes_evictions: bool = False
+    waits_at_gathers: bool = False
+    persistent_elements: int = 0
+    reuse_elements: int = 0
+    slices_gather: int = 0
+    slices_reduce: int = 0
+    slices_persistent: int = 0
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
     library_rows: int = 0

@@ -23,7 +23,7 @@ CONSTANTS = {
     "host_per_layer": "time", "host_per_step": "time", "host_per_sequence": "time", "memory_reserve": "data",
     "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
     "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
-    "host_per_check_inside": "time",
+    "host_per_check_inside": "time", "host_per_slice": "time",
     "host_per_message": "time",
     "host_per_launch": "time", "host_per_prompt_layer": "time", "launch_exposed": "ratio",
     "front_end_per_request": "time", "front_end_per_token": "time",

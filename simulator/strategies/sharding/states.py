@@ -16,6 +16,13 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 
 from simulator.strategies.protocols import PassStage
+from simulator.strategies.sharding.by_parameter import (
+    copied,
+    gathered_again,
+    messages_of_gathers,
+    messages_of_reductions,
+    named,
+)
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import FLAT, Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
@@ -119,9 +126,9 @@ class ShardedStates(ABC):
             if held and plan.mesh[axis] > 1:
                 gradients = tuple(t for t in block.states if _is_reduced(t) and _axis_of(t) == axis)
                 changed = self._publish(changed, tuple(held), axis, plan)
-                changed = self._gather(changed, tuple(held), axis, plan)
+                changed = self._gather(changed, tuple(held), axis, plan, framework)
                 if gradients:
-                    changed = self._reduce(changed, gradients, axis, plan)
+                    changed = self._reduce(changed, gradients, axis, plan, framework)
         return changed
 
     def place(self, tensor: Tensor, block: Block, plan: Plan) -> tuple[Tensor, ...]:
@@ -141,14 +148,27 @@ class ShardedStates(ABC):
 
     # -- communication -----------------------------------------------------------------------------------------------
 
-    def _gather(self, block: Block, held: tuple[Tensor, ...], axis: str, plan: Plan) -> Block:
+    def _gather(self, block: Block, held: tuple[Tensor, ...], axis: str, plan: Plan, framework: Framework) -> Block:
         groups, n = self.groups(plan, axis), plan.mesh[axis]
         if groups.parameter == 1:
             return block
-        forward = self.gather_ops(block, held, axis, groups.parameter, Phase.FORWARD, plan)
-        again = groups.secondary or groups.parameter
-        backward = self.gather_ops(block, held, axis, again, Phase.BACKWARD, plan) if again > 1 else ()
         assert n % groups.parameter == 0
+
+        def gathers(ranks: int, phase: Phase, mark: str = "") -> tuple[Op, ...]:
+            messages = messages_of_gathers(held, framework, plan.mesh)
+            if messages == [held]:
+                return self.gather_ops(block, held, axis, ranks, phase, plan)
+            found: list[Op] = []
+            for message in messages:
+                made = named(self.gather_ops(block, message, axis, ranks, phase, plan), message, mark)
+                found += [*made, *copied(made[-1], message, framework.message_copies_gather)]
+            return tuple(found)
+
+        forward = gathers(groups.parameter, Phase.FORWARD)
+        again = groups.secondary or groups.parameter
+        backward = gathers(again, Phase.BACKWARD) if again > 1 else ()
+        if backward and gathered_again(held, framework, plan):
+            backward = (*backward, *gathers(again, Phase.BACKWARD, ".again"))
         return replace(
             block,
             gather_forward=(*block.gather_forward, *forward),
@@ -164,10 +184,12 @@ class ShardedStates(ABC):
         over = sub_axis(axis, 1, ranks, plan.mesh[axis])
         return (collective(name, Collective.ALL_GATHER, phase, over, shards, held, self.wire(plan)),)
 
-    def _reduce(self, block: Block, gradients: tuple[Tensor, ...], axis: str, plan: Plan) -> Block:
+    def _reduce(
+        self, block: Block, gradients: tuple[Tensor, ...], axis: str, plan: Plan, framework: Framework
+    ) -> Block:
         groups, n = self.groups(plan, axis), plan.mesh[axis]
         g, o = groups.gradient, groups.optimizer
-        each = self.scatter_ops(block, gradients, axis, g, plan) if g > 1 else ()
+        each = self._scatter(block, gradients, axis, g, plan, framework) if g > 1 else ()
         once: list[Op] = []
         shards = tuple(shard_over(t, plan, axis, 1, g) for t in gradients)
         if o > g:
@@ -183,6 +205,18 @@ class ShardedStates(ABC):
                 collective(name, Collective.ALL_REDUCE, Phase.OPTIMIZER, sub_axis(axis, o, n, n), shards, shards)
             )
         return replace(block, reduce_each=(*block.reduce_each, *each), reduce=(*block.reduce, *once))
+
+    def _scatter(
+        self, block: Block, gradients: tuple[Tensor, ...], axis: str, ranks: int, plan: Plan, framework: Framework
+    ) -> tuple[Op, ...]:
+        messages = messages_of_reductions(gradients, framework, plan.mesh)
+        if self.groups(plan, axis).parameter == 1 or messages == [gradients]:
+            return self.scatter_ops(block, gradients, axis, ranks, plan)
+        found: list[Op] = []
+        for message in messages:
+            made = named(self.scatter_ops(block, message, axis, ranks, plan), message)
+            found += [*copied(made[0], message, framework.message_copies_reduce), *made]
+        return tuple(found)
 
     def scatter_ops(
         self, block: Block, gradients: tuple[Tensor, ...], axis: str, ranks: int, plan: Plan
