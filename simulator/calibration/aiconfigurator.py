@@ -24,12 +24,14 @@ from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 __all__ = [
     "ACCELERATORS",
     "ExpertTiming",
+    "LatentTiming",
     "devices",
     "engines",
     "read_block_scaled",
     "read_collectives",
     "read_expert_blocks",
     "read_kernels",
+    "read_latent_decodes",
 ]
 
 _EXPERT_SIZES = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
@@ -210,6 +212,41 @@ def read_expert_blocks(device: str, engine: str, version: str = "") -> list[Expe
         )
         for source, form, tokens, hidden, inter, topk, experts, tp, _, law, latency in _records(table, names)
     ]  # fmt: skip
+
+
+class LatentTiming(NamedTuple):
+    """One timed decode of latent attention from its input to its output projection: sequences, context [tokens], heads
+    on one GPU, type of the cache, and seconds."""
+
+    batch: int
+    context: int
+    heads: int
+    kv_dtype: str
+    seconds: float
+
+
+def read_latent_decodes(device: str, engine: str) -> list[LatentTiming]:
+    """Decodes of DeepSeek's attention with fp8 weights in blocks as ``engine`` was timed; empty without any.
+
+    Raises
+    ------
+    ConfigError
+        If the package or the device is not there.
+    """
+    import pandas as pd
+
+    if engine not in engines(device):
+        return []
+    path = _newest(_root() / device / "mla" / engine, "mla_generation_module_perf.parquet", "")
+    if path is None:
+        return []
+    table = pd.read_parquet(path)
+    table = table[(table["gemm_type"] == "fp8_block") & (table["latency"] > 0)]
+    names = ("batch_size", "isl", "step", "num_heads", "kv_cache_dtype", "latency")
+    return [
+        LatentTiming(batch, length + step, heads, _DTYPES[stored], latency * 1e-3)
+        for batch, length, step, heads, stored, latency in _records(table, names)
+    ]
 
 
 def _newest(folder: Path, file: str, version: str) -> Path | None:

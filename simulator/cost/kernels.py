@@ -9,7 +9,7 @@ from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
+    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LATENT_DECODE", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
     "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block",
     "attention_waves", "by_library", "expert_spread", "grouped_gemm_flops", "smooth_max",
     "unaligned_experts", "unpacked_experts",
@@ -88,6 +88,18 @@ SELECTION = Constant(
     "us in deepseek-ai/profile-data @4496024 train.json; one source",
 )
 """Time of one multiprocessor for the highest of one row of scores."""
+
+LATENT_DECODE = Constant(
+    "kernel.latent_decode",
+    13.3e-6,
+    "s",
+    0.25,
+    Trust.FITTED,
+    "benchmarks/fits/latent_attention.py: decodes of DeepSeek-V3's attention in TensorRT-LLM on six devices, 10.5 to "
+    "18.2 us (aiconfigurator-core 0.12.0)",
+)
+"""Time of a layer's absorbed latent attention in a decode beyond the Ops that are counted: products per head into the
+latent space and out of it, joins, the write to the cache."""
 
 _EXPERT_SPREAD = {
     ("hopper", "bf16"): 0.34, ("hopper", "fp8"): 0.01, ("blackwell", "bf16"): 0.23, ("blackwell", "fp8"): 0.01,
