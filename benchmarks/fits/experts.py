@@ -6,17 +6,14 @@ GEMM of all matrices by the device's GEMM curve, the kernels of the block one af
 same by the block's own curve. Factors by architecture are medians over its devices; beside that of each device is the
 median of the others.
 
-``rows``: what blocks in fp8 with scales per block take in TensorRT-LLM on Hopper beyond the kernels of a block as all
-engines are priced: the time per element of the gathered rows (median over more than 1,024 tokens), ``expert_rows`` of
-simulator/cost/kernels.py, and the error with and without it.
+The curves of served blocks by the library whose kernels run are ``benchmarks/fits/expert_kernels.py``.
 
-    python benchmarks/fits/experts.py [rows]
+    python benchmarks/fits/experts.py
 """
 
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -30,13 +27,6 @@ from simulator.cost.kernel_table import Row
 from simulator.hardware.profiles import load_accelerator
 from simulator.hardware.types import Accelerator
 from simulator.workload.ops import Work
-
-HOPPER = ("h100_sxm", "h200_sxm")
-WHOLE = "1.3.0rc20"
-"""The newest version whose expert blocks were all timed."""
-
-MANY = 1024
-"""Tokens beyond which rows take the time of a block."""
 
 
 def odd(row: Row) -> bool:
@@ -56,27 +46,7 @@ def one_gemm(cost: DeviceCost) -> Callable[[Work], float]:
     return lambda work: cost.curve(replace(work, operator="forward", rows=0))
 
 
-def gathered(device: str) -> str:
-    """Time per gathered element of TensorRT-LLM's blocks of a device."""
-    cost = DeviceCost(replace(load_accelerator(aiconfigurator.ACCELERATORS[device]), kernel_table=""))
-    mine = [row for row in aiconfigurator.read_block_scaled_experts(device, "trtllm", WHOLE) if not odd(row)]
-    many = [row for row in mine if row.work.rows > MANY]
-    element = statistics.median((row.seconds - cost.curve(row.work)) / (row.work.m * row.work.k) for row in many)
-
-    def priced(work: Work) -> float:
-        return cost.curve(work) + element * work.m * work.k
-
-    return (
-        f"{device}: {len(mine)} blocks, {element * 1e12:.2f} ps per element; "
-        f"error {error(mine, cost.curve):.1%} without, {error(mine, priced):.1%} with"
-    )
-
-
 def main() -> None:
-    if "rows" in sys.argv[1:]:
-        for device in HOPPER:
-            print(gathered(device), flush=True)
-        return
     factors: dict[tuple[str, str], dict[str, float]] = {}
     for device in aiconfigurator.devices():
         accelerator = load_accelerator(aiconfigurator.ACCELERATORS[device])

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from simulator.calibration.resident import resident
 from simulator.cost.experts import expert_block
@@ -23,13 +23,18 @@ from simulator.workload.ops import DTYPE_BYTES, OpKind, Work
 
 __all__ = [
     "ACCELERATORS",
+    "ExpertTiming",
+    "LatentTiming",
     "devices",
     "engines",
     "read_block_scaled",
-    "read_block_scaled_experts",
     "read_collectives",
+    "read_expert_blocks",
     "read_kernels",
+    "read_latent_decodes",
 ]
+
+_EXPERT_SIZES = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
 
 INSTALL = "aiconfigurator-core is not installed: pip install 'fmsim[measured]'"
 
@@ -166,21 +171,82 @@ def read_block_scaled(device: str, engine: str) -> list[Row]:
     return [] if path is None else _distinct(list(_gemm(engine, l2, pd.read_parquet(path), {"fp8_block": "fp8"})))
 
 
-def read_block_scaled_experts(device: str, engine: str, version: str = "") -> list[Row]:
-    """Expert blocks in fp8 with one scale per block of elements, as ``engine`` runs them; empty without any.
+class ExpertTiming(NamedTuple):
+    """One timed expert block: kernels and format as the package names them, sizes on one GPU, the law by which experts
+    are chosen (``balanced`` or a power law), and seconds."""
+
+    kernels: str
+    form: str
+    tokens: int
+    hidden: int
+    width: int
+    per_token: int
+    experts: int
+    gated: bool
+    law: str
+    seconds: float
+
+
+def read_expert_blocks(device: str, engine: str, version: str = "") -> list[ExpertTiming]:
+    """Expert blocks that ``engine`` was timed with, all experts on one GPU; empty without any.
 
     Raises
     ------
     ConfigError
-        If the package, the device or the engine is not there.
+        If the package or the device is not there.
     """
     import pandas as pd
 
     if engine not in engines(device):
-        raise ConfigError(unknown_name(f"engine of {device}", engine, engines(device)))
+        return []
     path = _newest(_root() / device / "moe" / engine, "moe_perf.parquet", version)
-    found = () if path is None else _moe(pd.read_parquet(path))
-    return _distinct([row for name, row in found if name == "fp8_block"])
+    if path is None:
+        return []
+    table = pd.read_parquet(path)
+    table, plain = table[(table["moe_ep_size"] == 1) & (table["latency"] > 0)], _not_gated()
+    names = ("kernel_source", "moe_dtype", *_EXPERT_SIZES, "distribution", "latency")
+    return [
+        ExpertTiming(
+            source, form, tokens, hidden, inter // max(1, tp), topk, experts, (hidden, inter, experts) not in plain,
+            law, latency * 1e-3,
+        )
+        for source, form, tokens, hidden, inter, topk, experts, tp, _, law, latency in _records(table, names)
+    ]  # fmt: skip
+
+
+class LatentTiming(NamedTuple):
+    """One timed decode of latent attention from its input to its output projection: sequences, context [tokens], heads
+    on one GPU, type of the cache, and seconds."""
+
+    batch: int
+    context: int
+    heads: int
+    kv_dtype: str
+    seconds: float
+
+
+def read_latent_decodes(device: str, engine: str) -> list[LatentTiming]:
+    """Decodes of DeepSeek's attention with fp8 weights in blocks as ``engine`` was timed; empty without any.
+
+    Raises
+    ------
+    ConfigError
+        If the package or the device is not there.
+    """
+    import pandas as pd
+
+    if engine not in engines(device):
+        return []
+    path = _newest(_root() / device / "mla" / engine, "mla_generation_module_perf.parquet", "")
+    if path is None:
+        return []
+    table = pd.read_parquet(path)
+    table = table[(table["gemm_type"] == "fp8_block") & (table["latency"] > 0)]
+    names = ("batch_size", "isl", "step", "num_heads", "kv_cache_dtype", "latency")
+    return [
+        LatentTiming(batch, length + step, heads, _DTYPES[stored], latency * 1e-3)
+        for batch, length, step, heads, stored, latency in _records(table, names)
+    ]
 
 
 def _newest(folder: Path, file: str, version: str) -> Path | None:
@@ -289,8 +355,7 @@ def _moe(table: Any) -> Iterator[tuple[str, Row]]:
     Only balanced routing: there T tokens of k experts each touch min(E, k·T) of E experts, which the times confirm
     (proportional to T up to E / k). Under the table's power laws the touched experts are not stated.
     """
-    sizes = ("num_tokens", "hidden_size", "inter_size", "topk", "num_experts", "moe_tp_size", "moe_ep_size")
-    columns = ("moe_dtype", *sizes)
+    columns = ("moe_dtype", *_EXPERT_SIZES)
     if not {*columns, "distribution", "latency"} <= set(table.columns):
         return
     plain = _not_gated()

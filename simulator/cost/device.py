@@ -7,6 +7,8 @@ grouped GEMM
     The same with FLOPs rounded up to whole tiles and waves: experts see few rows and libraries cannot split K there.
 attention
     See :mod:`simulator.cost.attention`.
+experts
+    Blocks of served mixtures by the engine's library, where it was timed: :mod:`simulator.cost.expert_kernels`.
 elementwise, copy
     t = t0 + bytes / (e·BW); kernels of a training step that gather and scatter the rows of experts have an e of their
     own (``permute``).
@@ -24,6 +26,7 @@ from pathlib import Path
 
 from simulator.constants import Constant, ConstantSet, Trust
 from simulator.cost.attention import Attention, DecodeCoefficients
+from simulator.cost.expert_kernels import price_experts
 from simulator.cost.experts import is_block, kernels_of, unaligned
 from simulator.cost.kernel_table import BEYOND_SIGMA, KernelTable, coordinates, load_rows
 from simulator.cost.kernels import (
@@ -36,7 +39,6 @@ from simulator.cost.kernels import (
     UNPACKED_EXPERT_START,
     VECTOR_ROWS,
     by_library,
-    expert_rows,
     expert_spread,
     grouped_gemm_flops,
     smooth_max,
@@ -266,6 +268,8 @@ class DeviceCost:
             raise ValueError(f"{work.kind} is communication: price it with NetworkCost")
         if work.flops <= 0 and work.bytes <= 0 and work.message <= 0:
             return FREE
+        if work.experts and (known := price_experts(self, work)) is not None:
+            return known
         if is_block(work):
             return self._block(work)
         if work.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
@@ -309,7 +313,6 @@ class DeviceCost:
         launch = start + self.launch(f"{curve}.launch", used)
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
-            cast += self._gathered(work, used)
             if unaligned(work):
                 own, shared = f"{curve}.unaligned", unaligned_experts(device.architecture, work.dtype)
                 together *= self.value(own, used) if own in device.efficiency else self.shared(shared, used)
@@ -326,12 +329,6 @@ class DeviceCost:
         product, moved, kernels = by_library(work)
         around = moved / (self.share("elementwise.memory", used) * self.accelerator.memory_bandwidth)
         return product, around + kernels * self.launch("elementwise.launch", used)
-
-    def _gathered(self, work: Work, used: list[str]) -> float:
-        """Time in which the rows of tokens are made ready for their experts, beyond what other engines take [s]."""
-        kernel = self.framework.expert_kernel if self.framework is not None and work.block_scaled else ""
-        found = expert_rows(kernel, self.accelerator.architecture, work.dtype) if kernel else None
-        return self.shared(found, used) * work.m * work.k if found else 0.0
 
     def _unpacking(self, work: Work, used: list[str]) -> float:
         """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""

@@ -9,9 +9,9 @@ from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
+    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LATENT_DECODE", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
     "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block",
-    "attention_waves", "by_library", "expert_rows", "expert_spread", "grouped_gemm_flops", "smooth_max",
+    "attention_waves", "by_library", "expert_spread", "grouped_gemm_flops", "smooth_max",
     "unaligned_experts", "unpacked_experts",
 ]  # fmt: skip
 
@@ -91,6 +91,18 @@ SELECTION = Constant(
 )
 """Time of one multiprocessor for the highest of one row of scores."""
 
+LATENT_DECODE = Constant(
+    "kernel.latent_decode",
+    13.3e-6,
+    "s",
+    0.25,
+    Trust.FITTED,
+    "benchmarks/fits/latent_attention.py: decodes of DeepSeek-V3's attention in TensorRT-LLM on six devices, 10.5 to "
+    "18.2 us (aiconfigurator-core 0.12.0)",
+)
+"""Time of a layer's absorbed latent attention in a decode beyond the Ops that are counted: products per head into the
+latent space and out of it, joins, the write to the cache."""
+
 _EXPERT_SPREAD = {
     ("hopper", "bf16"): 0.34, ("hopper", "fp8"): 0.01, ("blackwell", "bf16"): 0.23, ("blackwell", "fp8"): 0.01,
     ("blackwell", "fp4"): 0.20, ("blackwell-rtx", "bf16"): 0.34, ("blackwell-rtx", "fp8"): 0.14,
@@ -151,27 +163,6 @@ def unaligned_experts(architecture: str, dtype: str) -> Constant:
         "blocks of such widths over the curve of the others (aiconfigurator-core 0.12.0): benchmarks/fits/experts.py"
     )
     return Constant(f"grouped_gemm.unaligned.{base}.{dtype}", value, "", 0.4, Trust.FITTED, source)
-
-
-_EXPERT_ROWS = {("cutlass", "hopper", "fp8"): 7.9e-12}
-"""Time per element of the rows that come to experts [s]; the fit prints 7.98 ps for H100 and 7.84 ps for H200."""
-
-
-def expert_rows(kernel: str, architecture: str, dtype: str) -> Constant | None:
-    """What expert kernels of an engine take beyond those of others per element of a gathered row.
-
-    TensorRT-LLM's CUTLASS back end on Hopper makes the gathered rows narrow slowly, with one scale per 128 elements:
-    alike on H100 and H200 and whatever the width of the experts, so neither memory nor the products bind.
-    """
-    base = architecture.partition("+")[0]
-    value = _EXPERT_ROWS.get((kernel, base, dtype))
-    if value is None:
-        return None
-    source = (
-        "expert blocks in fp8 with scales per block, TensorRT-LLM 1.3 on H100 and H200 (aiconfigurator-core 0.12.0), "
-        "beyond the kernels of a block: benchmarks/fits/experts.py rows"
-    )
-    return Constant(f"grouped_gemm.rows.{kernel}.{base}.{dtype}", value, "s", 0.1, Trust.FITTED, source)
 
 
 _TILES = (64, 128, 256)

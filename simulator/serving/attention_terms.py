@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from simulator.cost.device import DeviceCost
+from simulator.cost.kernels import LATENT_DECODE
 from simulator.registry import lookup
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape
@@ -91,8 +92,11 @@ class SoftmaxTerm:
     def __post_init__(self) -> None:
         probe = self._decode_work(1, TEMPLATE_CONTEXT)
         self._constant, self._per_sequence, self._per_token = self.device.decode_attention_coefficients(probe)
+        used = list[str]()
+        self._around = self.device.shared(LATENT_DECODE, used) if self.spec.kind == "latent" else 0.0
+        self._constant += self._around
         first = self.device.price(self._prefill_work(64, 0))
-        self.constants = frozenset(first.constants) | frozenset(self.device.price(probe).constants)
+        self.constants = frozenset((*used, *first.constants, *self.device.price(probe).constants))
         self.constants |= {i for work in self._expansion(64) for i in self.device.price(work).constants}
         self.prefill_launch = self.device.price(self._prefill_work(16, 0)).seconds
         self._memo: dict[tuple[int, int], float] = {}
@@ -202,7 +206,7 @@ class SoftmaxTerm:
     def _at_knot(self, decodes: int, number: int) -> float:
         known = self._knots.get((decodes, number))
         if known is None:
-            known = self.device.price(self._decode_work(decodes, _knot(number))).seconds
+            known = self._around + self.device.price(self._decode_work(decodes, _knot(number))).seconds
             self._knots[decodes, number] = known
         return known
 

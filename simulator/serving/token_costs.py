@@ -19,6 +19,7 @@ from simulator.serving.message_links import ALONE, Away, together
 from simulator.serving.pricing import Pricing
 from simulator.strategies.compile import compile_block
 from simulator.strategies.rank_layout import RankLayout
+from simulator.workload.expert_blocks import as_expert_blocks
 from simulator.workload.framework import Framework
 from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
 from simulator.workload.model import LayerSpec, ModelSpec
@@ -83,7 +84,8 @@ def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework,
     else:
         assert isinstance(part, LayerSpec)
         block = lower_layer(part, ctx)
-    return compile_block(block, plan, framework, "serving")
+    compiled = compile_block(block, plan, framework, "serving")
+    return as_expert_blocks(compiled) if framework.expert_kernels else compiled
 
 
 def _token_wise(op: Op) -> bool:

@@ -32,6 +32,8 @@ class Recipe:
         Registered precision, where the column of the results does not tell it.
     captured
         Whether CUDA graphs were captured for every batch of the run (``cuda_graph_config.max_batch_size``).
+    expert_kernels
+        Libraries of the experts' kernels, where the script names a back end (``moe_config.backend``).
     """
 
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -40,6 +42,7 @@ class Recipe:
     engine: str = ""
     precision: str = ""
     captured: bool = False
+    expert_kernels: tuple[str, ...] = ()
 
 
 PLAIN = Recipe()
@@ -156,6 +159,23 @@ def _polled(iterations: int) -> tuple[tuple[str, object], ...]:
     return (("base", "chunked-prefill-first"), ("iterations", iterations))
 
 
+def _backend(run: _Run, drafting: bool) -> tuple[str, ...]:
+    """``MOE_BACKEND`` of the scripts: CUTLASS on Hopper; on Blackwell DEEPGEMM for all in fp8 until the images of 2026,
+    then TRTLLM but for many requests and data-parallel attention."""
+    if run.system != "b200":
+        return ("cutlass",)
+    spread = run.attention_ranks > 1
+    if run.precision == "fp4":
+        most = 256 if run.isl == 1024 else 64
+        return ("cutlass",) if (spread if drafting else run.concurrency >= most) else ("trtllm-gen",)
+    many = not drafting and run.isl == 1024 and run.concurrency >= 256
+    return ("deepgemm",) if spread or many or FIRST_IMAGE in run.image else ("trtllm-gen",)
+
+
+FIRST_IMAGE = "1.1.0rc2"
+"""TensorRT-LLM's image of 2025, for which ``dsr1_fp8_b200_trt*.sh`` set DEEPGEMM (2e46dba, 40be3a4, 111f031; TRTLLM in
+0a919c5 and 2f3a788)."""
+
 MTP_IMAGES = ("1.2.0rc6.post3",)
 """Images of the multi-token-prediction scripts alone (perf-changelog: the plain ones went from 1.1.0rc2.post2 to
 1.2.0rc6.post2)."""
@@ -191,9 +211,11 @@ def _deepseek_trt(run: _Run) -> Recipe:
     if drafts:
         given = (("accepted_lengths", ACCEPTED), ("draft_tokens", drafts), ("method", "mtp"))
         what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
-        return Recipe(held.fields, (*held.options, ("speculation", given)), assumed=(what,))
+        options = (*held.options, ("speculation", given))
+        return Recipe(held.fields, options, assumed=(what,), expert_kernels=_backend(run, True))
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
-    return _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
+    plain = _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
+    return replace(plain, expert_kernels=_backend(run, False))
 
 
 def _sixtyfours(tokens: int) -> int:

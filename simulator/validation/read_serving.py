@@ -236,6 +236,8 @@ def deployment_case(
     framework = framework.on(device.name, device.memory_capacity)
     if launch.captured:
         framework = replace(framework, cuda_graph_max_sequences=0)
+    if launch.expert_kernels:
+        framework = replace(framework, expert_kernels=launch.expert_kernels)
     framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,

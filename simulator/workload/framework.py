@@ -25,9 +25,10 @@ class Framework:
         ``area`` is ``training`` or ``serving``.
     attention_kernel
         ``unfused`` (scores in HBM), ``flash-1``, ``flash-2``, ``flash-3``, ``paged``.
-    expert_kernel
-        Kernels of the experts of a mixture where they are known to differ from others': ``cutlass`` (TensorRT-LLM's
-        CUTLASS back end). See :func:`~simulator.cost.kernels.expert_rows`.
+    expert_kernels
+        Libraries of the kernels of served experts, in the order in which the engine takes them: the first that was
+        timed on the device's architecture for the format of the weights counts
+        (:mod:`simulator.cost.expert_kernels`). Empty: GEMMs of the device's curve and passes over rows.
     fused_kernels
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
     fused_cross_entropy
@@ -196,7 +197,7 @@ class Framework:
     area: Literal["training", "serving"]
     version: str = ""
     attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
-    expert_kernel: Literal["", "cutlass"] = ""
+    expert_kernels: tuple[str, ...] = ()
     fused_kernels: bool = True
     fused_cross_entropy: bool = False
     dropout: bool | None = None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from simulator.workload.autodiff import GRADIENT_ELSEWHERE
 from simulator.workload.lowering_layout import GLU_HALVES, halved_activation
 from simulator.workload.model import MlpSpec
-from simulator.workload.operators import SCALES
+from simulator.workload.operators import JOINS, SCALES
 from simulator.workload.ops import Dim, Op, OpKind, Phase, Tensor, TensorClass
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def lower_mlp(name: str, spec: MlpSpec, source: Tensor, ctx: LoweringContext) ->
         ]
         shared = gated
     out = ctx.activation(f"{name}.sum", ctx.hidden)
-    return [*ops, *shared_ops, ctx.elementwise(f"{name}.sum", (routed, shared), (out,), residual=True)], out
+    total = ctx.elementwise(f"{name}.sum", (routed, shared), (out,), residual=True)
+    return [*ops, *shared_ops, total if ctx.training else replace(total, tags={JOINS: "partial sums"})], out
 
 
 def _dense(
@@ -100,7 +101,7 @@ def _grouped(name: str, spec: MlpSpec, read: Tensor, inner: Dim, outer: Dim, ctx
     experts, routed = Dim.of("experts", spec.num_experts), read.dims[0]
     weight = ctx.param(f"{name}.weight", experts, inner, outer)
     reads = (read, weight) + ((ctx.param(f"{name}.bias", experts, outer),) if spec.expert_bias else ())
-    scales = {SCALES: "block"} if ctx.model.fp8_block and inner == ctx.hidden else {}
+    scales = {SCALES: "block"} if ctx.model.fp8_block else {}
     return Op(
         name,
         OpKind.GROUPED_GEMM,

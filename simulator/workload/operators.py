@@ -8,10 +8,18 @@ from __future__ import annotations
 
 from simulator.workload.ops import Op, OpKind, Phase, TensorClass
 
-__all__ = ["INDEX", "SCALES", "SELECT", "operator_of"]
+__all__ = ["EXPERTS", "INDEX", "JOINS", "SCALES", "SELECT", "operator_of"]
 
 SCALES = "scales"
-"""Tag of the first grouped GEMM of a mixture: ``block`` where blocks of its fp8 operands have a scale each."""
+"""Tag of the grouped GEMMs of a mixture: ``block`` where blocks of their fp8 operands have a scale each."""
+
+EXPERTS = "format of experts"
+"""Tag of all Ops of a served expert block (:mod:`simulator.workload.expert_blocks`)."""
+
+JOINS = "joins"
+"""Tag of an addition whose terms may stay partial sums until they are added: engines reduce the routed and the shared
+experts of a served layer over tensor-parallel ranks at once (``DeepseekV2MoE.forward`` of vLLM and SGLang,
+``Deepseekv3MoE`` of TensorRT-LLM); training frameworks reduce them apart (``SharedExpertMLP`` of Megatron-LM)."""
 
 SELECT, INDEX = "select", "index"
 """Kernels of a mixture whose time goes by rows: the highest scores of every token, the numbering of rows by expert."""

@@ -124,8 +124,10 @@ class Work:
         Rows of a selection (``select``) or of a numbering by expert (``index``).
     unpacks
         Whether the weights of a 16-bit GEMM are stored in fewer bits, so that it widens them on the way.
-    block_scaled
-        Whether a grouped GEMM gathers rows of tokens and makes them fp8 with one scale per block of elements.
+    experts
+        Format of the weights of the served expert block that this is part of (:mod:`simulator.workload.expert_blocks`).
+    gathers
+        Whether a grouped GEMM is the first of its block, to which the rows of tokens come.
     """
 
     kind: OpKind
@@ -153,7 +155,8 @@ class Work:
     kernels: int = 1
     rows: int = 0
     unpacks: bool = False
-    block_scaled: bool = False
+    experts: str = ""
+    gathers: bool = False
     near: float = 0.0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from simulator.workload.lowering_mlp import experts_touched
-from simulator.workload.operators import INDEX, SCALES, SELECT, operator_of
+from simulator.workload.operators import EXPERTS, INDEX, SELECT, operator_of
 from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
 
 __all__ = ["local_experts", "work_of"]
@@ -57,10 +57,10 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
         casts = op.dtype in ("fp8", "fp4") and op.reads[0].dtype != op.dtype
         unpacks = op.dtype in _WIDE and any(t.dtype in _NARROW for t in op.reads if t.cls in _WEIGHTS)
         operator = operator_of(op)
-        block_scaled = op.dtype == "fp8" and op.tags.get(SCALES) == "block" and operator == "forward"
+        gathers = op.kind is OpKind.GROUPED_GEMM and op.contracts == ("hidden",)
         return Work(
             op.kind, op.dtype, flops, moved, m, n, k, groups, operator=operator, casts=casts, unpacks=unpacks,
-            block_scaled=block_scaled,
+            experts=op.tags.get(EXPERTS, ""), gathers=gathers,
         )  # fmt: skip
     operator = operator_of(op)
     if operator.startswith("cast") and {t.dtype for t in op.reads} == {t.dtype for t in op.writes}:
@@ -69,7 +69,8 @@ def work_of(op: Op, mesh: Mesh, ranks: int = 1) -> Work:
     if not launches:
         return Work(op.kind, op.dtype, operator=operator)  # a view: no kernel runs
     rows = int(op.tags.get("selections", 1)) * _rows(op, mesh) if operator in (SELECT, INDEX) else 0
-    return Work(op.kind, op.dtype, flops, moved, operator=operator, kernels=launches, rows=rows)
+    inside = op.tags.get(EXPERTS, "")
+    return Work(op.kind, op.dtype, flops, moved, operator=operator, kernels=launches, rows=rows, experts=inside)
 
 
 def _rows(op: Op, mesh: Mesh) -> int:

@@ -13,11 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from simulator.workload.operators import JOINS
 from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
 
 __all__ = ["beside_backward_gemms", "insert_collectives"]
 
 SEQ = "seq"
+
+REDUCTIONS = (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
 
 
 @dataclass
@@ -31,7 +34,8 @@ class _Walk:
     out: list[Op] = field(default_factory=list)
     gathered: dict[str, Tensor] = field(default_factory=dict)
     pending: set[str] = field(default_factory=set)
-    """Partial sums over routed rows: experts' outputs are combined first (a linear step) and reduced per token."""
+    """Partial sums over routed rows: experts' outputs are combined first (a linear step) and reduced per token. So
+    are terms of a served layer's addition that all are partial sums."""
 
     def gather(self, tensor: Tensor, phase: Phase) -> Tensor:
         """The whole ``tensor``; emits the all-gather the first time."""
@@ -77,6 +81,18 @@ def insert_collectives(
     stream
         Queue of the collectives; COMPUTE when the framework does not overlap them.
     """
+    ops_apart = _walked(ops, axis, split_residual, split_inputs, stream, frozenset())
+    reduced = {op.writes[0].name for op in ops_apart if op.collective in REDUCTIONS}
+    terms = [{t.name for t in op.reads} for op in ops if JOINS in op.tags and not split_residual]
+    joined = frozenset[str]().union(*(names for names in terms if names <= reduced))
+    return _walked(ops, axis, split_residual, split_inputs, stream, joined) if joined else ops_apart
+
+
+def _walked(
+    ops: tuple[Op, ...], axis: str, split_residual: bool, split_inputs: frozenset[str], stream: Stream,
+    joined: frozenset[str],
+) -> tuple[Op, ...]:  # fmt: skip
+    """The walk, with the partial sums ``joined`` reduced by the Op that adds them."""
     split = set(split_inputs) if split_residual else set[str]()
     walk = _Walk(axis, split_residual, stream, split)
     for op in ops:
@@ -101,7 +117,7 @@ def insert_collectives(
             walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
             continue
         target = writes[0]
-        if "routed" in target.dim_names:
+        if "routed" in target.dim_names or target.name in joined:
             walk.pending.add(target.name)
             walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
             continue
@@ -114,9 +130,6 @@ def insert_collectives(
 
 def _as_split(tensor: Tensor, axis: str) -> Tensor:
     return tensor.sharded(SEQ, axis) if tensor.cls is TensorClass.ACTIVATION else tensor
-
-
-REDUCTIONS = (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
 
 
 def beside_backward_gemms(ops: Sequence[Op]) -> tuple[Op, ...]:
