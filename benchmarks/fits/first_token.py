@@ -23,15 +23,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from simulator.constants import Constant, Trust
 from simulator.cost.kernels import UNPACKED_EXPERTS
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
-from simulator.validation.serving_runs import run_serving
+from simulator.validation.trials import first_token_errors, published_first
 
 MOST = 8
 ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",), "tensorrt-llm": ("tensorrt-llm-1.0",)}
@@ -61,29 +59,8 @@ def chosen(cases: Sequence[Case]) -> list[Case]:
         assert deployment is not None
         plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
         few = int(str(load["concurrency"])) <= MOST and float(str(load["osl"])) == 1024
-        if case.split == "dev" and plain and few:
+        if published_first(case) and plain and few:
             found.append(case)
-    return found
-
-
-def errors(cases: Sequence[Case], scale: Mapping[str, float] | None = None, **values: float) -> Errors:
-    """(model, relative error of the mean time to first token) of the runs under other constants of the engine [s], and
-    others times ``scale``."""
-    found: Errors = []
-    for case in cases:
-        deployment = case.subject.deployment
-        assert deployment is not None
-        framework = deployment.framework
-        moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
-        framework = replace(framework, constants={**framework.constants, **moved})
-        cluster = case.subject.cluster
-        assert cluster is not None
-        cluster = replace(cluster, factors={**cluster.factors, **(scale or {})})
-        moved_case = replace(case.subject, cluster=cluster, deployment=replace(deployment, framework=framework))
-        prediction, reason = run_serving(moved_case)
-        if not reason:
-            published = next(m.value for m in case.measured if m.kind == "serving_ttft")
-            found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
     return found
 
 
@@ -105,7 +82,7 @@ class Fit:
         if key not in self.known:
             names = "front_end_per_request", "front_end_per_token", "host_per_launch"
             values: dict[str, float] = dict(zip(names, (*pair, launch), strict=True))
-            self.known[key] = errors(self.runs[name], None, **values)
+            self.known[key] = first_token_errors(self.runs[name], values)
         return self.known[key]
 
     def launch(self, name: str, pair: tuple[float, float], without: str = "") -> float:
@@ -132,7 +109,7 @@ class Fit:
 
 def many_clients(runs: Sequence[Case], per_request: float) -> str:
     """Median and 90th percentile of the absolute errors."""
-    sizes = sorted(abs(e) for _, e in errors(runs, front_end_per_request=per_request))
+    sizes = sorted(abs(e) for _, e in first_token_errors(runs, {"front_end_per_request": per_request}))
     return f"{statistics.median(sizes):.1%}, p90 {sizes[int(0.9 * len(sizes))]:.0%} ({len(sizes)} runs)"
 
 
@@ -147,7 +124,7 @@ def unpacked(cases: Sequence[Case]) -> str:
     devices = {gpu: [c for c in chosen if c.labels.gpu == gpu] for gpu in sorted({c.labels.gpu for c in chosen})}
     known = {
         share: {
-            g: spread(errors(mine, {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}))
+            g: spread(first_token_errors(mine, {}, {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}))
             for g, mine in devices.items()
         }
         for share in UNPACKED
@@ -163,8 +140,8 @@ def _of(case: Case, setting: str) -> float:
 
 def of_engine(path: Path, source: str, engine: str) -> list[Case]:
     """Development runs of the source on any version of the engine that have times to first token."""
-    known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
-    return [c for c in known if engine in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
+    known = [c for c in read_file(path).cases if c.labels.source == source and published_first(c)]
+    return [c for c in known if engine in c.labels.framework]
 
 
 def main() -> None:
