@@ -7,9 +7,9 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
    program (an HTTP server in Python, a tokenizer of Hugging Face);
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
    latent attention and a dense model share it. Left out model by model to see whether it holds;
-3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
-   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both; of vLLM ``front_end.py``
-   tells work from waiting and text from chats);
+3. ``front_end_per_request`` of SGLang and TensorRT-LLM: a few clients hardly show it, so every third run of up to 128
+   clients and GPUStack's thousand requests at once decide (the medians and 90th percentiles of both). That of vLLM,
+   with what only takes time and what a chat costs, is fitted in ``front_end.py``;
 4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
    of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
 
@@ -36,9 +36,9 @@ ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",)
 REQUEST = (0.006, 0.008, 0.010)
 TOKEN = (2e-6, 4e-6, 6e-6)
 LAUNCH = {
-    "vllm": (20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
-    "sglang": (60e-6, 80e-6, 100e-6, 120e-6),
-    "tensorrt-llm": (30e-6, 40e-6, 50e-6, 60e-6, 80e-6, 100e-6),
+    "vllm": (15e-6, 20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
+    "sglang": (40e-6, 50e-6, 60e-6, 80e-6, 100e-6),
+    "tensorrt-llm": (20e-6, 25e-6, 30e-6, 40e-6, 50e-6, 60e-6, 80e-6),
 }
 START, ROUNDS = (0.008, 4e-6), 1
 
@@ -164,7 +164,7 @@ def main() -> None:
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
-    for engine in ENGINES:
+    for engine in ("sglang", "tensorrt-llm"):
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
         many = of_engine(reference / "published_serving.yaml", "gpustack", engine)
         for per_request in MANY_REQUESTS:

@@ -101,6 +101,8 @@ class Framework:
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
         Whether host scheduling hides behind the device.
+    plans_ahead
+        Whether the next iteration is launched before the running one ends, so that requests wait for one more.
     small_all_reduce
         ``nccl`` or ``custom`` (one-shot kernels below a few MiB).
     library_rows
@@ -205,6 +207,7 @@ class Framework:
     cuda_graph_narrow_sequences: int = 0
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
+    plans_ahead: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
     block_size: int = 16
     max_num_batched_tokens: int = 8192
