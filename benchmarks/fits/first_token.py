@@ -5,16 +5,19 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
 
 1. ``front_end_per_request`` and ``front_end_per_token``: one pair for all engines, whose servers are the same kind of
    program (an HTTP server in Python, a tokenizer of Hugging Face);
-2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts with
-   latent attention and a dense model share it. Left out model by model to see whether it holds;
-3. ``front_end_per_request`` by engine: a few clients hardly show it, so every third run of up to 128 clients and
-   GPUStack's thousand requests at once decide (the medians and 90th percentiles of both; of vLLM ``front_end.py``
-   tells work from waiting and text from chats);
-4. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
+2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts and a
+   dense model share it. Left out model by model to see whether it holds. InferenceX ran SGLang on DeepSeek-R1 alone:
+   its launches are those of GPUStack's closed loops of one and four clients (Qwen3-8B);
+3. ``host_per_latent_layer``: what DeepSeek-R1 takes beyond its launches, one for SGLang and TensorRT-LLM with equal
+   weight; closed loops of up to 16 clients, both lengths of answers. Printed for each alone;
+4. ``front_end_per_request`` of SGLang and TensorRT-LLM: a few clients hardly show it, so every third run of up to 128
+   clients and GPUStack's thousand requests at once decide (the medians and 90th percentiles of both). That of vLLM,
+   with what only takes time and what a chat costs, is fitted in ``front_end.py``;
+5. the share of the usual compute efficiency that experts in fp4 have where they are unpacked: prompts of 8,192 tokens
    of gpt-oss-120b on vLLM, up to 64 clients, H100 and H200 with equal weight.
 
-The first two minimise the median absolute error of the mean time to first token, the engines with equal weight, on
-a grid.
+The first three minimise the median absolute error of the mean time to first token, the engines with equal weight, on a
+grid.
 
     python benchmarks/fits/first_token.py --shared ../shared
 """
@@ -23,26 +26,27 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 
-from simulator.constants import Constant, Trust
 from simulator.cost.kernels import UNPACKED_EXPERTS
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
-from simulator.validation.serving_runs import run_serving
+from simulator.validation.trials import first_token_errors, published_first
 
 MOST = 8
 ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",), "tensorrt-llm": ("tensorrt-llm-1.0",)}
 REQUEST = (0.006, 0.008, 0.010)
 TOKEN = (2e-6, 4e-6, 6e-6)
 LAUNCH = {
-    "vllm": (20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
-    "sglang": (60e-6, 80e-6, 100e-6, 120e-6),
-    "tensorrt-llm": (30e-6, 40e-6, 50e-6, 60e-6, 80e-6, 100e-6),
+    "vllm": (15e-6, 20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
+    "sglang": (15e-6, 20e-6, 25e-6, 30e-6, 40e-6, 60e-6, 80e-6),
+    "tensorrt-llm": (20e-6, 25e-6, 30e-6, 40e-6, 50e-6),
 }
-START, ROUNDS = (0.008, 4e-6), 1
+START, ROUNDS = (0.006, 4e-6), 1
+
+LATENT = (0.0, 0.6e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.4e-3, 1.6e-3)
+SEVERAL = 16
 
 MANY_REQUESTS = (0.005, 0.006, 0.008)
 MANY, EVERY = 128, 3
@@ -53,37 +57,18 @@ SOME, LONG = 64, 8192
 Errors = list[tuple[str, float]]
 
 
-def chosen(cases: Sequence[Case]) -> list[Case]:
-    """Development runs of few clients, one replica of whole ranks, no drafts, answers of 1,024 tokens."""
+def chosen(cases: Sequence[Case], most: int, latent: bool, answers: float = 0.0) -> list[Case]:
+    """Development runs of few clients, one replica of whole ranks, no drafts, with latent attention or without; of
+    ``answers`` of one length where it is given."""
     found = []
-    for case in cases:
-        deployment, load = case.subject.deployment, dict(case.subject.settings)
-        assert deployment is not None
-        plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
-        few = int(str(load["concurrency"])) <= MOST and float(str(load["osl"])) == 1024
-        if case.split == "dev" and plain and few:
-            found.append(case)
-    return found
-
-
-def errors(cases: Sequence[Case], scale: Mapping[str, float] | None = None, **values: float) -> Errors:
-    """(model, relative error of the mean time to first token) of the runs under other constants of the engine [s], and
-    others times ``scale``."""
-    found: Errors = []
     for case in cases:
         deployment = case.subject.deployment
         assert deployment is not None
-        framework = deployment.framework
-        moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
-        framework = replace(framework, constants={**framework.constants, **moved})
-        cluster = case.subject.cluster
-        assert cluster is not None
-        cluster = replace(cluster, factors={**cluster.factors, **(scale or {})})
-        moved_case = replace(case.subject, cluster=cluster, deployment=replace(deployment, framework=framework))
-        prediction, reason = run_serving(moved_case)
-        if not reason:
-            published = next(m.value for m in case.measured if m.kind == "serving_ttft")
-            found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
+        plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
+        mixers = {layer.attention.kind for layer, _ in deployment.model.layers if layer.attention}
+        few = 0 < _of(case, "concurrency") <= most and _of(case, "osl") in (answers or _of(case, "osl"),)
+        if published_first(case) and plain and few and latent == ("latent" in mixers):
+            found.append(case)
     return found
 
 
@@ -96,6 +81,7 @@ class Fit:
     """Coordinate descent: launches per engine for a front end, then the front end for these launches."""
 
     def __init__(self, cases: Sequence[Case]) -> None:
+        """``cases``: runs of few clients of models without latent attention."""
         self.runs = {n: [c for c in cases if c.labels.framework in presets] for n, presets in ENGINES.items()}
         self.known: dict[tuple[str, float, float, float], Errors] = {}
 
@@ -105,7 +91,7 @@ class Fit:
         if key not in self.known:
             names = "front_end_per_request", "front_end_per_token", "host_per_launch"
             values: dict[str, float] = dict(zip(names, (*pair, launch), strict=True))
-            self.known[key] = errors(self.runs[name], None, **values)
+            self.known[key] = first_token_errors(self.runs[name], values)
         return self.known[key]
 
     def launch(self, name: str, pair: tuple[float, float], without: str = "") -> float:
@@ -117,22 +103,39 @@ class Fit:
         return min(LAUNCH[name], key=left)
 
     def together(self, pair: tuple[float, float], launches: dict[str, float]) -> float:
-        """Over all engines, each with the same weight."""
+        """Over the engines that InferenceX ran, each with the same weight."""
         return statistics.fmean(spread(self.errors(name, pair, launch)) for name, launch in launches.items())
 
     def pair(self) -> tuple[float, float]:
         """The front end of all engines."""
         pair = START
         for _ in range(ROUNDS):
-            launches = {name: self.launch(name, pair) for name in self.runs}
+            launches = {name: self.launch(name, pair) for name in self.runs if name != "sglang"}
             request = min(REQUEST, key=lambda r: self.together((r, pair[1]), launches))
             pair = request, min(TOKEN, key=lambda t: self.together((request, t), launches))
         return pair
 
 
+def latent_layers(fit: Fit, pair: tuple[float, float], cases: Sequence[Case]) -> str:
+    """The best time per layer over the engines with equal weight, and that of each alone."""
+    known: dict[float, dict[str, float]] = {seconds: {} for seconds in LATENT}
+    told = []
+    for name in ("sglang", "tensorrt-llm"):
+        runs = [c for c in cases if c.labels.framework in ENGINES[name]]
+        fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
+        fixed["host_per_launch"] = fit.launch(name, pair)
+        for seconds in LATENT:
+            known[seconds][name] = spread(first_token_errors(runs, fixed | {"host_per_latent_layer": seconds}))
+        alone = min(LATENT, key=lambda s: known[s][name])
+        told.append(f"{name} {alone * 1e3:.1f} ms: {known[alone][name]:.0%} ({len(runs)} runs)")
+    best = min(LATENT, key=lambda s: statistics.fmean(known[s].values()))
+    errors, none = (", ".join(f"{n} {e:.0%}" for n, e in known[s].items()) for s in (best, 0.0))
+    return f"latent layers: {best * 1e3:.1f} ms, median |error| {errors}; without {none}; alone {', '.join(told)}"
+
+
 def many_clients(runs: Sequence[Case], per_request: float) -> str:
     """Median and 90th percentile of the absolute errors."""
-    sizes = sorted(abs(e) for _, e in errors(runs, front_end_per_request=per_request))
+    sizes = sorted(abs(e) for _, e in first_token_errors(runs, {"front_end_per_request": per_request}))
     return f"{statistics.median(sizes):.1%}, p90 {sizes[int(0.9 * len(sizes))]:.0%} ({len(sizes)} runs)"
 
 
@@ -147,7 +150,7 @@ def unpacked(cases: Sequence[Case]) -> str:
     devices = {gpu: [c for c in chosen if c.labels.gpu == gpu] for gpu in sorted({c.labels.gpu for c in chosen})}
     known = {
         share: {
-            g: spread(errors(mine, {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}))
+            g: spread(first_token_errors(mine, {}, {UNPACKED_EXPERTS.id: share / UNPACKED_EXPERTS.value}))
             for g, mine in devices.items()
         }
         for share in UNPACKED
@@ -163,8 +166,8 @@ def _of(case: Case, setting: str) -> float:
 
 def of_engine(path: Path, source: str, engine: str) -> list[Case]:
     """Development runs of the source on any version of the engine that have times to first token."""
-    known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
-    return [c for c in known if engine in c.labels.framework and any(m.kind == "serving_ttft" for m in c.measured)]
+    known = [c for c in read_file(path).cases if c.labels.source == source and published_first(c)]
+    return [c for c in known if engine in c.labels.framework]
 
 
 def main() -> None:
@@ -172,7 +175,9 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared"))
     reference = parser.parse_args().shared / "reference"
     path = reference / "serving_peers/inferencex_runs.csv.gz"
-    fit = Fit(chosen(read_file(path).cases))
+    cases = read_file(path).cases
+    few = of_engine(reference / "published_serving.yaml", "gpustack", "sglang")
+    fit = Fit([*chosen(cases, MOST, False, 1024), *chosen(few, MOST, False)])
     pair = fit.pair()
     print(f"front end: {pair[0] * 1e3:.0f} ms per request, {pair[1] * 1e6:.0f} us per token", flush=True)
     for name, runs in fit.runs.items():
@@ -186,8 +191,9 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
+    print(latent_layers(fit, pair, chosen(cases, SEVERAL, True)), flush=True)
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
-    for engine in ENGINES:
+    for engine in ("sglang", "tensorrt-llm"):
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]
         many = of_engine(reference / "published_serving.yaml", "gpustack", engine)
         for per_request in MANY_REQUESTS:

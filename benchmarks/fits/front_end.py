@@ -20,36 +20,18 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from simulator.constants import Constant, Trust
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
-from simulator.validation.serving_runs import run_serving
+from simulator.validation.trials import first_token_errors, published_first
 
 MANY, EVERY, BURST = 128, 8, 900
-WORK, LATENCY = (0.001, 0.002, 0.003, 0.004), (0.004, 0.006, 0.008, 0.010)
+WORK, LATENCY = (0.001, 0.002, 0.003, 0.004), (0.004, 0.006, 0.008, 0.010, 0.012, 0.014)
 ALIKE = 0.005
 CHAT = (0.004, 0.008, 0.012, 0.016, 0.020)
 
 Errors = list[tuple[str, float]]
-
-
-def errors(cases: Sequence[Case], **values: float) -> Errors:
-    """(model, relative error of the mean time to first token) under other constants [s]."""
-    found: Errors = []
-    for case in cases:
-        deployment = case.subject.deployment
-        assert deployment is not None
-        framework = deployment.framework
-        moved = {k: Constant(f"{framework.name}.{k}", v, "s", 0.3, Trust.FITTED, "") for k, v in values.items()}
-        framework = replace(framework, constants={**framework.constants, **moved})
-        prediction, _ = run_serving(replace(case.subject, deployment=replace(deployment, framework=framework)))
-        if prediction:
-            published = next(m.value for m in case.measured if m.quantity == "ttft_mean")
-            found.append((case.labels.model, prediction["ttft_mean"] / published - 1))
-    return found
 
 
 def spread(found: Errors, without: str = "") -> float:
@@ -59,8 +41,8 @@ def spread(found: Errors, without: str = "") -> float:
 
 def of_vllm(path: Path, source: str) -> list[Case]:
     """Development runs of the source on vLLM that publish a mean time to first token."""
-    known = [c for c in read_file(path).cases if c.split == "dev" and c.labels.source == source]
-    return [c for c in known if "vllm" in c.labels.framework and any(m.quantity == "ttft_mean" for m in c.measured)]
+    known = [c for c in read_file(path).cases if c.labels.source == source and published_first(c)]
+    return [c for c in known if "vllm" in c.labels.framework]
 
 
 def clients(case: Case) -> int:
@@ -69,11 +51,15 @@ def clients(case: Case) -> int:
     return int(str(load["concurrency"])) or int(str(load["count"]))
 
 
+def server(work: float, latency: float, chat: float = 0.0) -> dict[str, float]:
+    """Constants of the process in front [s]."""
+    return {"front_end_per_request": work, "front_end_latency": latency, "front_end_per_chat": chat}
+
+
 def work_and_latency(bursts: Sequence[Case], text: Sequence[Case]) -> tuple[float, float]:
     """The pair that fits bursts without a template and text alike."""
     best: Mapping[tuple[float, float], float] = {
-        (work, latency): spread(errors(bursts, front_end_per_request=work, front_end_latency=latency))
-        + spread(errors(text, front_end_per_request=work, front_end_latency=latency))
+        (work, latency): sum(spread(first_token_errors(c, server(work, latency))) for c in (bursts, text))
         for work in WORK
         for latency in LATENCY
     }
@@ -100,9 +86,7 @@ def main() -> None:
     work, latency = work_and_latency(plain, text)
     for name, presets in {"0.10": ("vllm-0.10", "vllm-0.10-async"), "latest": ("vllm-latest",)}.items():
         mine = [c for c in chats if c not in plain and c.labels.framework in presets and "910b" not in c.labels.gpu]
-        tried = {
-            c: errors(mine, front_end_per_request=work, front_end_latency=latency, front_end_per_chat=c) for c in CHAT
-        }
+        tried = {c: first_token_errors(mine, server(work, latency, c)) for c in CHAT}
         chat = smallest(tried)
         print(
             f"vllm {name}: {chat * 1e3:.0f} ms per chat, median {spread(tried[chat]):.1%} ({len(mine)} runs)",

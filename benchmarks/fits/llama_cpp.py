@@ -17,14 +17,13 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from simulator.constants import Constant, Trust
 from simulator.validation.cases import Case
 from simulator.validation.read import read_file
 from simulator.validation.serving_runs import run_static
+from simulator.validation.trials import under
 
 HOST = (1e-3, 1.5e-3, 2e-3, 2.5e-3, 3e-3)
 BYTES = (5.5, 6.0, 6.5, 7.0, 7.5)
@@ -38,12 +37,7 @@ def errors(cases: Sequence[Case], quantity: str, **values: float) -> list[Row]:
     """Errors of one figure of the runs under other constants."""
     found = []
     for case in cases:
-        deployment = case.subject.deployment
-        assert deployment is not None
-        own = deployment.framework
-        moved = {k: Constant(f"{own.name}.{k}", v, "", 0.3, Trust.FITTED, "") for k, v in values.items()}
-        framework = replace(own, constants={**own.constants, **moved})
-        prediction, reason = run_static(replace(case.subject, deployment=replace(deployment, framework=framework)))
+        prediction, reason = run_static(under(case, values))
         published = next(m.value for m in case.measured if m.quantity == quantity)
         assert not reason, reason
         found.append((case.labels.gpu, prediction[quantity] / published - 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from simulator.strategies.protocols import BatchShape, IterationCost, PipelinedIterationCost, Segment
+from simulator.strategies.serving_protocols import DraftingIterationCost
 
 __all__ = ["ClockedCost"]
 
@@ -38,6 +39,15 @@ class ClockedCost:
     def decode_segment(self, batch: BatchShape) -> Segment:
         """See :class:`~simulator.strategies.serving_protocols.IterationCost`."""
         return self._now.decode_segment(batch)
+
+    @property
+    def yielded(self) -> float:
+        """Tokens per sequence of an iteration of the engine."""
+        return self._base.yielded if isinstance(self._base, DraftingIterationCost) else 1.0
+
+    def ahead(self, batch: BatchShape) -> float:
+        """What an iteration of the engine lasts longer for the tokens beyond the first [s]."""
+        return self._now.ahead(batch) if isinstance(self._now, DraftingIterationCost) else 0.0
 
     def stage_times(self, batch: BatchShape) -> Sequence[float]:
         """Seconds each stage is occupied by ``batch``."""

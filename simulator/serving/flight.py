@@ -13,13 +13,13 @@ __all__ = ["Flight", "StageLine", "Watcher"]
 
 
 class Flight:
-    """An iteration, or a jump over several, that has been started."""
+    """An iteration, or a jump over several, that has been started; each brings every decode ``tokens`` further."""
 
-    __slots__ = ("base", "end", "group", "iterations", "prefill", "slope", "start")
+    __slots__ = ("base", "end", "group", "iterations", "prefill", "slope", "start", "tokens")
 
     def __init__(
         self, start: float, end: float, prefill: Sequence[tuple[RequestState, int]], group: DecodeGroup | None,
-        iterations: int, base: float, slope: float,
+        iterations: int, base: float, slope: float, tokens: int = 1,
     ) -> None:  # fmt: skip
         self.start = start
         self.end = end
@@ -28,6 +28,7 @@ class Flight:
         self.iterations = iterations
         self.base = base
         self.slope = slope
+        self.tokens = tokens
 
     def boundary(self, iteration: int) -> float:
         """End of the first ``iteration`` iterations [s]."""

@@ -31,6 +31,7 @@ from simulator.strategies.protocols import (
     KVCachePolicy,
     RequestState,
 )
+from simulator.strategies.serving_protocols import DraftingIterationCost
 
 __all__ = ["EngineLimits", "Replica"]
 
@@ -75,6 +76,9 @@ class Replica(Residency):
         self._together = policy.release_together
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
+        drafts = limits.pipeline_stages == 1 and not self._together and isinstance(cost, DraftingIterationCost)
+        self._drafts = cost if drafts else None
+        self._spare_tokens = 0.0
 
     @property
     def iterations(self) -> int:
@@ -209,12 +213,14 @@ class Replica(Residency):
             chunks = self._admit(plan, now)
         elif group is None:
             return False
-        iterations, slope = 1, 0.0
+        iterations, slope, tokens = 1, 0.0, 1
         if group is None or chunks or self._single or self._stall or self._beside:
             shape = BatchShape(chunks, 0, 0) if group is None else group.shape(chunks)
             base = (
                 self._copies(self.cost.iteration(shape)) if self._stall or self._beside else self.cost.iteration(shape)
             )
+            if chunks and group is not None and self._drafts is not None:
+                base, tokens = base + self._drafts.ahead(shape), self._tokens_beside(group, self._drafts.yielded)
             end = now + base if self.stages == 1 else self._pipeline.leave(shape, base, now)
         else:
             shape = group.shape()
@@ -227,7 +233,7 @@ class Replica(Residency):
             if self._grows and iterations > 1:
                 iterations = group.iterations_within(self.pool.total - self.pool.used - 1, iterations)
             end = now + (base * iterations + slope * (iterations * (iterations - 1) // 2))
-        flight = Flight(now, end, plan.prefill, group, iterations, base, slope)
+        flight = Flight(now, end, plan.prefill, group, iterations, base, slope, tokens)
         self._flights.append(flight)
         if iterations > 1 and end > plan.until:
             flight.iterations = flight.boundary_after(plan.until)
@@ -236,12 +242,23 @@ class Replica(Residency):
             self.watcher.launched(shape, flight)
         return True
 
+    def _tokens_beside(self, group: DecodeGroup, yielded: float) -> int:
+        """Whole tokens that every decode gets beside prompts; parts of one are kept for the next time. Their blocks are
+        taken at once."""
+        self._spare_tokens += yielded - 1.0
+        tokens = min(1 + int(self._spare_tokens), group.next_finish)
+        if self._grows and tokens > 1:
+            tokens = group.iterations_within(self.pool.total - self.pool.used - 1, tokens)
+            self.pool.allocate(group.growth(tokens)[0])
+        self._spare_tokens = min(self._spare_tokens - (tokens - 1), yielded)
+        return tokens
+
     def _complete(self, flight: Flight) -> None:
         now, usage, group, iterations = flight.end, self.usage, flight.group, flight.iterations
         usage.iterations += iterations
         finished: list[RequestState] = []
         if group is not None:
-            usage.decode_tokens += group.count * iterations
+            usage.decode_tokens += group.count * iterations * flight.tokens
             record_gaps(self.gaps, flight, group, self._together)
             if iterations > 1 and self._grows:
                 blocks, ramp, triangle = group.growth(iterations)
@@ -249,7 +266,7 @@ class Replica(Residency):
                     self.pool.allocate(blocks)
                     # Each block counts from the start of its own iteration.
                     usage.kv_block_time += blocks * (now - flight.start) - flight.base * ramp - flight.slope * triangle
-            group.advance(iterations)
+            group.advance(iterations * flight.tokens)
             if group.next_finish <= 0:
                 finished = group.pop_finished()
                 for request in finished:

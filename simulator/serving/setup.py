@@ -9,6 +9,8 @@ from simulator.errors import ConfigError
 from simulator.hardware.types import Node
 from simulator.registry import lookup
 from simulator.serving.limits import EngineLimits
+from simulator.serving.planned_ahead import planned_ahead
+from simulator.strategies.settings import settings_of
 from simulator.workload.jobs import Deployment
 
 if TYPE_CHECKING:
@@ -47,7 +49,18 @@ def policies(deployment: Deployment, seed: int) -> dict[str, Any]:
             made[family] = lookup(family, name)(**given)
         except TypeError as error:
             raise ConfigError(f"options.{family}: '{name}' does not take these parameters ({error})") from None
+    if deployment.framework.plans_ahead and deployment.plan.pipeline_parallel == 1 and "batching" in made:
+        made["batching"] = planned_ahead(made["batching"], _tokens(deployment))
     return made
+
+
+def _tokens(deployment: Deployment) -> float:
+    """Tokens per sequence of an iteration of the engine."""
+    given = dict(deployment.options).get("speculation")
+    if not given:
+        return 1.0
+    chosen = settings_of("deployment.speculation", given)
+    return float(lookup("speculation", chosen.method)(chosen).expected_tokens)
 
 
 def policy_problems(deployment: Deployment) -> list[str]:

@@ -2,10 +2,11 @@
 
 One engine iteration drafts, verifies q tokens per sequence and yields a > 1 of them on average. The replica counts one
 token per sequence and iteration, so an iteration here is 1/a of an engine's: its decodes take (verification +
-drafts)/a, and prompts beside them add all they cost. Summed over a run the device does exactly the engine's work:
-K engine iterations with prompts cost K·(prompts + decodes), here K iterations with prompts and (a − 1)·K without.
-Token conservation, block accounting and affine segments stay as they are. What is averaged away is the burst: tokens of
-one verification arrive together, here they are spread evenly, so gaps between tokens are means.
+drafts)/a, and prompts beside them add all they cost. Prompts wait for the engine's iteration to its end, however: one
+with prompts lasts longer by :meth:`SpeculativeCost.ahead` and yields a tokens per sequence on average. Either way the
+device does exactly the engine's work over a run. Token conservation, block accounting and affine segments stay as they
+are. What is averaged away is the burst: tokens of one verification arrive together, here they are spread evenly, so
+gaps between tokens are means.
 """
 
 from __future__ import annotations
@@ -112,6 +113,11 @@ class SpeculativeCost:
     def iteration(self, batch: BatchShape) -> float:
         """Duration of one iteration through all stages [s]."""
         return sum(self.stage_times(batch))
+
+    def ahead(self, batch: BatchShape) -> float:
+        """Verification and drafts of the engine's iteration for the tokens beyond the first [s]."""
+        decodes = BatchShape((), batch.decodes, batch.decode_context, batch.decode_max_context)
+        return (self.yielded - 1.0) * self.iteration(decodes) if batch.decodes else 0.0
 
     def decode_segment(self, batch: BatchShape) -> Segment:
         """Durations of the next iterations of an unchanged decode batch, one token per sequence each."""

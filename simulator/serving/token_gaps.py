@@ -19,7 +19,8 @@ def record_gaps(gaps: array[float], flight: Flight, group: DecodeGroup, together
 
     ``together``: the group ends together, and members that have ended already only pad the batch.
     """
-    base, slope, iterations, count = flight.base, flight.slope, flight.iterations, group.count
+    base, slope, count = flight.base / flight.tokens, flight.slope, group.count
+    iterations = flight.iterations * flight.tokens
     first = flight.end if iterations == 1 else flight.start + base
     if together:
         for request in group.members:

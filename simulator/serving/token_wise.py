@@ -199,9 +199,12 @@ class TokenWise:
         """Host seconds to launch every kernel of each stage, one by one: of decodes alone, and with prompts."""
         speed, found = self.node.host_speed, list[tuple[float, float]]()
         each, prompts = self._constant("host_per_launch") / speed, self._constant("host_per_prompt_layer") / speed
+        latent = self._constant("host_per_latent_layer") / speed
         for stage, layers in enumerate(self.layers_of_stage):
             seconds = each and each * self.costs.stage_launches(self.layers_of_stage, stage)
-            found.append((seconds, seconds + prompts * sum(n for layer, n in layers.items() if layer.attention)))
+            mixers = [(layer.attention, n) for layer, n in layers.items() if layer.attention]
+            seconds += latent * sum(n for attention, n in mixers if attention.kind == "latent")
+            found.append((seconds, seconds + prompts * sum(n for _, n in mixers)))
         return found
 
     @cached_property

@@ -73,6 +73,16 @@ class WrappedCost:
         """Duration of one iteration through all stages [s]."""
         return sum(self.stage_times(batch))
 
+    @property
+    def yielded(self) -> float:
+        """Tokens per sequence of an iteration of the engine."""
+        return self.base.yielded if isinstance(self.base, SpeculativeCost | WrappedCost) else 1.0
+
+    def ahead(self, batch: BatchShape) -> float:
+        """What an iteration of the engine lasts longer for the tokens beyond the first [s]."""
+        drafts = isinstance(self.base, SpeculativeCost | WrappedCost)
+        return self.base.ahead(self.shape(batch)) if drafts else 0.0
+
     def decode_segment(self, batch: BatchShape) -> Segment:
         """The base's, longer by the same every time."""
         base = self.base.decode_segment(batch)

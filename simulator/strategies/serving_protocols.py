@@ -73,6 +73,18 @@ class PipelinedIterationCost(IterationCost, Protocol):
         """Time each stage is occupied by ``batch``, with its send to the next [s], one entry per stage."""
 
 
+@runtime_checkable
+class DraftingIterationCost(IterationCost, Protocol):
+    """A cost whose iterations yield one token per sequence, a share of an engine's, which yields more."""
+
+    @property
+    def yielded(self) -> float:
+        """Tokens per sequence of an iteration of the engine, on average."""
+
+    def ahead(self, batch: BatchShape) -> float:
+        """What an iteration of the engine lasts longer than ``iteration`` says, for the tokens beyond the first [s]."""
+
+
 class RequestState:
     """A request as policies see it (mutable; owned by the replica).
 

@@ -38,12 +38,15 @@ class Measurement:
         ``reserved_first``, ``device``, ``ttft_mean`` ...), where a kind has several.
     load
         For TTFT: the kind of load (``closed_loop``, ``all_at_once``, ``online``), because they measure other things.
+    grade
+        Where this figure is worth less than its record: the grade it has instead.
     """
 
     kind: Kind
     value: float
     quantity: str = ""
     load: str = ""
+    grade: str = ""
 
 
 @dataclass(frozen=True)

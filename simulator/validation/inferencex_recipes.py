@@ -34,6 +34,10 @@ class Recipe:
         Whether CUDA graphs were captured for every batch of the run (``cuda_graph_config.max_batch_size``).
     expert_kernels
         Libraries of the experts' kernels, where the script names a back end (``moe_config.backend``).
+    doubt
+        Why the record does not say how it was launched: it is grade C then.
+    compiles
+        Whether the engine compiles kernels of the model when they are first called.
     """
 
     fields: Mapping[str, object] = field(default_factory=dict)
@@ -43,6 +47,8 @@ class Recipe:
     precision: str = ""
     captured: bool = False
     expert_kernels: tuple[str, ...] = ()
+    doubt: str = ""
+    compiles: bool = False
 
 
 PLAIN = Recipe()
@@ -83,7 +89,13 @@ def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attenti
     )  # fmt: skip
     rule = RULES.get((model, backend))
     found = rule(run) if rule else PLAIN
-    return replace(found, captured=True) if rule and backend == "trtllm" else found
+    compiles = model == "deepseek-v3" and (backend, run.precision) in COMPILING
+    return replace(found, captured=rule is not None and backend == "trtllm", compiles=compiles)
+
+
+COMPILING = (("sglang", "fp4"), ("sglang", "fp8"), ("trtllm", "fp8"))
+"""Engines and formats whose kernels for DeepSeek-R1 are compiled just in time: FlashInfer's in SGLang, DeepGEMM's in
+TensorRT-LLM."""
 
 
 def _llama_vllm(run: _Run) -> Recipe:
@@ -152,11 +164,28 @@ def _deepseek_sglang(run: _Run) -> Recipe:
     # 256 and 128 in the scripts read; runs at more were launched with a later one.
     fields |= {"max_num_seqs": max(run.concurrency, 256 if fp4 else 128)}
     fields |= {"memory_utilization": 0.85 if fp4 else 0.82, "batching": "polled"}
-    return Recipe(fields, (("batching", _polled(30 if run.concurrency >= 16 else 10)),))
+    interval = 30 if run.concurrency >= 16 else 10
+    both = not fp4 and run.measured >= SGLANG_DRAFTS
+    if not both or run.concurrency <= PLAIN_MOST:
+        return Recipe(fields, (("batching", _polled(interval)),), doubt=UNTOLD if both else "")
+    drafting, what = _drafting(2)
+    tokens = GOLDEN_LENGTHS[ACCEPTED][1]
+    return Recipe(fields, (("batching", _polled(interval, tokens)), drafting), assumed=(what,))
 
 
-def _polled(iterations: int) -> tuple[tuple[str, object], ...]:
-    return (("base", "chunked-prefill-first"), ("iterations", iterations))
+SGLANG_DRAFTS = "2026-02"
+"""Month from which DeepSeek-R1 in fp8 on eight B200 is swept twice, with and without two drafts (``dsr1_fp8_b200.sh``,
+``dsr1_fp8_b200_mtp.sh``; perf-changelog, pull requests 626 and 943); on four without alone."""
+
+PLAIN_MOST = 64
+"""Most clients of the sweep without drafts (nvidia-master.yaml: 4 to 64; with them 4 to 512)."""
+
+UNTOLD = "grade C: two sweeps ran this configuration, with drafts and without, and the table does not say which it is"
+
+
+def _polled(iterations: int, tokens: float = 1.0) -> tuple[tuple[str, object], ...]:
+    """``--scheduler-recv-interval``: so many iterations of ``tokens`` each."""
+    return (("base", "chunked-prefill-first"), ("iterations", round(iterations * tokens)))
 
 
 def _backend(run: _Run, drafting: bool) -> tuple[str, ...]:
@@ -209,13 +238,19 @@ def _deepseek_trt(run: _Run) -> Recipe:
     tokens = GOLDEN_LENGTHS[ACCEPTED][drafts - 1] if drafts else 1.0
     held = _balanced(fields, run, 60, tokens) if run.attention_ranks > 1 else Recipe(fields)
     if drafts:
-        given = (("accepted_lengths", ACCEPTED), ("draft_tokens", drafts), ("method", "mtp"))
-        what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
-        options = (*held.options, ("speculation", given))
+        drafting, what = _drafting(drafts)
+        options = (*held.options, drafting)
         return Recipe(held.fields, options, assumed=(what,), expert_kernels=_backend(run, True))
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
     plain = _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
     return replace(plain, expert_kernels=_backend(run, False))
+
+
+def _drafting(drafts: int) -> tuple[tuple[str, object], str]:
+    """The option of multi-token prediction, and what is assumed with it."""
+    given = (("accepted_lengths", ACCEPTED), ("draft_tokens", drafts), ("method", "mtp"))
+    what = f"multi-token prediction with {drafts} drafts, accepted as DeepSeek-V4's (InferenceX golden lengths)"
+    return ("speculation", given), what
 
 
 def _sixtyfours(tokens: int) -> int:

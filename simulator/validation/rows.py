@@ -99,10 +99,10 @@ def _row(case: Case, m: Measurement, prediction: Mapping[str, float], note: str,
     labels = case.labels
     return RowRecord(
         case.id, case.file, case.split, m.kind, m.quantity, labels.source, labels.gpu, labels.model, labels.family,
-        labels.framework, labels.precision, labels.scale, labels.strategy, labels.grade, m.load, predicted, m.value,
-        _error(m, predicted), naive, _error(m, naive), "; ".join(case.assumed), labels.configuration or configuration,
-        labels.sweep, note if math.isnan(predicted) or m.kind == "request_replay" else "", labels.degree,
-        labels.setting,
+        labels.framework, labels.precision, labels.scale, labels.strategy, m.grade or labels.grade, m.load, predicted,
+        m.value, _error(m, predicted), naive, _error(m, naive), "; ".join(case.assumed),
+        labels.configuration or configuration, labels.sweep,
+        note if math.isnan(predicted) or m.kind == "request_replay" else "", labels.degree, labels.setting,
         low, high,
     )  # fmt: skip
 

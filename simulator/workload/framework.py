@@ -102,6 +102,8 @@ class Framework:
         Whether layers with a sliding window hold blocks for their window only.
     async_scheduling
         Whether host scheduling hides behind the device.
+    plans_ahead
+        Whether the next iteration is launched before the running one ends, so that requests wait for one more.
     small_all_reduce
         ``nccl`` or ``custom`` (one-shot kernels below a few MiB).
     library_rows
@@ -182,6 +184,7 @@ class Framework:
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
+        ``host_per_latent_layer`` [s] that a layer with latent attention takes it beyond its launches,
         ``launch_exposed`` share of the shorter of launches and kernels that the longer does not hide,
         ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front of a serving engine for a
         request and for a token of its prompt, ``front_end_per_chat`` more for one whose messages it renders by a
@@ -227,6 +230,7 @@ class Framework:
     cuda_graph_narrow_sequences: int = 0
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
+    plans_ahead: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
     block_size: int = 16
     max_num_batched_tokens: int = 8192

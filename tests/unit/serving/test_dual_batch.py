@@ -22,7 +22,10 @@ WIDE = Plan(data_parallel=RANKS, expert_parallel=RANKS)
 def halves(messages: float = 1.0, **shares: float) -> DualBatchCost:
     """DeepSeek-V2-Lite on 16 ranks whose messages take so many times as long."""
     plain = replica("deepseek-v2-lite", "sglang-0.4", plan=WIDE)
-    quick = {k: v for k, v in plain.framework.constants.items() if k != "host_per_launch"}  # no host to wait for
+    # no host to wait for
+    quick = {
+        k: v for k, v in plain.framework.constants.items() if k not in ("host_per_launch", "host_per_latent_layer")
+    }
     overlap = DualMicroBatch(settings_of("batch_overlap", {"method": "dual-micro-batch", **shares}))
     framework = replace(plain.framework, constants=quick)
     made = DualBatchCost(overlap, plain.model, WIDE, framework, plain.node, plain.fabric)

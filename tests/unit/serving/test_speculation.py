@@ -15,7 +15,7 @@ from simulator.serving.estimate import check_deployment, estimate_deployment
 from simulator.serving.memory import cache_size
 from simulator.serving.simulate import simulate_deployment
 from simulator.serving.speculative import SpeculativeCost
-from simulator.strategies.protocols import BatchShape
+from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.settings import settings_of
 from simulator.strategies.speculation.acceptance import GOLDEN_LENGTHS, tree_tokens
 from simulator.workload.framework_files import load_framework
@@ -167,6 +167,40 @@ def test_every_token_is_served_once_and_time_shrinks() -> None:
     assert np.nanmax(drafted.finish) < np.nanmax(plain.finish)
     single = simulate_deployment(table, speculative("mtp"), kv_blocks=20_000, stride=1)
     np.testing.assert_allclose(drafted.finish, single.finish, rtol=1e-9)
+
+
+class Drafting:
+    """10 ms per prompt, 4 ms per verification of 2.5 tokens."""
+
+    yielded, prompt, verify = 2.5, 0.010, 0.004
+
+    def iteration(self, batch: BatchShape) -> float:
+        return self.prompt * len(batch.prefill) + (self.verify / self.yielded if batch.decodes else 0.0)
+
+    def ahead(self, batch: BatchShape) -> float:
+        return self.verify * (1.0 - 1.0 / self.yielded) if batch.decodes else 0.0
+
+    def decode_segment(self, batch: BatchShape) -> Segment:
+        return Segment(self.iteration(batch), 0.0, 1000)
+
+
+@pytest.mark.parametrize("stride", [None, 1])
+@pytest.mark.parametrize("kv_cache", ["paged", "reserve-exact"])
+def test_prompts_wait_for_whole_verifications(stride: int | None, kv_cache: str) -> None:
+    """One prompt an iteration: the k-th first token comes after k prompts and k − 1 verifications, and everybody who
+    decodes meanwhile gets all that they yield."""
+    cost = Drafting()
+    run = simulate_deployment(
+        requests(12, 100, 200), cost, batching="in-flight", kv_cache=kv_cache, max_num_batched_tokens=112,
+        kv_blocks=2000, stride=stride,
+    )  # fmt: skip
+    k = np.arange(1, 13)
+    np.testing.assert_allclose(run.first_token, k * cost.prompt + (k - 1) * cost.verify, rtol=1e-12)
+    # 199 tokens in verifications of 2.5 with 11 prompts among them, to the part of a verification that is kept.
+    engine = run.first_token[0] + 11 * cost.prompt + 199 / cost.yielded * cost.verify
+    assert run.finish[0] == pytest.approx(engine, abs=cost.verify)
+    usage = run.replicas[0]
+    assert usage.decode_tokens == 12 * 199 and usage.kv_blocks_peak <= 2000
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from simulator.validation.inferencex_recipes import Recipe, recipe
+from simulator.validation.read import read_file
 
 
 def launched(measured: str, image: str, *, ranks: int = 1, conc: int = 64, isl: int = 1024, **more: str) -> Recipe:
@@ -40,3 +43,39 @@ def test_no_script_of_tensorrt_llm_cuts_prompts() -> None:
     for model in ("llama-3.1-70b", "gpt-oss-120b", "deepseek-v3"):
         row = {"system": "h200_sxm", "precision": "fp8", "isl": "8192", "osl": "1024", "conc": "16", "measured": ""}
         assert recipe(model, "trtllm", row, 8, 1).fields["batching"] == "in-flight"
+
+
+@pytest.mark.parametrize(
+    ("system", "precision", "conc", "measured", "drafts", "told", "interval"),
+    [
+        ("b200_sxm", "fp8", 128, "2026-03-25", True, True, 68),  # dsr1_fp8_b200_mtp.sh alone: 30 iterations of 2.27
+        ("b200_sxm", "fp8", 64, "2026-03-25", False, False, 30),  # both scripts
+        ("b200_sxm", "fp8", 8, "2026-03-25", False, False, 10),
+        ("b200_sxm", "fp8", 64, "2025-11-18", False, True, 30),  # before there were drafts
+        ("b200_sxm", "fp4", 128, "2026-03-25", False, True, 30),
+    ],
+)
+def test_what_the_sweeps_of_sglang_drafted(
+    system: str, precision: str, conc: int, measured: str, drafts: bool, told: bool, interval: int
+) -> None:
+    row = {"system": system, "precision": precision, "isl": "1024", "osl": "1024", "conc": str(conc), "image": ""}
+    found = recipe("deepseek-v3", "sglang", {**row, "measured": measured}, 8, 1)
+    options = dict(found.options)
+    assert ("speculation" in options) is drafts and (not found.doubt) is told
+    assert dict(options["batching"])["iterations"] == interval
+
+
+def test_first_rounds_pay_for_compiling_until_clients_warm_engines_up(shared: Path) -> None:
+    """Why they are grade C: with clients that send warm-ups first the same runs take a tenth."""
+    cases = read_file(shared / "reference/serving_peers/inferencex_runs.csv.gz").cases
+    times: dict[str, list[float]] = {"C": [], "": []}
+    for case in cases:
+        setting = {**dict(case.subject.settings), "gpu": case.labels.gpu, "precision": case.labels.precision}
+        wanted = {"isl": 1024.0, "osl": 1024.0, "concurrency": 128, "gpu": "b200_sxm", "precision": "fp4"}
+        if case.labels.framework == "sglang-0.4" and wanted.items() <= setting.items():
+            first = case.measured[0]
+            times[first.grade].append(first.value)
+    assert min(times["C"]) > 9 * max(times[""])
+    graded = [c for c in cases if c.measured[0].grade == "C"]
+    assert {c.labels.model for c in graded} == {"deepseek-v3"} and all("warm up" in "".join(c.assumed) for c in graded)
+    assert all(m.grade == "" for c in graded for m in c.measured[1:])
