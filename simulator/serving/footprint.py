@@ -9,6 +9,7 @@ import numpy as np
 from simulator.serving.token_costs import Part, layers_of_stage, served_block
 from simulator.strategies.peak import peak_workspace
 from simulator.strategies.sparsity.kept_context import KeptContext
+from simulator.workload.counting import index_bytes
 from simulator.workload.framework import Framework
 from simulator.workload.model import AttentionSpec, ModelSpec
 from simulator.workload.plan import Plan
@@ -21,13 +22,13 @@ def kv_bytes_per_token(layer: AttentionSpec, ranks: int, width: float, sequences
     """Cache of one token in one layer on one rank [B].
 
     Heads are split over tensor-parallel ranks and replicated once there are fewer heads than ranks; a latent cache is
-    kept whole by every rank; recurrent mixers keep a state per sequence instead (:func:`state_bytes`). Where sequences
-    are dealt out over ranks (``sequences`` of them), it is the mean over those.
+    kept whole by every rank, as an indexer's keys are; recurrent mixers keep a state per sequence instead
+    (:func:`state_bytes`). Where sequences are dealt out over ranks (``sequences`` of them), it is the mean over those.
     """
     if layer.kind == "linear":
         return 0.0
     if layer.kind == "latent":
-        return (layer.kv_lora_rank + layer.qk_rope_head_dim) * width / sequences
+        return ((layer.kv_lora_rank + layer.qk_rope_head_dim) * width + index_bytes(layer)) / sequences
     return max(1, -(-layer.num_key_value_heads // ranks)) * (layer.head_dim + layer.v_head_dim) * width / sequences
 
 

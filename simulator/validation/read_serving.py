@@ -225,7 +225,7 @@ def deployment_case(
     launch: Recipe = PLAIN,
 ) -> Case:  # fmt: skip
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
-    model = served_model(str(entry["model"]), dims)
+    model = served_model(str(entry["model"]), dims, str(entry.get("model_variant") or ""))
     framework, about_engine = engine_of(_engine_words(entry))
     stated = precision_of_weights(str(entry["dtype"]))
     precision = launch.precision or stated

@@ -28,6 +28,11 @@ class Framework:
     expert_kernel
         Kernels of the experts of a mixture where they are known to differ from others': ``cutlass`` (TensorRT-LLM's
         CUTLASS back end). See :func:`~simulator.cost.kernels.expert_rows`.
+    sparse_decode
+        Kernel of decodes over the tokens that an indexer chose: ``sparse`` (FlashMLA's, which computes every place of
+        the top-k, filled or not) or ``dense`` (one that reads the chosen places as a short context).
+    sparse_dense_tokens
+        Context up to which prompts of such models are computed without choosing; 0: never.
     fused_kernels
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
     fused_cross_entropy
@@ -176,6 +181,8 @@ class Framework:
     version: str = ""
     attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
     expert_kernel: Literal["", "cutlass"] = ""
+    sparse_decode: Literal["sparse", "dense"] = "sparse"
+    sparse_dense_tokens: int = 0
     fused_kernels: bool = True
     fused_cross_entropy: bool = False
     dropout: bool | None = None
