@@ -12,10 +12,14 @@ from simulator.strategies.sparsity.kept_context import KeptContext
 from simulator.workload.counting import index_bytes
 from simulator.workload.framework import Framework
 from simulator.workload.model import AttentionSpec, ModelSpec
+from simulator.workload.ops import Tensor
 from simulator.workload.plan import Plan
 from simulator.workload.requests.table import RequestTable
 
 __all__ = ["held_share", "kv_bytes_per_token", "part_memory", "stage_weights", "state_bytes"]
+
+ROUTED = 3
+"""Dimensions of the weights of experts."""
 
 
 def kv_bytes_per_token(layer: AttentionSpec, ranks: int, width: float, sequences: int = 1) -> float:
@@ -68,9 +72,18 @@ def part_memory(model: ModelSpec, plan: Plan, framework: Framework, tokens: int)
         rows = min(tokens, framework.max_num_seqs) if part == "head" else tokens
         compiled = served_block(part, model, plan, framework, rows)
         # What is kept may be more than what one pass reads: contextual sparsity skips weights, it does not drop them.
-        weights = sum(t.bytes(plan.mesh) for t in compiled.states or compiled.parameters)
+        weights = sum(_stored(t, plan, framework) for t in compiled.states or compiled.parameters)
         found[part] = (weights, peak_workspace(compiled.forward, plan.mesh, frozenset()))
     return found
+
+
+def _stored(tensor: Tensor, plan: Plan, framework: Framework) -> float:
+    """Bytes of a weight on one rank; rows of MXFP4 experts [experts, inner, outer] as long as the kernels' layout."""
+    found, multiple = tensor.bytes(plan.mesh), framework.expert_row_multiple
+    if not multiple or tensor.dtype != "mxfp4" or len(tensor.dims) < ROUTED:
+        return found
+    inner = tensor.local(tensor.dims[-2], plan.mesh)
+    return found * (-(-inner // multiple) * multiple) / inner
 
 
 def stage_weights(model: ModelSpec, plan: Plan, framework: Framework) -> list[float]:
