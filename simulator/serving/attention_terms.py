@@ -139,6 +139,7 @@ class SoftmaxTerm:
             kv_heads=self.kv_heads,
             head_dim=spec.head_dim,
             causal=spec.causal,
+            sinks=spec.sinks,
         )
 
     def _expansion(self, cached: int) -> tuple[Work, ...]:

@@ -109,12 +109,12 @@ def _doubtful(case: Case, others: str) -> Case:
 def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) -> Case:
     if "do not use" in str(entry.get("note", "")):
         raise IncompleteError("page heading and command name different models")
+    entry, mended = as_launched(entry)
     for key in ("model", "gpu", "engine", "dtype"):
         if not entry.get(key):
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
-    entry, mended = as_launched(entry)
     grade = _grade(str(entry.get("verified", "")))
     if (planned := block_case(entry, file, grade)) is not None:
         return planned

@@ -28,6 +28,8 @@ class Framework:
     expert_kernel
         Kernels of the experts of a mixture where they are known to differ from others': ``cutlass`` (TensorRT-LLM's
         CUTLASS back end). See :func:`~simulator.cost.kernels.expert_rows`.
+    sinks_by_triton
+        Whether prompts of attention with sinks run by a Triton kernel before Hopper, whose FlashAttention has them.
     sparse_decode
         Kernel of decodes over the tokens that an indexer chose: ``sparse`` (FlashMLA's, which computes every place of
         the top-k, filled or not) or ``dense`` (one that reads the chosen places as a short context).
@@ -187,6 +189,7 @@ class Framework:
     version: str = ""
     attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
     expert_kernel: Literal["", "cutlass"] = ""
+    sinks_by_triton: bool = False
     sparse_decode: Literal["sparse", "dense"] = "sparse"
     sparse_dense_tokens: int = 0
     fused_kernels: bool = True

@@ -128,6 +128,8 @@ class Work:
         Rows of a selection (``select``) or of a numbering by expert (``index``).
     unpacks
         Whether the weights of a 16-bit GEMM are stored in fewer bits, so that it widens them on the way.
+    sinks
+        Whether attention has a learned sink per head.
     block_scaled
         Whether a grouped GEMM gathers rows of tokens and makes them fp8 with one scale per block of elements.
     """
@@ -158,6 +160,7 @@ class Work:
     rows: int = 0
     unpacks: bool = False
     block_scaled: bool = False
+    sinks: bool = False
     near: float = 0.0
 
 
