@@ -29,7 +29,7 @@ from simulator.validation.trials import first_token_errors, published_first
 MANY, EVERY, BURST = 128, 8, 900
 WORK, LATENCY = (0.001, 0.002, 0.003, 0.004), (0.004, 0.006, 0.008, 0.010, 0.012, 0.014)
 ALIKE = 0.005
-CHAT = (0.004, 0.008, 0.012, 0.016, 0.020)
+CHAT = (0.0, 0.002, 0.004, 0.008, 0.012, 0.016, 0.020)
 
 Errors = list[tuple[str, float]]
 

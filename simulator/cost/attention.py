@@ -48,6 +48,14 @@ PAGED = Constant(
     "paged kernel 20-26 % slower than FasterTransformer's contiguous one: vLLM, arXiv 2309.06180 section 7.1",
 )  # fmt: skip
 
+TRITON_SINKS = Constant(
+    "attention.triton_sinks", 0.20, "", 0.3, Trust.FITTED,
+    "benchmarks/fits/sinks.py: 4 durations of gpt-oss with prompts of 32,000 tokens on A100, vLLM 0.11 (GPUStack "
+    "performance lab), median error 3 %; one source. A generic Triton kernel reaches 0.197 (arXiv 2511.11581)",
+)  # fmt: skip
+"""Speed of the unified Triton kernel of vLLM over FlashAttention-2: a program computes 16 rows of queries and heads, 2
+queries of gpt-oss, and reads all their keys for them."""
+
 _BEFORE_HOPPER = ("volta", "turing", "ampere", "ada")
 
 
@@ -76,13 +84,17 @@ class Attention:
         framework = self._device.framework
         if framework is None or framework.attention_kernel in ("flash-3", "unfused"):
             return 1.0
-        older = self._device.accelerator.architecture.partition("+")[0] in _BEFORE_HOPPER
+        older = self._older
         factor = 1.0
         if not older and self._device.accelerator.vendor == "nvidia":
             factor *= self._device.shared(FLASH_2_HOPPER, used)
         if framework.attention_kernel in ("flash-1", "paged"):
             factor *= self._device.shared(FLASH_1, used)
         return min(1.0, factor)
+
+    @property
+    def _older(self) -> bool:
+        return self._device.accelerator.architecture.partition("+")[0] in _BEFORE_HOPPER
 
     def _prefill(self, work: Work) -> Priced:
         device, used = self._device, list[str]()
@@ -91,6 +103,8 @@ class Attention:
         rate = device.share(f"{curve}.compute", used) * self._generation(used) * accelerator.rate(work.dtype)
         if work.backward:
             rate *= min(1.0, device.shared(BACKWARD, used))
+        if work.sinks and self._older and device.framework is not None and device.framework.sinks_by_triton:
+            rate *= device.shared(TRITON_SINKS, used)
         loss = attention_waves(work, accelerator.sm_count)
         length = key_length(work)
         if length > 0:

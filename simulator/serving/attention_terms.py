@@ -143,6 +143,7 @@ class SoftmaxTerm:
             kv_heads=self.kv_heads,
             head_dim=spec.head_dim,
             causal=spec.causal,
+            sinks=spec.sinks,
         )
 
     def _expansion(self, cached: int) -> tuple[Work, ...]:
@@ -169,7 +170,7 @@ class SoftmaxTerm:
             return 1.0
         return self.grid.stretch(decodes, self.heads, self.kv_heads, self.device.accelerator.sm_count)
 
-    def _attended(self, decodes: int, context: float) -> tuple[float, float, int]:
+    def attended(self, decodes: int, context: float) -> tuple[float, float, int]:
         """Rows of the cache a decode batch reads, their growth per iteration, iterations for which that holds.
 
         The cap of a window or budget is applied to the mean context of the batch.
@@ -185,7 +186,7 @@ class SoftmaxTerm:
 
     def decode(self, decodes: int, context: float) -> tuple[float, float, int]:
         """Affine in the summed context until a window or budget is full, or to the next knot of a measured kernel."""
-        rows, growth, holds = self._attended(decodes, context)
+        rows, growth, holds = self.attended(decodes, context)
         if self._measured:
             return self._between_knots(decodes, rows, growth, holds)
         fixed = self._constant + self._per_sequence * decodes
@@ -228,25 +229,26 @@ class SoftmaxTerm:
             self._memo[chunk, cached] = seconds
         return seconds
 
-    def _works(self, batch: BatchShape) -> list[Work]:
+    def works(self, batch: BatchShape) -> list[Work]:
+        """What the kernels of a batch do."""
         works = [self._prefill_work(*chunk) for chunk in batch.prefill]
         works += [work for _, cached in batch.prefill for work in self._expansion(cached)]
         if batch.decodes:
-            rows = self._attended(batch.decodes, batch.decode_context)[0]
+            rows = self.attended(batch.decodes, batch.decode_context)[0]
             works.append(self._decode_work(batch.decodes, rows / batch.decodes))
         return works
 
     def floor(self, batch: BatchShape) -> float:
         """Bytes and FLOPs of the batch over datasheet rates."""
-        return sum(self.device.floor(work) for work in self._works(batch))
+        return sum(self.device.floor(work) for work in self.works(batch))
 
     def flops(self, batch: BatchShape) -> float:
         """FLOPs of the batch."""
-        return sum(work.flops for work in self._works(batch))
+        return sum(work.flops for work in self.works(batch))
 
     def bytes(self, batch: BatchShape) -> float:
         """Keys and values read, queries and outputs."""
-        return sum(work.bytes for work in self._works(batch))
+        return sum(work.bytes for work in self.works(batch))
 
 
 def _knot(number: int) -> float:

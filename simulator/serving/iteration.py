@@ -27,6 +27,7 @@ from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
 from simulator.serving.launches import beside, decodes_beside
 from simulator.serving.separable import ChunkTerm, SeparableCost
+from simulator.serving.sparse_terms import sparse_term
 from simulator.serving.token_costs import LinearCost
 from simulator.serving.token_wise import TokenWise
 from simulator.strategies.decode_attention.kernels import Grid
@@ -108,7 +109,8 @@ class ReplicaCost(TokenWise):
     def term_on(self, device: DeviceCost, spec: AttentionSpec) -> AttentionTerm:
         """The attention of one layer at the prices of ``device``."""
         chosen = self.queries, self.kept, self.grid, self.plan.precision
-        return attention_term(spec, device, self.split.heads, self.kv_dtype, *chosen)
+        term = attention_term(spec, device, self.split.heads, self.kv_dtype, *chosen)
+        return sparse_term(term) if spec.index_topk and isinstance(term, SoftmaxTerm) else term
 
     def _prefill_attention(self, stage: int, batch: BatchShape) -> float:
         chunks = self.attended(batch).prefill

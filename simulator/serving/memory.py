@@ -15,9 +15,11 @@ from simulator.strategies.serving_offload.streaming import RESIDENT
 from simulator.strategies.sparsity.kept_context import ALL, KeptContext
 from simulator.strategies.tensor.attention_split import attention_split
 from simulator.workload.counting import parameters
+from simulator.workload.framework import Framework
 from simulator.workload.jobs import Deployment
 from simulator.workload.model import LayerSpec
 from simulator.workload.ops import DTYPE_BYTES, TensorClass, Tier
+from simulator.workload.plan import Plan
 
 __all__ = ["CacheSize", "cache_size"]
 
@@ -72,7 +74,7 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
     # Ranks of data-parallel attention share the budget, as they share the sequences.
     budget = max(-(-deployment.max_num_batched_tokens // plan.data_parallel), 1)
     parts = part_memory(deployment.model, plan, framework, budget)
-    reserve = framework.constants.get("memory_reserve")
+    reserve = _reserve(plan, framework)
     memory, share = node.accelerator.memory_usable, deployment.memory_utilization
     usable = memory * share if framework.memory_share == "device" else memory
     per_rank = -(-deployment.max_num_seqs // plan.data_parallel)
@@ -86,8 +88,7 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
             weights += served.draft_weights
             per_token += served.draft_kv_bytes
         per_token_most = max(per_token_most, per_token)
-        taken = reserve.value if reserve else 0.0
-        room = usable - weights - workspace - taken - states * per_rank
+        room = usable - weights - workspace - reserve - states * per_rank
         room = _granted(framework.memory_share, room, share, memory * share - weights - states * per_rank)
         held_here = per_token * served.stream.cache
         tokens.append(room / held_here if held_here else (UNBOUNDED if room > 0 else 0.0))
@@ -98,7 +99,7 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
         held = {
             TensorClass.PARAM.value: weights,
             TensorClass.KV.value: (max(0.0, room) if per_token else 0.0) + states * per_rank,
-            TensorClass.WORKSPACE.value: workspace, "reserve": taken,
+            TensorClass.WORKSPACE.value: workspace, "reserve": reserve,
         }  # fmt: skip
         stages.append(StageMemory(stage, Tier.HBM, held, usable))
     most = min(tokens)
@@ -114,6 +115,14 @@ def cache_size(deployment: Deployment, node: Node) -> CacheSize:
     if not reason and blocks < 1:
         reason = "out of memory: the weights leave no room for a single block of KV cache"
     return CacheSize(blocks, blocks * deployment.block_size, per_token_most, ledger, reason)
+
+
+def _reserve(plan: Plan, framework: Framework) -> float:
+    """Memory of a rank that is neither weights, workspace nor cache [B]; a rank alone has no buffers to communicate."""
+    known = framework.constants
+    found = known.get("memory_reserve_alone") if plan.accelerators == 1 else None
+    found = found or known.get("memory_reserve")
+    return found.value if found else 0.0
 
 
 def _mean_length(deployment: Deployment) -> float:
@@ -144,7 +153,8 @@ def _stage(
     if stage == plan.pipeline_parallel - 1:
         tied = model.tie_word_embeddings and plan.pipeline_parallel == 1
         weights += 0.0 if tied else parts["head"][0]
-        workspace = max(workspace, parts["head"][1])
+        drawn = -(-deployment.max_num_seqs // plan.data_parallel) * model.vocab_size  # every rank has all logits
+        workspace = max(workspace, parts["head"][1], float(drawn * deployment.framework.sampler_bytes_per_logit))
     return weights, workspace
 
 

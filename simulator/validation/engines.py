@@ -66,15 +66,15 @@ def precision_of_weights(words: str) -> str:
     return found
 
 
-def served_model(name: str, dims: dict[str, object] | None) -> ModelSpec:
-    """The shipped model of that name, or one with the dimensions the file carries.
+def served_model(name: str, dims: dict[str, object] | None, variant: str = "") -> ModelSpec:
+    """The shipped model of its variant's or its own name, or one with the dimensions the file carries.
 
     Raises
     ------
     IncompleteError
         If neither is there.
     """
-    for candidate in (name, re.sub(r"([a-z])(\d)", r"\1-\2", name, count=1)):
+    for candidate in (*([variant.lower()] if variant else []), name, re.sub(r"([a-z])(\d)", r"\1-\2", name, count=1)):
         try:
             return load_model(candidate)
         except ConfigError:

@@ -109,12 +109,12 @@ def _doubtful(case: Case, others: str) -> Case:
 def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) -> Case:
     if "do not use" in str(entry.get("note", "")):
         raise IncompleteError("page heading and command name different models")
+    entry, mended = as_launched(entry)
     for key in ("model", "gpu", "engine", "dtype"):
         if not entry.get(key):
             raise IncompleteError(f"{key} not stated")
     if not entry.get("n"):
         raise IncompleteError("number of accelerators not stated")
-    entry, mended = as_launched(entry)
     grade = _grade(str(entry.get("verified", "")))
     if (planned := block_case(entry, file, grade)) is not None:
         return planned
@@ -225,7 +225,7 @@ def deployment_case(
     launch: Recipe = PLAIN,
 ) -> Case:  # fmt: skip
     """A case of one deployment from an entry with model, engine, gpu, n, dtype, tp, pp, dp, ep and options."""
-    model = served_model(str(entry["model"]), dims)
+    model = served_model(str(entry["model"]), dims, str(entry.get("model_variant") or ""))
     framework, about_engine = engine_of(_engine_words(entry))
     stated = precision_of_weights(str(entry["dtype"]))
     precision = launch.precision or stated

@@ -170,11 +170,12 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     """A load run to its end: the figures of vLLM's benchmark."""
     deployment, reason = _checked(subject)
     assert subject.cluster is not None
+    table = load_table(subject)
+    deployment = replace(deployment, requests=table)  # windows hold less of long requests
     cache = cache_size(deployment, subject.cluster.groups[0].node)
     if reason or cache.reason:
         return {}, reason or cache.reason
     cost = replica_cost(deployment, subject.cluster)
-    table = load_table(subject)
     run = simulate_deployment(
         table,
         cost,

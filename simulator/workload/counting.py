@@ -7,12 +7,15 @@ count, the input embedding does not.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
 
 __all__ = [
     "active_parameters",
     "attention_parameters",
     "forward_flops_per_token",
+    "index_bytes",
     "kv_bytes",
     "kv_bytes_per_token",
     "layer_parameters",
@@ -24,6 +27,7 @@ __all__ = [
     "training_flops_per_token",
 ]
 
+_INDEX_BLOCK = 128
 _NORM_WIDTH = {"layer": 2, "layer_nobias": 1, "rms": 1, "none_affine": 0}
 
 # FLOPs per state element and token: decay 1, update (multiply-add) 2, readout 2; Mamba discretises (2 more: the 7 of
@@ -71,7 +75,8 @@ def _attention_matmul(a: AttentionSpec, hidden: int) -> int:
         width = a.q_lora_rank or hidden
         query = hidden * a.q_lora_rank + width * heads * a.head_dim
         compress = hidden * (a.kv_lora_rank + a.qk_rope_head_dim)
-        return query + compress + a.kv_lora_rank * heads * (a.qk_nope_head_dim + a.v_head_dim) + output
+        index = width * a.index_n_heads * a.index_head_dim + hidden * (a.index_head_dim + a.index_n_heads)
+        return query + compress + a.kv_lora_rank * heads * (a.qk_nope_head_dim + a.v_head_dim) + output + index
     query = hidden * heads * a.head_dim + hidden * heads * a.v_head_dim * a.gated_output
     return query + hidden * a.num_key_value_heads * (a.head_dim + a.v_head_dim) + output
 
@@ -87,7 +92,8 @@ def attention_parameters(attention: AttentionSpec, hidden: int) -> int:
         groups = 2 * a.num_groups * a.state_size + heads if a.mixer == "mamba2" else 0
         return total + a.qkv_bias * (2 * inner + groups)
     if a.kind == "latent":
-        return total + a.q_lora_rank + a.kv_lora_rank  # norms of the compressed query and key/value
+        # Norms of the compressed query and key/value; the indexer's key has one with a bias.
+        return total + a.q_lora_rank + a.kv_lora_rank + 2 * a.index_head_dim
     bias = heads * a.head_dim + kv_heads * (a.head_dim + a.v_head_dim)
     return total + a.qkv_bias * bias + a.qk_norm * 2 * a.head_dim + a.sinks * heads
 
@@ -242,7 +248,7 @@ def matmul_parameters(model: ModelSpec, active: bool = True) -> int:
 
 def _keys_seen(a: AttentionSpec, sequence_length: int, causal: bool) -> float:
     """Mean number of keys a token attends to [tokens]; causal is half of all, a window its band of the triangle."""
-    window = min(a.sliding_window or sequence_length, sequence_length)
+    window = min(a.sliding_window or a.index_topk or sequence_length, sequence_length)
     if not (causal and a.causal):
         return float(window)
     return window - window * window / (2 * sequence_length)
@@ -253,7 +259,11 @@ def _mixing_flops(a: AttentionSpec, sequence_length: int, causal: bool) -> float
     if a.kind == "linear":
         state = a.num_attention_heads * a.head_dim * a.state_size
         return float(_RECURRENCE_FLOPS[a.mixer] * state + 2 * a.conv_kernel * _conv_channels(a))
-    return 2.0 * _keys_seen(a, sequence_length, causal) * a.num_attention_heads * (a.head_dim + a.v_head_dim)
+    found = 2.0 * _keys_seen(a, sequence_length, causal) * a.num_attention_heads * (a.head_dim + a.v_head_dim)
+    if a.index_topk:  # the indexer scores all of them
+        every = _keys_seen(replace(a, index_topk=0), sequence_length, causal)
+        found += 2.0 * every * a.index_n_heads * a.index_head_dim
+    return found
 
 
 def forward_flops_per_token(
@@ -329,10 +339,17 @@ def _kv_elements(a: AttentionSpec) -> int:
     return a.num_key_value_heads * (a.head_dim + a.v_head_dim)
 
 
+def index_bytes(a: AttentionSpec) -> int:
+    """Bytes of an indexer's key of one token: fp8 with an fp32 scale per block of 128 (vLLM and SGLang) [B]; 0 without
+    an indexer."""
+    return a.index_head_dim + 4 * -(-a.index_head_dim // _INDEX_BLOCK) if a.index_topk else 0
+
+
 def kv_bytes_per_token(model: ModelSpec, dtype_bytes: float = 2) -> float:
     """Bytes that one more token adds to the KV cache while no window is full [B/token].
 
-    Latent attention stores the compressed key/value and the rotary key; linear mixers add nothing per token.
+    Latent attention stores the compressed key/value, the rotary key and an indexer's own; linear mixers add nothing per
+    token.
     0 for models without a cache (``is_decoder`` false). A whole number when ``dtype_bytes`` is an int.
     """
     return kv_bytes(model, 1, dtype_bytes)
@@ -346,13 +363,14 @@ def kv_bytes(model: ModelSpec, context: int, dtype_bytes: float = 2, encoder_con
     """
     if not model.is_decoder:
         return 0
-    elements = 0
+    elements = indexed = 0
     for layer, count in model.layers:
         if (a := layer.attention) is not None:
             elements += count * _kv_elements(a) * min(context, a.sliding_window or context)
+            indexed += count * index_bytes(a) * context
         if layer.cross_attention is not None:
             elements += count * _kv_elements(layer.cross_attention) * encoder_context
-    return elements * dtype_bytes
+    return elements * dtype_bytes + indexed
 
 
 def state_bytes(model: ModelSpec, dtype_bytes: float = 2, state_dtype_bytes: float | None = None) -> float:

@@ -29,6 +29,13 @@ class Framework:
         Libraries of the kernels of served experts, in the order in which the engine takes them: the first that was
         timed on the device's architecture for the format of the weights counts
         (:mod:`simulator.cost.expert_kernels`). Empty: GEMMs of the device's curve and passes over rows.
+    sinks_by_triton
+        Whether prompts of attention with sinks run by a Triton kernel before Hopper, whose FlashAttention has them.
+    sparse_decode
+        Kernel of decodes over the tokens that an indexer chose: ``sparse`` (FlashMLA's, which computes every place of
+        the top-k, filled or not) or ``dense`` (one that reads the chosen places as a short context).
+    sparse_dense_tokens
+        Context up to which prompts of such models are computed without choosing; 0: never.
     fused_kernels
         Whether bias, dropout, residual, norm and activation are fused as in Megatron.
     fused_cross_entropy
@@ -126,6 +133,11 @@ class Framework:
         (:mod:`simulator.workload.static_memory`); 0: the share is ``memory_utilization`` everywhere.
     static_reserve_least_mib, static_reserve_least_from_gib
         The least of it on devices of more than so much memory.
+    sampler_bytes_per_logit
+        Bytes for every logit of as many sequences as it may run, held while their tokens are drawn, where a run of the
+        largest iteration says what is left for the cache; 0: not counted.
+    expert_row_multiple
+        Multiple to which rows of experts in MXFP4 are padded where they are stored; 0: as they are.
     front_end
         How the process in front works off requests: a ``queue``, one after another, or all it holds in ``turns``
         (:mod:`simulator.serving.front_end`).
@@ -175,8 +187,9 @@ class Framework:
     constants
         By local key (ids are global): ``host_per_layer`` [s] host time to launch one layer's forward,
         ``host_per_step`` [s] per training step or serving iteration, ``host_per_sequence`` [s] per sequence of an
-        iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``fragmentation`` relative
-        allocator loss, ``compute_interference`` slow-down of compute beside communication,
+        iteration, ``memory_reserve`` [B] context, workspaces and communication buffers, ``memory_reserve_alone`` [B]
+        the same of a replica on one accelerator, ``fragmentation`` relative allocator loss, ``compute_interference``
+        slow-down of compute beside communication,
         ``optimizer_workspace`` [B] temporary bytes of the update per parameter that the rank updates,
         ``host_per_operator``, ``host_per_collective``, ``host_per_check``, ``host_per_check_inside``,
         ``host_per_slice`` [s] in place of what all frameworks share, ``host_per_message`` [s] that both ends of a
@@ -201,6 +214,9 @@ class Framework:
     version: str = ""
     attention_kernel: Literal["unfused", "flash-1", "flash-2", "flash-3", "paged"] = "flash-2"
     expert_kernels: tuple[str, ...] = ()
+    sinks_by_triton: bool = False
+    sparse_decode: Literal["sparse", "dense"] = "sparse"
+    sparse_dense_tokens: int = 0
     fused_kernels: bool = True
     fused_cross_entropy: bool = False
     dropout: bool | None = None
@@ -245,6 +261,8 @@ class Framework:
     static_reserve_per_rank_mib: int = 0
     static_reserve_least_mib: int = 0
     static_reserve_least_from_gib: int = 0
+    sampler_bytes_per_logit: int = 0
+    expert_row_multiple: int = 0
     front_end: Literal["queue", "turns"] = "queue"
     own_chat_formats: tuple[str, ...] = ()
     constants: Mapping[str, Constant] = field(default_factory=dict, hash=False)

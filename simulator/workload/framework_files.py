@@ -21,6 +21,7 @@ FOLDER = "workloads/frameworks"
 
 CONSTANTS = {
     "host_per_layer": "time", "host_per_step": "time", "host_per_sequence": "time", "memory_reserve": "data",
+    "memory_reserve_alone": "data",
     "fragmentation": "ratio", "compute_interference": "ratio", "optimizer_workspace": "data",
     "host_per_operator": "time", "host_per_collective": "time", "host_per_check": "time",
     "host_per_check_inside": "time", "host_per_slice": "time",

@@ -94,6 +94,7 @@ def _latent(c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int)
     bias = c.flag("attention_bias", default=False)
     if bias:
         c.add("biases on the latent projections are not modelled; no published checkpoint has them", "attention_bias")
+    index = _indexer(c)
     return AttentionSpec(
         "latent",
         n,
@@ -104,7 +105,18 @@ def _latent(c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int)
         kv_lora_rank=c.integer("kv_lora_rank", default=kv_lora_rank),
         qk_rope_head_dim=rope,
         qk_nope_head_dim=nope,
+        index_n_heads=index[0],
+        index_head_dim=index[1],
+        index_topk=index[2],
     )
+
+
+def _indexer(c: ConfigReader) -> tuple[int, int, int]:
+    """Heads, their size and the top-k of the indexer of DeepSeek-V3.2 and of what says that it has one; else zeros."""
+    if c.config.get("model_type") != "deepseek_v32" and "index_topk" not in c.config:
+        return 0, 0, 0
+    heads, size = c.integer("index_n_heads", default=64), c.integer("index_head_dim", default=128)
+    return heads, size, c.integer("index_topk", default=2048)
 
 
 def _first_dense(
@@ -140,7 +152,7 @@ def deepseek_v2(c: ConfigReader) -> ModelSpec:
 
 @family("deepseek_v3", "kimi_k2", "deepseek_v32")
 def deepseek_v3(c: ConfigReader) -> ModelSpec:
-    """DeepSeek-V3, R1 and Kimi K2; the router has a correction bias."""
+    """DeepSeek-V3, R1 and Kimi K2; the router has a correction bias. V3.2 attends to what its indexer chooses."""
     hidden = c.integer("hidden_size", default=7168)
     attention = _latent(c, 128, q_lora_rank=1536, kv_lora_rank=512)
     width = c.integer("moe_intermediate_size", default=2048)

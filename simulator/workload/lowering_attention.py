@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from simulator.workload.lowering_index import lower_index
 from simulator.workload.lowering_layout import ATTENTION_LAYOUT, copied_context, copied_projection
 from simulator.workload.model import AttentionSpec
 from simulator.workload.ops import AttentionShape, Dim, Op, OpKind, Phase, Tensor, TensorClass
@@ -215,7 +216,8 @@ def _unfused_core(
 
 
 def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext) -> tuple[list[Op], Tensor]:
-    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434 §2.1), keys and values expanded as in training."""
+    """Multi-head latent attention (DeepSeek-V2, arXiv 2405.04434 §2.1), keys and values expanded as in training; over
+    the tokens that an indexer chose where there is one."""
     heads = spec.num_attention_heads
     ops: list[Op] = []
     q_dim = Dim("heads", ((heads, spec.head_dim),))
@@ -235,6 +237,11 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     else:
         ops.append(ctx.gemm(f"{name}.q", source, ctx.hidden, q_dim))
     query = ops[-1].writes[0]
+    chosen: tuple[Tensor, ...] = ()
+    if spec.index_topk:
+        compressed_query = ops[-1].reads[0]
+        index, places = lower_index(name, spec, source, compressed_query, ctx)
+        ops, chosen = [*ops, *index], (places,)
     rank = Dim("kv_rank", ((spec.kv_lora_rank, 1), (spec.qk_rope_head_dim, 1)))
     compressed = Dim.of("kv_rank", spec.kv_lora_rank)
     down = ctx.gemm(f"{name}.kv_a", source, ctx.hidden, rank)
@@ -257,11 +264,11 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
         spec.head_dim,
         spec.v_head_dim,
         ctx.sequence,
-        mean_context(ctx.sequence, ctx.sequence, spec.causal, 0),
+        mean_context(ctx.sequence, ctx.sequence, spec.causal, spec.index_topk),
         spec.causal,
     )
     context = ctx.activation(f"{name}.context", Dim("heads", ((heads, spec.v_head_dim),)))
-    ops += _core(name, (query, keys, up.writes[0]), context, shape, ctx.sequence, ctx)
+    ops += _core(name, (query, keys, up.writes[0], *chosen), context, shape, ctx.sequence, ctx)
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden)
     return [*ops, output], output.writes[0]
 

@@ -26,6 +26,9 @@ class AttentionSpec:
         Size of one query/key head and of one value head.
     q_lora_rank, kv_lora_rank, qk_rope_head_dim, qk_nope_head_dim
         Latent attention only; ``q_lora_rank`` 0 projects queries directly. head_dim = nope + rope.
+    index_n_heads, index_head_dim, index_topk
+        Latent attention over the ``index_topk`` tokens of highest score only (DeepSeek-V3.2): an indexer scores every
+        earlier token by so many small heads and keeps a key of its own per token; ``index_topk`` 0 attends to all.
     state_size, conv_kernel, num_groups
         Linear mixers only: state per head is head_dim × state_size; ``num_groups`` of B and C (Mamba-2).
         For linear mixers ``num_attention_heads`` × ``v_head_dim`` is the inner width and
@@ -57,6 +60,9 @@ class AttentionSpec:
     kv_lora_rank: int = 0
     qk_rope_head_dim: int = 0
     qk_nope_head_dim: int = 0
+    index_n_heads: int = 0
+    index_head_dim: int = 0
+    index_topk: int = 0
     state_size: int = 0
     conv_kernel: int = 0
     num_groups: int = 1

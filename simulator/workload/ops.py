@@ -74,11 +74,15 @@ class Tensor:
         """Names of the dimensions."""
         return tuple(d.name for d in self.dims)
 
+    def local(self, dim: Dim, mesh: Mesh) -> int:
+        """Size of one of its dimensions on one rank."""
+        return dim.local(_ranks(self.sharding, dim.name, mesh))
+
     def elements(self, mesh: Mesh | None = None) -> int:
         """Elements in full, or on one rank of ``mesh``."""
         if mesh is None or not self.sharding:
             return math.prod(d.size for d in self.dims)
-        local = math.prod(d.local(_ranks(self.sharding, d.name, mesh)) for d in self.dims)
+        local = math.prod(self.local(d, mesh) for d in self.dims)
         return -(-local // _ranks(self.sharding, FLAT, mesh))
 
     def bytes(self, mesh: Mesh | None = None) -> float:
@@ -128,6 +132,8 @@ class Work:
         Format of the weights of the served expert block that this is part of (:mod:`simulator.workload.expert_blocks`).
     gathers
         Whether a grouped GEMM is the first of its block, to which the rows of tokens come.
+    sinks
+        Whether attention has a learned sink per head.
     """
 
     kind: OpKind
@@ -157,6 +163,7 @@ class Work:
     unpacks: bool = False
     experts: str = ""
     gathers: bool = False
+    sinks: bool = False
     near: float = 0.0
 
 

@@ -77,7 +77,8 @@ def sizes(model: ModelSpec) -> dict[str, object] | None:
     norms = {(layer.norm, layer.norms, layer.parallel_residual, layer.cross_attention) for layer in layers}
     plain = (
         len(attentions) == 1 and attention is not None and attention.kind in ("full", "latent") and attention.causal
-        and len(norms) == 1 and all(b is not None for b in blocks) and model.head == "lm" and not model.towers
+        and not attention.index_topk and len(norms) == 1 and all(b is not None for b in blocks) and model.head == "lm"
+        and not model.towers
     )  # fmt: skip
     norm, count, parallel, cross = next(iter(norms))
     positions = model.position_embedding_type

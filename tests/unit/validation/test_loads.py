@@ -8,7 +8,7 @@ from simulator.validation.cases import Subject
 from simulator.validation.loads import load_of
 from simulator.validation.models import IncompleteError
 from simulator.validation.published_launches import as_launched
-from simulator.validation.read_serving import _copied
+from simulator.validation.read_serving import _copied, _entry_case, _grade
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.validation.serving_runs import load_table
 
@@ -65,6 +65,24 @@ def test_a_page_mends_what_an_entry_says_of_its_launch() -> None:
     assert "--dp-size" in " ".join(words)
     other = {"id": "gs_deepseek-v3.2_h200_sglang_03", "dp": 8}
     assert as_launched(other) == (other, [])
+
+
+def test_a_page_may_name_another_card_or_contradict_itself() -> None:
+    """GLM-4.6 on eight H100: all-reduces took what PCIe takes. What a page and its figures say against each other is
+    grade C."""
+    mended, words = as_launched({"id": "gs_glm-4.6_h100_vllm_01", "gpu": "h100_sxm"})
+    assert mended["gpu"] == "h100_pcie"
+    assert "inferred" in " ".join(words)
+    mended, words = as_launched({"id": "gs_qwen3-14b_h100_sglang_01", "gpu": "h100_sxm", "verified": "url"})
+    assert (mended["gpu"], _grade(mended["verified"])) == ("h100_sxm", "C")
+    assert "contradict" in " ".join(words)
+
+
+def test_a_page_that_leaves_the_number_of_cards_to_its_scheduler_states_none() -> None:
+    stated = {"id": "gs_qwen3-30b-a3b_910b_mindie_01", "n": 1, "workload": {}, "source": "gpustack"}
+    words = {"model": "qwen3-30b-a3b", "gpu": "ascend_910b", "engine": "MindIE 2.1RC1", "dtype": "bf16"}
+    with pytest.raises(IncompleteError, match="number of accelerators"):
+        _entry_case(stated | words, {}, "file")
 
 
 def test_drawn_lengths_have_the_mean_the_benchmark_printed() -> None:
