@@ -18,14 +18,13 @@ resident
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from benchmarks.fits.kernel_timings import call, measured
 from simulator.calibration import aiconfigurator, resident
 from simulator.calibration.fitting import fit_decode, fit_gemm
 from simulator.constants import Constant, Trust
@@ -41,11 +40,6 @@ other's 1.0 (compute 0.84), with errors that differ by half a point along the wh
 
 LEAST_NEAR = 50
 MOST = 6000
-
-
-@cache
-def measured(device: str) -> tuple[tuple[Row, ...], Accelerator]:
-    return tuple(aiconfigurator.read_kernels(device)[0]), load_accelerator(aiconfigurator.ACCELERATORS[device])
 
 
 def wide_gemms(rows: Sequence[Row], dtype: str) -> list[Row]:
@@ -145,19 +139,5 @@ def thresholds() -> None:
         )
 
 
-def main() -> None:
-    verbs: dict[str, Callable[[], None]] = {
-        "narrow": narrow,
-        "blocks": blocks,
-        "cached": cached,
-        "resident": thresholds,
-    }
-    asked = sys.argv[1:]
-    if not asked or set(asked) - set(verbs):
-        sys.exit(f"say which: {', '.join(verbs)}")
-    for name in asked:
-        verbs[name]()
-
-
 if __name__ == "__main__":
-    main()
+    call({"narrow": narrow, "blocks": blocks, "cached": cached, "resident": thresholds})

@@ -2,7 +2,7 @@
 
 sections
     Relative sigmas of every fitted curve of the shipped profiles and of its launch, with which 80 % of the timings of
-    that device lie inside the 80 % interval.
+    that device lie inside the 80 % interval. Written into hardware_profiles/accelerators, where nothing else sets them.
 grouped
     The sigma that expert kernels need beyond that of the GEMM curve.
 same, relative
@@ -19,11 +19,11 @@ report
 from __future__ import annotations
 
 import random
+import re
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -31,6 +31,7 @@ import numpy as np
 
 import simulator.cost.device as device_module
 import simulator.cost.resolve as resolve
+from benchmarks.fits.kernel_timings import call, measured
 from simulator.calibration import aiconfigurator
 from simulator.calibration.coverage import FEWEST, MOST, Spread, beyond, borrowed, fitted, spread, tabled, widening
 from simulator.calibration.fitting import LEAST, SHORT, STEP, two_sigmas
@@ -39,7 +40,7 @@ from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import Row
 from simulator.cost.kernels import expert_spread
 from simulator.cost.resolve import fitted_accelerators
-from simulator.hardware.profiles import load_accelerator
+from simulator.data import data_root
 from simulator.hardware.types import Accelerator
 
 LOOKED_AT = 1200
@@ -48,34 +49,63 @@ LOOKED_AT = 1200
 GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6)
 
 
-@cache
-def measured(device: str) -> tuple[tuple[Row, ...], Accelerator]:
-    rows, _ = aiconfigurator.read_kernels(device)
-    return tuple(rows), load_accelerator(aiconfigurator.ACCELERATORS[device])
-
-
 def everything(make: Callable[[Sequence[Row], Accelerator], list[Spread]]) -> list[Spread]:
     return [one for device in aiconfigurator.devices() for one in make(*measured(device))]
 
 
 def sections() -> None:
-    """Sigmas of each fitted section and of its launch; 80 % of the timings of its own device are then inside."""
+    """Sigmas of each fitted section and of its launch; 80 % of the timings of its own device are then inside. They are
+    written into the profiles."""
     for device in aiconfigurator.devices():
-        rows, accelerator = measured(device)
-        cost = DeviceCost(replace(accelerator, kernel_table=""))
-        for key, mine in sorted(by_key(rows).items()):
-            section = key.removesuffix(".forward")
-            mine = random.Random(0).sample(list(mine), min(LOOKED_AT, len(mine)))
-            own = [
-                leaf for name in accelerator.efficiency for head, _, leaf in [name.rpartition(".")] if head == section
-            ]
-            if own:
-                launch, body = slopes(mine, cost, f"{accelerator.name}.{section}", own)
-                deviation = np.array([r.seconds / cost.price(r.work).seconds - 1 for r in mine])
-                sigma, launch_sigma = two_sigmas(deviation, launch, body)
-                held = holding(mine, accelerator, section, launch > SHORT, sigma, launch_sigma)
-                sigma, launch_sigma = min(sigma, held[0]), min(launch_sigma, held[1])
-                print(f"{accelerator.name} {section} sigma: {sigma:.3f}, launch_sigma: {launch_sigma:.3f}", flush=True)
+        name = aiconfigurator.ACCELERATORS[device]
+        for section, (sigma, launch_sigma) in sigmas_of(device).items():
+            print(f"{name} {section} sigma: {sigma:.3f}, launch_sigma: {launch_sigma:.3f}", flush=True)
+            write(data_root() / "hardware_profiles" / "accelerators" / f"{name}.yaml", section, sigma, launch_sigma)
+
+
+def write(path: Path, section: str, sigma: float, launch_sigma: float) -> None:
+    """Replace the sigmas of one section of a profile."""
+    head = rf"(\n  {re.escape(section)}:\n[^\n]*?) sigma: [\d.]+, launch_sigma: [\d.]+,"
+    text, count = re.subn(
+        head, rf"\1 sigma: {sigma:.3f}, launch_sigma: {launch_sigma:.3f},", path.read_text(encoding="utf-8")
+    )
+    if count != 1:
+        raise SystemExit(f"{path.name}: {section} has {count} places for sigmas")
+    path.write_text(text, encoding="utf-8")
+
+
+def sigmas_of(device: str) -> dict[str, tuple[float, float]]:
+    """Sigma and launch sigma of every fitted section. Prices of one section may hang on another (prefill reads memory
+    as decode does), so all start from the linear ones and are then taken down in turn."""
+    rows, accelerator = measured(device)
+    cost = DeviceCost(replace(accelerator, kernel_table=""))
+    picked: dict[str, tuple[list[Row], Any]] = {}
+    found: dict[str, tuple[float, float]] = {}
+    for key, some in sorted(by_key(rows).items()):
+        section = key.removesuffix(".forward")
+        own = [name.rpartition(".")[2] for name in accelerator.efficiency if name.rpartition(".")[0] == section]
+        if not own:
+            continue
+        mine = random.Random(0).sample(list(some), min(LOOKED_AT, len(some)))
+        launch, body = slopes(mine, cost, f"{accelerator.name}.{section}", own)
+        deviation = np.array([r.seconds / cost.price(r.work).seconds - 1 for r in mine])
+        picked[section], found[section] = (mine, launch > SHORT), two_sigmas(deviation, launch, body)
+        accelerator = with_sigmas(accelerator, section, *found[section])
+    for section, (mine, short) in picked.items():
+        held = holding(mine, accelerator, section, short, *found[section])
+        found[section] = min(found[section][0], held[0]), min(found[section][1], held[1])
+        accelerator = with_sigmas(accelerator, section, *found[section])
+    return found
+
+
+def with_sigmas(accelerator: Accelerator, section: str, sigma: float, launch_sigma: float) -> Accelerator:
+    """The device with these sigmas of one section."""
+    moved = {
+        key: replace(c, sigma=launch_sigma if key.endswith(".launch") else sigma)
+        for key, c in accelerator.efficiency.items()
+        if key.rpartition(".")[0] == section
+    }
+    return replace(accelerator, efficiency={**accelerator.efficiency, **moved})
 
 
 def holding(
@@ -99,12 +129,7 @@ def holding(
 
 def stated(rows: Sequence[Row], accelerator: Accelerator, section: str, sigma: float, launch_sigma: float) -> Spread:
     """Deviations and widths with these sigmas of the section."""
-    lent = {
-        key: replace(c, sigma=launch_sigma if key.endswith(".launch") else sigma)
-        for key, c in accelerator.efficiency.items()
-        if key.rpartition(".")[0] == section
-    }
-    moved = replace(accelerator, kernel_table="", efficiency={**accelerator.efficiency, **lent})
+    moved = replace(with_sigmas(accelerator, section, sigma, launch_sigma), kernel_table="")
     return spread(rows, DeviceCost(moved), accelerator.name, section)
 
 
@@ -210,20 +235,13 @@ def report() -> None:
                 print(f"{what:15s} {name:18s} {inside:4.0%} inside, sigma {sigma:.2f}, {len(some)} kinds")
 
 
-def main() -> None:
-    verbs: dict[str, Callable[[], None]] = {
-        "sections": sections, "grouped": grouped, "report": report,
-        "same": lambda: scan(resolve, "SAME_ARCHITECTURE_SIGMA", lambda r, a: lent(r, a, True)),
-        "relative": lambda: scan(resolve, "RELATIVE_SIGMA", lambda r, a: lent(r, a, False)),
-        "datasheet": lambda: scan(resolve, "DATASHEET_SIGMA", lambda r, a: borrowed(r, a, ())),
-        "beyond": outside,
-    }  # fmt: skip
-    asked = sys.argv[1:]
-    if not asked or set(asked) - set(verbs):
-        sys.exit(f"say which: {', '.join(verbs)}")
-    for name in asked:
-        verbs[name]()
-
-
 if __name__ == "__main__":
-    main()
+    call(
+        {
+            "sections": sections, "grouped": grouped, "report": report,
+            "same": lambda: scan(resolve, "SAME_ARCHITECTURE_SIGMA", lambda r, a: lent(r, a, True)),
+            "relative": lambda: scan(resolve, "RELATIVE_SIGMA", lambda r, a: lent(r, a, False)),
+            "datasheet": lambda: scan(resolve, "DATASHEET_SIGMA", lambda r, a: borrowed(r, a, ())),
+            "beyond": outside,
+        }
+    )  # fmt: skip

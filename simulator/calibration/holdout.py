@@ -14,6 +14,7 @@ from simulator.cost.collectives import wire_bytes
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import KernelTable, Row, coordinates
 from simulator.cost.measured import interpolate
+from simulator.cost.sensitivity import Z80
 from simulator.hardware.types import Accelerator, Curve
 from simulator.workload.ops import Work
 
@@ -51,6 +52,8 @@ class HeldOut:
         Median errors of table and curve together, of the curve alone, and of max(FLOPs/peak, bytes/bandwidth).
     p90
         90th percentile of the profile's.
+    held
+        Share of the points inside the measured sizes that lie in the 80 % interval of the profile's price.
     """
 
     device: str
@@ -61,10 +64,11 @@ class HeldOut:
     p90: float
     curve: float
     roofline: float
+    held: float
 
     def row(self) -> dict[str, Any]:
         """For a table."""
-        names = ("device", "key", "used", "tested", "profile", "p90", "curve", "roofline")
+        names = ("device", "key", "used", "tested", "profile", "p90", "curve", "roofline", "held")
         return {name: getattr(self, name) for name in names}
 
 
@@ -108,8 +112,9 @@ def constants_of(name: str, fits: Mapping[str, CurveFit], source: str) -> dict[s
     return found
 
 
-def measured_cost(rows: Sequence[Row], accelerator: Accelerator) -> tuple[Costs, Costs]:
-    """Seconds by table and curve, and by the curve alone, of a profile made from ``rows``."""
+def measured_cost(rows: Sequence[Row], accelerator: Accelerator) -> tuple[Costs, Costs, Costs]:
+    """Seconds by table and curve, and by the curve alone, of a profile made from ``rows``; and the relative sigma of
+    the former, NaN outside the measured sizes."""
     fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth, accelerator.sm_count))
     efficiency = constants_of(accelerator.name, fits, f"fit to {len(rows)} points")
     device = DeviceCost(replace(accelerator, efficiency=efficiency, kernel_table=""), None, None, ())
@@ -121,7 +126,11 @@ def measured_cost(rows: Sequence[Row], accelerator: Accelerator) -> tuple[Costs,
         seconds: NDArray[np.float64] = np.maximum(curve(works) * factors, _each(device.floor)(works))
         return seconds
 
-    return profile, curve
+    def sigma(works: Sequence[Work]) -> NDArray[np.float64]:
+        found = table.corrections(works)
+        return np.array([one.sigma if one is not None and one.inside else np.nan for one in found])
+
+    return profile, curve, sigma
 
 
 def _each(seconds: Callable[[Work], float]) -> Costs:
@@ -133,19 +142,23 @@ def held_out(
 ) -> list[HeldOut]:
     """Profile from ``share`` of the rows, judged on (``most`` of) the others, by kind of kernel."""
     used, rest = _split(rows, share, seed)
-    profile, curve = measured_cost([row for mine in used.values() for row in mine], accelerator)
+    profile, curve, sigma = measured_cost([row for mine in used.values() for row in mine], accelerator)
     device = DeviceCost(replace(accelerator, efficiency={}, kernel_table=""), None, None, ())
     found = []
     for key, mine in sorted(rest.items()):
         tested = mine[:: max(1, len(mine) // most)]
         if len(tested) < FEWEST:
             continue
-        errors = _errors(tested, profile)
+        works, seconds = [row.work for row in tested], np.array([row.seconds for row in tested])
+        predicted, widths = profile(works), Z80 * sigma(works)
+        errors, judged = np.abs(predicted / seconds - 1), np.isfinite(widths)
+        held = np.abs(seconds / predicted - 1)[judged] <= widths[judged]
         found.append(
             HeldOut(
                 accelerator.name, key, len(used[key]), len(tested), float(np.median(errors)),
                 float(np.quantile(errors, 0.9)), float(np.median(_errors(tested, curve))),
                 float(np.median(_errors(tested, _each(lambda work: device.floor(replace(work, near=0.0)))))),
+                float(held.mean()) if len(held) else float("nan"),
             )
         )  # fmt: skip
     return found
@@ -238,7 +251,7 @@ def held_out_collectives(
                     "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept),
                     "tested": len(mine),
                     "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
-                    "curve": None, "roofline": float(np.median(formula)),
+                    "curve": None, "roofline": float(np.median(formula)), "held": None,
                 }
             )  # fmt: skip
     return table

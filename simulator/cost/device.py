@@ -183,16 +183,15 @@ class DeviceCost:
         used.append(self._resolver.add(constant))
         return self._values[constant.id]
 
-    def launch(self, key: str, used: list[str]) -> float:
-        """Fixed time of a kernel [s]: in a CUDA graph the host's launch share falls to the graph's node time.
+    def launch(self, key: str, used: list[str], without: str = "") -> float:
+        """Fixed time of a kernel [s], less that of one that was timed with it and does not run (``without``).
 
-        The tables behind ``launch`` constants were measured with eager launches.
+        Tables are of eager launches: in a CUDA graph the host's launch share falls to the graph's node time.
         """
-        fixed = self.value(key, used)
+        fixed = max(0.0, self.value(key, used) - (self.value(without, used) if without else 0.0))
         if self.framework is None or not self.framework.cuda_graphs:
             return fixed
-        graph = self.shared(GRAPH_LAUNCH, used)
-        eager = self.shared(EAGER_LAUNCH, used)
+        graph, eager = self.shared(GRAPH_LAUNCH, used), self.shared(EAGER_LAUNCH, used)
         return max(min(graph, fixed), fixed - max(0.0, eager - graph))
 
     def floor(self, work: Work) -> float:
@@ -301,7 +300,8 @@ class DeviceCost:
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes * self.reading(work, curve, used)
-        # The rows of experts are made narrow where they are sent off and where they are activated.
+        # The rows of experts are made narrow where they are sent off and where they are activated: here is no cast, and
+        # not its launch either, which the curve's holds.
         if work.kind is OpKind.GEMM and work.casts and self._resolver.has(curve, "cast"):
             made = (2.0 + DTYPE_BYTES[work.dtype]) * work.m * work.k
             cast = made / (self.share(f"{curve}.cast", used) * device.memory_bandwidth)
@@ -310,7 +310,8 @@ class DeviceCost:
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
             compute /= self.shared(unpacked_experts(self._own.get("gemm_share_unpacked"), device.architecture), used)
             memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
-        launch = start + self.launch(f"{curve}.launch", used)
+        uncast = work.kind is OpKind.GROUPED_GEMM and self._resolver.has(curve, "cast")
+        launch = start + self.launch(f"{curve}.launch", used, without="elementwise.launch" if uncast else "")
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
             if unaligned(work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import statistics
 from dataclasses import replace
@@ -104,3 +105,21 @@ def test_expert_tables_of_the_package() -> None:
     rates = [r.seconds / r.work.bytes for r in same if r.work.m >= 16]
     assert max(rates) < 1.35 * min(rates)
     assert any(r.work.n == 2 * 1856 for r in rows)  # squared ReLU: two matrices
+
+
+def test_shipped_sigmas_are_what_the_fit_prints() -> None:
+    """One device of the script that writes them; a change of curves or of their sigmas wants it run again."""
+    pytest.importorskip("aiconfigurator_core")
+    path = Path(__file__).resolve().parents[3] / "benchmarks" / "fits" / "intervals.py"
+    spec = importlib.util.spec_from_file_location("fits_intervals", path)
+    assert spec is not None and spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    device = load_accelerator("a100-sxm-80gb")
+    found = script.sigmas_of("a100_sxm")
+    assert set(found) == {"attention_decode.bf16", "attention_prefill.bf16", "gemm.bf16"}
+    for section, (sigma, launch_sigma) in found.items():
+        assert device.efficiency[f"{section}.compute" if "decode" not in section else f"{section}.memory"].sigma == (
+            pytest.approx(sigma, abs=6e-4)
+        )
+        assert device.efficiency[f"{section}.launch"].sigma == pytest.approx(launch_sigma, abs=6e-4)

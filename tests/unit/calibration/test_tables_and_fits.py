@@ -151,7 +151,7 @@ def test_fitted_constants_price_as_the_fit_says() -> None:
     fits = fit_curves(rows, Peaks(dict(accelerator.peak_flops), accelerator.memory_bandwidth))
     constants = constants_of("x", fits, "test")
     assert constants["gemm.bf16.launch"].unit == "s" and constants["gemm.bf16.launch"].trust is Trust.FITTED
-    profile, curve = measured_cost(rows, accelerator)
+    profile, curve, _ = measured_cost(rows, accelerator)
     works = [row.work for row in rows]
     assert profile(works)[0] == pytest.approx(rows[0].seconds, rel=0.05)
     assert min(curve(works)) > 0

@@ -226,6 +226,26 @@ def test_spread_among_lenders_widens_the_interval() -> None:
     assert compute.sigma > memory.sigma > 0.2
 
 
+@given(st.floats(1e12, 1e13), st.integers(16, 256))
+def test_a_borrowed_cast_takes_its_time_per_multiprocessor(bandwidth: float, sms: int) -> None:
+    """The kernel that makes inputs narrow does not get faster with the memory, up to the memory's bandwidth."""
+    lender = accelerator("lender", curves={**CURVES, "gemm.fp8.cast": 0.3, "gemm.fp8.compute": 0.8})
+    cost = DeviceCost(accelerator("bare", bandwidth=bandwidth, sms=sms, curves={}), relatives=(lender,))
+    used = list[str]()
+    rate = cost.value("gemm.fp8.cast", used) * bandwidth
+    assert rate == pytest.approx(min(bandwidth, 0.3 * lender.memory_bandwidth / lender.sm_count * sms))
+    assert cost.value("gemm.bf16.memory", used) == 0.85
+
+
+def test_experts_save_the_launch_of_the_cast_that_the_curve_holds() -> None:
+    narrow = {f"gemm.fp8.{leaf}": CURVES[f"gemm.bf16.{leaf}"] for leaf in ("compute", "memory", "sharpness")}
+    curves = {**CURVES, **narrow, "gemm.fp8.launch": 7e-6}
+    work = replace(gemm(64, 64, 64), kind=OpKind.GROUPED_GEMM, dtype="fp8", groups=4)
+    whole = DeviceCost(accelerator(curves=curves), relatives=()).price(work).seconds
+    cast = DeviceCost(accelerator(curves={**curves, "gemm.fp8.cast": 0.3}), relatives=()).price(work).seconds
+    assert whole - cast == pytest.approx(CURVES["elementwise.launch"])
+
+
 def test_best_achieved_matmul_is_used_before_borrowing() -> None:
     measured = replace(
         accelerator("m", curves={}), efficiency=constants("m", {"max_achievable_matmul.bf16.compute": 0.51})
