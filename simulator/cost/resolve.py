@@ -27,7 +27,7 @@ SAME_ARCHITECTURE_SIGMA = 0.10
 RELATIVE_SIGMA = 0.25
 """What borrowing adds to the lenders' sigmas and their spread: with each device left out, 80 % of its kernels are then
 in the interval (benchmarks/fits/intervals.py, docs/decisions/0017-intervals-that-hold.md). Within an architecture there
-is often one lender and no spread: constants of H100 and H200, and of B200 and GB200, differ by 0.10 (root mean square)."""
+is often one lender and no spread: constants of H100 and H200, of B200 and GB200, differ by 0.10 (root mean square)."""
 
 NEAREST = 3
 

@@ -238,9 +238,8 @@ def _deepseek_trt(run: _Run) -> Recipe:
     tokens = GOLDEN_LENGTHS[ACCEPTED][drafts - 1] if drafts else 1.0
     held = _balanced(fields, run, 60, tokens) if run.attention_ranks > 1 else Recipe(fields)
     if drafts:
-        drafting, what = _drafting(drafts)
-        options = (*held.options, drafting)
-        return Recipe(held.fields, options, assumed=(what,), expert_kernels=_backend(run, True))
+        option, what = _drafting(drafts)
+        return Recipe(held.fields, (*held.options, option), assumed=(what,), expert_kernels=_backend(run, True))
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
     plain = _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
     return replace(plain, expert_kernels=_backend(run, False))
