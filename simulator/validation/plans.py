@@ -134,12 +134,15 @@ def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str
     """Virtual stages of a rank, where the record does not count them.
 
     Where embedding and head take a layer's place, they fill the first and the last chunk alone (Llama 3, arXiv
-    2407.21783 §3.3.2), so every chunk has room for one layer.
+    2407.21783 §3.3.2), so every chunk has room for one layer. Else the fewest that Megatron allows: chunks of a rank
+    hold equally many layers (``num_layers_per_virtual_pipeline_stage``, megatron/arguments.py).
     """
     layers = int(record["model"]["layers"]) + 2 * ends
     if per_chunk := record.get("layers_per_virtual_stage"):
         return layers // ranks // int(per_chunk)
-    chunks = layers // ranks if ends and layers % ranks == 0 else 2
+    held, rest = divmod(layers, ranks)
+    fewest = next((n for n in range(2, held + 1) if held % n == 0), 2) if not rest else 2
+    chunks = held if ends and not rest else fewest
     assumed.append(f"{chunks} virtual stages")
     return chunks
 
