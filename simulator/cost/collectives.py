@@ -55,6 +55,9 @@ def nccl_latency(
 ) -> float:
     """Time of a small message in NCCL's own model [s]: base + hops inside · t + hops between nodes · t'.
 
+    A broadcast over several nodes passes every rank one after another, and NCCL counts t' for each of them: a rank
+    hands a chunk on when it has all of it (NVIDIA/nccl src/graph/tuning.cc, Reduce and Broadcast).
+
     Parameters
     ----------
     wire
@@ -67,6 +70,8 @@ def nccl_latency(
     shape = "tree" if tree else "ring"
     inside, between = nccl_hops(operation, tree, ranks, nodes)
     seconds = value(f"base_latency.{shape}.ll")
+    if operation == Collective.BROADCAST and between > 0:
+        return seconds + ranks * value(f"hardware_latency.net.{shape}.ll") + between * extra
     if inside > 0:
         seconds += inside * value(f"hardware_latency.{wire}.{shape}.ll")
     if between > 0:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.constants import Trust
-from simulator.cost.collectives import alpha_sqrt_beta, nccl_hops, torus_all_to_all_share, wire_bytes
+from simulator.cost.collectives import alpha_sqrt_beta, nccl_hops, nccl_latency, torus_all_to_all_share, wire_bytes
 from simulator.cost.measured import Lender, find_fit, interpolate
 from simulator.cost.network import CommGroup, NetworkCost
 from simulator.hardware.types import Curve, Fabric, Link, NetworkProfile, ScaleUp
@@ -236,3 +236,15 @@ def test_a_bridge_of_four_joins_strided_pairs_inside_it() -> None:
     four = replace(node(ScaleUp(Link("bridge", 300e9, 3e-6), 4, "bridge")), accelerators=8)
     group = [RankLayout(Plan(tensor_parallel=t, data_parallel=2), four).group("dpcp") for t in (2, 4)]
     assert [one.bridged for one in group] == [True, False]
+
+
+def test_a_broadcast_over_nodes_waits_for_the_network_at_every_rank() -> None:
+    """NVIDIA/nccl src/graph/tuning.cc: nRanks steps of 2.7 us after 6.6 us; a gather passes seven of eight by NVLink."""
+    values = {"base_latency.ring.ll": 6.6, "hardware_latency.nvlink.ring.ll": 0.6, "hardware_latency.net.ring.ll": 2.7}
+
+    def latency(operation: str, ranks: int, nodes: int) -> float:
+        return nccl_latency(operation, False, ranks, nodes, "nvlink", 0.0, values.__getitem__)
+
+    assert latency("broadcast", 1024, 128) == pytest.approx(6.6 + 1024 * 2.7)
+    assert latency("all_gather", 1024, 128) == pytest.approx(6.6 + 896 * 0.6 + 127 * 2.7)
+    assert latency("broadcast", 8, 1) == pytest.approx(6.6 + 7 * 0.6)
