@@ -239,7 +239,7 @@ def test_a_bridge_of_four_joins_strided_pairs_inside_it() -> None:
 
 
 def test_a_broadcast_over_nodes_waits_for_the_network_at_every_rank() -> None:
-    """NVIDIA/nccl src/graph/tuning.cc: nRanks steps of 2.7 us after 6.6 us; a gather passes seven of eight by NVLink."""
+    """NCCL (src/graph/tuning.cc): nRanks steps of 2.7 us after 6.6 us; a gather passes seven of eight by NVLink."""
     values = {"base_latency.ring.ll": 6.6, "hardware_latency.nvlink.ring.ll": 0.6, "hardware_latency.net.ring.ll": 2.7}
 
     def latency(operation: str, ranks: int, nodes: int) -> float:
