@@ -10,10 +10,12 @@ import yaml
 from simulator.errors import ConfigError
 from simulator.validation.hardware import UnknownHardwareError, cluster_of, node_of, port_of
 from simulator.validation.models import IncompleteError, model_of
+from simulator.validation.plans import plan_of
 from simulator.validation.read import measurement_files, read_file
 from simulator.validation.rows import write_rows
 from simulator.validation.run import validate
 from simulator.workload.counting import parameters
+from simulator.workload.framework_files import load_framework
 
 RUN = {
     "id": "run", "split": "dev", "quality": "A", "source": {"name": "Somebody on Megatron-Core"},
@@ -143,3 +145,15 @@ def test_parameters_of_a_model_in_words() -> None:
     assert parameters(gpt) == 12 * layers * h * h + 13 * layers * h + (51200 + 2048) * h + 2 * h
     with pytest.raises(IncompleteError, match="layers, vocab"):
         model_of({"hidden": 8, "heads": 2, "ffn_hidden": 32})
+
+
+@pytest.mark.parametrize(("layers", "stages", "chunks"), [(96, 12, 2), (105, 35, 3), (100, 20, 5)])
+def test_chunks_that_a_record_does_not_count_hold_equally_many_layers(layers: int, stages: int, chunks: int) -> None:
+    """Megatron refuses others (num_layers_per_virtual_pipeline_stage); 105 layers on 35 stages ran as 3 in SC21."""
+    record = {
+        "model": {"layers": layers}, "hardware": {"gpus_per_node": 8}, "recompute": "full",
+        "parallelism": {"tp": 8, "pp": stages, "dp": 2, "schedule": "1F1B-interleaved (depth not stated)"},
+    }  # fmt: skip
+    plan, assumed = plan_of(record, load_framework("megatron-lm-2021"))
+    assert plan.virtual_stages == chunks
+    assert f"{chunks} virtual stages" in assumed
