@@ -8,8 +8,9 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts and a
    dense model share it. Left out model by model to see whether it holds. InferenceX ran SGLang on DeepSeek-R1 alone:
    its launches are those of GPUStack's closed loops of one and four clients (Qwen3-8B);
-3. ``host_per_latent_layer``: what DeepSeek-R1 takes beyond its launches, one for SGLang and TensorRT-LLM with equal
-   weight; closed loops of up to 16 clients, both lengths of answers. Printed for each alone;
+3. ``host_per_latent_layer``: what DeepSeek-R1 takes beyond its launches, one for SGLang and TensorRT-LLM 1.2 with equal
+   weight, runs whose prompts no graph replays; closed loops of up to 16 clients, both lengths of answers. Printed for
+   each alone;
 4. ``front_end_per_request`` of SGLang and TensorRT-LLM: a few clients hardly show it, so every third run of up to 128
    clients and GPUStack's thousand requests at once decide (the medians and 90th percentiles of both). That of vLLM,
    with what only takes time and what a chat costs, is fitted in ``front_end.py``;
@@ -35,7 +36,12 @@ from simulator.validation.read import read_file
 from simulator.validation.trials import first_token_errors, published_first
 
 MOST = 8
-ENGINES = {"vllm": ("vllm-latest", "vllm-0.10-async"), "sglang": ("sglang-0.4",), "tensorrt-llm": ("tensorrt-llm-1.0",)}
+ENGINES = {
+    "vllm": ("vllm-latest", "vllm-0.10-async"),
+    "sglang": ("sglang-0.4",),
+    "tensorrt-llm": ("tensorrt-llm-1.0", "tensorrt-llm-1.2"),
+}
+LATENT_ENGINES = {"sglang": "sglang-0.4", "tensorrt-llm": "tensorrt-llm-1.2"}
 REQUEST = (0.006, 0.008, 0.010)
 TOKEN = (2e-6, 4e-6, 6e-6)
 LAUNCH = {
@@ -67,6 +73,7 @@ def chosen(cases: Sequence[Case], most: int, latent: bool, answers: float = 0.0)
         plain = "speculation" not in dict(deployment.options) and deployment.plan.data_parallel == 1
         mixers = {layer.attention.kind for layer, _ in deployment.model.layers if layer.attention}
         few = 0 < _of(case, "concurrency") <= most and _of(case, "osl") in (answers or _of(case, "osl"),)
+        plain &= deployment.framework.cuda_graph_batches == "decode" or not latent
         if published_first(case) and plain and few and latent == ("latent" in mixers):
             found.append(case)
     return found
@@ -120,8 +127,8 @@ def latent_layers(fit: Fit, pair: tuple[float, float], cases: Sequence[Case]) ->
     """The best time per layer over the engines with equal weight, and that of each alone."""
     known: dict[float, dict[str, float]] = {seconds: {} for seconds in LATENT}
     told = []
-    for name in ("sglang", "tensorrt-llm"):
-        runs = [c for c in cases if c.labels.framework in ENGINES[name]]
+    for name, preset in LATENT_ENGINES.items():
+        runs = [c for c in cases if c.labels.framework == preset]
         fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
         fixed["host_per_launch"] = fit.launch(name, pair)
         for seconds in LATENT:

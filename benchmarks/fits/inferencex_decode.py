@@ -33,6 +33,8 @@ MIDDLE = 0.9
 """Mean over stated length: lengths are uniform between 80 % of the stated ones and those."""
 
 
+TENSORRT_LLM = ("tensorrt-llm-1.0", "tensorrt-llm-1.2")
+
 RATES = (7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 14.0)
 STARTS = (5e-6, 10e-6, 15e-6, 20e-6, 25e-6, 30e-6)
 
@@ -117,14 +119,14 @@ def main() -> None:
 
     latest = host("vllm-latest", those(lambda f, m, g: f == "vllm-latest" and g == "b200_sxm"))
     host("vllm-0.10-async", those(lambda f, m, g: f == "vllm-0.10-async"))
-    trt = host("tensorrt-llm-1.0", [c for c in those(lambda f, m, g: f == "tensorrt-llm-1.0") if not unpacks(c)])
+    trt = host("tensorrt-llm", [c for c in those(lambda f, m, g: f in TENSORRT_LLM) if not unpacks(c)])
     host("sglang-0.4", those(lambda f, m, g: f == "sglang-0.4"))
     many = [
         c
         for c in decodes(known, MANY, (1024, ANSWER))
         if unpacks(c) and int(float(str(c.subject.setting("isl")))) == 1024
     ]
-    unpacking(many, {"vllm-latest": latest, "tensorrt-llm-1.0": trt})
+    unpacking(many, {"vllm-latest": latest, **dict.fromkeys(TENSORRT_LLM, trt)})
 
 
 if __name__ == "__main__":

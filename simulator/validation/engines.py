@@ -19,7 +19,7 @@ ENGINES = (
     (r"vllm v?0\.(8|9|10|11)\b.*async", "vllm-0.10-async"),
     (r"vllm v?0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
     (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
-    (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
+    (r"(tensorrt-?llm|trtllm) v?1\.[2-9]", "tensorrt-llm-1.2"), (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
     (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
     (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"), (r"deepseek production", "sglang-0.4"),
 )  # fmt: skip

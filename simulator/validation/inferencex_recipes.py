@@ -34,6 +34,8 @@ class Recipe:
         Whether CUDA graphs were captured for every batch of the run (``cuda_graph_config.max_batch_size``).
     expert_kernels
         Libraries of the experts' kernels, where the script names a back end (``moe_config.backend``).
+    replayed
+        Tokens of an iteration with prompts up to which it is replayed piece by piece (``enable_piecewise_cuda_graph``).
     doubt
         Why the record does not say how it was launched: it is grade C then.
     compiles
@@ -47,6 +49,7 @@ class Recipe:
     precision: str = ""
     captured: bool = False
     expert_kernels: tuple[str, ...] = ()
+    replayed: int = 0
     doubt: str = ""
     compiles: bool = False
 
@@ -66,6 +69,7 @@ class _Run:
     concurrency: int
     ranks: int
     attention_ranks: int
+    expert_ranks: int
     image: str
     measured: str
 
@@ -84,8 +88,8 @@ def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attenti
     """Options of the run's script; empty where no script of that model and engine was read."""
     run = _Run(
         row["system"].split("_")[0], row["precision"], int(float(row["isl"])), int(float(row["osl"])),
-        int(float(row["conc"])), ranks, attention_ranks, row.get("image") or row.get("backend_version") or "",
-        row.get("measured") or "",
+        int(float(row["conc"])), ranks, attention_ranks, int(float(row.get("moe_ep_size") or 1)),
+        row.get("image") or row.get("backend_version") or "", row.get("measured") or "",
     )  # fmt: skip
     rule = RULES.get((model, backend))
     found = rule(run) if rule else PLAIN
@@ -235,14 +239,43 @@ def _deepseek_trt(run: _Run) -> Recipe:
     else:
         budget = max(_sixtyfours(run.concurrency + run.isl), 8192 if run.measured >= LARGER_BUDGET else 0)
     fields["max_num_batched_tokens"] = budget * run.attention_ranks
+    replayed = budget if any(i in run.image for i in PIECEWISE) and _piecewise(run, bool(drafts)) else 0
     tokens = GOLDEN_LENGTHS[ACCEPTED][drafts - 1] if drafts else 1.0
     held = _balanced(fields, run, 60, tokens) if run.attention_ranks > 1 else Recipe(fields)
     if drafts:
         option, what = _drafting(drafts)
-        return Recipe(held.fields, (*held.options, option), assumed=(what,), expert_kernels=_backend(run, True))
+        kernels = _backend(run, True)
+        return Recipe(held.fields, (*held.options, option), assumed=(what,), expert_kernels=kernels, replayed=replayed)
     delayed = run.system == "b200" and run.precision == "fp8" and "1.2.0rc6.post2" in run.image
     plain = _waiting(fields, 40, 0.8) if delayed and run.short and 64 <= run.concurrency < 256 else held
-    return replace(plain, expert_kernels=_backend(run, False))
+    return replace(plain, expert_kernels=_backend(run, False), replayed=replayed)
+
+
+PIECEWISE = ("1.2.0rc6.post2", "1.2.0rc6.post3")
+"""Images whose scripts know piecewise CUDA graphs (perf-changelog, pull requests 594, 620, 632 and 642)."""
+
+
+def _piecewise(run: _Run, drafts: bool) -> bool:
+    """Which runs have them (``single_node/dsr1_fp{4,8}_b200_trt{,_mtp}.sh``)."""
+    clients, whole, lengths = run.concurrency, run.attention_ranks == 1, (run.isl, run.osl)
+    if run.system != "b200":
+        return False
+    if run.precision == "fp4" and not drafts:
+        return run.short and run.ranks == run.expert_ranks == 8
+    if run.precision == "fp4":
+        short = run.short and (clients in (32, 64) or (clients == 128 and whole))
+        return short or (lengths == (1024, 8192) and clients == 64)
+    if drafts:
+        return whole and clients > FEW_DRAFTING.get(lengths, 0)
+    least, most = MANY_PLAIN.get(lengths, (1, 0))
+    return least <= clients <= most
+
+
+FEW_DRAFTING = {(1024, 1024): 4, (1024, 8192): 8, (8192, 1024): 16}
+"""Lengths → most clients without piecewise graphs, fp8 with drafts."""
+
+MANY_PLAIN = {(1024, 1024): (64, 512), (1024, 8192): (128, 255), (8192, 1024): (64, 512)}
+"""Lengths → clients with piecewise graphs, fp8 without drafts."""
 
 
 def _drafting(drafts: int) -> tuple[tuple[str, object], str]:

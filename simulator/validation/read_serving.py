@@ -238,6 +238,8 @@ def deployment_case(
         framework = replace(framework, cuda_graph_max_sequences=0)
     if launch.expert_kernels:
         framework = replace(framework, expert_kernels=launch.expert_kernels)
+    if launch.replayed:
+        framework = replace(framework, cuda_graph_batches="all", cuda_graph_max_tokens=launch.replayed)
     framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
         str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,

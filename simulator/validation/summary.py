@@ -101,10 +101,10 @@ class FitsSummary:
 
 
 def points(rows: Iterable[RowRecord]) -> list[RowRecord]:
-    """One row per configuration and figure: repeated measurements are joined by their median published value."""
+    """One row per configuration, figure and grade: repeated measurements are joined by their median published value."""
     groups: dict[tuple[str, ...], list[RowRecord]] = {}
     for row in rows:
-        groups.setdefault((row.configuration, row.kind, row.quantity, row.load, row.source), []).append(row)
+        groups.setdefault((row.configuration, row.kind, row.quantity, row.load, row.source, row.grade), []).append(row)
     return [_middle(group) for group in groups.values()]
 
 

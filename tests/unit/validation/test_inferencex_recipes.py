@@ -79,3 +79,25 @@ def test_first_rounds_pay_for_compiling_until_clients_warm_engines_up(shared: Pa
     graded = [c for c in cases if c.measured[0].grade == "C"]
     assert {c.labels.model for c in graded} == {"deepseek-v3"} and all("warm up" in "".join(c.assumed) for c in graded)
     assert all(m.grade == "" for c in graded for m in c.measured[1:])
+
+
+@pytest.mark.parametrize(
+    ("precision", "image", "conc", "lengths", "ranks", "experts", "replayed"),
+    [
+        ("fp8", "release:1.2.0rc6.post3", 4, "1024 1024", 1, 1, 0),  # dsr1_fp8_b200_trt_mtp.sh: narrow
+        ("fp8", "release:1.2.0rc6.post3", 8, "1024 1024", 1, 1, 1152),
+        ("fp8", "release:1.2.0rc6.post3", 128, "1024 1024", 8, 8, 0),  # and data-parallel attention
+        ("fp8", "release:1.2.0rc6.post2", 64, "8192 1024", 1, 1, 8320),  # dsr1_fp8_b200_trt.sh
+        ("fp8", "release:1.2.0rc6.post2", 64, "1024 8192", 1, 1, 0),
+        ("fp4", "release:1.2.0rc6.post3", 64, "1024 8192", 1, 1, 1344),  # dsr1_fp4_b200_trt_mtp.sh
+        ("fp4", "release:1.2.0rc6.post3", 32, "1024 8192", 1, 1, 0),
+        ("fp4", "release:1.1.0rc2.post2", 64, "1024 8192", 1, 1, 0),  # before
+    ],
+)
+def test_which_prompts_are_replayed_piece_by_piece(
+    precision: str, image: str, conc: int, lengths: str, ranks: int, experts: int, replayed: int
+) -> None:
+    isl, osl = lengths.split()
+    more = {"osl": osl, "precision": precision, "moe_ep_size": str(experts)}
+    found = launched("2026-02-06", image, ranks=ranks, conc=conc, isl=int(isl), **more)
+    assert found.replayed == replayed

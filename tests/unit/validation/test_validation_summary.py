@@ -37,6 +37,13 @@ def test_a_row_without_an_answer_is_infinitely_wrong() -> None:
     assert summary.bias == pytest.approx(0.1)
 
 
+def test_a_figure_of_another_grade_is_another_point() -> None:
+    """The same run measured again where it is worth its grade: the first does not move the headline."""
+    rows = [row("a", 1.0, 1.0), row("a", 1.0, 10.0, grade="C")]
+    headline = {g.value: g.median for g in group_summaries(rows, ())}
+    assert headline == pytest.approx({"grades A and B": 0.0, "grade C": 0.9})
+
+
 def test_grade_c_stays_out_of_the_headline() -> None:
     rows = [row("a", 1.0, 1.0), row("b", 9.0, 1.0, grade="C")]
     headline = {g.value: g.median for g in group_summaries(rows, ())}
