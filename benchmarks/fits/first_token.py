@@ -8,9 +8,10 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
 2. ``host_per_launch``: one per engine; kernels are counted from the lowered model, so that a mixture of experts and a
    dense model share it. Left out model by model to see whether it holds. InferenceX ran SGLang on DeepSeek-R1 alone:
    its launches are those of GPUStack's closed loops of one and four clients (Qwen3-8B);
-3. ``host_per_latent_layer``: what DeepSeek-R1 takes beyond its launches, one for SGLang and TensorRT-LLM 1.2 with equal
-   weight, runs whose prompts no graph replays; closed loops of up to 16 clients, both lengths of answers. Printed for
-   each alone;
+3. what a layer takes beyond its launches, from runs whose prompts no graph replays: ``host_per_latent_layer`` of
+   TensorRT-LLM 1.2 (its gpt-oss-120b, a mixture, shows none: it is the attention), closed loops of up to 16 clients
+   with DeepSeek-R1; ``host_per_expert_layer`` of SGLang from the same and from GPUStack's mixtures without latent
+   attention with equal weight, printed for each alone (those in mxfp4 have a start inside their times: decision 47);
 4. ``front_end_per_request`` of SGLang and TensorRT-LLM: a few clients hardly show it, so every third run of up to 128
    clients and GPUStack's thousand requests at once decide (the medians and 90th percentiles of both). That of vLLM,
    with what only takes time and what a chat costs, is fitted in ``front_end.py``;
@@ -41,7 +42,6 @@ ENGINES = {
     "sglang": ("sglang-0.4",),
     "tensorrt-llm": ("tensorrt-llm-1.0", "tensorrt-llm-1.2"),
 }
-LATENT_ENGINES = {"sglang": "sglang-0.4", "tensorrt-llm": "tensorrt-llm-1.2"}
 REQUEST = (0.006, 0.008, 0.010)
 TOKEN = (2e-6, 4e-6, 6e-6)
 LAUNCH = {
@@ -51,7 +51,7 @@ LAUNCH = {
 }
 START, ROUNDS = (0.006, 4e-6), 1
 
-LATENT = (0.0, 0.6e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.4e-3, 1.6e-3)
+LAYER = (0.0, 0.6e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.4e-3, 1.6e-3)
 SEVERAL = 16
 
 MANY_REQUESTS = (0.005, 0.006, 0.008)
@@ -123,21 +123,23 @@ class Fit:
         return pair
 
 
-def latent_layers(fit: Fit, pair: tuple[float, float], cases: Sequence[Case]) -> str:
-    """The best time per layer over the engines with equal weight, and that of each alone."""
-    known: dict[float, dict[str, float]] = {seconds: {} for seconds in LATENT}
-    told = []
-    for name, preset in LATENT_ENGINES.items():
-        runs = [c for c in cases if c.labels.framework == preset]
-        fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
-        fixed["host_per_launch"] = fit.launch(name, pair)
-        for seconds in LATENT:
-            known[seconds][name] = spread(first_token_errors(runs, fixed | {"host_per_latent_layer": seconds}))
-        alone = min(LATENT, key=lambda s: known[s][name])
-        told.append(f"{name} {alone * 1e3:.1f} ms: {known[alone][name]:.0%} ({len(runs)} runs)")
-    best = min(LATENT, key=lambda s: statistics.fmean(known[s].values()))
-    errors, none = (", ".join(f"{n} {e:.0%}" for n, e in known[s].items()) for s in (best, 0.0))
-    return f"latent layers: {best * 1e3:.1f} ms, median |error| {errors}; without {none}; alone {', '.join(told)}"
+def layers(name: str, constant: str, fixed: dict[str, float], runs: dict[str, Sequence[Case]]) -> str:
+    """The best time per layer over the sources with equal weight, and that of each alone."""
+    known: dict[float, dict[str, float]] = {
+        seconds: {
+            source: spread(first_token_errors(mine, fixed | {constant: seconds})) for source, mine in runs.items()
+        }
+        for seconds in LAYER
+    }
+    best = min(LAYER, key=lambda s: statistics.fmean(known[s].values()))
+    told = [f"{name}: {constant} {best * 1e3:.1f} ms"]
+    for source, mine in runs.items():
+        alone = min(LAYER, key=lambda s: known[s][source])
+        told.append(
+            f"    {source} ({len(mine)} runs): median |error| {known[best][source]:.0%}, "
+            f"without {known[0.0][source]:.0%}; alone {alone * 1e3:.1f} ms, {known[alone][source]:.0%}"
+        )
+    return "\n".join(told)
 
 
 def many_clients(runs: Sequence[Case], per_request: float) -> str:
@@ -165,6 +167,15 @@ def unpacked(cases: Sequence[Case]) -> str:
     best = min(UNPACKED, key=lambda s: statistics.fmean(known[s].values()))
     alone = ", ".join(f"{g} {min(UNPACKED, key=lambda s: known[s][g]):.2f}" for g in devices)
     return f"unpacked experts: {best:.2f}, median |error| {statistics.fmean(known[best].values()):.0%}; alone {alone}"
+
+
+def _mixture(case: Case) -> bool:
+    """Whether the model has experts and no latent attention."""
+    deployment = case.subject.deployment
+    assert deployment is not None
+    kinds = [(layer.attention, layer.mlp) for layer, _ in deployment.model.layers]
+    latent = any(attention and attention.kind == "latent" for attention, _ in kinds)
+    return not latent and any(mlp and mlp.num_experts for _, mlp in kinds)
 
 
 def _of(case: Case, setting: str) -> float:
@@ -198,7 +209,16 @@ def main() -> None:
             other = fit.launch(name, pair, model)
             mine = [e for e in fit.errors(name, pair, other) if e[0] == model]
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
-    print(latent_layers(fit, pair, chosen(cases, SEVERAL, True)), flush=True)
+    latent = chosen(cases, SEVERAL, True)
+    mixtures = [c for c in few if c.labels.precision != "mxfp4" and _mixture(c)]
+    for name, preset, constant, others in (
+        ("tensorrt-llm", "tensorrt-llm-1.2", "host_per_latent_layer", {}),
+        ("sglang", "sglang-0.4", "host_per_expert_layer", {"GPUStack": mixtures}),
+    ):
+        fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
+        fixed["host_per_launch"] = fit.launch(name, pair)
+        runs = {"InferenceX": [c for c in latent if c.labels.framework == preset], **others}
+        print(layers(name, constant, fixed, runs), flush=True)
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
     for engine in ("sglang", "tensorrt-llm"):
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]

@@ -200,10 +200,12 @@ class TokenWise:
         speed, found = self.node.host_speed, list[tuple[float, float]]()
         each, prompts = self._constant("host_per_launch") / speed, self._constant("host_per_prompt_layer") / speed
         latent = self._constant("host_per_latent_layer") / speed
+        experts = self._constant("host_per_expert_layer") / speed
         for stage, layers in enumerate(self.layers_of_stage):
             seconds = each and each * self.costs.stage_launches(self.layers_of_stage, stage)
             mixers = [(layer.attention, n) for layer, n in layers.items() if layer.attention]
             seconds += latent * sum(n for attention, n in mixers if attention.kind == "latent")
+            seconds += experts * sum(n for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts)
             found.append((seconds, seconds + prompts * sum(n for _, n in mixers)))
         return found
 

@@ -71,8 +71,11 @@ LEFT_OUT_OF_ENGINES = {
     r"distserve": {
         "vllm-0.2.host_per_launch": 22e-6, "vllm-0.2.launch_exposed": 0.27, "vllm-0.2.host_per_prompt_layer": 215e-6,
     },
+    r"InferenceX": {"sglang-0.4.host_per_expert_layer": 1.0e-3},
+    r"gpustack": {"sglang-0.4.host_per_expert_layer": 1.2e-3},
 }  # fmt: skip
-"""Pattern of the sources of rows → constants of engines fitted without them (benchmarks/fits/eager_launches.py)."""
+"""Pattern of the sources of rows → constants of engines fitted without them (benchmarks/fits/eager_launches.py,
+first_token.py)."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ def halves(messages: float = 1.0, **shares: float) -> DualBatchCost:
     plain = replica("deepseek-v2-lite", "sglang-0.4", plan=WIDE)
     # no host to wait for
     quick = {
-        k: v for k, v in plain.framework.constants.items() if k not in ("host_per_launch", "host_per_latent_layer")
+        k: v for k, v in plain.framework.constants.items() if k not in ("host_per_launch", "host_per_latent_layer", "host_per_expert_layer")
     }
     overlap = DualMicroBatch(settings_of("batch_overlap", {"method": "dual-micro-batch", **shares}))
     framework = replace(plain.framework, constants=quick)

@@ -259,17 +259,18 @@ def test_attention_of_prompts_keeps_the_host_longer() -> None:
     assert longer.iteration(decodes) == plain.iteration(decodes)
 
 
-def test_latent_attention_keeps_the_host_longer_in_every_layer_that_has_it() -> None:
-    """61 layers of DeepSeek-V3 and none of Llama."""
+@pytest.mark.parametrize(("constant", "layers"), [("host_per_latent_layer", 61), ("host_per_expert_layer", 58)])
+def test_layers_of_some_kinds_keep_the_host_longer(constant: str, layers: int) -> None:
+    """All 61 layers of DeepSeek-V3 have latent attention, 58 have experts; none of Llama has either."""
     seconds = []
     for model in ("deepseek-v3", "llama-3.1-8b"):
         plan = Plan(tensor_parallel=8, precision="fp8") if model == "deepseek-v3" else Plan()
-        for extra in ({}, {"host_per_latent_layer": Constant("test.latent", 2e-3, "s", 0.0, Trust.ASSUMED, "")}):
+        for extra in ({}, {constant: Constant("test.layer", 2e-3, "s", 0.0, Trust.ASSUMED, "")}):
             engine = load_framework("vllm-latest")
             engine = replace(engine, constants=engine.constants | extra)
             cost = ReplicaCost(load_model(model), plan, engine, replica().node, FABRIC)
             seconds.append(cost._launching[0])
-    assert seconds[1] == pytest.approx([s + 61 * 2e-3 for s in seconds[0]]) and seconds[2] == seconds[3]
+    assert seconds[1] == pytest.approx([s + layers * 2e-3 for s in seconds[0]]) and seconds[2] == seconds[3]
 
 
 def test_a_host_of_half_the_speed_takes_twice_as_long_to_launch() -> None:
