@@ -76,8 +76,8 @@ class Replica(Residency):
         self._together = policy.release_together
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
-        drafts = limits.pipeline_stages == 1 and not self._together and isinstance(cost, DraftingIterationCost)
-        self._drafts = cost if drafts else None
+        alone = limits.pipeline_stages == 1 and not self._together
+        self._drafts = cost if alone and isinstance(cost, DraftingIterationCost) else None
         self._spare_tokens = 0.0
 
     @property
