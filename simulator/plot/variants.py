@@ -30,7 +30,12 @@ _FIRST = {
 _CEILING = {"memory_peak": "memory_capacity"}
 """What a figure must stay below, where another column says so."""
 
-_WORDS = {"seconds": "time of one iteration", "slo_goodput": "SLO goodput", "mfu": "MFU"}
+_WORDS = {
+    "seconds": "time of one iteration", "slo_goodput": "SLO goodput", "mfu": "MFU", "ttft_p90": "TTFT p90",
+    "tpot_p90": "TPOT p90", "e2e_p90": "response p90",
+}  # fmt: skip
+_PLAIN = ("seconds", "mfu")
+"""Figures that need no definition below the title."""
 
 
 def variant_bars(
@@ -89,7 +94,7 @@ def _columns(points: Points, metrics: Sequence[str]) -> list[str]:
 
 
 def _notes(points: Points, shown: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Iterator[str]:
-    yield from (f"{_name(c, shown)}: {definition('summary', c)}" for c in columns if c not in _WORDS)
+    yield from (f"{_name(c, shown)}: {definition('summary', c)}" for c in columns if c not in _PLAIN)
     if any(math.isfinite(number(row, f"{c}_high")) for c in columns for row in shown):
         yield "whiskers: central 80 %"
     if any(math.isfinite(number(row, _CEILING.get(c, ""))) for c in columns for row in shown):

@@ -69,6 +69,8 @@ def estimate_scenario(scenario: Scenario, depth: Literal["estimate", "step"] = "
             answer = estimate_deployment(
                 replace(part, replicas=1), scenario.cluster_of(part.name, part.home(first)), depth
             )
+            if rate := answer.metrics.get("capacity_requests_per_s"):
+                answer = replace(answer, metrics={**answer.metrics, "capacity_requests_per_s": rate * part.replicas})
             size = part.plan.accelerators * part.replicas
             parts.append(estimate_tables(label, answer, plan=str(part.plan), accelerators=size, kind="serving"))
             details[label] = answer

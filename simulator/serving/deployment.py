@@ -148,7 +148,7 @@ class DeploymentProcess:
         alike = all(one is self._limits[0] for one in self._limits)
         self.independent = stride is None and self._alone and not self._asks and alike and not movable
         """Whether replicas meet nobody but the router."""
-        self._origin, self._limit = 0.0, math.inf
+        self._origin, self._limit, self._booked = 0.0, math.inf, 0.0
         self._entry: Any = None
         self.done: simpy.Event | None = None
 
@@ -297,8 +297,10 @@ class DeploymentProcess:
 
     def _pump(self) -> None:
         """Work off own events that come before anybody else's, then book the next on the clock."""
-        self._entry = None
-        time = self._work(self.clock.now - self._origin)
+        self._entry, now = None, self.clock.now - self._origin
+        if self._booked + self._origin <= self.clock.now:  # a late begin rounds it behind now
+            now = max(now, self._booked)
+        time = self._booked = self._work(now)
         if time < math.inf:
             self._entry = self.clock.at(max(time + self._origin, self.clock.now), self._pump, late=True)
         elif self.done is not None and not self.done.triggered and not (self.held or self.away or self._stream.fed):

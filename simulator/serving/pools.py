@@ -207,7 +207,8 @@ class PooledDeployment:
 
     def _arrivals(self) -> None:
         self._next_arrival = None
-        while self._stream.next_time <= self._now:
+        # On the clock, where the rounding of a late begin cannot put the arrival behind the moment it was woken for.
+        while self._stream.next_time + self._origin <= self.clock.now:
             time = self._stream.next_time
             self._arrive(self._stream.pop(), time)
         self._await_arrival()

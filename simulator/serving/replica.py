@@ -76,9 +76,8 @@ class Replica(Residency):
         self._together = policy.release_together
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
-        self._drafts = cost if isinstance(cost, DraftingIterationCost) and not self._together else None
-        if limits.pipeline_stages > 1:
-            self._drafts = None
+        alone = limits.pipeline_stages == 1 and not self._together
+        self._drafts = cost if alone and isinstance(cost, DraftingIterationCost) else None
         self._spare_tokens = 0.0
 
     @property

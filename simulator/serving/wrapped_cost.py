@@ -80,7 +80,8 @@ class WrappedCost:
 
     def ahead(self, batch: BatchShape) -> float:
         """What an iteration of the engine lasts longer for the tokens beyond the first [s]."""
-        return self.base.ahead(self.shape(batch)) if isinstance(self.base, SpeculativeCost | WrappedCost) else 0.0
+        base = self.base
+        return base.ahead(self.shape(batch)) if isinstance(base, SpeculativeCost | WrappedCost) else 0.0
 
     def decode_segment(self, batch: BatchShape) -> Segment:
         """The base's, longer by the same every time."""

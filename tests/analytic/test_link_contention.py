@@ -56,3 +56,14 @@ def test_inside_a_node_nothing_changes() -> None:
     plan = Plan(pipeline_parallel=4, data_parallel=8, expert_parallel=8, recompute="full", zero_stage=1)
     lina, buckets = (step(plan.with_(communication=name), 4096) for name in ("lina", "buckets"))
     assert lina == pytest.approx(buckets, rel=1e-3)
+
+
+@pytest.mark.parametrize("slow", [(1.0,), (1.1,), (3.3, 1.0), (1.7, 5.2), (2.0**12, 40.0)])
+def test_corners_of_a_cell_interpolate_what_is_linear_exactly(slow: tuple[float, ...]) -> None:
+    """Weights of the grid around a point: they sum to one and have the point as their mean, beyond the grid too."""
+    from simulator.cluster.contention import _SLOWER, _corners
+
+    corners = list(_corners(slow))
+    assert sum(weight for _, weight in corners) == pytest.approx(1.0)
+    for axis, value in enumerate(slow):
+        assert sum(weight * _SLOWER[at[axis]] for at, weight in corners) == pytest.approx(value)

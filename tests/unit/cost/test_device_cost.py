@@ -276,3 +276,17 @@ def test_host_copy_takes_the_host_link() -> None:
     price = DeviceCost(accelerator(), relatives=()).price(Work(OpKind.COPY, "bf16", message=64e9, bytes=64e9))
     assert price.seconds == pytest.approx(10e-6 + 1 / 0.85)
     assert price.floor == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("heads", "kv_heads"), [(32, 8), (32, 32), (64, 1)])
+def test_a_decode_reads_keys_and_values_besides_queries_and_outputs(heads: int, kv_heads: int) -> None:
+    """Two 16-bit tensors of batch × context × kv_heads × head_dim; what else the Op touches is not of the cache."""
+    from simulator.cost.attention import _kv_bytes
+
+    batch, context, head_dim = 16, 3000, 128
+    cache, rest = 2 * 2.0 * batch * context * kv_heads * head_dim, 2 * 2.0 * batch * heads * head_dim
+    work = Work(
+        OpKind.ATTENTION, "bf16", 1.0, cache + rest, batch=batch, q_len=1, kv_len=context, heads=heads,
+        kv_heads=kv_heads, head_dim=head_dim,
+    )  # fmt: skip
+    assert _kv_bytes(work) == pytest.approx(cache)

@@ -196,6 +196,24 @@ def test_a_shared_clock_changes_nothing() -> None:
     assert len(seen) > 100
 
 
+def test_two_that_begin_late_together_do_the_same_later() -> None:
+    """Times on the clock are rounded: an arrival must not lie behind the moment it was booked for."""
+    rng = np.random.default_rng(2)
+    size = 100
+    table = RequestTable(
+        np.cumsum(rng.exponential(2, size)), rng.integers(1, 300, size), rng.integers(1, 60, size), "late",
+        TraceProvenance("test", "generated", size, size),
+    )  # fmt: skip
+    alone = simulate_deployment(table, Second(), kv_blocks=500)
+    clock = Clock()
+    clock.run(clock.timeout(1000.0))
+    processes = [DeploymentProcess(clock, table, Second(), EngineLimits(500)) for _ in range(2)]
+    ends = [process.start() for process in processes]
+    for end in ends:
+        run = end.value if end.processed else clock.run(end)
+        np.testing.assert_allclose(run.finish, alone.finish, rtol=0, atol=1e-9)
+
+
 def test_a_change_of_cost_takes_hold_at_the_next_iteration() -> None:
     class Switch(Second):
         time = 1.0

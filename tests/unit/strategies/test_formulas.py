@@ -151,3 +151,18 @@ def test_a_plan_holds_until_the_first_that_runs_has_had_its_quantum(monkeypatch:
     plan = policy.schedule(replica, 10.0)
     assert plan.horizon == min(8 - 2, 4 - 1)  # the last level has no end
     assert plan.until == 7.0 + 100.0
+
+
+@pytest.mark.parametrize(("stage", "pipeline", "refused"), [(1, 2, False), (2, 1, False), (2, 2, True), (3, 2, True)])
+def test_zero_beyond_the_optimizer_states_excludes_a_pipeline(stage: int, pipeline: int, refused: bool) -> None:
+    plan = Plan().with_(data_parallel=4, pipeline_parallel=pipeline, zero_stage=stage)
+    assert bool(lookup("sharding", "zero")().check(load_model("gpt3-6.7b"), plan)) is refused
+
+
+@pytest.mark.parametrize(("missing", "speed"), [((), 1.0), ((3,), 56 / 64), ((1, 2, 3), 40 / 64)])
+def test_varuna_goes_on_with_the_depth_that_uses_most_of_what_is_left(missing: tuple[int, ...], speed: float) -> None:
+    """8 nodes of 8, tensor 8: a node lost leaves seven columns, which a pipeline of seven stages uses all."""
+    job: Any = view(
+        nodes=8, per_node=8, layers=32, plan=Plan().with_(tensor_parallel=8, pipeline_parallel=4, data_parallel=2)
+    )
+    assert lookup("recovery", "varuna")().restore(job, missing).speed == pytest.approx(speed)
