@@ -10,8 +10,9 @@ cached
     For GEMMs and decode attention (head size 128): how many times as fast as from memory bytes came that the benchmark
     found in the cache, the other constants being those of the profile. Prices of models do not use it.
 resident
-    The two shares of the cache between which operands stop being found there (simulator/calibration/resident.py): the
-    pair with the least median error of the fitted decode curves, and by how much others are worse.
+    The two shares of the cache between which operands stop being found there (simulator/calibration/resident.py): 90th
+    percentiles of the errors of fitted decode curves, the best pair first. They hardly tell pairs apart (28.9 to 29.6 %
+    of 16 pairs, 0.8 and 1.1 third with 28.9 %).
 
     python benchmarks/fits/curves.py narrow|blocks|cached|resident
 """

@@ -10,19 +10,17 @@ import numpy as np
 
 from simulator.calibration.fitting import CurveFit, Peaks, fit_curves
 from simulator.constants import Constant, Trust
-from simulator.cost.collectives import wire_bytes
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernel_table import KernelTable, Row, coordinates
-from simulator.cost.measured import interpolate
 from simulator.cost.sensitivity import Z80
-from simulator.hardware.types import Accelerator, Curve
+from simulator.hardware.types import Accelerator
 from simulator.workload.ops import Work
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "HeldOut", "Rows", "by_key", "enough_points", "held_out", "held_out_collectives", "learning_curve",
+    "HeldOut", "Rows", "by_key", "enough_points", "held_out", "learning_curve",
     "leave_one_device_out", "measured_cost", "sample", "share_lines",
 ]  # fmt: skip
 
@@ -221,37 +219,4 @@ def leave_one_device_out(
                 "p90": float(np.quantile(errors, 0.9)),
             }
         )  # fmt: skip
-    return table
-
-
-def held_out_collectives(
-    curves: Mapping[tuple[str, str, int], Sequence[tuple[float, float]]], device: str, bandwidth: float
-) -> list[dict[str, Any]]:
-    """Every second size of each curve predicted from the others, against bytes on the wire over ``bandwidth``.
-
-    Errors are split at 1 MiB: below, latency counts; above, bandwidth does.
-    """
-    table = []
-    for (library, operation, ranks), points in sorted(curves.items()):
-        kept, asked = points[::2], points[1:-1:2]
-        if len(asked) < 2:
-            continue
-        curve = Curve(tuple(x for x, _ in kept), tuple(s for _, s in kept))
-        name = operation.replace("alltoall", "all_to_all")
-        for part, mine in (
-            ("below 1 MiB", [p for p in asked if p[0] < 2**20]),
-            ("from 1 MiB", [p for p in asked if p[0] >= 2**20]),
-        ):
-            if not mine:
-                continue
-            errors = [abs(interpolate(curve, x) / s - 1) for x, s in mine]
-            formula = [abs(wire_bytes(name, ranks, x) / bandwidth / s - 1) for x, s in mine]
-            table.append(
-                {
-                    "device": device, "key": f"{library} {name} {ranks}, {part}", "used": len(kept),
-                    "tested": len(mine),
-                    "profile": float(np.median(errors)), "p90": float(np.quantile(errors, 0.9)),
-                    "curve": None, "roofline": float(np.median(formula)), "held": None,
-                }
-            )  # fmt: skip
     return table

@@ -11,12 +11,12 @@ from simulator.calibration.holdout import (
     by_key,
     enough_points,
     held_out,
-    held_out_collectives,
     learning_curve,
     leave_one_device_out,
     sample,
     share_lines,
 )
+from simulator.calibration.holdout_collectives import collective_lines, held_out_collectives
 from simulator.calibration.host import HostFigures
 from simulator.calibration.nccl_tests import operation_of, read_nccl_tests
 from simulator.calibration.profile import Provenance, today, write_accelerator, write_gloo
@@ -145,6 +145,7 @@ def _every_device(
     notes: list[str] = []
     table: Table = []
     curve: Table = []
+    collectives: Table = []
     devices = aiconfigurator.devices()
     for number, device in enumerate(devices):
         progress(number, len(devices), device)
@@ -154,12 +155,11 @@ def _every_device(
         alone = {r["key"]: r["borrowed"] for r in leave_one_device_out(groups, accelerator, fitted_accelerators())}
         holds = {one.key: one.inside for one in borrowed(groups, accelerator, fitted_accelerators())}
         mine = [h.row() for h in held_out(groups, accelerator, share)]
-        curves = aiconfigurator.read_collectives(device)
-        mine += held_out_collectives(curves, accelerator.name, accelerator.scale_up.link.bandwidth or float("inf"))
         table += [r | {"borrowed": alone.get(r["key"]), "in interval": holds.get(r["key"])} for r in mine]
+        collectives += held_out_collectives(aiconfigurator.read_collectives(device), accelerator)
         if report:
             curve += learning_curve(groups, accelerator)
-    return [*notes, *share_lines(curve)], table
+    return [*notes, *share_lines(curve), *collective_lines(collectives)], [*table, *collectives]
 
 
 def _write(

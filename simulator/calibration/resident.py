@@ -12,7 +12,7 @@ __all__ = ["resident"]
 
 ALL, NONE = 0.8, 1.1
 """Of the capacity: one round up to the first stays whole, and of one above the second nothing does; in between the
-share falls along a line (benchmarks/fits/resident.py)."""
+share falls along a line (benchmarks/fits/curves.py resident)."""
 
 
 def resident(round_bytes: float, capacity: float) -> float:

@@ -246,13 +246,22 @@ def _table(rows: list[dict[str, object]]) -> None:
     for column in rows[0]:
         table.add_column(column.replace("_", " "), justify="left")
     for row in rows:
-        table.add_row(*(_cell(v) for v in row.values()))
+        table.add_row(*(_cell(column, v) for column, v in row.items()))
     out = console()
     out.soft_wrap = False
     out.print(table)
 
 
-def _cell(value: object) -> str:
+_SHARES = {
+    "share", "profile", "p90", "curve", "roofline", "held", "borrowed", "in interval",
+    "spread", "curve alone", "left out",
+}  # fmt: skip
+"""Columns of relative errors and shares, printed in per cent."""
+
+
+def _cell(column: str, value: object) -> str:
+    if column in _SHARES and isinstance(value, float):
+        return f"{value:.1%}"
     return f"{value:.3g}" if isinstance(value, float) else "" if value is None else str(value)
 
 

@@ -26,8 +26,9 @@ _CURVE = {"fp16": "bf16", "tf32": "bf16", "fp32": "bf16", "fp64": "bf16", "int8"
 SAME_ARCHITECTURE_SIGMA = 0.10
 RELATIVE_SIGMA = 0.25
 """What borrowing adds to the lenders' sigmas and their spread: with each device left out, 80 % of its kernels are then
-in the interval (benchmarks/fits/intervals.py, docs/decisions/0017-intervals-that-hold.md). Within an architecture there
-is often one lender and no spread: constants of H100 and H200, of B200 and GB200, differ by 0.10 (root mean square)."""
+in the interval (benchmarks/fits/intervals.py, docs/decisions/0017-intervals-that-hold.md). Within an
+architecture there is often one lender and so no spread: 42 constants of H100 and H200, and of B200 and GB200, differ by
+0.09 (root mean square)."""
 
 NEAREST = 3
 
