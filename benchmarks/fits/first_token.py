@@ -211,15 +211,14 @@ def main() -> None:
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
     latent = chosen(cases, SEVERAL, True)
     mixtures = [c for c in few if c.labels.precision != "mxfp4" and _mixture(c)]
-    others: dict[str, Sequence[Case]]
     for name, preset, constant, others in (
-        ("tensorrt-llm", "tensorrt-llm-1.2", "host_per_latent_layer", {}),
-        ("sglang", "sglang-0.4", "host_per_expert_layer", {"GPUStack": mixtures}),
+        ("tensorrt-llm", "tensorrt-llm-1.2", "host_per_latent_layer", ()),
+        ("sglang", "sglang-0.4", "host_per_expert_layer", mixtures),
     ):
         fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
         fixed["host_per_launch"] = fit.launch(name, pair)
-        mine = {"InferenceX": [c for c in latent if c.labels.framework == preset], **others}
-        print(layers(name, constant, fixed, mine), flush=True)
+        sources = {"InferenceX": [c for c in latent if c.labels.framework == preset], "GPUStack": others}
+        print(layers(name, constant, fixed, {k: v for k, v in sources.items() if v}), flush=True)
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
     for engine in ("sglang", "tensorrt-llm"):
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]

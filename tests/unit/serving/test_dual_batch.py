@@ -22,10 +22,8 @@ WIDE = Plan(data_parallel=RANKS, expert_parallel=RANKS)
 def halves(messages: float = 1.0, **shares: float) -> DualBatchCost:
     """DeepSeek-V2-Lite on 16 ranks whose messages take so many times as long."""
     plain = replica("deepseek-v2-lite", "sglang-0.4", plan=WIDE)
-    # no host to wait for
-    quick = {
-        k: v for k, v in plain.framework.constants.items() if k not in ("host_per_launch", "host_per_latent_layer", "host_per_expert_layer")
-    }
+    host = ("host_per_launch", "host_per_latent_layer", "host_per_expert_layer")
+    quick = {k: v for k, v in plain.framework.constants.items() if k not in host}
     overlap = DualMicroBatch(settings_of("batch_overlap", {"method": "dual-micro-batch", **shares}))
     framework = replace(plain.framework, constants=quick)
     made = DualBatchCost(overlap, plain.model, WIDE, framework, plain.node, plain.fabric)
