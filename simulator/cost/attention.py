@@ -1,10 +1,13 @@
-"""Seconds of fused attention kernels.
+"""Seconds of attention kernels.
 
 prefill, training
     t = t0 + max(F / (e_f·P) · max(1 + L½ / L, waves) · d'/d, Q / (e_b·BW)): F executed FLOPs, L the keys the last query
     runs over, waves the loss of a grid that does not fill the device, d' the head size rounded up to a grid of 32. With
     few heads the block of rows that sees all keys takes longer than a device's even share: then it is the bound.
     The device's fit belongs to the best kernel of its time; earlier generations are slower by published ratios.
+prompts without a fused kernel (``unfused``)
+    A product that writes all scores, masked ones too, a softmax that passes over them, and a product that reads them.
+    Training lowers these kernels one by one.
 decode (at most 8 query tokens per sequence)
     t = t0 + kv bytes / (e_b·BW) + c·sequences·kv_heads, or the FLOPs where they take longer than the cache reads
     (absorbed latent attention; grouped queries on processors, whose profiles have a share of their own for it): affine
@@ -14,13 +17,14 @@ decode (at most 8 query tokens per sequence)
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from simulator.constants import Constant, Trust
 from simulator.cost.kernels import attention_longest_block, attention_waves
 from simulator.cost.priced import Bound, Priced
 from simulator.cost.resolve import curve_dtype
-from simulator.workload.ops import Work
+from simulator.workload.ops import OpKind, Work
 
 if TYPE_CHECKING:
     from simulator.cost.device import DeviceCost
@@ -77,7 +81,24 @@ class Attention:
         """Time of one attention Op."""
         if 0 < work.q_len <= DECODE_TOKENS and work.q_len < work.kv_len and not work.backward:
             return self._decode(work)
+        framework = self._device.framework
+        if framework is not None and framework.attention_kernel == "unfused" and not work.backward:
+            return self._unfused(work)
         return self._prefill(work)
+
+    def _unfused(self, work: Work) -> Priced:
+        """Scores in memory: two products and a softmax between them."""
+        device, keys, depth = self._device, max(1, round(key_length(work))), work.head_dim
+        rows = work.batch * work.heads * work.q_len
+        scores = float(rows * keys)
+        moved = 2.0 * (scores + rows * depth + work.batch * work.kv_heads * keys * depth)
+        product = Work(OpKind.GEMM, work.dtype, 2.0 * scores * depth, moved, rows, keys, depth)
+        wide = device.framework is not None and device.framework.operators_apart
+        softmax = Work(OpKind.ELEMENTWISE, "fp32", 5.0 * scores, (8.0 if wide else 4.0) * scores)
+        parts = [device.price(one) for one in (product, softmax, replace(product, n=depth, k=keys))]
+        bound = max(parts, key=lambda part: part.seconds).bound
+        used = [name for part in parts for name in part.constants]
+        return device.priced(work, sum(part.seconds for part in parts), bound, used)
 
     def _generation(self, used: list[str]) -> float:
         """Speed relative to the best kernel of the device's time."""

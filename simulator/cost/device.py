@@ -37,14 +37,13 @@ from simulator.cost.kernels import (
     SUMMED_IN_HALF,
     UNPACKED_EXPERT_BYTES,
     UNPACKED_EXPERT_START,
-    VECTOR_ROWS,
-    by_library,
     expert_spread,
     grouped_gemm_flops,
     smooth_max,
     unaligned_experts,
     unpacked_experts,
 )  # fmt: skip
+from simulator.cost.own_kernels import OWN_KERNELS, OwnKernels
 from simulator.cost.priced import FREE, Bound, Priced, weakest
 from simulator.cost.resolve import Resolver, curve_dtype, fitted_accelerators
 from simulator.hardware.types import Accelerator
@@ -62,9 +61,6 @@ TENSOR_SCALED = "tensor_scaled"
 
 PERMUTATIONS = ("dispatch", "combine", "sort")
 """Operators of a training step that gather rows for experts and put them back: slower than reading in order."""
-
-OWN_KERNELS = ("gemm_share_fp16", "gemm_share_int8", "gemm_share_unpacked", "vector_bytes")
-"""Constants of frameworks about their own matrix multiplications."""
 
 _tables: dict[tuple[str, int, str], KernelTable] = {}
 """Measured kernels by file, its age and the framework whose launches are in the curve."""
@@ -112,6 +108,7 @@ class DeviceCost:
         self._values = self._resolver.constants
         self._memo: dict[Work, Priced] = {}
         self._attention = Attention(self)
+        self.engine = OwnKernels(self)
 
     @property
     def constants(self) -> ConstantSet:
@@ -293,7 +290,7 @@ class DeviceCost:
 
     def _gemm(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
-        work, cast = self._by_library(work, used)
+        work, cast = self.engine.product(work, used)
         curve, start = self._curve_of(work), 0.0
         if work.dtype == "fp8" and curve == "gemm.fp8" and work.casts and self._recorded:
             curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
@@ -305,10 +302,11 @@ class DeviceCost:
         if work.kind is OpKind.GEMM and work.casts and self._resolver.has(curve, "cast"):
             made = (2.0 + DTYPE_BYTES[work.dtype]) * work.m * work.k
             cast = made / (self.share(f"{curve}.cast", used) * device.memory_bandwidth)
-        if self._own:
-            compute, memory = self._by_own_kernels(work, compute, memory, used)
+        if self.engine.constants or work.dtype.endswith(SUMMED_IN_HALF):
+            compute, memory = self.engine.times(work, compute, memory, used)
         if work.kind is OpKind.GROUPED_GEMM and work.dtype == "fp4" and "fp4" not in device.peak_flops:
-            compute /= self.shared(unpacked_experts(self._own.get("gemm_share_unpacked"), device.architecture), used)
+            dense = self.engine.constants.get("gemm_share_unpacked")
+            compute /= self.shared(unpacked_experts(dense, device.architecture), used)
             memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
         uncast = work.kind is OpKind.GROUPED_GEMM and self._resolver.has(curve, "cast")
         launch = start + self.launch(f"{curve}.launch", used, without="elementwise.launch" if uncast else "")
@@ -322,19 +320,9 @@ class DeviceCost:
         bound: Bound = "launch" if launch > together else "compute" if compute >= memory else "memory"
         return self.priced(work, launch + together + cast, bound, used)
 
-    def _by_library(self, work: Work, used: list[str]) -> tuple[Work, float]:
-        """The GEMM as the engine runs it, and the time of the passes around it [s]."""
-        rows = self.framework.library_rows if self.framework is not None else 0
-        if not rows or work.m <= rows or work.kind is not OpKind.GEMM:
-            return work, 0.0
-        product, moved, kernels = by_library(work)
-        around = moved / (self.share("elementwise.memory", used) * self.accelerator.memory_bandwidth)
-        return product, around + kernels * self.launch("elementwise.launch", used)
-
     def _unpacking(self, work: Work, used: list[str]) -> float:
         """Time in which fp4 weights are unpacked [s]; 0 where the device's multiprocessors are not known."""
-        rate = self.accelerator.sm_count * self.accelerator.boost_clock
-        return work.bytes / (self.shared(UNPACKED_EXPERT_BYTES, used) * rate) if rate else 0.0
+        return self.engine.by_clock(work.bytes, self.shared(UNPACKED_EXPERT_BYTES, used))
 
     def _cast(self, work: Work, used: list[str]) -> float:
         """Time in which the input of an fp8 GEMM is cast [s]; a weight gradient finds both operands cast."""
@@ -342,23 +330,6 @@ class DeviceCost:
             return 0.0
         share = self.share("elementwise.memory", used)
         return CAST_BYTES * work.m * work.k / (share * self.accelerator.memory_bandwidth)
-
-    @cached_property
-    def _own(self) -> Mapping[str, Constant]:
-        """Constants of an engine that brings matrix multiplications of its own."""
-        known = self.framework.constants if self.framework is not None else {}
-        return {key: known[key] for key in OWN_KERNELS if key in known}
-
-    def _by_own_kernels(self, work: Work, compute: float, memory: float, used: list[str]) -> tuple[float, float]:
-        """Compute and memory time [s] in kernels of the engine instead of the vendor's library."""
-        device = self.accelerator
-        for kernels in (work.dtype.removesuffix(SUMMED_IN_HALF), *(["unpacked"] if work.unpacks else [])):
-            if (share := self._own.get(f"gemm_share_{kernels}")) is not None:
-                compute /= self.shared(share, used)
-        reads, few = self._own.get("vector_bytes"), work.m <= VECTOR_ROWS
-        if reads is not None and few and device.sm_count and device.boost_clock:
-            memory = max(memory, work.bytes / (self.shared(reads, used) * device.sm_count * device.boost_clock))
-        return compute, memory
 
     def _elementwise(self, work: Work) -> Priced:
         device, used = self.accelerator, list[str]()
@@ -368,6 +339,8 @@ class DeviceCost:
         moves_rows = self._recorded and work.operator.partition(".")[0] in PERMUTATIONS and not device.kernel_table
         share = self.share("permute.memory" if moves_rows else "elementwise.memory", used)
         memory = work.bytes / (share * device.memory_bandwidth)
+        if self.engine.cached(work.bytes):
+            work, memory = replace(work, near=work.bytes), self.engine.passing(work.bytes, used)
         compute = work.flops / device.rate(work.dtype) if work.flops else 0.0
         launch = work.kernels * self.launch("elementwise.launch", used)
         body = max(memory, compute)

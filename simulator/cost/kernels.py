@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 from simulator.constants import Constant, Trust
 from simulator.workload.ops import Work
 
 __all__ = [
-    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LATENT_DECODE", "LIBRARY_CAST_BYTES", "SELECTION", "SUMMED_IN_HALF",
+    "CAST_BYTES", "EAGER_LAUNCH", "GRAPH_LAUNCH", "LATENT_DECODE", "SELECTION", "SUMMED_IN_HALF",
     "UNPACKED_EXPERTS", "UNPACKED_EXPERT_BYTES", "UNPACKED_EXPERT_START", "VECTOR_ROWS", "attention_longest_block",
-    "attention_waves", "by_library", "expert_spread", "grouped_gemm_flops", "smooth_max",
+    "attention_waves", "expert_spread", "grouped_gemm_flops", "smooth_max",
     "unaligned_experts", "unpacked_experts",
 ]  # fmt: skip
 
@@ -19,9 +18,6 @@ CAST_BYTES = 4.0
 """Read in 16 bits, write in fp8 as it is and transposed: Hopper multiplies fp8 only with both operands along k, so that
 the weight gradient needs transposes, and they are written with the cast (NVIDIA/TransformerEngine cublaslt_gemm.cu and
 nvte_cast_transpose)."""
-
-LIBRARY_CAST_BYTES = 6.0
-"""Read in fp32 and written in fp16 before a product, and back after it (ggml_cuda_op_mul_mat_cublas of llama.cpp)."""
 
 SUMMED_IN_HALF = "_half"
 """Ending of the type whose products are summed in 16 bits."""
@@ -118,18 +114,6 @@ def unpacked_experts(dense: Constant | None, architecture: str) -> Constant:
     On Ampere an engine that states its share for ``dense`` weights of few bits has the same kernels (Marlin) for both.
     """
     return dense if dense is not None and architecture.partition("+")[0] == "ampere" else UNPACKED_EXPERTS
-
-
-def by_library(work: Work) -> tuple[Work, float, int]:
-    """The product that a library takes in fp16 in place of ``work``, bytes moved around it, and kernels that move them.
-
-    Weights in blocks of integers are read as they are and written in fp16 first (llama.cpp, ``ggml_cuda_op_mul_mat``).
-    """
-    weights, rest = work.n * work.k, work.m * (work.n + work.k)
-    moved, kernels = LIBRARY_CAST_BYTES * rest, 2
-    if work.dtype == "int8":
-        moved, kernels = moved + max(0.0, work.bytes - 2.0 * rest) + 2.0 * weights, kernels + 1
-    return replace(work, dtype=f"fp16{SUMMED_IN_HALF}", bytes=2.0 * (weights + rest)), moved, kernels
 
 
 def expert_spread(architecture: str, dtype: str) -> Constant:

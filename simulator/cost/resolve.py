@@ -35,6 +35,14 @@ NEAREST = 3
 CAST = "cast"
 """Leaf of the rate at which inputs of a GEMM are made narrow."""
 
+POWER_EXPONENT = 0.24
+"""How the sustained rate of products follows the watts per rated FLOP/s: A100 at 400 W reaches 271.2 TFLOP/s, at 300 W
+252.9 (stas00/ml-engineering, compute/accelerator: maximum achievable matmul)."""
+
+MOST_ACHIEVED = 0.97
+"""Share of the rated FLOP/s that products reach where power is ample: Gaudi 2 in the same table; RTX 4090 reaches 163.5
+of 165.2 TFLOP/s in fp16 summed in fp32 (xytpai/gpuk README)."""
+
 ACHIEVED_SIGMA = 0.07
 """Fits of whole sweeps lie -9 to +2 % from the best achieved matmul of the same device (A100, H100, B200, GB200)."""
 
@@ -137,7 +145,7 @@ class Resolver:
         return Constant(name, achieved.value, "", sigma, Trust.FITTED, source)
 
     def _borrowed(self, key: str) -> Constant | None:
-        device = self.accelerator
+        device, family = self.accelerator, key.partition(".")[0]
         known = self._relatives() if callable(self._relatives) else self._relatives
         lenders = [r for r in known if r.name != device.name and key in r.efficiency]
         if not lenders:
@@ -147,13 +155,16 @@ class Resolver:
             lenders.sort(key=lambda r: (r.vendor != device.vendor, abs(r.year - device.year), r.name))
         chosen = same or lenders[:NEAREST]
         found = [_lent(r.efficiency[key], r, device) for r in chosen]
+        if same and family == "gemm" and key.endswith(".compute"):
+            found = [_at_power_of(device, c, r, key.split(".")[1]) for c, r in zip(found, chosen, strict=True)]
         mean = math.exp(sum(math.log(c.value) for c in found) / len(found))
         spread = math.sqrt(sum(math.log(c.value / mean) ** 2 for c in found) / len(found))
         extra = SAME_ARCHITECTURE_SIGMA if same else RELATIVE_SIGMA
         sigma = math.sqrt(sum(c.sigma**2 for c in found) / len(found) + spread**2 + extra**2)
         names = ", ".join(r.name for r in chosen)
         how = f"same architecture ({_base(device)})" if same else "nearest relatives by vendor and year"
-        source = f"borrowed from {names}: {how}; geometric mean, sigma widened"
+        powered = ", at the device's power" if found != [r.efficiency[key] for r in chosen] else ""
+        source = f"borrowed from {names}: {how}{powered}; geometric mean, sigma widened"
         return Constant(f"{device.name}.{key}", mean, found[0].unit, sigma, Trust.BORROWED, source)
 
     def _from_16_bit(self, key: str) -> Constant | None:
@@ -182,6 +193,16 @@ def _lent(constant: Constant, lender: Accelerator, borrower: Accelerator) -> Con
         return constant
     per_bandwidth = lender.memory_bandwidth / borrower.memory_bandwidth
     return replace(constant, value=min(1.0, constant.value * per_bandwidth * borrower.sm_count / lender.sm_count))
+
+
+def _at_power_of(device: Accelerator, share: Constant, lender: Accelerator, dtype: str) -> Constant:
+    """The share of the rated FLOP/s that ``lender`` reaches, with the watts per FLOP/s of ``device``.
+
+    Boards of one architecture have their rates from the clock they boost to and sustain what their power allows.
+    """
+    room = device.power.peak / device.rate(dtype) / (lender.power.peak / lender.rate(dtype))
+    value = share.value * room**POWER_EXPONENT
+    return replace(share, value=min(value, max(MOST_ACHIEVED, share.value)))
 
 
 def _base(accelerator: Accelerator) -> str:

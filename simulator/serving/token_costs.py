@@ -22,6 +22,7 @@ from simulator.strategies.rank_layout import RankLayout
 from simulator.workload.expert_blocks import as_expert_blocks
 from simulator.workload.framework import Framework
 from simulator.workload.lowering import LoweringContext, lower_embedding, lower_head, lower_layer
+from simulator.workload.lowering_apart import operators_apart
 from simulator.workload.model import LayerSpec, ModelSpec
 from simulator.workload.ops import Block, Collective, Op, OpKind, Work
 from simulator.workload.plan import Plan
@@ -84,6 +85,8 @@ def served_block(part: Part, model: ModelSpec, plan: Plan, framework: Framework,
     else:
         assert isinstance(part, LayerSpec)
         block = lower_layer(part, ctx)
+    if framework.operators_apart:
+        block = operators_apart(block)
     compiled = compile_block(block, plan, framework, "serving")
     return as_expert_blocks(compiled) if framework.expert_kernels else compiled
 
@@ -201,16 +204,24 @@ class TokenCosts:
             [known[name] for name in priced.constants],
         )
 
-    def launches(self, part: Part) -> int:
+    def launches(self, part: Part, tokens: int = _FEW) -> int:
         """Kernels of one part that a host launches outside a CUDA graph: its Ops, and the conversion of the activations
-        of every GEMM in fewer than 16 bits."""
-        ops = served_block(part, self.model, self.plan, self.framework, _FEW).forward
+        of every GEMM in fewer than 16 bits. Those of an engine whose operators are kernels of their own are counted."""
+        if self.framework.operators_apart:
+            return self.kernels(part, tokens)
+        ops = served_block(part, self.model, self.plan, self.framework, tokens).forward
         return len(ops) + sum(op.dtype in _NARROW and op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) for op in ops)
 
-    def stage_launches(self, layers: Sequence[Mapping[LayerSpec, int]], stage: int) -> int:
+    def stage_launches(self, layers: Sequence[Mapping[LayerSpec, int]], stage: int, tokens: int = _FEW) -> int:
         """The same of a stage, whose distinct layers are counted; the first embeds and the last has the head."""
         ends = ["embedding"] * (stage == 0) + ["head"] * (stage == len(layers) - 1)
-        return sum(n * self.launches(layer) for layer, n in layers[stage].items()) + sum(map(self.launches, ends))
+        body = sum(n * self.launches(layer, tokens) for layer, n in layers[stage].items())
+        return body + sum(self.launches(end, tokens) for end in ends)
+
+    def kernels(self, part: Part, tokens: int) -> int:
+        """Kernels that the engine launches for one part, attention over the cache included."""
+        ops = served_block(part, self.model, self.plan, self.framework, tokens).forward
+        return sum(self.device.engine.launched(work_of(op, self.plan.mesh)) for op in ops)
 
     def below(self, part: Part, tokens: int) -> LinearCost:
         """Cost at the grid size at or below ``tokens``: a bound from below."""

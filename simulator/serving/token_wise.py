@@ -26,6 +26,9 @@ from simulator.workload.plan import Plan
 
 __all__ = ["TokenWise"]
 
+_PROMPT = 512
+"""Tokens of an iteration with prompts whose launches are counted."""
+
 
 class TokenWise:
     """Token-wise times of one replica, and its shape.
@@ -110,7 +113,7 @@ class TokenWise:
     @cached_property
     def _captured_sizes(self) -> tuple[int, int]:
         """Most tokens of an iteration with prompts, and most sequences of one without, that CUDA graphs replay."""
-        if not self.framework.cuda_graphs:
+        if not self.framework.cuda_graphs or 0 < self.framework.cuda_graph_stages < self.stages:
             return 0, 0
         tokens = self._captured(0, True) and self.framework.cuda_graph_max_tokens
         ranks = self.plan.tensor_parallel * self.plan.data_parallel
@@ -149,7 +152,8 @@ class TokenWise:
 
     def _sent(self, tokens: int) -> Away:
         """What a rank sends to the next stage."""
-        message, name = tokens * self.model.hidden_size * 2.0, Collective.SEND_RECV.value
+        width = 4.0 if self.framework.operators_apart else 2.0
+        message, name = tokens * self.model.hidden_size * width, Collective.SEND_RECV.value
         work = Work(OpKind.P2P, "bf16", collective=name, message=message, axis="pp", ranks=2)
         return Away("pp", name, message, self.network.price(work, self.layout.neighbour("pp")).seconds)
 
@@ -183,6 +187,14 @@ class TokenWise:
                     most[one.axis, one.collective] = one
         return tuple(most.values())
 
+    def kernels(self, tokens: int) -> list[int]:
+        """Kernels that the engine launches in every stage for so many tokens."""
+        count = {layer: self.costs.kernels(layer, tokens) for layers in self.layers_of_stage for layer in layers}
+        return [sum(number * count[layer] for layer, number in layers.items()) for layers in self.layers_of_stage]
+
+    def _stage_launches(self, stage: int, tokens: int) -> int:
+        return self.costs.stage_launches(self.layers_of_stage, stage, tokens)
+
     def layer_gaps(self, stage: int) -> float:
         """Host seconds that every layer of a stage costs beyond its kernels."""
         return self._constant("host_per_layer") * sum(self.layers_of_stage[stage].values())
@@ -202,11 +214,11 @@ class TokenWise:
         latent = self._constant("host_per_latent_layer") / speed
         experts = self._constant("host_per_expert_layer") / speed
         for stage, layers in enumerate(self.layers_of_stage):
-            seconds = each and each * self.costs.stage_launches(self.layers_of_stage, stage)
             mixers = [(layer.attention, n) for layer, n in layers.items() if layer.attention]
-            seconds += latent * sum(n for attention, n in mixers if attention.kind == "latent")
-            seconds += experts * sum(n for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts)
-            found.append((seconds, seconds + prompts * sum(n for _, n in mixers)))
+            waits = latent * sum(n for attention, n in mixers if attention.kind == "latent")
+            waits += experts * sum(n for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts)
+            decodes, mixed = (each and each * self._stage_launches(stage, tokens) for tokens in (1, _PROMPT))
+            found.append((decodes + waits, mixed + waits + prompts * sum(n for _, n in mixers)))
         return found
 
     @cached_property

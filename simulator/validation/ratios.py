@@ -49,11 +49,11 @@ def ratio_errors(rows: Iterable[RowRecord], factor: str) -> list[tuple[RowRecord
     """For every pair of rows equal in all but ``factor``: one of them, and predicted ratio / published ratio − 1.
 
     The ratio is that of the larger published figure over the smaller. Runs that agree in everything (repeated later,
-    say) count with their medians.
+    say) count with their medians; rows of grade C do not count.
     """
     groups: dict[tuple[str, ...], dict[str, list[RowRecord]]] = {}
     for row in points(rows):
-        if row.answered and row.setting and row.published > 0 and row.predicted > 0:
+        if row.answered and row.grade != "C" and row.setting and row.published > 0 and row.predicted > 0:
             same = tuple(str(getattr(row, f)) for f in FACTORS if f != factor)
             key = (row.source, row.kind, row.quantity, row.load, row.model, row.framework, row.setting, *same)
             groups.setdefault(key, {}).setdefault(str(getattr(row, factor)), []).append(row)

@@ -21,6 +21,7 @@ from simulator.validation.loads import LOADED, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
+from simulator.validation.published_doubts import doubts_of
 from simulator.validation.published_launches import CHAT_SOURCES, as_launched
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
@@ -72,7 +73,9 @@ def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
     for entry in data["entries"]:
         try:
             case = _entry_case(entry, data["models"], file)
-            reading.cases.append(_doubtful(case, copied[case.id]) if case.id in copied else case)
+            if case.id in copied:
+                case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
+            reading.cases.append(_contradicted(case))
         except (IncompleteError, UnknownHardwareError) as error:
             skipped = Skipped(
                 str(entry["id"]),
@@ -101,9 +104,18 @@ def _copied(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return found
 
 
-def _doubtful(case: Case, others: str) -> Case:
-    about = (*case.assumed, f"grade C: the same figures as {others} on another accelerator")
-    return replace(case, labels=replace(case.labels, grade="C"), assumed=about)
+def _doubtful(case: Case, reason: str) -> Case:
+    return replace(case, labels=replace(case.labels, grade="C"), assumed=(*case.assumed, f"grade C: {reason}"))
+
+
+def _contradicted(case: Case) -> Case:
+    """The case with figures that its own source contradicts as grade C."""
+    doubts = {RATES[figure]: reason for figure, reason in doubts_of(case.id).items()}
+    if not doubts:
+        return case
+    measured = tuple(replace(m, grade="C") if m.quantity in doubts else m for m in case.measured)
+    words = (f"{quantity} of grade C: {reason}" for quantity, reason in doubts.items())
+    return replace(case, measured=measured, assumed=(*case.assumed, *words))
 
 
 def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) -> Case:

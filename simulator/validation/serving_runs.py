@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from simulator.serving.estimate import ServingCost, check_deployment, replica_cost
 from simulator.serving.front_end import FrontEnd, front_end_of
 from simulator.serving.iteration import ReplicaCost
+from simulator.serving.launch_queue import time_through
 from simulator.serving.memory import cache_size
 from simulator.serving.metrics import summarize
 from simulator.serving.setup import policies
@@ -25,7 +26,7 @@ from simulator.workload.requests.generators import generate_requests
 from simulator.workload.requests.lengths import Fixed, LengthSpec, LogNormal, Quantiles, Uniform
 from simulator.workload.requests.table import RequestTable
 
-__all__ = ["run_capacity", "run_serving", "run_static"]
+__all__ = ["prompt_seconds", "run_capacity", "run_serving", "run_static"]
 
 Prediction = dict[str, float]
 
@@ -68,7 +69,7 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
     if points := subject.setting("points"):
         return _points(cost, deployment, points), ""  # type: ignore[arg-type]
     batch, prompt, output = (int(float(str(subject.setting(k)))) for k in ("batch", "isl", "osl"))
-    prefill, naive_prefill = _prefill(cost, deployment, batch, prompt)
+    prefill, naive_prefill = prompt_seconds(cost, deployment.max_num_batched_tokens, batch, prompt)
     contexts = np.linspace(prompt + 1, prompt + max(output - 1, 1), 9)
     shapes = [BatchShape((), batch, int(batch * c), int(c)) for c in contexts]
     token = float(np.mean([cost.iteration(s) for s in shapes]))
@@ -83,10 +84,13 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
     return found | {f"baseline.{k}": v for k, v in base.items()}, ""
 
 
-def _prefill(cost: ReplicaCost, deployment: Deployment, batch: int, prompt: int) -> tuple[float, float]:
-    """Seconds until every prompt of the batch is through all stages, and the roofline of the same iterations."""
-    budget, left = max(deployment.max_num_batched_tokens, 1), [(prompt, 0)] * batch
-    free, floor = [0.0] * deployment.plan.pipeline_parallel, 0.0
+def prompt_seconds(cost: ReplicaCost, budget: int, batch: int, prompt: int) -> tuple[float, float]:
+    """Seconds until every prompt of the batch is through all stages, and the roofline of the same iterations.
+
+    Prompts follow each other in chunks of at most ``budget`` tokens.
+    """
+    budget, left = max(budget, 1), [(prompt, 0)] * batch
+    times, floor = list[list[float]](), 0.0
     while left:
         chunks, room = list[tuple[int, int]](), budget
         rest = list[tuple[int, int]]()
@@ -98,19 +102,19 @@ def _prefill(cost: ReplicaCost, deployment: Deployment, batch: int, prompt: int)
             if tokens > take:
                 rest.append((tokens - take, done + take))
         shape = BatchShape(tuple(chunks), 0, 0)
-        ready = 0.0
-        for stage, seconds in enumerate(cost.stage_times(shape)):  # one chunk in a stage, the next in the one before
-            ready = free[stage] = max(ready, free[stage]) + seconds
+        times.append(cost.stage_times(shape))  # one chunk in a stage, the next in the one before
         floor += cost.floor(shape)
         left = rest
-    return free[-1], floor
+    depth = cost.framework.launch_queue
+    kernels = cost.kernels(min(budget, batch * prompt)) if depth else [0] * cost.stages
+    return time_through(times, kernels, depth, cost.framework.launch_chunks), floor
 
 
 def _points(cost: ReplicaCost, deployment: Deployment, points: tuple[tuple[str, int, int], ...]) -> Prediction:
     found: Prediction = {}
     for kind, batch, length in points:
         if kind == "prefill":
-            seconds, floor = _prefill(cost, deployment, batch, length)
+            seconds, floor = prompt_seconds(cost, deployment.max_num_batched_tokens, batch, length)
         else:
             shape = BatchShape((), batch, batch * length, length)
             seconds, floor = cost.iteration(shape), cost.floor(shape)

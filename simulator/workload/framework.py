@@ -103,6 +103,8 @@ class Framework:
         the largest captured number of tokens. Such an iteration is padded to the next captured size; 0 = never padded.
     cuda_graph_max_sequences
         Most sequences of an iteration without prompts that is replayed from a CUDA graph; 0 = any number.
+    cuda_graph_stages
+        Most stages of a replica whose decodes are replayed from CUDA graphs; 0: any number.
     cuda_graph_wide_ranks, cuda_graph_narrow_sequences
         Ranks from which that number holds, and the number below; 0: the same for all.
     hybrid_kv_manager
@@ -116,6 +118,14 @@ class Framework:
     library_rows
         Rows above which an engine with kernels of its own multiplies by the vendor's library instead: weights in blocks
         are written out in fp16 first, fp32 activations are cast before and the fp16 sums after; 0: never.
+    operators_apart
+        Whether every operator of the model's graph is a kernel of its own over fp32 activations
+        (:mod:`simulator.workload.lowering_apart`).
+    launch_queue
+        Kernels that a device's queue holds before the host that launches all stages of a replica waits; 0: any number
+        (:mod:`simulator.serving.launch_queue`).
+    launch_chunks
+        Chunks of prompts whose inputs a stage has buffers for; 0: any number.
     block_size, max_num_batched_tokens, max_num_seqs, memory_utilization, batching
         Serving defaults: KV block [tokens], token budget per iteration, sequences, share of HBM the engine takes,
         name of the batching policy.
@@ -206,7 +216,9 @@ class Framework:
         tokens at once, ``gemm_share_fp16`` and ``gemm_share_int8`` share of the usual compute efficiency that its own
         GEMMs in these types have, ``gemm_share_unpacked`` the same of 16-bit GEMMs that widen weights of fewer bits on
         the way, ``vector_bytes`` [B] most that a multiprocessor reads per clock where a GEMM has so few rows that the
-        engine multiplies vectors, ``index_per_row`` [s] time of the kernels that number the rows of a mixture by
+        engine multiplies vectors, ``unpack_bytes`` [B] most that it reads and writes per clock where weights in blocks
+        are written out for a library, ``cache_bytes`` [B] that it reads and writes per clock in a pass over activations
+        which the cache holds, ``index_per_row`` [s] time of the kernels that number the rows of a mixture by
         expert, per row.
     """
 
@@ -243,6 +255,7 @@ class Framework:
     cuda_graph_batches: Literal["decode", "all"] = "decode"
     cuda_graph_max_tokens: int = 0
     cuda_graph_max_sequences: int = 0
+    cuda_graph_stages: int = 0
     cuda_graph_wide_ranks: int = 0
     cuda_graph_narrow_sequences: int = 0
     hybrid_kv_manager: bool = False
@@ -303,6 +316,9 @@ class Framework:
     checked_collectives: bool = False
     vocab_parallel_loss: bool = False
     library_rows: int = 0
+    operators_apart: bool = False
+    launch_queue: int = 0
+    launch_chunks: int = 0
     overlaps_linear_backward: bool = False
 
     def on(self, accelerator: str, memory: float) -> Framework:

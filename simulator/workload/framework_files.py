@@ -32,6 +32,7 @@ CONSTANTS = {
     "front_end_per_request": "time", "front_end_per_token": "time",
     "front_end_per_chat": "time", "front_end_latency": "time",
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
+    "unpack_bytes": "data", "cache_bytes": "data",
     "index_per_row": "time", "front_end_tokenizers": "ratio",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""

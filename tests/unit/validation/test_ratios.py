@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from simulator.validation.ratios import ratio_errors, ratio_summaries
@@ -42,6 +44,12 @@ def test_rows_that_differ_in_two_factors_or_in_the_load_are_no_pair() -> None:
     ):
         assert not ratio_errors([first, other], "gpu")
     assert len(ratio_errors([first, row("b", 1.0, 2.0, degree="tp4")], "degree")) == 1
+
+
+def test_rows_of_grade_c_are_in_no_pair() -> None:
+    rows = [row("a", 1.0, 1.0), row("b", 3.0, 2.0, gpu="B")]
+    assert ratio_errors(rows, "gpu")
+    assert not ratio_errors([rows[0], replace(rows[1], grade="C")], "gpu")
 
 
 def test_summary_by_factor() -> None:
