@@ -69,7 +69,12 @@ def test_a_page_mends_what_an_entry_says_of_its_launch() -> None:
 
 def test_a_page_may_name_another_card_or_contradict_itself() -> None:
     """GLM-4.6 on eight H100: all-reduces took what PCIe takes. What a page and its figures say against each other is
-    grade C."""
+    grade C, and so is a card that the figures tell."""
+    told = {"source": "gpustack", "engine": "vLLM 0.11", "dtype": "fp8", "model": "glm-4.6", "n": 8, "verified": "url"}
+    run = {"kind": "all_at_once", "num_requests": 10, "isl_mean": 100, "osl_mean": 10}
+    entry = told | {"gpu": "h100_sxm", "workload": run, "metrics": {"duration_s": 1.0}}
+    grades = {i: _entry_case(entry | {"id": i}, {}, "").labels.grade for i in ("gs_glm-4.6_h100_vllm_01", "another")}
+    assert grades == {"gs_glm-4.6_h100_vllm_01": "C", "another": "A"}
     mended, words = as_launched({"id": "gs_glm-4.6_h100_vllm_01", "gpu": "h100_sxm"})
     assert mended["gpu"] == "h100_pcie"
     assert "inferred" in " ".join(words)
