@@ -76,8 +76,10 @@ def test_cost_constants_never_beat_the_roofline(name: str) -> None:
             assert constant.unit == ""
         elif leaf in ("sharpness", "cached", "unaligned"):
             assert constant.value >= 1, key
-        elif leaf in ("launch", "per_sequence_head", "between", "between_recorded"):
+        elif leaf in ("launch", "per_sequence_head"):
             assert 0 < constant.value < 1e-4, key
+        elif leaf in ("between", "between_recorded"):
+            assert 0 <= constant.value < 1e-4, key
             assert constant.unit == "s"
         else:
             assert leaf == "half_length"
@@ -216,7 +218,7 @@ def test_describe_shows_estimates_and_origins() -> None:
     assert not rows["memory.bandwidth"].estimated
     assert rows["peak_flops.bf16"].value == "989.4 TFLOP/s"
     assert rows["scale_up.bandwidth"].value == "450 GB/s per direction"
-    assert rows["efficiency.gemm.bf16.compute"].source.startswith("fitted, sigma 9.4%")
+    assert re.match(r"fitted, sigma \d+\.\d%: own fit to", rows["efficiency.gemm.bf16.compute"].source)
     whole = {row.field: row for row in describe(load_accelerator("v100-sxm-32gb"))}
     assert whole["peak_flops.fp16"].estimated  # the section is listed, so all below it is
 

@@ -48,7 +48,8 @@ def test_the_rate_that_fills_an_engine_is_one_over_the_time_a_request_takes_of_i
     assert row["capacity_requests_per_s"] == pytest.approx(4 / each)  # replicas
 
 
-def test_a_stage_sends_hidden_states_in_sixteen_bits() -> None:
+@pytest.mark.parametrize(("apart", "width"), [(False, 2), (True, 4)])
+def test_a_stage_sends_hidden_states_in_sixteen_bits_or_as_its_operators_keep_them(apart: bool, width: int) -> None:
     asked = []
 
     def price(work: Any, where: object) -> Any:
@@ -57,10 +58,11 @@ def test_a_stage_sends_hidden_states_in_sixteen_bits() -> None:
 
     model = load_model("llama-3.1-8b")
     one: Any = SimpleNamespace(
-        model=model, network=SimpleNamespace(price=price), layout=SimpleNamespace(neighbour=lambda axis: None)
-    )
+        model=model, network=SimpleNamespace(price=price), layout=SimpleNamespace(neighbour=lambda axis: None),
+        framework=SimpleNamespace(operators_apart=apart),
+    )  # fmt: skip
     sent = TokenWise._sent(one, 300)
-    assert sent.size == asked[0] == 300 * 4096 * 2
+    assert sent.size == asked[0] == 300 * 4096 * width
 
 
 class Affine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ class Asked:
     router: str = "round-robin"
     kv_cache: str = ""
     admission: str = "always"
+    framework: Any = SimpleNamespace(plans_ahead=False)
     options: tuple[Any, ...] = field(default=())
 
 
