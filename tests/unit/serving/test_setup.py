@@ -20,7 +20,7 @@ class Asked:
     router: str = "round-robin"
     kv_cache: str = ""
     admission: str = "always"
-    framework: Any = SimpleNamespace(plans_ahead=False)
+    framework: Any = field(default_factory=lambda: SimpleNamespace(plans_ahead=False))
     options: tuple[Any, ...] = field(default=())
 
 
