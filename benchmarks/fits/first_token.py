@@ -12,6 +12,8 @@ take kernels so short that the host decides; prompts of 8,192 tell the work per 
    TensorRT-LLM 1.2 (its gpt-oss-120b, a mixture, shows none: it is the attention), closed loops of up to 16 clients
    with DeepSeek-R1; ``host_per_expert_layer`` of SGLang from the same and from GPUStack's mixtures without latent
    attention with equal weight, printed for each alone (those in mxfp4 have a start inside their times: decision 47);
+   ``host_per_unpacked_expert_layer`` of TensorRT-LLM, whose experts in MXFP4 are Triton kernels on Hopper, from
+   gpt-oss-120b on H200, degrees with equal weight;
 4. ``front_end_per_request`` of SGLang and TensorRT-LLM: a few clients hardly show it, so every third run of up to 128
    clients and GPUStack's thousand requests at once decide (the medians and 90th percentiles of both). That of vLLM,
    with what only takes time and what a chat costs, is fitted in ``front_end.py``;
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from simulator.cost.kernels import UNPACKED_EXPERTS
@@ -51,7 +53,7 @@ LAUNCH = {
 }
 START, ROUNDS = (0.006, 4e-6), 1
 
-LAYER = (0.0, 0.6e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.4e-3, 1.6e-3)
+LAYER = (0.0, 0.6e-3, 0.8e-3, 1.0e-3, 1.2e-3, 1.4e-3, 1.6e-3, 1.8e-3, 2.0e-3)
 SEVERAL = 16
 
 MANY_REQUESTS = (0.005, 0.006, 0.008)
@@ -123,7 +125,7 @@ class Fit:
         return pair
 
 
-def layers(name: str, constant: str, fixed: dict[str, float], runs: dict[str, Sequence[Case]]) -> str:
+def layers(name: str, constant: str, fixed: dict[str, float], runs: Mapping[str, Sequence[Case]]) -> str:
     """The best time per layer over the sources with equal weight, and that of each alone."""
     known: dict[float, dict[str, float]] = {
         seconds: {
@@ -169,6 +171,13 @@ def unpacked(cases: Sequence[Case]) -> str:
     return f"unpacked experts: {best:.2f}, median |error| {statistics.fmean(known[best].values()):.0%}; alone {alone}"
 
 
+def by_degree(cases: Sequence[Case]) -> dict[str, Sequence[Case]]:
+    """Runs by how they are split over devices."""
+    return {
+        degree: [c for c in cases if c.labels.degree == degree] for degree in sorted({c.labels.degree for c in cases})
+    }
+
+
 def _mixture(case: Case) -> bool:
     """Whether the model has experts and no latent attention."""
     deployment = case.subject.deployment
@@ -211,14 +220,16 @@ def main() -> None:
             print(f"    without {model}: {other * 1e6:.0f} us, its error {spread(mine):.0%} ({len(mine)} runs)")
     latent = chosen(cases, SEVERAL, True)
     mixtures = [c for c in few if c.labels.precision != "mxfp4" and _mixture(c)]
-    for name, preset, constant, others in (
-        ("tensorrt-llm", "tensorrt-llm-1.2", "host_per_latent_layer", ()),
-        ("sglang", "sglang-0.4", "host_per_expert_layer", mixtures),
+    unpacking = [c for c in chosen(cases, SEVERAL, False) if "gpt-oss" in c.labels.model and c.labels.gpu[:2] == "h2"]
+    for name, presets, constant, kinds in (
+        ("tensorrt-llm", ("tensorrt-llm-1.2",), "host_per_latent_layer", {"InferenceX": latent}),
+        ("sglang", ("sglang-0.4",), "host_per_expert_layer", {"InferenceX": latent, "GPUStack": mixtures}),
+        ("tensorrt-llm", ENGINES["tensorrt-llm"], "host_per_unpacked_expert_layer", by_degree(unpacking)),
     ):
         fixed = {"front_end_per_request": pair[0], "front_end_per_token": pair[1]}
         fixed["host_per_launch"] = fit.launch(name, pair)
-        sources = {"InferenceX": [c for c in latent if c.labels.framework == preset], "GPUStack": others}
-        print(layers(name, constant, fixed, {k: v for k, v in sources.items() if v}), flush=True)
+        known = {source: [c for c in mine if c.labels.framework in presets] for source, mine in kinds.items()}
+        print(layers(name, constant, fixed, known), flush=True)
     print(unpacked(of_engine(path, "InferenceX", "vllm")), flush=True)
     for engine in ("sglang", "tensorrt-llm"):
         runs = [c for c in of_engine(path, "InferenceX", engine) if _of(c, "concurrency") <= MANY][::EVERY]

@@ -218,6 +218,13 @@ class TokenCosts:
         body = sum(n * self.launches(layer, tokens) for layer, n in layers[stage].items())
         return body + sum(self.launches(end, tokens) for end in ends)
 
+    def unpacks(self, layer: LayerSpec) -> bool:
+        """Whether weights of a layer's experts are widened on their way to the products (MXFP4 before Blackwell)."""
+        if "fp4" in self.device.accelerator.peak_flops:
+            return False
+        ops = served_block(layer, self.model, self.plan, self.framework, _FEW).forward
+        return any(op.kind is OpKind.GROUPED_GEMM and op.dtype == "fp4" for op in ops)
+
     def kernels(self, part: Part, tokens: int) -> int:
         """Kernels that the engine launches for one part, attention over the cache included."""
         ops = served_block(part, self.model, self.plan, self.framework, tokens).forward

@@ -213,10 +213,13 @@ class TokenWise:
         each, prompts = self._constant("host_per_launch") / speed, self._constant("host_per_prompt_layer") / speed
         latent = self._constant("host_per_latent_layer") / speed
         experts = self._constant("host_per_expert_layer") / speed
+        unpacked = self._constant("host_per_unpacked_expert_layer") / speed
         for stage, layers in enumerate(self.layers_of_stage):
             mixers = [(layer.attention, n) for layer, n in layers.items() if layer.attention]
             waits = latent * sum(n for attention, n in mixers if attention.kind == "latent")
-            waits += experts * sum(n for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts)
+            mixtures = [(layer, n) for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts]
+            waits += experts * sum(n for _, n in mixtures)
+            waits += unpacked and unpacked * sum(n for layer, n in mixtures if self.costs.unpacks(layer))
             decodes, mixed = (each and each * self._stage_launches(stage, tokens) for tokens in (1, _PROMPT))
             found.append((decodes + waits, mixed + waits + prompts * sum(n for _, n in mixers)))
         return found

@@ -34,11 +34,12 @@ answered counts as infinitely wrong. *bias* is the median signed error. *baselin
 model: for training, 40 % of the 16-bit peak, for memory 18 bytes per parameter over its shards and 34·s·b·h bytes
 of activations per layer, for serving the plain roofline without host time or queues. Repeated measurements of one
 configuration count once. Grades: A table or log with a complete configuration, B complete to one or two inferred
-fields, C digitised or secondary; C is not in the headline. What a record leaves out is filled by the defaults of
-its framework and listed per row in `rows.csv` under `assumed`. *τ* is Kendall's over pairs of a sweep (same source,
-model, devices and batch; at least five layouts) whose measurements differ by more than 3 %; *regret* is the speed
-lost by taking the layout predicted best instead of the one measured best. *Held out* scores every source with the
-constants that were fitted on it replaced by those fitted elsewhere.
+fields, C digitised, secondary or in doubt (contradicted by its own source, its launch not told, its card told from
+its figures, an engine not warmed up; the reason stands under `assumed`); C is in neither headline nor ratios. What a
+record leaves out is filled by the defaults of its framework and listed per row in `rows.csv` under `assumed`. *τ* is
+Kendall's over pairs of a sweep (same source, model, devices and batch; at least five layouts) whose measurements
+differ by more than 3 %; *regret* is the speed lost by taking the layout predicted best instead of the one measured
+best. *Held out* scores every source with the constants that were fitted on it replaced by those fitted elsewhere.
 """
 
 NAMES = {

@@ -207,8 +207,8 @@ class Framework:
         ``host_per_launch`` [s] host time to launch an Op of an iteration that is not replayed from a CUDA graph, which
         the device cannot outrun (on a host of speed 1, :class:`~simulator.hardware.types.Node`),
         ``host_per_prompt_layer`` [s] that the attention of prompts takes the host beyond one launch, per layer,
-        ``host_per_latent_layer``, ``host_per_expert_layer`` [s] that a layer with latent attention or with experts
-        takes it beyond its launches,
+        ``host_per_latent_layer``, ``host_per_expert_layer``, ``host_per_unpacked_expert_layer`` [s] that a layer with
+        latent attention, with experts, or with experts whose weights are widened on the way takes it beyond launches,
         ``launch_exposed`` share of the shorter of launches and kernels that the longer does not hide,
         ``front_end_per_request`` and ``front_end_per_token`` [s] time of the process in front of a serving engine for a
         request and for a token of its prompt, ``front_end_per_chat`` more for one whose messages it renders by a

@@ -27,7 +27,7 @@ CONSTANTS = {
     "host_per_check_inside": "time", "host_per_slice": "time",
     "host_per_message": "time",
     "host_per_launch": "time", "host_per_prompt_layer": "time", "host_per_latent_layer": "time",
-    "host_per_expert_layer": "time",
+    "host_per_expert_layer": "time", "host_per_unpacked_expert_layer": "time",
     "launch_exposed": "ratio",
     "front_end_per_request": "time", "front_end_per_token": "time",
     "front_end_per_chat": "time", "front_end_latency": "time",

@@ -93,7 +93,7 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     words = [word for word in given.positional if word != "serve"]
     if not model and not words:
         raise ConfigError("the command names no model")
-    found = Read(model or named(words[0]), "tensorrt-llm-1.0")
+    found = Read(model or named(words[0]), "tensorrt-llm-1.2")
     values = found.values
     values |= given.by_path(TABLE)
     options = _options(given, files)

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.constants import Constant, Trust
+from simulator.hardware import load_node
 from simulator.serving.iteration import ReplicaCost
 from simulator.serving.token_costs import grid, served_block
 from simulator.strategies.protocols import BatchShape
@@ -271,6 +272,19 @@ def test_layers_of_some_kinds_keep_the_host_longer(constant: str, layers: int) -
             cost = ReplicaCost(load_model(model), plan, engine, replica().node, FABRIC)
             seconds.append(cost._launching[0])
     assert seconds[1] == pytest.approx([s + layers * 2e-3 for s in seconds[0]]) and seconds[2] == seconds[3]
+
+
+@pytest.mark.parametrize(("device", "layers"), [("dgx-h100", 36), ("dgx-b200", 0)])
+def test_experts_that_are_widened_keep_the_host_longer(device: str, layers: int) -> None:
+    """gpt-oss-120b in MXFP4: Hopper multiplies in 16 bits, Blackwell has units for fp4."""
+    seconds = []
+    for value in (0.0, 2e-3):
+        constant = Constant("test.layer", value, "s", 0.0, Trust.ASSUMED, "")
+        engine = load_framework("vllm-latest")
+        engine = replace(engine, constants=engine.constants | {"host_per_unpacked_expert_layer": constant})
+        plan = Plan(tensor_parallel=2, precision="fp4")
+        seconds.append(ReplicaCost(load_model("gpt-oss-120b"), plan, engine, load_node(device), FABRIC)._launching[0])
+    assert seconds[1] == pytest.approx([s + layers * 2e-3 for s in seconds[0]])
 
 
 def test_a_host_of_half_the_speed_takes_twice_as_long_to_launch() -> None:
