@@ -162,13 +162,11 @@ def read_block_scaled(device: str, engine: str) -> list[Row]:
     ConfigError
         If the package or the device is not there.
     """
-    import pandas as pd
-
-    if engine not in engines(device):
+    table = _table(device, "gemm", engine, "gemm_perf.parquet")
+    if table is None:
         return []
-    path = _newest(_root() / device / "gemm" / engine, "gemm_perf.parquet", "")
     l2 = load_accelerator(ACCELERATORS[device]).l2_capacity
-    return [] if path is None else _distinct(list(_gemm(engine, l2, pd.read_parquet(path), {"fp8_block": "fp8"})))
+    return _distinct(list(_gemm(engine, l2, table, {"fp8_block": "fp8"})))
 
 
 class ExpertTiming(NamedTuple):
@@ -195,14 +193,9 @@ def read_expert_blocks(device: str, engine: str, version: str = "") -> list[Expe
     ConfigError
         If the package or the device is not there.
     """
-    import pandas as pd
-
-    if engine not in engines(device):
+    table = _table(device, "moe", engine, "moe_perf.parquet", version)
+    if table is None:
         return []
-    path = _newest(_root() / device / "moe" / engine, "moe_perf.parquet", version)
-    if path is None:
-        return []
-    table = pd.read_parquet(path)
     table, plain = table[(table["moe_ep_size"] == 1) & (table["latency"] > 0)], _not_gated()
     names = ("kernel_source", "moe_dtype", *_EXPERT_SIZES, "distribution", "latency")
     return [
@@ -233,20 +226,23 @@ def read_latent_decodes(device: str, engine: str) -> list[LatentTiming]:
     ConfigError
         If the package or the device is not there.
     """
-    import pandas as pd
-
-    if engine not in engines(device):
+    table = _table(device, "mla", engine, "mla_generation_module_perf.parquet")
+    if table is None:
         return []
-    path = _newest(_root() / device / "mla" / engine, "mla_generation_module_perf.parquet", "")
-    if path is None:
-        return []
-    table = pd.read_parquet(path)
     table = table[(table["gemm_type"] == "fp8_block") & (table["latency"] > 0)]
     names = ("batch_size", "isl", "step", "num_heads", "kv_cache_dtype", "latency")
     return [
         LatentTiming(batch, length + step, heads, _DTYPES[stored], latency * 1e-3)
         for batch, length, step, heads, stored, latency in _records(table, names)
     ]
+
+
+def _table(device: str, kind: str, engine: str, file: str, version: str = "") -> Any:
+    """Timings of one kind of kernel by an engine, of a version or its newest; ``None`` without any."""
+    import pandas as pd
+
+    path = _newest(_root() / device / kind / engine, file, version) if engine in engines(device) else None
+    return None if path is None else pd.read_parquet(path)
 
 
 def _newest(folder: Path, file: str, version: str) -> Path | None:

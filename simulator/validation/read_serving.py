@@ -30,7 +30,7 @@ from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
 from simulator.workload.static_memory import by_static_rule
 
-__all__ = ["deployment_case", "placeholder", "read_serving_file"]
+__all__ = ["deployment_case", "read_serving_file", "single_request"]
 
 SECONDS = {
     "ttft_ms_mean": ("serving_ttft", "ttft_mean"),
@@ -227,7 +227,7 @@ def _fit_figures(metrics: Mapping[str, Any]) -> tuple[tuple[Measurement, ...], t
     return tuple(found), tuple(points)
 
 
-def placeholder() -> RequestTable:
+def single_request() -> RequestTable:
     """A single request: the runner replaces it by the load that the settings describe."""
     one = np.ones(1, dtype=np.int32)
     return RequestTable(np.zeros(1), one, one, "load of the record", TraceProvenance("record", "record", 1, 1))
@@ -256,7 +256,7 @@ def deployment_case(
         framework = replace(framework, cuda_graph_batches="all", cuda_graph_max_tokens=launch.replayed)
     framework = by_static_rule(framework, device.memory_usable, plan, int(options.get("max_num_batched_tokens", 0)))
     deployment = Deployment(
-        str(entry["id"]), model, framework, plan, placeholder(), replicas=replicas, batching=framework.batching,
+        str(entry["id"]), model, framework, plan, single_request(), replicas=replicas, batching=framework.batching,
         kv_cache=framework.kv_cache, endpoint="chat" if entry["source"] in CHAT_SOURCES else "completions",
         max_num_batched_tokens=int(options.get("max_num_batched_tokens", framework.max_num_batched_tokens)),
         max_num_seqs=int(options.get("max_num_seqs", framework.max_num_seqs)),

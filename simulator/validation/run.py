@@ -70,11 +70,11 @@ def validate(
     keys = [subject_key(case.subject) for case in reading.cases]
     answers = _known(keys, cache_folder)
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    todo = sorted(index for key, index in first.items() if key not in answers)
-    total, done = len(first), len(first) - len(todo)
+    unanswered = sorted(index for key, index in first.items() if key not in answers)
+    total, done = len(first), len(first) - len(unanswered)
     if progress:
         progress(done, total)
-    for index, answer in _answers(todo, given, workers):
+    for index, answer in _answers(unanswered, given, workers):
         answers[keys[index]] = answer
         if not answer[1].startswith(FAILED):
             _keep(keys[index], answer, cache_folder)
@@ -102,13 +102,13 @@ def _read_all(files: tuple[str, ...], split: str, held_out: bool) -> Reading:
     return whole
 
 
-def _answers(todo: Sequence[int], given: Given, workers: int) -> Iterator[tuple[int, Answer]]:
+def _answers(unanswered: Sequence[int], given: Given, workers: int) -> Iterator[tuple[int, Answer]]:
     """Answers in any order. Workers read the files themselves, so that only numbers travel between processes."""
     count = workers or os.cpu_count() or 1
-    if count == 1 or len(todo) <= CHUNK:
-        yield from _work(given, tuple(todo))
+    if count == 1 or len(unanswered) <= CHUNK:
+        yield from _work(given, tuple(unanswered))
         return
-    chunks = [tuple(todo[i : i + CHUNK]) for i in range(0, len(todo), CHUNK)]
+    chunks = [tuple(unanswered[i : i + CHUNK]) for i in range(0, len(unanswered), CHUNK)]
     with ProcessPoolExecutor(count) as pool:
         for task in as_completed([pool.submit(_listed, given, chunk) for chunk in chunks]):
             yield from task.result()

@@ -8,7 +8,7 @@ import pytest
 
 from simulator.hardware.profiles import load_node
 from simulator.serving.memory import cache_size
-from simulator.validation.read_serving import placeholder
+from simulator.validation.read_serving import single_request
 from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Deployment
 from simulator.workload.model_files import load_model
@@ -50,7 +50,7 @@ def test_cache_of_sglang_as_its_log_prints_it() -> None:
     """Qwen3-235B-A22B-FP8 on four H100 with a share of 0.93: 367,404 tokens (vllm-project/vllm issue 21348). Ours are
     15 % more: the share is of what is free once the processes have started, some 2 GiB less than the device."""
     deployment = Deployment(
-        "d", load_model("qwen3-235b-a22b"), SGLANG, Plan(tensor_parallel=4, precision="fp8"), placeholder(),
+        "d", load_model("qwen3-235b-a22b"), SGLANG, Plan(tensor_parallel=4, precision="fp8"), single_request(),
         memory_utilization=0.93, max_num_batched_tokens=8192, block_size=1,
     )  # fmt: skip
     assert cache_size(deployment, load_node("dgx-h100")).tokens == pytest.approx(367_404, rel=0.16)
@@ -63,7 +63,7 @@ def vllm(model: str, precision: str, node: str = "dgx-h100", **fields: object) -
     engine = replace(engine, **{k: fields.pop(k) for k in ("expert_row_multiple",) if k in fields})  # type: ignore[arg-type]
     ranks = int(str(fields.pop("ranks", 1)))
     deployment = Deployment(
-        "d", load_model(model), engine, Plan(tensor_parallel=ranks, precision=precision), placeholder(),
+        "d", load_model(model), engine, Plan(tensor_parallel=ranks, precision=precision), single_request(),
         max_num_batched_tokens=engine.max_num_batched_tokens, max_num_seqs=engine.max_num_seqs, **fields,  # type: ignore[arg-type]
     )  # fmt: skip
     found = cache_size(deployment, load_node(node))

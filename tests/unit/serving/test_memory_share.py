@@ -8,7 +8,7 @@ import pytest
 
 from simulator.hardware.profiles import load_node
 from simulator.serving.memory import cache_size
-from simulator.validation.read_serving import placeholder
+from simulator.validation.read_serving import single_request
 from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Deployment
 from simulator.workload.model_files import load_model
@@ -18,7 +18,7 @@ from simulator.workload.plan import Plan
 def cache(share_of: str, share: float) -> tuple[float, dict[str, float], float]:
     node, framework = load_node("dgx-h100"), replace(load_framework("vllm-latest"), memory_share=share_of)
     deployment = Deployment(
-        "d", load_model("llama-3.1-70b"), framework, Plan(tensor_parallel=4), placeholder(), memory_utilization=share
+        "d", load_model("llama-3.1-70b"), framework, Plan(tensor_parallel=4), single_request(), memory_utilization=share
     )
     stage = cache_size(deployment, node).ledger.stages[0].by_class
     return node.accelerator.memory_usable, dict(stage), stage["kv"]
