@@ -15,7 +15,7 @@ from simulator.cost.network import CommGroup
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Phase
 
-__all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "OPERATOR", "SLICE", "HostCost"]
+__all__ = ["CHECK", "CHECK_INSIDE", "COLLECTIVE", "GROUP", "OPERATOR", "SLICE", "HostCost"]
 
 OPERATOR = Constant(
     "host.operator", 17e-6, "s", 0.15, Trust.FITTED,
@@ -43,6 +43,13 @@ SLICE = Constant(
     "2022); 2.25 us without the former, 3.25 us without the latter",
 )  # fmt: skip
 """A view or a copy that a loop over ranks calls for each: no module, no autograd."""
+
+GROUP = Constant(
+    "host.group", 9e-6, "s", 0.2, Trust.MEASURED,
+    "benchmarks/fits/grouped_linears.py: a GEMM of a few rows in loops of Transformer Engine's grouped GEMM on B200, "
+    "80 to 256 of them a call (MooreThreads/SimuMax @4dcaae5), 8.6 to 11.0 us, median 9.2; one source",
+)  # fmt: skip
+"""One GEMM of a grouped linear, launched from a loop in C++: no Python, no autograd."""
 
 OWN = {
     OPERATOR.id: "host_per_operator", COLLECTIVE.id: "host_per_collective",
@@ -80,7 +87,8 @@ class HostCost:
             return (self._per_layer,) if self._per_layer else ()
         checks = (self._check, self._check_inside) if self.framework.checked_collectives else ()
         slices = (self._slice,) if self.framework.gathers_by_parameter else ()
-        return (self._operator, self._collective, *checks, *slices)
+        groups = (GROUP,) if self.framework.gemm_per_expert else ()
+        return (self._operator, self._collective, *checks, *slices, *groups)
 
     @property
     def step_constants(self) -> tuple[Constant, ...]:
@@ -90,7 +98,10 @@ class HostCost:
         slices = (self._slice,) if self.framework.gathers_by_parameter else ()
         return (*(c for c in (self._per_step, self._per_message) if c), *counted, *slices)
 
-    def layer(self, passes: Mapping[Phase, float], copies: int, groups: Iterable[CommGroup], experts: int = 0) -> float:
+    def layer(
+        self, passes: Mapping[Phase, float], copies: int, groups: Iterable[CommGroup], experts: int = 0,
+        latent: bool = False,
+    ) -> float:  # fmt: skip
         """Time to launch a pass through ``copies`` equal layers [s].
 
         Parameters
@@ -104,19 +115,25 @@ class HostCost:
             Group of each collective call of the pass.
         experts
             Routed experts of a layer that the rank holds; 0: the layers have none.
+        latent
+            Whether its attention is over keys and values of low rank.
         """
         if not self.counted:
             return copies * self._value(self._per_layer) * sum(passes.values())
         forward = passes.get(Phase.FORWARD, 0.0) + passes.get(Phase.RECOMPUTE, 0.0)
         backward = (passes.get(Phase.BACKWARD, 0.0) + passes.get(Phase.WEIGHT_GRADIENT, 0.0)) / 2
-        counts = self.framework.operators_forward, self.framework.operators_backward
+        f = self.framework
+        counts = [f.operators_forward, f.operators_backward]
+        if latent:
+            counts[0] += f.operators_latent_forward
+            counts[1] += f.operators_latent_backward
+        each = 0.0
         if experts:
-            f = self.framework
-            counts = (
-                counts[0] + f.operators_routed_forward + experts * f.operators_per_expert_forward,
-                counts[1] + f.operators_routed_backward + experts * f.operators_per_expert_backward,
-            )
-        seconds = copies * (forward * counts[0] + backward * counts[1]) * self._value(self._operator)
+            counts[0] += f.operators_routed_forward + experts * f.operators_per_expert_forward
+            counts[1] += f.operators_routed_backward + experts * f.operators_per_expert_backward
+            if f.gemm_per_expert:  # two linears: a GEMM each forward, two backward
+                each = experts * (2.0 * forward + 4.0 * backward) * self._value(GROUP)
+        seconds = copies * ((forward * counts[0] + backward * counts[1]) * self._value(self._operator) + each)
         return seconds + sum(self._value(self._collective) + self.check(group) for group in groups)
 
     def check(self, group: CommGroup) -> float:

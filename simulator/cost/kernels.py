@@ -176,19 +176,21 @@ def grouped_gemm_flops(work: Work, sm_count: int) -> float:
 
     Each group's ``m / groups`` rows are rounded up to whole tiles, and all tiles to whole waves over ``sm_count``
     multiprocessors; the best of nine tile shapes counts, with groups of at most 16 rows also of tiles that high.
-    Without a known SM count only the padding does.
+    Without a known SM count only the padding does. The weight gradient of each group is a whole matrix, to which its
+    ``k / groups`` rows add.
     """
     if work.m <= 0 or work.n <= 0 or work.k <= 0:
         return work.flops
-    groups = max(1, min(work.groups, work.m))
-    rows = work.m / groups
+    split = work.operator == "weight_gradient"
+    groups = max(1, min(work.groups, work.k if split else work.m))
+    rows, depth = (work.m, work.k / groups) if split else (work.m / groups, work.k)
     best = math.inf
     for tm in (_SMALL_TILE, *_TILES) if rows <= _SMALL_TILE else _TILES:
         for tn in _TILES:
             tiles = groups * math.ceil(rows / tm) * math.ceil(work.n / tn)
             if sm_count > 0:
                 tiles = math.ceil(tiles / sm_count) * sm_count
-            best = min(best, 2.0 * tiles * tm * tn * work.k)
+            best = min(best, 2.0 * tiles * tm * tn * depth)
     return max(work.flops, best)
 
 

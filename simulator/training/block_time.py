@@ -31,7 +31,7 @@ from simulator.training.sustained import accumulated_share, sustained_share
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
-from simulator.workload.work import local_experts, work_of
+from simulator.workload.work import is_latent, local_experts, work_of
 
 __all__ = ["BlockPricer", "PhaseTime", "PricedOp", "combine"]
 
@@ -344,7 +344,7 @@ class BlockPricer:
             passes[Phase.RECOMPUTE] = min(1.0, again / max(1, len(block.forward)))
         groups = [self.layout.group(op.axis) for op in ops if op.kind is OpKind.COLLECTIVE]
         experts = next((local_experts(op, self.mesh) for op in block.forward if op.kind is OpKind.GROUPED_GEMM), 0)
-        return self.host.layer(passes, copies, groups, experts) + slices
+        return self.host.layer(passes, copies, groups, experts, is_latent(block)) + slices
 
     def _traffic(self, priced: Sequence[PricedOp]) -> dict[str, float]:
         moved = {"hbm": 0.0, "scale_up": 0.0, "scale_out": 0.0}

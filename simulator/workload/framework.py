@@ -46,7 +46,8 @@ class Framework:
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``; and
         those whose training passes over memory more often than a fused kernel: ``glu_halves`` (a gated activation on
-        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel;
+        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel),
+        ``latent_rotary`` (rotation and joins of latent attention, kernel by kernel;
         :mod:`simulator.workload.lowering_layout`).
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
@@ -161,8 +162,13 @@ class Framework:
         Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
     operators_routed_forward, operators_routed_backward
         The same of a layer with routed experts, beyond those of a dense one: router, dispatcher, grouped linears.
+    operators_latent_forward, operators_latent_backward
+        The same of a layer with latent attention: projections, slices and joins beyond those of one fused projection.
     operators_per_expert_forward, operators_per_expert_backward
-        And of every expert that the rank holds: a grouped linear may be a GEMM and a gradient per expert to the host.
+        And of every expert that the rank holds: a grouped linear may have a gradient per expert to the host.
+    gemm_per_expert
+        Whether a grouped linear is a GEMM per expert, each launched by itself, not one kernel over all
+        (``nvte_multi_stream_cublas_gemm`` of Transformer Engine).
     router_kernels_forward, router_kernels_backward
         Kernels of a mixture's router beside its product and its selections: so small that the launch is what they cost.
     router_selections
@@ -294,8 +300,11 @@ class Framework:
     operators_per_parameter: int = 0
     operators_routed_forward: int = 0
     operators_routed_backward: int = 0
+    operators_latent_forward: int = 0
+    operators_latent_backward: int = 0
     operators_per_expert_forward: int = 0
     operators_per_expert_backward: int = 0
+    gemm_per_expert: bool = False
     router_kernels_forward: int = 0
     router_kernels_backward: int = 0
     router_selections: int = 0

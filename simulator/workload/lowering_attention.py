@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulator.workload.lowering_index import lower_index
-from simulator.workload.lowering_layout import ATTENTION_LAYOUT, copied_context, copied_projection
+from simulator.workload.lowering_layout import (
+    ATTENTION_LAYOUT,
+    LATENT_ROTARY,
+    copied_context,
+    copied_projection,
+    unfused_latent_rotary,
+)
 from simulator.workload.model import AttentionSpec
 from simulator.workload.ops import AttentionShape, Dim, Op, OpKind, Phase, Tensor, TensorClass
 
@@ -255,9 +261,16 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     )
     expanded = Dim("heads", ((heads, spec.qk_nope_head_dim), (heads, spec.v_head_dim)))
     up = ctx.gemm(f"{name}.kv_b", normed, compressed, expanded)
-    keys = ctx.activation(f"{name}.keys", Dim("heads", ((heads, spec.head_dim),)))
-    join = ctx.elementwise(f"{name}.rotary", (up.writes[0], down.writes[0], query), (keys,), flops=3.0)
-    ops += [down, norm, up, join]
+    ops += [down, norm, up]
+    inputs: tuple[Tensor, ...]
+    if ctx.training and LATENT_ROTARY in ctx.framework.composite:
+        sizes = spec.qk_nope_head_dim, spec.qk_rope_head_dim, spec.v_head_dim
+        joins, inputs = unfused_latent_rotary(name, query, up.writes[0], down.writes[0], sizes, ctx)
+        ops += joins
+    else:
+        keys = ctx.activation(f"{name}.keys", Dim("heads", ((heads, spec.head_dim),)))
+        ops.append(ctx.elementwise(f"{name}.rotary", (up.writes[0], down.writes[0], query), (keys,), flops=3.0))
+        inputs = query, keys, up.writes[0]
     shape = AttentionShape(
         q_dim,
         q_dim,
@@ -268,7 +281,7 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
         spec.causal,
     )
     context = ctx.activation(f"{name}.context", Dim("heads", ((heads, spec.v_head_dim),)))
-    ops += _core(name, (query, keys, up.writes[0], *chosen), context, shape, ctx.sequence, ctx)
+    ops += _core(name, (*inputs, *chosen), context, shape, ctx.sequence, ctx)
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden)
     return [*ops, output], output.writes[0]
 

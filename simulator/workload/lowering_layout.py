@@ -15,9 +15,12 @@ from simulator.workload.ops import Dim, Op, Tensor
 if TYPE_CHECKING:
     from simulator.workload.lowering import LoweringContext
 
-__all__ = ["ATTENTION_LAYOUT", "GLU_HALVES", "copied_context", "copied_projection", "halved_activation"]
+__all__ = [
+    "ATTENTION_LAYOUT", "GLU_HALVES", "LATENT_ROTARY", "copied_context", "copied_projection", "halved_activation",
+    "unfused_latent_rotary",
+]  # fmt: skip
 
-ATTENTION_LAYOUT, GLU_HALVES = "attention_layout", "glu_halves"
+ATTENTION_LAYOUT, GLU_HALVES, LATENT_ROTARY = "attention_layout", "glu_halves", "latent_rotary"
 """Names in :attr:`~simulator.workload.framework.Framework.composite`."""
 
 _FREE_FORWARD = {"kernels": "0"}
@@ -76,3 +79,63 @@ def copied_context(name: str, context: Tensor, ctx: LoweringContext) -> list[Op]
         return []
     moved = replace(context, name=f"{name}.context.out")
     return [ctx.elementwise(f"{name}.context_transpose", (context,), (moved,), flops=0.0)]
+
+
+def unfused_latent_rotary(
+    name: str, query: Tensor, expanded: Tensor, compressed: Tensor, sizes: tuple[int, int, int], ctx: LoweringContext
+) -> tuple[list[Op], tuple[Tensor, Tensor, Tensor]]:
+    """Rotation of slices of queries and of the one key that all heads share, and the joins around them.
+
+    Of a query the rotated slice is put in order, multiplied by cosines, rotated by halves (negated, joined), multiplied
+    by sines, added and joined with nothing, each a kernel; then it is joined with the rest. The key is joined head by
+    head with the shared one, and values are copied out from beside the keys. Autograd fills zeros for each slice of the
+    query and adds (NVIDIA/Megatron-LM @003b4ce megatron/core/transformer/multi_latent_attention.py
+    qkv_up_proj_and_rope_apply, @00c51e1 megatron/core/models/common/embeddings/rope_utils.py
+    _apply_rotary_pos_emb_bshd). Its fused kernels are experimental: they raise an error unless that flag is given.
+
+    Parameters
+    ----------
+    query
+        Queries of all heads.
+    expanded
+        Keys without position and values of all heads.
+    compressed
+        What holds the shared key.
+    sizes
+        Head size of keys without position, with position, and of values.
+
+    Returns
+    -------
+    tuple
+        The Ops, and queries, keys and values as attention reads them.
+    """
+    plain, rotated, value = sizes
+    heads = query.dims[-1].parts[0][0]
+
+    def part(label: str, *widths: int) -> Tensor:
+        return ctx.activation(f"{name}.{label}", Dim("heads", tuple((heads, width) for width in widths)))
+
+    def several(label: str, count: int) -> tuple[Tensor, ...]:
+        return tuple(part(f"{label}{i}", rotated) for i in range(count))
+
+    def kernels(label: str, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], there: int, back: int) -> Op:
+        op = ctx.elementwise(f"{name}.{label}", reads, writes, flops=0.0)
+        return replace(op, tags={"kernels": str(there), "kernels_backward": str(back)})
+
+    rest, slice_ = part("query.plain", plain), part("query.slice", rotated)
+    turned, joined = several("turned", 7), part("query.out", plain, rotated)
+    keys, values, beside = part("keys", plain, rotated), part("values", value), part("values.beside", value)
+    unrotated, shared = part("keys.plain", plain), part("keys.slice", rotated)
+    ops = [
+        kernels("query.split", (query,), (rest, slice_), 0, 1),
+        # 14 passes over the slice, and as many by the backward of these kernels
+        kernels("query.rotary", (slice_, *turned[:6]), turned, 7, 7),
+        # 7 passes of the backward: what autograd fills with zeros for slices, and the sums of their gradients
+        kernels("query.slices", turned[:4], turned[4:], 0, 5),
+        kernels("query.join", (rest, turned[-1]), (joined,), 1, 0),
+        kernels("expanded.split", (expanded,), (unrotated, beside), 0, 1),
+        kernels("keys.expand", (compressed,), (shared,), 0, 1),
+        kernels("keys.join", (unrotated, compressed), (keys,), 1, 0),
+        kernels("values.copy", (beside,), (values,), 1, 0),
+    ]
+    return ops, (joined, keys, values)

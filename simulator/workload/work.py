@@ -6,9 +6,9 @@ import math
 
 from simulator.workload.lowering_mlp import experts_touched
 from simulator.workload.operators import EXPERTS, INDEX, SELECT, operator_of
-from simulator.workload.ops import Mesh, Op, OpKind, Phase, TensorClass, Work
+from simulator.workload.ops import Block, Mesh, Op, OpKind, Phase, TensorClass, Work
 
-__all__ = ["local_experts", "work_of"]
+__all__ = ["is_latent", "local_experts", "work_of"]
 
 _WIDE, _NARROW = ("bf16", "fp16"), ("fp8", "int8", "fp6", "fp4", "int4")
 _WEIGHTS = (TensorClass.PARAM, TensorClass.WORKSPACE)
@@ -101,6 +101,11 @@ def local_experts(op: Op, mesh: Mesh) -> int:
     """Experts of a grouped GEMM that one rank holds."""
     total = int(op.tags["experts"])
     return next((op.local(d, mesh) for t in (*op.reads, *op.writes) for d in t.dims if d.name == "experts"), total)
+
+
+def is_latent(block: Block) -> bool:
+    """Whether a layer projects keys and values up from a low rank."""
+    return any(op.name.endswith(".kv_b") for op in block.forward)
 
 
 def _bytes(op: Op, mesh: Mesh) -> float:

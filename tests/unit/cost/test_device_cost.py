@@ -290,3 +290,11 @@ def test_a_decode_reads_keys_and_values_besides_queries_and_outputs(heads: int, 
         kv_heads=kv_heads, head_dim=head_dim,
     )  # fmt: skip
     assert _kv_bytes(work) == pytest.approx(cache)
+
+
+def test_weight_gradients_of_groups_are_whole_matrices() -> None:
+    """Rows are what is summed over: tiles cover the matrix of each group, however few rows it has."""
+    rows, groups = 77, 20
+    gradient = replace(gemm(3072, 5120, rows, kind=OpKind.GROUPED_GEMM, groups=groups), k=groups * rows)
+    gradient = replace(gradient, operator="weight_gradient", flops=groups * gradient.flops)
+    assert grouped_gemm_flops(gradient, 0) == pytest.approx(gradient.flops)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from simulator.constants import Constant, Trust
-from simulator.cost.host import CHECK, CHECK_INSIDE, COLLECTIVE, OPERATOR, HostCost
+from simulator.cost.host import CHECK, CHECK_INSIDE, COLLECTIVE, GROUP, OPERATOR, HostCost
 from simulator.cost.network import CommGroup
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Phase
@@ -66,3 +66,24 @@ def test_a_framework_without_counts_has_a_time_per_layer_and_phase() -> None:
     assert host.layer({Phase.FORWARD: 1.0, Phase.RECOMPUTE: 0.5}, 4, [NODE, NODE]) == pytest.approx(6e-3)
     assert host.constants == (constant,)
     assert HostCost(Framework("none", "training")).layer(WHOLE, 1, [NODE]) == 0.0
+
+
+def test_an_expert_takes_its_operators_and_the_launch_of_its_gemms() -> None:
+    """Two linears: two GEMMs forward, two input gradients and two weight gradients."""
+    mixture = replace(COUNTED, operators_routed_forward=10, operators_per_expert_forward=2, gemm_per_expert=True)
+    forward, backward = {Phase.FORWARD: 1.0}, WHOLE
+    one, forty = (HostCost(mixture).layer(forward, 1, [], experts) for experts in (1, 40))
+    assert one == pytest.approx(62 * OPERATOR.value + 2 * GROUP.value)
+    assert forty - one == pytest.approx(39 * 2 * (OPERATOR.value + GROUP.value))
+    assert HostCost(mixture).layer(backward, 2, [], 40) == pytest.approx(2 * (80 * OPERATOR.value + 160 * GROUP.value))
+    assert HostCost(replace(mixture, gemm_per_expert=False)).layer(forward, 1, [], 1) == pytest.approx(
+        62 * OPERATOR.value
+    )
+    assert HostCost(mixture).layer(forward, 1, []) == pytest.approx(50 * OPERATOR.value)
+
+
+def test_latent_attention_takes_operators_of_its_own() -> None:
+    latent = HostCost(replace(COUNTED, operators_latent_forward=7, operators_latent_backward=9))
+    assert latent.layer({Phase.FORWARD: 1.0}, 3, [], latent=True) == pytest.approx(3 * 57 * OPERATOR.value)
+    assert latent.layer(WHOLE, 1, [], latent=True) == pytest.approx(89 * OPERATOR.value)
+    assert latent.layer(WHOLE, 1, []) == pytest.approx(80 * OPERATOR.value)

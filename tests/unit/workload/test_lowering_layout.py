@@ -9,7 +9,7 @@ import pytest
 from simulator.workload.autodiff import differentiate
 from simulator.workload.framework import Framework
 from simulator.workload.lowering import LoweringContext, lower_layer
-from simulator.workload.lowering_layout import ATTENTION_LAYOUT, GLU_HALVES
+from simulator.workload.lowering_layout import ATTENTION_LAYOUT, GLU_HALVES, LATENT_ROTARY
 from simulator.workload.model_files import load_model
 from simulator.workload.ops import Block, Op, OpKind
 from simulator.workload.work import work_of
@@ -70,3 +70,26 @@ def test_views_run_no_kernel_and_serving_copies_nothing() -> None:
     assert all(work_of(op, {}, 1).bytes == 0 for op in views)
     names = [op.name for op in layer(framework, training=False).forward]
     assert names == [op.name for op in layer(EAGER, training=False).forward]
+
+
+def test_latent_attention_rotates_slices_kernel_by_kernel() -> None:
+    """In slices of 64 of 128 heads, read or written.
+
+    Forward: the slice of the queries is put in order 2, times cosines 2, negated 1, joined 2, times sines 2, added 3,
+    joined with nothing 2; queries 3 + 3, keys 2 + 3 (the shared one comes from the cache), values 2 + 2. Backward: the
+    sines 2, negated 1, joined 2, cosines 2, summed 3, two slices filled with zeros and copied 4, summed 3, an empty
+    slice filled 1 and summed 3; queries 3 + 3, keys and values 4 + 4, the shared key summed over heads 1.
+    """
+    model = load_model("deepseek-v2")
+    fused, apart = (layer(replace(EAGER, composite=c), 1, True, "deepseek-v2") for c in ((), (LATENT_ROTARY,)))
+    piece = 2.0 * 128 * 64
+    small = 2.0 * (model.layers[0][0].attention.kv_lora_rank + 64)  # the compressed keys and values are read or written
+    assert moved(apart.forward) - moved(fused.forward, ".rotary") == pytest.approx((14 + 6 + 5 + 4) * piece + small)
+    assert moved(apart.backward) - moved(fused.backward, ".rotary") == pytest.approx((21 + 6 + 8 + 1) * piece + small)
+
+
+def test_latent_attention_keeps_queries_keys_and_values_apart() -> None:
+    """Rotated queries and keys of 192 per head and values of 128, instead of the projection that holds the values."""
+    fused, apart = (layer(replace(EAGER, composite=c), 1, True, "deepseek-v2") for c in ((), (LATENT_ROTARY,)))
+    less = sum(t.bytes() for t in fused.saved) - sum(t.bytes() for t in apart.saved)
+    assert less == pytest.approx(1024 * 2.0 * 128 * 128)
