@@ -157,6 +157,11 @@ class HostCost:
         return count * self._value(self._slice)
 
     @property
+    def behind_loss(self) -> float:
+        """Time from reading the loss of a micro-batch to the first kernel of its backward [s]."""
+        return self.framework.operators_behind_loss * self._value(self._operator)
+
+    @property
     def message(self) -> float:
         """Time that sender and receiver of a pipeline message spend on the host around it [s]."""
         return self._value(self._per_message)

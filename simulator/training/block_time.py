@@ -279,6 +279,8 @@ class BlockPricer:
             found = self._base._pass(block, name, ops) if self._base is not None else None
             if found is None or not self.unmoved(found.constants):
                 found = self._run(block, name, ops)
+                if block.name == "head" and name in ("backward", "input_gradient"):
+                    found = _behind(found, self.host.behind_loss)
             known = self._passes[key] = (block, found)
         return known[1]
 
@@ -359,6 +361,14 @@ class BlockPricer:
         if op.kind not in COMMUNICATION:
             return dict.fromkeys(links_of(op), moved) or {"hbm": moved}
         return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
+
+
+def _behind(found: PhaseTime, wait: float) -> PhaseTime:
+    """The pass after so many seconds in which the device has nothing to do."""
+    if not wait:
+        return found
+    parts = {**found.parts, "host": found.parts.get("host", 0.0) + wait}
+    return replace(found, seconds=found.seconds + wait, parts=parts)
 
 
 def _accumulates(op: Op) -> bool:

@@ -158,6 +158,9 @@ class Framework:
         Operators that a rank calls for one layer: from Python in the forward, from autograd and hooks in the backward;
         views and custom autograd functions count, collectives do not (:mod:`simulator.cost.host`). 0: not counted, the
         constant ``host_per_layer`` says it.
+    operators_behind_loss
+        Operators from the moment at which the host reads the loss of a micro-batch, as a check of it does, to the first
+        kernel of its backward, while nothing is queued on the device; 0: it never reads it.
     operators_per_parameter
         Operators per parameter tensor and step: zeroing, norm, copies between precisions, updates that are not fused.
     operators_routed_forward, operators_routed_backward
@@ -297,6 +300,7 @@ class Framework:
     small_max_num_seqs: int = 0
     operators_forward: int = 0
     operators_backward: int = 0
+    operators_behind_loss: int = 0
     operators_per_parameter: int = 0
     operators_routed_forward: int = 0
     operators_routed_backward: int = 0
