@@ -31,7 +31,7 @@ TOKENS = ("seq", ROUTED)
 class GatheredSlices:
     """Feed-forward layers cut over the ranks of data-parallel attention: gathered tokens in, a reduce-scatter behind.
 
-    ``expert_parallel`` equals ``data_parallel`` and says over how many ranks; no rank has an expert whole. Each computes
+    ``expert_parallel`` equals ``data_parallel`` and says over how many ranks; no rank has an expert whole. Each takes
     1/n of the width for the tokens of all n, as plain tensor parallelism does: where few tokens come to every expert,
     more experts are touched on a rank than if it had 1/n of them whole. Per layer, gather and reduce-scatter move
     2·(n − 1)/n·tokens·h numbers per rank, with n times the tokens of one.
