@@ -1,7 +1,6 @@
-"""What attention over chosen tokens reaches in an engine's own kernels, and what its decode takes beyond the kernels that
-are counted, on Hopper: ``sparse_share_hopper`` and ``sparse_decode_hopper`` of workloads/frameworks/*.yaml. And what a
-decode of dense latent attention takes beyond: ``latent_decode_hopper``. From timings of aiconfigurator-core (extra
-``measured``).
+"""What attention over chosen tokens reaches in an engine's own kernels on Hopper, and what decodes take beyond those
+that are counted: ``sparse_share_hopper``, ``sparse_decode_hopper`` and, of dense latent attention,
+``latent_decode_hopper`` of workloads/frameworks/*.yaml, from timings of aiconfigurator-core (extra ``measured``).
 
 Timed: everything from the input of the first projection to the output of the last, DeepSeek-V3.2 and DeepSeek-V3 with
 16 and 128 heads on a GPU, fp8 weights in blocks, a cache in 16 bits. The share is that of the slope between 512 and
