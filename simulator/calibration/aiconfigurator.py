@@ -218,17 +218,26 @@ class LatentTiming(NamedTuple):
     seconds: float
 
 
-def read_latent_decodes(device: str, engine: str) -> list[LatentTiming]:
+def read_latent_decodes(device: str, engine: str, *, sparse: bool = False) -> list[LatentTiming]:
     """Decodes of DeepSeek's attention with fp8 weights in blocks as ``engine`` was timed; empty without any.
+
+    Parameters
+    ----------
+    sparse
+        DeepSeek-V3.2's, indexer included, instead of DeepSeek-V3's.
 
     Raises
     ------
     ConfigError
         If the package or the device is not there.
     """
-    table = _table(device, "mla", engine, "mla_generation_module_perf.parquet")
+    kind, name = ("sparse_attention", "dsa") if sparse else ("mla", "mla")
+    table = _table(device, kind, engine, f"{name}_generation_module_perf.parquet")
     if table is None:
         return []
+    if sparse:
+        whole = table["op_name"] == "dsa_generation_module"
+        table = table[whole & table["model"].str.endswith("DeepSeek-V3.2")]
     table = table[(table["gemm_type"] == "fp8_block") & (table["latency"] > 0)]
     names = ("batch_size", "isl", "step", "num_heads", "kv_cache_dtype", "latency")
     return [

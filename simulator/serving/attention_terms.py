@@ -9,6 +9,7 @@ from typing import Protocol
 
 from simulator.cost.device import DeviceCost
 from simulator.cost.kernels import LATENT_DECODE
+from simulator.cost.sparse_attention import own_constant
 from simulator.registry import lookup
 from simulator.strategies.decode_attention.kernels import Grid
 from simulator.strategies.protocols import BatchShape
@@ -93,7 +94,8 @@ class SoftmaxTerm:
         probe = self._decode_work(1, TEMPLATE_CONTEXT)
         self._constant, self._per_sequence, self._per_token = self.device.decode_attention_coefficients(probe)
         used = list[str]()
-        self._around = self.device.shared(LATENT_DECODE, used) if self.spec.kind == "latent" else 0.0
+        around = own_constant(self.device, "latent_decode") or LATENT_DECODE
+        self._around = self.device.shared(around, used) if self.spec.kind == "latent" else 0.0
         self._constant += self._around
         first = self.device.price(self._prefill_work(64, 0))
         self.constants = frozenset((*used, *first.constants, *self.device.price(probe).constants))

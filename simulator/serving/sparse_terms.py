@@ -52,9 +52,9 @@ class SparseTerm:
         self._by_dense = framework is not None and framework.sparse_decode == "dense"
         self._rates = sparse_rates(device, used)
         self.constants = self.dense.constants | frozenset(used)
-        heads = padded_heads(self.dense.heads, device.accelerator.architecture)
+        self._blocks, heads = padded_heads(self.dense.heads, device.accelerator.architecture)
         self._pair = 2.0 * (2 * spec.kv_lora_rank + spec.qk_rope_head_dim)
-        self._token_seconds = spec.index_topk * heads * self._pair / self._rates.flops
+        self._block_seconds = spec.index_topk * heads * self._pair / self._rates.flops
         self._score_flops = 2.0 * spec.index_n_heads * spec.index_head_dim
         self._key_bytes = float(index_bytes(spec))
         self.kv_bytes_per_token = self.dense.kv_bytes_per_token + self._key_bytes
@@ -78,13 +78,13 @@ class SparseTerm:
         moved = self._key_bytes + SCORE_BYTES * queries
         per_row = max(moved / self._rates.bytes, queries * self._score_flops / self._rates.scores)
         seconds += KERNELS * self._rates.launch + per_row * context + decodes * queries * self._rates.selection
-        return seconds, growth + per_row * decodes, holds
+        return seconds + self._rates.around, growth + per_row * decodes, holds
 
     def _attend(self, decodes: int, context: float) -> tuple[float, float, int]:
         if self._by_dense:
             return self.dense.decode(decodes, context)
         rows, growth, holds = self.dense.attended(decodes, context)
-        compute = decodes * self.dense.queries * self._token_seconds
+        compute = self._rates.rounded(decodes * self.dense.queries * self._blocks) * self._block_seconds
         per_row = self.dense.kv_bytes_per_token / self._rates.bytes
         if per_row * rows >= compute:
             return self._rates.launch + per_row * rows, per_row * growth, holds
@@ -103,7 +103,7 @@ class SparseTerm:
         rates, total = self._rates, (1 + KERNELS) * self._rates.launch
         for work, scored in (self._prompt(*chunk) for chunk in chunks):
             tokens = work.q_len
-            total += max(tokens * self._token_seconds, work.bytes / rates.bytes)
+            total += max(tokens * self._blocks * self._block_seconds, work.bytes / rates.bytes)
             total += max(scored.flops / rates.scores, scored.bytes / rates.bytes) + tokens * rates.selection
         return total
 

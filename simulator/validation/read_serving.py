@@ -311,8 +311,11 @@ def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Pla
         ranks = max(dp, int(entry.get("tp") or 1))
         if devices % ranks:
             raise IncompleteError(f"data-parallel attention over {ranks} of {devices} accelerators")
-        assumed.append(f"data-parallel attention, experts whole over the {ranks} ranks")
-        return Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision), devices // ranks, assumed
+        whole = ep > 1 or "expert-parallel" in options
+        assumed.append(f"data-parallel attention, experts {'whole' if whole else 'in slices'} over the {ranks} ranks")
+        kind = () if whole else (("expert", "gathered-slices"),)
+        plan = Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision, options=kind)
+        return plan, devices // ranks, assumed
     tp = int(entry.get("tp") or 0)
     if not tp:
         tp = devices // (pp * dp)

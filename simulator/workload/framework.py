@@ -228,7 +228,9 @@ class Framework:
         engine multiplies vectors, ``unpack_bytes`` [B] most that it reads and writes per clock where weights in blocks
         are written out for a library, ``cache_bytes`` [B] that it reads and writes per clock in a pass over activations
         which the cache holds, ``index_per_row`` [s] time of the kernels that number the rows of a mixture by
-        expert, per row.
+        expert, per row. Of its own kernels on Hopper: ``latent_decode_hopper`` and ``sparse_decode_hopper`` [s] that a
+        layer's decode of latent attention takes beyond what is counted, dense and over chosen tokens,
+        ``sparse_share_hopper`` share of the 16-bit rate that attention over chosen tokens reaches.
     """
 
     name: str

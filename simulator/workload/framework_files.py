@@ -34,6 +34,7 @@ CONSTANTS = {
     "gemm_share_fp16": "ratio", "gemm_share_int8": "ratio", "gemm_share_unpacked": "ratio", "vector_bytes": "data",
     "unpack_bytes": "data", "cache_bytes": "data",
     "index_per_row": "time", "front_end_tokenizers": "ratio",
+    "latent_decode_hopper": "time", "sparse_decode_hopper": "time", "sparse_share_hopper": "ratio",
 }  # fmt: skip
 """Constants a framework may have, with their dimension; each needs value, sigma, trust and source."""
 

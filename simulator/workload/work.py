@@ -123,5 +123,6 @@ def _touched_share(op: Op, mesh: Mesh) -> float:
     """Share of the experts that at least one token selects."""
     experts, per_token = int(op.tags["experts"]), int(op.tags["per_token"])
     routed = next((op.local(d, mesh) for d in op.flop_dims if d.name == "routed"), 0)
-    tokens = routed * mesh.get("ep", 1) // max(1, per_token)
+    spread = any(("experts", "ep") in t.sharding for t in op.reads)  # whole experts have rows of every rank
+    tokens = routed * (mesh.get("ep", 1) if spread else 1) // max(1, per_token)
     return experts_touched(experts, per_token, tokens, float(op.tags["routing"])) / experts

@@ -83,6 +83,8 @@ FLAGS = (
     *(Flag(n, kind=None) for n in ("--enable-dp-attention", "--disable-radix-cache", "--enable-mixed-chunk")),
 )
 _MIXED, _FIRST, _LONGEST = "chunked-prefill", "prefill-first", "cache-aware"
+SLICES = "gathered-slices"
+"""Experts of data-parallel attention without ``--expert-parallel-size``."""
 
 
 def write(setup: Setup) -> Written:
@@ -95,10 +97,12 @@ def write(setup: Setup) -> Written:
     if data > 1:
         written.add("--data-parallel-size", data)
         written.add("--enable-dp-attention")
-    if expert > 1:
+    kind = setup.get("deployment.plan.options.expert")
+    sliced = kind == SLICES and tensor == 1 and expert == data
+    if expert > 1 and not sliced:
         written.add("--expert-parallel-size", expert)
-        if setup.get("deployment.plan.options.expert") == "tensor-ranks" and data == 1 and expert == tensor:
-            written.said.add("deployment.plan.options.expert")
+    if sliced or (kind == "tensor-ranks" and data == 1 and expert == tensor):
+        written.said.add("deployment.plan.options.expert")
     if setup.nodes > 1:
         written.add("--nnodes", setup.nodes)
         written.notes.append("on every node add --node-rank and --dist-init-addr")
@@ -132,6 +136,8 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     if "--enable-dp-attention" in given:
         values["deployment.plan.tensor_parallel"] = max(1, tensor // data)
         values["deployment.plan.data_parallel"] = data
+        if expert == 1 and tensor == data > 1:
+            values |= {"deployment.plan.expert_parallel": data, "deployment.plan.options.expert": SLICES}
     else:
         values["deployment.plan.tensor_parallel"] = tensor
         values["deployment.replicas"] = data

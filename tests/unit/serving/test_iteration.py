@@ -38,6 +38,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "model": "qwen3-30b-a3b",
         "plan": Plan(tensor_parallel=4, expert_parallel=4, options=(("expert", "tensor-ranks"),)),
     },
+    "sliced-experts": {
+        "model": "qwen3-30b-a3b",
+        "plan": Plan(data_parallel=8, expert_parallel=8, options=(("expert", "gathered-slices"),)),
+    },
     "recurrent": {"model": "jamba-v0.1", "plan": Plan(tensor_parallel=8)},
     "fp8": {"plan": Plan(precision="fp8"), "kv_dtype": "fp8"},
     "verification": {"queries": 5},
