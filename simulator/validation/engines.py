@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from simulator.errors import ConfigError
 from simulator.units import parse_quantity
+from simulator.validation.model_names import shipped_name
 from simulator.validation.models import IncompleteError
+from simulator.validation.records import sections, whole
 from simulator.workload.framework import Framework
 from simulator.workload.framework_files import load_framework
 from simulator.workload.model import ModelSpec
@@ -66,37 +69,48 @@ def precision_of_weights(words: str) -> str:
     return found
 
 
-def served_model(name: str, dims: dict[str, object] | None, variant: str = "") -> ModelSpec:
+def served_model(name: str, dims: Mapping[str, object] | None, variant: str = "") -> ModelSpec:
     """The shipped model of its variant's or its own name, or one with the dimensions the file carries.
+
+    The file's own dimensions count where it has a name for another model.
 
     Raises
     ------
     IncompleteError
         If neither is there.
     """
-    for candidate in (*([variant.lower()] if variant else []), name, re.sub(r"([a-z])(\d)", r"\1-\2", name, count=1)):
-        try:
-            return load_model(candidate)
-        except ConfigError:
-            continue
+    for words in (variant, name):
+        if words and (shipped := shipped_name(words)):
+            model = load_model(shipped)
+            if not dims or _same_size(model, dims):
+                return model
     if not dims:
         raise IncompleteError(f"the dimensions of '{name}' are not known")
     from simulator.validation.models import model_of
 
+    sections({"dimensions": dims}, ("dimensions",))
     return model_of({**_training_names(dims), "name": name})
 
 
-def _training_names(dims: dict[str, object]) -> dict[str, object]:
+def _same_size(model: ModelSpec, dims: Mapping[str, object]) -> bool:
+    """Whether dimensions of a file are those of a model, as far as they go."""
+    said = {"layers": model.num_hidden_layers, "hidden": model.hidden_size}
+    return all(str(dims.get(k) or v) == str(v) for k, v in said.items())
+
+
+def _training_names(dims: Mapping[str, object]) -> dict[str, object]:
     found = dict(dims)
     found["ffn_hidden"] = dims.get("ffn") or dims.get("dense_ffn")
     found["mlp"] = "swiglu" if dims.get("ffn_matrices", 3) == 3 else "gelu"
     found["tied_embeddings"], found["family"] = dims.get("tied"), "llama" if found["mlp"] == "swiglu" else "opt"
     if dims.get("experts"):
-        found["moe"] = {k: dims[k] for k in ("experts", "top_k", "expert_ffn", "shared_experts")}
-        found["dense_layers"] = int(str(dims["layers"])) - int(str(dims["moe_layers"]))
-    if isinstance(dims.get("mla"), dict):
+        found["moe"] = {k: dims.get(k) for k in ("experts", "top_k", "expert_ffn", "shared_experts")}
+        [layers], [sparse] = whole(dims, "layers"), whole(dims, "moe_layers", default=whole(dims, "layers")[0])
+        found["dense_layers"] = layers - sparse
+    latent = dims.get("mla")
+    if isinstance(latent, Mapping):
         names = {"q_lora": "q_lora", "kv_lora": "kv_lora", "rope": "qk_rope", "nope": "qk_nope", "v": "v_head"}
-        found["mla"] = {names[k]: v for k, v in dict(dims["mla"]).items()}  # type: ignore[call-overload]
+        found["mla"] = {names.get(k, k): v for k, v in latent.items()}
     return found
 
 

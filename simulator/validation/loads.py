@@ -7,6 +7,7 @@ that was not in force.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +31,10 @@ CHAT = "sharegpt"
 
 def number(workload: Mapping[str, Any], key: str) -> float:
     """A stated figure or mean, 0 if there is none."""
-    value = workload.get(key, workload.get(f"{key}_mean"))
-    return float(value) if isinstance(value, int | float) else 0.0
+    value = workload.get(key) or workload.get(f"{key}_mean")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
 
 
 def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[str]]:
@@ -46,16 +49,17 @@ def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], l
     lengths = {k: number(workload, k) for k in ("isl", "osl")}
     if missing := [k for k, v in lengths.items() if not v]:
         raise IncompleteError(f"{', '.join(missing)} not stated")
-    rate = workload.get("rate_rps")
-    if kind == "online" and not isinstance(rate, int | float):
+    rate = number(workload, "rate_rps")
+    if kind == "online" and not rate:
         raise IncompleteError("rate of requests not stated")
-    if kind == "closed_loop" and not workload.get("conc"):
+    if kind == "closed_loop" and not number(workload, "conc"):
         raise IncompleteError("concurrency not stated")
-    count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
-    assumed = [] if workload.get("num_requests") else [f"{count} requests"]
+    sent, concurrency = (int(number(workload, k)) for k in ("num_requests", "conc"))
+    # A closed loop of more clients than requests would never be full.
+    count = sent or max(OFFLINE_REQUESTS, concurrency)
+    assumed = [] if sent else [f"{count} requests"]
     law, spread, words = _law(workload, lengths)
     assumed.append(words)
-    concurrency = int(workload.get("conc") or 0)
     inside = _in_system(entry, count, lengths["osl"])
     if kind == "closed_loop" and inside > SLACK * concurrency:
         assumed.append(f"all at once: by Little's law {inside:.0f} requests were there, not {concurrency}")
@@ -66,7 +70,7 @@ def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], l
         "spread": spread,
         "like": law,
         "concurrency": concurrency,
-        "rate": float(rate or 0.0),
+        "rate": rate,
         "offline": kind == "offline_max_load",
     }
     return kind, settings, assumed

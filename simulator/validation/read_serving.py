@@ -6,6 +6,7 @@ the entry does not state, are listed with the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
-from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.hardware import cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
 from simulator.validation.loads import LOADED, load_of, number
@@ -23,6 +24,7 @@ from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
 from simulator.validation.published_doubts import doubts_of
 from simulator.validation.published_launches import CHAT_SOURCES, as_launched
+from simulator.validation.records import read_each, sections, stated, whole
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
 from simulator.workload.plan import Plan
@@ -69,23 +71,26 @@ DECODE_POINTS = ((1, 512), (16, 512), (128, 512))
 
 def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
     """Every entry of the file."""
-    reading, copied = Reading(), _copied(data["entries"])
-    for entry in data["entries"]:
-        try:
-            case = _entry_case(entry, data["models"], file)
-            if case.id in copied:
-                case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
-            reading.cases.append(_contradicted(case))
-        except (IncompleteError, UnknownHardwareError) as error:
-            skipped = Skipped(
-                str(entry["id"]),
-                file,
-                str(entry.get("split", "")),
-                str(entry["source"]),
-                str(entry["workload"].get("kind")),
-                str(error),
-            )
-            reading.skipped.append(skipped)
+    reading, entries, models = Reading(), data["entries"] or (), data["models"] or {}
+    copied = _copied([e for e in entries if isinstance(e, Mapping)])
+
+    def make(entry: Mapping[str, Any]) -> Case:
+        sections(entry, ("workload", "metrics"))
+        if not stated(entry.get("id")):
+            raise IncompleteError("id not stated")
+        case = _entry_case({"source": file, **entry}, models, file)
+        if case.id in copied:
+            case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
+        return _contradicted(case)
+
+    def skipped(entry: object, reason: str) -> Skipped:
+        known = entry if isinstance(entry, Mapping) else {}
+        workload = known.get("workload")
+        kind = workload.get("kind") if isinstance(workload, Mapping) else None
+        words = (str(known.get("id")), file, str(known.get("split", "")), str(known.get("source", file)), str(kind))
+        return Skipped(*words, reason)
+
+    read_each(reading, entries, make, skipped)
     return reading
 
 
@@ -94,13 +99,14 @@ def _copied(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     is a copy. Id → the others."""
     same: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for entry in entries:
-        figures = tuple(sorted((k, str(v)) for k, v in (entry.get("metrics") or {}).items()))
+        metrics = entry.get("metrics")
+        figures = tuple(sorted((k, str(v)) for k, v in metrics.items())) if isinstance(metrics, Mapping) else ()
         if len(figures) >= COPIED_FIGURES:
-            same.setdefault((entry["source"], figures), []).append(entry)
+            same.setdefault((str(entry.get("source")), figures), []).append(entry)
     found: dict[str, str] = {}
     for alike in same.values():
-        if len({entry["gpu"] for entry in alike}) > 1:
-            found |= {str(e["id"]): ", ".join(str(o["id"]) for o in alike if o is not e) for e in alike}
+        if len({str(entry.get("gpu")) for entry in alike}) > 1:
+            found |= {str(e.get("id")): ", ".join(str(o.get("id")) for o in alike if o is not e) for e in alike}
     return found
 
 
@@ -123,11 +129,12 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         raise IncompleteError("page heading and command name different models")
     told = entry.get("gpu")
     entry, mended = as_launched(entry)
-    for key in ("model", "gpu", "engine", "dtype"):
-        if not entry.get(key):
-            raise IncompleteError(f"{key} not stated")
-    if not entry.get("n"):
+    if missing := [key for key in ("model", "gpu", "engine", "dtype") if not stated(entry.get(key))]:
+        raise IncompleteError(f"{', '.join(missing)} not stated")
+    if not stated(entry.get("n")):
         raise IncompleteError("number of accelerators not stated")
+    degrees = ("n", "tp", "pp", "dp", "ep")
+    entry = {**entry, **dict(zip(degrees, whole(entry, *degrees, default=0), strict=True))}
     # A card told from the run's own figures cannot be scored by them.
     grade = _grade(str(entry.get("verified", ""))) if entry["gpu"] == told else "C"
     if (planned := block_case(entry, file, grade)) is not None:
@@ -186,7 +193,9 @@ def _what(
 def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
     found = []
     for key, value in entry["metrics"].items():
-        if not isinstance(value, int | float) or (key == "e2e_ms" and _stopped_early(entry)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            continue
+        if key == "e2e_ms" and _stopped_early(entry):
             continue
         if key in SECONDS:
             kind, quantity = SECONDS[key]
