@@ -17,16 +17,29 @@ from simulator.workload.model_files import load_model
 
 __all__ = ["engine_of", "launch_options", "precision_of_weights", "served_model"]
 
-ENGINES = (
-    (r"vllm \(?2023|vllm v?0\.[1-4]\b", "vllm-0.2"), (r"vllm v?0\.5\b", "vllm-0.5"), (r"vllm v?0\.[67]\b", "vllm-0.6"),
-    (r"vllm v?0\.(8|9|10|11)\b.*async", "vllm-0.10-async"),
-    (r"vllm v?0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
-    (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
-    (r"(tensorrt-?llm|trtllm) v?1\.[2-9]", "tensorrt-llm-1.2"), (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
-    (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
-    (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"), (r"deepseek production", "sglang-0.4"),
+Version = tuple[int, int]
+
+ENGINES: tuple[tuple[str, str, tuple[tuple[Version, str], ...]], ...] = (
+    (r"vllm", "vllm-latest", (((0, 1), "vllm-0.2"), ((0, 5), "vllm-0.5"), ((0, 6), "vllm-0.6"), ((0, 8), "vllm-0.10"),
+                              ((0, 13), "vllm-latest"))),
+    (r"sglang", "sglang-0.4", ()),
+    (r"tensorrt.?llm|trt.?llm", "tensorrt-llm-1.0", (((0, 1), "tensorrt-llm-0.20"), ((1, 0), "tensorrt-llm-1.0"),
+                                                     ((1, 2), "tensorrt-llm-1.2"))),
+    (r"fastertransformer|swifttransformer|distserve", "fastertransformer", ()),
+    (r"llama\.?cpp|ollama|llamafile", "llama-cpp", ()),
+    (r"mindie", "vllm-0.10", ()),
+    (r"neuronx|nxd", "neuronx", ()),
+    (r"deepseek production", "sglang-0.4", ()),
+    (r"text.generation.inference|\btgi\b|deepspeed.(mii|fastgen)|lightllm|sarathi", "vllm-0.6", ()),
+    (r"lmdeploy|turbomind", "tensorrt-llm-0.20", ()),
 )  # fmt: skip
-"""Words in an engine's name → preset; the first match counts."""
+"""Words in an engine's name → preset where no version is stated → presets by the version from which each stands; the
+first match counts, and a version between two takes the older. TGI, DeepSpeed-FastGen, LightLLM and Sarathi-Serve drive
+paged kernels of vLLM's kind from Python; LMDeploy's TurboMind descends from FasterTransformer, its paged batches driven
+from C++ as TensorRT-LLM's are."""
+
+YEARS: dict[str, Version] = {"2023": (0, 2), "2024": (0, 6), "2025": (0, 10)}
+"""A year instead of a version, of vLLM."""
 
 PRECISIONS = (
     (r"mxfp4", "mxfp4"), (r"nvfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
@@ -35,7 +48,7 @@ PRECISIONS = (
 
 
 def engine_of(name: str) -> tuple[Framework, list[str]]:
-    """The preset of an engine, and what was assumed.
+    """The preset of an engine, the nearest known version of it, and what was assumed.
 
     Raises
     ------
@@ -43,13 +56,27 @@ def engine_of(name: str) -> tuple[Framework, list[str]]:
         If no preset describes it.
     """
     words = name.lower()
-    for pattern, preset in ENGINES:
-        if re.search(pattern, words):
-            try:
-                return load_framework(preset), [f"engine {preset} for '{name}'"]
-            except ConfigError as error:
-                raise IncompleteError(f"no preset of the engine '{name}'") from error
-    raise IncompleteError(f"no preset of the engine '{name}'")
+    for pattern, unstated, presets in ENGINES:
+        if match := re.search(pattern, words):
+            break
+    else:
+        raise IncompleteError(f"no preset of the engine '{name}'")
+    version, preset = _version(words[match.end() :]), unstated
+    if version is not None and presets:
+        preset = next((p for first, p in reversed(presets) if version >= first), presets[0][1])
+    if preset == "vllm-0.10" and "async" in words and version is not None and version < (0, 12):
+        preset = "vllm-0.10-async"
+    try:
+        return load_framework(preset), [f"engine {preset} for '{name}'"]
+    except ConfigError as error:
+        raise IncompleteError(f"no preset of the engine '{name}'") from error
+
+
+def _version(words: str) -> Version | None:
+    """Major and minor version behind an engine's name, however they are set off; of a year where there is none."""
+    if match := re.match(r"[^\d]*?v?(\d+)\.(\d+)", words):
+        return int(match[1]), int(match[2])
+    return next((version for year, version in YEARS.items() if year in words), None)
 
 
 def precision_of_weights(words: str) -> str:

@@ -18,16 +18,17 @@ __all__ = ["FRAMEWORKS", "framework_of", "plan_of", "precision_of"]
 FRAMEWORKS = (
     (r"mlperf|nemo|megatron-bridge|nemotron", "nemo-24.07"),
     (r"moe-modelzoo|moe zoo|megatron.?core|aceso|megascale|simumax|moonlight", "megatron-core-0.8"),
-    (r"zero.?bubble", "megatron-lm-2023"),
-    (r"korthikanti", "megatron-lm-2022"),
+    (r"zero.?bubble|megatron.*2023", "megatron-lm-2023"),
+    (r"korthikanti|megatron.*2022", "megatron-lm-2022"),
     (r"narayanan|megatron.*(2020|2021|sc21)|fp8-lm", "megatron-lm-2021"),
     (r"mosaic|llm-foundry", "llm-foundry-0.3"),
     (r"internevo|internlm", "internevo"),
     (r"fms|ibm", "fms-fsdp"),
     (r"torchtitan|llama.?3|imec|rapid", "torchtitan-0.1"),
     (r"nanotron.2024", "nanotron-2024"),
-    (r"nanotron", "nanotron"),
-    (r"deepspeed|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
+    (r"nanotron|picotron", "nanotron"),
+    (r"megatron(?!.deepspeed)", "megatron-core-0.8"),
+    (r"deepspeed|colossal|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
 )
 """Words in the name of a source → the framework that ran; the first match counts."""
 

@@ -135,8 +135,7 @@ def _engine_case(
     """The deployment of one kind of engine, without figures."""
     # The scripts that were read launch one engine; of prompts and tokens apart none was.
     launch = PLAIN if engine.stage else recipe(model, row["backend"], row, engine.ranks, engine.dp)
-    version = row["backend_version"] or row.get("image", "")
-    words = f"{row['backend']} {version}" if row["backend_version"] or not launch.engine else launch.engine
+    words = _engine_words(row) if row.get("backend_version") or not launch.engine else launch.engine
     entry = {
         "id": row["id"], "split": row.get("split") or "dev", "source": SOURCE, "model": model, "engine": words,
         "gpu": row["system"], "n": engine.ranks * engine.workers, "tp": engine.tp, "pp": engine.pp, "dp": engine.dp,
@@ -148,6 +147,21 @@ def _engine_case(
         sweep="|".join(row[k] for k in keys), launch=launch,
     )  # fmt: skip
     return case, launch
+
+
+DYNAMO = {
+    "0.6": "1.1.0rc5", "0.7": "1.2.0rc3", "0.8": "1.2.0rc6", "0.9": "1.3.0rc1", "1.0": "1.3.0rc5", "1.1": "1.3.0rc11",
+    "1.2": "1.3.0rc14", "1.3": "1.3.0rc19",
+}  # fmt: skip
+"""Release of Dynamo → TensorRT-LLM in its image (docs.nvidia.com/dynamo/resources/support-matrix)."""
+
+
+def _engine_words(row: Row) -> str:
+    """Engine and version; an image of Dynamo is tagged with Dynamo's version, not with the engine's."""
+    version, image = row.get("backend_version") or row.get("image", ""), row.get("image", "")
+    if tag := re.search(r"ai-dynamo/tensorrtllm-runtime:(\d+\.\d+)", image):
+        version = DYNAMO.get(tag[1], version)
+    return f"{row['backend']} {version}"
 
 
 def _engines(row: Row) -> list[_Engine]:
