@@ -56,12 +56,10 @@ def engine_of(name: str) -> tuple[Framework, list[str]]:
         If no preset describes it.
     """
     words = name.lower()
-    for pattern, unstated, presets in ENGINES:
-        if match := re.search(pattern, words):
-            break
-    else:
+    match, preset, presets = _engine(words)
+    if match is None:
         raise IncompleteError(f"no preset of the engine '{name}'")
-    version, preset = _version(words[match.end() :]), unstated
+    version = _version(words[match.end() :])
     if version is not None and presets:
         preset = next((p for first, p in reversed(presets) if version >= first), presets[0][1])
     if preset == "vllm-0.10" and "async" in words and version is not None and version < (0, 12):
@@ -70,6 +68,14 @@ def engine_of(name: str) -> tuple[Framework, list[str]]:
         return load_framework(preset), [f"engine {preset} for '{name}'"]
     except ConfigError as error:
         raise IncompleteError(f"no preset of the engine '{name}'") from error
+
+
+def _engine(words: str) -> tuple[re.Match[str] | None, str, tuple[tuple[Version, str], ...]]:
+    """Where an engine is named, its preset where no version is, and its presets by version."""
+    for pattern, unstated, presets in ENGINES:
+        if match := re.search(pattern, words):
+            return match, unstated, presets
+    return None, "", ()
 
 
 def _version(words: str) -> Version | None:
