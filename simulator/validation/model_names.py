@@ -26,8 +26,11 @@ FORMATS = frozenset(
 )  # fmt: skip
 """Words for its number format."""
 
-DATED = re.compile(r"v0(\.\d+)?|(19|20)?\d{2}[01]\d([0-3]\d)?|20\d\d")
-"""``v0.3``, ``2507``, ``0528``, ``20250115``, ``2025``: releases of the same dimensions."""
+DATED = re.compile(r"v0(\.\d+)?|\d{4}|\d{6}|\d{8}")
+"""``v0.3``, ``2507``, ``0528``, ``20250115``: releases of the same dimensions."""
+
+REMADE = re.compile(r"\bi?q\d_\w+|(?<=fp[48])-v\d\b")
+"""``Q4_K_M`` and the second try of a quantisation (``FP4-v2``)."""
 
 
 def shipped_name(words: str) -> str:
@@ -36,7 +39,8 @@ def shipped_name(words: str) -> str:
     A name in full wins over one whose words for tuning, format and date are left out, so that ``t5-base`` stays.
     """
     last = words.strip().rstrip("/").split("/")[-1]
-    kept = [w for w in re.split(r"[\s_:()-]+", last.lower()) if w and not _said_besides(w)]
+    words_of = re.split(r"[\s_:()-]+|\.(?=[a-z])", REMADE.sub("", last.lower()))
+    kept = [w for w in words_of if w and not _said_besides(w)]
     for candidate in (words, last, "-".join(kept)):
         if found := _known().get(_key(candidate)):
             return found
