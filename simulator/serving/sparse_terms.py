@@ -128,7 +128,10 @@ class SparseTerm:
         dtype = "fp8" if "fp8" in self.dense.device.accelerator.peak_flops else "bf16"
         queries = tokens * self.dense.spec.index_n_heads * self.dense.spec.index_head_dim
         return Work(
-            OpKind.ATTENTION, dtype, pairs * self._score_flops, keys * self._key_bytes + self._score_bytes * pairs + queries
+            OpKind.ATTENTION,
+            dtype,
+            pairs * self._score_flops,
+            keys * self._key_bytes + self._score_bytes * pairs + queries,
         )
 
     # -- what a batch does -------------------------------------------------------------------------------------------

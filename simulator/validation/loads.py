@@ -14,7 +14,7 @@ from typing import Any
 from simulator.validation.models import IncompleteError
 from simulator.workload.requests.files import load_workload
 
-__all__ = ["LOADED", "load_of", "number"]
+__all__ = ["LOADED", "idle_clients", "load_of", "number"]
 
 LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
 OFFLINE_REQUESTS = 1000
@@ -74,6 +74,28 @@ def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], l
         "offline": kind == "offline_max_load",
     }
     return kind, settings, assumed
+
+
+LONGEST = 6
+"""No request of a closed loop takes longer than so many mean ones, when the run ends with the last of them."""
+
+
+def idle_clients(entry: Mapping[str, Any]) -> str:
+    """Why a closed loop was not in force: its own times leave the clients without a request for most of the run.
+
+    ``count`` requests of mean time R over ``clients`` places last no longer than count · R / clients and the longest
+    request behind. Where the run took longer, the clients were busy otherwise: one that falls behind on reading answers
+    (guidellm with 512 of them, in GPUStack's pages of 2026) stamps tokens late and sends late, and the figures are its
+    own. ``""`` where the entry is consistent or does not say enough.
+    """
+    workload = entry["workload"]
+    clients, count = number(workload, "conc"), number(workload, "num_requests")
+    if workload.get("kind") != "closed_loop" or not clients or not count:
+        return ""
+    inside = _in_system(entry, int(count), number(workload, "osl"))
+    if not inside or inside >= clients * count / (count + LONGEST * clients):
+        return ""
+    return f"by Little's law its times fill {inside:.0f} of {clients:.0f} clients: they were busy otherwise"
 
 
 def _law(workload: Mapping[str, Any], lengths: Mapping[str, float]) -> tuple[str, float, str]:

@@ -18,7 +18,7 @@ from simulator.validation.engines import MILLISECOND, engine_of, launch_options,
 from simulator.validation.hardware import cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
-from simulator.validation.loads import LOADED, load_of, number
+from simulator.validation.loads import LOADED, idle_clients, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
@@ -81,6 +81,8 @@ def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
         case = _entry_case({"source": file, **entry}, models, file)
         if case.id in copied:
             case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
+        if idle := idle_clients(entry):
+            case = _doubtful(case, idle)
         return _contradicted(case)
 
     def skipped(entry: object, reason: str) -> Skipped:

@@ -248,9 +248,7 @@ def _nemotron_experts(c: ConfigReader) -> MlpSpec:
     )
 
 
-def _delta_net_mixers(
-    c: ConfigReader, hidden: int, count: int, *, kv_heads: int
-) -> list[tuple[AttentionSpec, int]]:
+def _delta_net_mixers(c: ConfigReader, hidden: int, count: int, *, kv_heads: int) -> list[tuple[AttentionSpec, int]]:
     """Three gated delta nets, then one attention with an output gate, over and over: the mixer of each layer and its
     parameters besides."""
     bias = c.flag("attention_bias", default=False)
