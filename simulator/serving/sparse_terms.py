@@ -57,8 +57,8 @@ class SparseTerm:
         self._token_seconds = spec.index_topk * heads * self._pair / self._rates.flops
         # A layer without an indexer of its own takes the places that one before it chose.
         chooses = spec.index_n_heads > 0
-        self._extra, self._score_bytes = (KERNELS, SCORE_BYTES) if chooses else (0, 0)
-        self._selection = self._rates.selection if chooses else 0.0
+        self._extra, self._score_bytes = KERNELS * chooses, SCORE_BYTES * chooses
+        self._selection = self._rates.selection * chooses
         self._score_flops = 2.0 * spec.index_n_heads * spec.index_head_dim
         self._key_bytes = float(index_bytes(spec))
         self.kv_bytes_per_token = self.dense.kv_bytes_per_token + self._key_bytes

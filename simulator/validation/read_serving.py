@@ -22,7 +22,7 @@ from simulator.validation.loads import LOADED, idle_clients, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
-from simulator.validation.published_doubts import doubts_of
+from simulator.validation.published_doubts import doubts_of, page_doubt
 from simulator.validation.published_launches import CHAT_SOURCES, as_launched
 from simulator.validation.records import read_each, sections, stated, whole
 from simulator.validation.rocm_recipes import rocm_launch
@@ -81,8 +81,8 @@ def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
         case = _entry_case({"source": file, **entry}, models, file)
         if case.id in copied:
             case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
-        if idle := idle_clients(entry):
-            case = _doubtful(case, idle)
+        if doubt := page_doubt(case.labels.source, str(entry["model"])) or idle_clients(entry):
+            case = _doubtful(case, doubt)
         return _contradicted(case)
 
     def skipped(entry: object, reason: str) -> Skipped:

@@ -195,8 +195,8 @@ def granite_moe_hybrid(c: ConfigReader) -> ModelSpec:
 
 @family("nemotron_h")
 def nemotron_h(c: ConfigReader) -> ModelSpec:
-    """Nemotron-H and Nemotron 3: each block is one mixer (``M``), one attention without positions (``*``), one feed-forward
-    (``-``) or one mixture of experts (``E``), whose experts are not gated.
+    """Nemotron-H and Nemotron 3: each block is one mixer (``M``), one attention without positions (``*``), one
+    feed-forward (``-``) or one mixture of experts (``E``), whose experts are not gated.
 
     Its configuration class lives with the checkpoints; the defaults are those of Nemotron-H-8B.
     """
