@@ -27,6 +27,7 @@ from simulator.validation.published_launches import CHAT_SOURCES, as_launched
 from simulator.validation.records import read_each, sections, stated, whole
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
+from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
@@ -257,7 +258,7 @@ def deployment_case(
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     device = cluster.groups[0].node.accelerator
-    plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
+    plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""), model)
     framework = framework.on(device.name, device.memory_capacity)
     if launch.captured:
         framework = replace(framework, cuda_graph_max_sequences=0)
@@ -276,6 +277,7 @@ def deployment_case(
         kv_dtype=str(options.get("kv_dtype", "bf16")),
     )  # fmt: skip
     deployment = replace(deployment, **dict(launch.fields), options=launch.options)  # type: ignore[arg-type]
+    deployment, about_budget = _with_room(deployment, settings) if runner == "serving" else (deployment, [])
     labels = Labels(
         str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, stated,
         scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
@@ -286,10 +288,29 @@ def deployment_case(
         *assumed,
         *about_engine,
         *about_plan,
+        *about_budget,
         *about,
         *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
     )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+WHOLE_PROMPTS = ("prefill-first", "in-flight")
+"""Ways of batching that do not cut prompts."""
+
+
+def _with_room(deployment: Deployment, settings: Mapping[str, Any]) -> tuple[Deployment, list[str]]:
+    """The deployment with a token budget for the stated prompts, where its engine does not cut them.
+
+    An engine that refuses the prompts of a load was not launched so; vLLM before chunked prefill takes the context of
+    the model as its budget (``SchedulerConfig`` of 0.2 to 0.6).
+    """
+    prompt = math.ceil(float(settings.get("isl") or 0))
+    whole = dict(deployment.options).get("batching")
+    name = dict(whole).get("base", deployment.batching) if isinstance(whole, tuple) else deployment.batching
+    if name not in WHOLE_PROMPTS or prompt <= deployment.max_num_batched_tokens:
+        return deployment, []
+    return replace(deployment, max_num_batched_tokens=prompt), [f"a budget of {prompt} tokens, for whole prompts"]
 
 
 YEARS = {"vllm_paper": "2023"}
@@ -310,20 +331,23 @@ def _setting(settings: Mapping[str, Any], launch: Recipe) -> str:
     return " ".join([*(f"{k}={v}" for k, v in sorted(settings.items()) if k != "points"), str(drafts)]).strip()
 
 
-def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Plan, int, list[str]]:
-    """Plan of one replica and number of replicas."""
+def _layout(
+    entry: Mapping[str, Any], precision: str, options: str, model: ModelSpec
+) -> tuple[Plan, int, list[str]]:  # fmt: skip
+    """Plan of one replica and number of replicas; data parallelism of a model without experts is replicas."""
     devices, assumed = int(entry["n"]), list[str]()
     pp, dp = int(entry.get("pp") or 1), int(entry.get("dp") or 1)
     if "layer split" in str(entry["engine"]):
         return Plan(pipeline_parallel=devices, precision=precision), 1, ["the layers are split: a pipeline"]
     ep = int(entry.get("ep") or 1)
-    attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
-    if attention_dp:
+    experts = any(layer.mlp is not None and layer.mlp.num_experts for layer, _ in model.layers)
+    if experts and dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options):
         ranks = max(dp, int(entry.get("tp") or 1))
-        if devices % ranks:
+        if devices % (ranks * pp):
             raise IncompleteError(f"data-parallel attention over {ranks} of {devices} accelerators")
         assumed.append(f"data-parallel attention, experts whole over the {ranks} ranks")
-        return Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision), devices // ranks, assumed
+        plan = Plan(data_parallel=ranks, expert_parallel=ranks, pipeline_parallel=pp, precision=precision)
+        return plan, devices // (ranks * pp), assumed
     tp = int(entry.get("tp") or 0)
     if not tp:
         tp = devices // (pp * dp)
