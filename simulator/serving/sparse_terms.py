@@ -55,6 +55,10 @@ class SparseTerm:
         self._blocks, heads = padded_heads(self.dense.heads, device.accelerator.architecture)
         self._pair = 2.0 * (2 * spec.kv_lora_rank + spec.qk_rope_head_dim)
         self._block_seconds = spec.index_topk * heads * self._pair / self._rates.flops
+        # A layer without an indexer of its own takes the places that one before it chose.
+        chooses = spec.index_n_heads > 0
+        self._extra, self._score_bytes = KERNELS * chooses, SCORE_BYTES * chooses
+        self._selection = self._rates.selection * chooses
         self._score_flops = 2.0 * spec.index_n_heads * spec.index_head_dim
         self._key_bytes = float(index_bytes(spec))
         self.kv_bytes_per_token = self.dense.kv_bytes_per_token + self._key_bytes
@@ -75,9 +79,9 @@ class SparseTerm:
         """Affine in the summed context until the top-k is full."""
         seconds, growth, holds = self._attend(decodes, context)
         queries = self.dense.queries
-        moved = self._key_bytes + SCORE_BYTES * queries
+        moved = self._key_bytes + self._score_bytes * queries
         per_row = max(moved / self._rates.bytes, queries * self._score_flops / self._rates.scores)
-        seconds += KERNELS * self._rates.launch + per_row * context + decodes * queries * self._rates.selection
+        seconds += self._extra * self._rates.launch + per_row * context + decodes * queries * self._selection
         return seconds + self._rates.around, growth + per_row * decodes, holds
 
     def _attend(self, decodes: int, context: float) -> tuple[float, float, int]:
@@ -100,11 +104,11 @@ class SparseTerm:
         """Seconds of ``(new tokens, tokens already cached)`` chunks."""
         if self._dense_prompts(chunks):
             return self.dense.prefill(chunks)
-        rates, total = self._rates, (1 + KERNELS) * self._rates.launch
+        rates, total = self._rates, (1 + self._extra) * self._rates.launch
         for work, scored in (self._prompt(*chunk) for chunk in chunks):
             tokens = work.q_len
             total += max(tokens * self._blocks * self._block_seconds, work.bytes / rates.bytes)
-            total += max(scored.flops / rates.scores, scored.bytes / rates.bytes) + tokens * rates.selection
+            total += max(scored.flops / rates.scores, scored.bytes / rates.bytes) + tokens * self._selection
         return total
 
     def _dense_prompts(self, chunks: Sequence[tuple[int, int]]) -> bool:
@@ -124,7 +128,10 @@ class SparseTerm:
         dtype = "fp8" if "fp8" in self.dense.device.accelerator.peak_flops else "bf16"
         queries = tokens * self.dense.spec.index_n_heads * self.dense.spec.index_head_dim
         return Work(
-            OpKind.ATTENTION, dtype, pairs * self._score_flops, keys * self._key_bytes + SCORE_BYTES * pairs + queries
+            OpKind.ATTENTION,
+            dtype,
+            pairs * self._score_flops,
+            keys * self._key_bytes + self._score_bytes * pairs + queries,
         )
 
     # -- what a batch does -------------------------------------------------------------------------------------------

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from simulator.errors import ConfigError
 from simulator.units import parse_quantity
+from simulator.validation.model_names import shipped_name
 from simulator.validation.models import IncompleteError
+from simulator.validation.records import sections, whole
 from simulator.workload.framework import Framework
 from simulator.workload.framework_files import load_framework
 from simulator.workload.model import ModelSpec
@@ -14,16 +17,29 @@ from simulator.workload.model_files import load_model
 
 __all__ = ["engine_of", "launch_options", "precision_of_weights", "served_model"]
 
-ENGINES = (
-    (r"vllm \(?2023|vllm v?0\.[1-4]\b", "vllm-0.2"), (r"vllm v?0\.5\b", "vllm-0.5"), (r"vllm v?0\.[67]\b", "vllm-0.6"),
-    (r"vllm v?0\.(8|9|10|11)\b.*async", "vllm-0.10-async"),
-    (r"vllm v?0\.(8|9|10|11|12)\b", "vllm-0.10"), (r"vllm", "vllm-latest"), (r"sglang", "sglang-0.4"),
-    (r"(tensorrt-?llm|trtllm) v?0\.[1-7]|(tensorrt-?llm) v?0\.", "tensorrt-llm-0.20"),
-    (r"(tensorrt-?llm|trtllm) v?1\.[2-9]", "tensorrt-llm-1.2"), (r"tensorrt-?llm|trtllm", "tensorrt-llm-1.0"),
-    (r"fastertransformer|swifttransformer|distserve", "fastertransformer"), (r"llama\.cpp", "llama-cpp"),
-    (r"mindie", "vllm-0.10"), (r"neuronx|nxd", "neuronx"), (r"deepseek production", "sglang-0.4"),
+Version = tuple[int, int]
+
+ENGINES: tuple[tuple[str, str, tuple[tuple[Version, str], ...]], ...] = (
+    (r"vllm", "vllm-latest", (((0, 1), "vllm-0.2"), ((0, 5), "vllm-0.5"), ((0, 6), "vllm-0.6"), ((0, 8), "vllm-0.10"),
+                              ((0, 13), "vllm-latest"))),
+    (r"sglang", "sglang-0.4", ()),
+    (r"tensorrt.?llm|trt.?llm", "tensorrt-llm-1.0", (((0, 1), "tensorrt-llm-0.20"), ((1, 0), "tensorrt-llm-1.0"),
+                                                     ((1, 2), "tensorrt-llm-1.2"))),
+    (r"fastertransformer|swifttransformer|distserve", "fastertransformer", ()),
+    (r"llama\.?cpp|ollama|llamafile", "llama-cpp", ()),
+    (r"mindie", "vllm-0.10", ()),
+    (r"neuronx|nxd", "neuronx", ()),
+    (r"deepseek production", "sglang-0.4", ()),
+    (r"text.generation.inference|\btgi\b|deepspeed.(mii|fastgen)|lightllm|sarathi", "vllm-0.6", ()),
+    (r"lmdeploy|turbomind", "tensorrt-llm-0.20", ()),
 )  # fmt: skip
-"""Words in an engine's name → preset; the first match counts."""
+"""Words in an engine's name → preset where no version is stated → presets by the version from which each stands; the
+first match counts, and a version between two takes the older. TGI, DeepSpeed-FastGen, LightLLM and Sarathi-Serve drive
+paged kernels of vLLM's kind from Python; LMDeploy's TurboMind descends from FasterTransformer, its paged batches driven
+from C++ as TensorRT-LLM's are."""
+
+YEARS: dict[str, Version] = {"2023": (0, 2), "2024": (0, 6), "2025": (0, 10)}
+"""A year instead of a version, of vLLM."""
 
 PRECISIONS = (
     (r"mxfp4", "mxfp4"), (r"nvfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
@@ -32,7 +48,7 @@ PRECISIONS = (
 
 
 def engine_of(name: str) -> tuple[Framework, list[str]]:
-    """The preset of an engine, and what was assumed.
+    """The preset of an engine, the nearest known version of it, and what was assumed.
 
     Raises
     ------
@@ -40,13 +56,33 @@ def engine_of(name: str) -> tuple[Framework, list[str]]:
         If no preset describes it.
     """
     words = name.lower()
-    for pattern, preset in ENGINES:
-        if re.search(pattern, words):
-            try:
-                return load_framework(preset), [f"engine {preset} for '{name}'"]
-            except ConfigError as error:
-                raise IncompleteError(f"no preset of the engine '{name}'") from error
-    raise IncompleteError(f"no preset of the engine '{name}'")
+    match, preset, presets = _engine(words)
+    if match is None:
+        raise IncompleteError(f"no preset of the engine '{name}'")
+    version = _version(words[match.end() :])
+    if version is not None and presets:
+        preset = next((p for first, p in reversed(presets) if version >= first), presets[0][1])
+    if preset == "vllm-0.10" and "async" in words and version is not None and version < (0, 12):
+        preset = "vllm-0.10-async"
+    try:
+        return load_framework(preset), [f"engine {preset} for '{name}'"]
+    except ConfigError as error:
+        raise IncompleteError(f"no preset of the engine '{name}'") from error
+
+
+def _engine(words: str) -> tuple[re.Match[str] | None, str, tuple[tuple[Version, str], ...]]:
+    """Where an engine is named, its preset where no version is, and its presets by version."""
+    for pattern, unstated, presets in ENGINES:
+        if match := re.search(pattern, words):
+            return match, unstated, presets
+    return None, "", ()
+
+
+def _version(words: str) -> Version | None:
+    """Major and minor version behind an engine's name, however they are set off; of a year where there is none."""
+    if match := re.match(r"[^\d]*?v?(\d+)\.(\d+)", words):
+        return int(match[1]), int(match[2])
+    return next((version for year, version in YEARS.items() if year in words), None)
 
 
 def precision_of_weights(words: str) -> str:
@@ -66,37 +102,48 @@ def precision_of_weights(words: str) -> str:
     return found
 
 
-def served_model(name: str, dims: dict[str, object] | None, variant: str = "") -> ModelSpec:
+def served_model(name: str, dims: Mapping[str, object] | None, variant: str = "") -> ModelSpec:
     """The shipped model of its variant's or its own name, or one with the dimensions the file carries.
+
+    The file's own dimensions count where it has a name for another model.
 
     Raises
     ------
     IncompleteError
         If neither is there.
     """
-    for candidate in (*([variant.lower()] if variant else []), name, re.sub(r"([a-z])(\d)", r"\1-\2", name, count=1)):
-        try:
-            return load_model(candidate)
-        except ConfigError:
-            continue
+    for words in (variant, name):
+        if words and (shipped := shipped_name(words)):
+            model = load_model(shipped)
+            if not dims or _same_size(model, dims):
+                return model
     if not dims:
         raise IncompleteError(f"the dimensions of '{name}' are not known")
     from simulator.validation.models import model_of
 
+    sections({"dimensions": dims}, ("dimensions",))
     return model_of({**_training_names(dims), "name": name})
 
 
-def _training_names(dims: dict[str, object]) -> dict[str, object]:
+def _same_size(model: ModelSpec, dims: Mapping[str, object]) -> bool:
+    """Whether dimensions of a file are those of a model, as far as they go."""
+    said = {"layers": model.num_hidden_layers, "hidden": model.hidden_size}
+    return all(str(dims.get(k) or v) == str(v) for k, v in said.items())
+
+
+def _training_names(dims: Mapping[str, object]) -> dict[str, object]:
     found = dict(dims)
     found["ffn_hidden"] = dims.get("ffn") or dims.get("dense_ffn")
     found["mlp"] = "swiglu" if dims.get("ffn_matrices", 3) == 3 else "gelu"
     found["tied_embeddings"], found["family"] = dims.get("tied"), "llama" if found["mlp"] == "swiglu" else "opt"
     if dims.get("experts"):
-        found["moe"] = {k: dims[k] for k in ("experts", "top_k", "expert_ffn", "shared_experts")}
-        found["dense_layers"] = int(str(dims["layers"])) - int(str(dims["moe_layers"]))
-    if isinstance(dims.get("mla"), dict):
+        found["moe"] = {k: dims.get(k) for k in ("experts", "top_k", "expert_ffn", "shared_experts")}
+        [layers], [sparse] = whole(dims, "layers"), whole(dims, "moe_layers", default=whole(dims, "layers")[0])
+        found["dense_layers"] = layers - sparse
+    latent = dims.get("mla")
+    if isinstance(latent, Mapping):
         names = {"q_lora": "q_lora", "kv_lora": "kv_lora", "rope": "qk_rope", "nope": "qk_nope", "v": "v_head"}
-        found["mla"] = {names[k]: v for k, v in dict(dims["mla"]).items()}  # type: ignore[call-overload]
+        found["mla"] = {names.get(k, k): v for k, v in latent.items()}
     return found
 
 

@@ -12,8 +12,11 @@ from simulator.hardware.types import Cluster, Fabric, Link, Node, NodeGroup
 __all__ = ["UnknownHardwareError", "cluster_of", "node_of", "port_of"]
 
 NODES = (
-    (r"v100.*sxm3|dgx-?2", "dgx-2"),
+    (r"v100.*sxm3|dgx.?2\b", "dgx-2"),
+    (r"v100.*16", "v100-16gb-8x"),
     (r"v100", "dgx-1-v100"),
+    (r"\bp100", "dgx-1-p100"),
+    (r"a100.*pcie.*40|a100.*40.*pcie", "fireflyer2-a100-pcie"),
     (r"a100.*pcie", "a100-pcie-8x"),
     (r"a100.*40", "dgx-a100-320"),
     (r"a800", "hgx-a800"),
@@ -35,29 +38,35 @@ NODES = (
     (r"mi250", "mi250x-4x"),
     (r"mi300", "mi300x-8x"),
     (r"mi325", "mi325x-8x"),
-    (r"mi35[05]", "mi355x-8x"),
+    (r"mi350", "mi350x-8x"),
+    (r"mi355", "mi355x-8x"),
     (r"l40s", "l40s-8x"),
+    (r"\bl40\b", "l40-8x"),
     (r"\bl4\b", "l4-8x"),
     (r"a10g", "a10g-4x"),
     (r"\ba10\b", "a10-4x"),
     (r"\bt4\b", "t4-4x"),
+    (r"\ba30\b", "a30-4x"),
     (r"\ba40\b", "a40-8x"),
-    (r"rtx.?4090", "rtx-4090-8x"),
-    (r"rtx.?5090", "rtx-5090-8x"),
+    (r"a6000", "rtx-a6000-8x"),
+    (r"\b3090\b|rtx.?3090", "rtx-3090-8x"),
+    (r"\b4090\b|rtx.?4090", "rtx-4090-8x"),
+    (r"\b5090\b|rtx.?5090", "rtx-5090-8x"),
     (r"rtx.?pro.?6000", "rtx-pro-6000-8x"),
     (r"rtx.?6000", "rtx-6000-ada-8x"),
-    (r"ascend.?910b", "atlas-800t-a2"),
-    (r"ascend.?910c", "cloudmatrix-node"),
-    (r"gaudi.?2", "gaudi2-8x"),
-    (r"gaudi.?3", "gaudi3-8x"),
+    (r"910.?b", "atlas-800t-a2"),
+    (r"910.?c", "cloudmatrix-node"),
+    (r"gaudi.?2|hl.?225", "gaudi2-8x"),
+    (r"gaudi.?3|hl.?325", "gaudi3-8x"),
     (r"inferentia.?2|inf2", "inf2-48xl"),
-    (r"trainium.?1|trn1", "trn1-32xl"),
     (r"trainium.?2|trn2", "trn2-48xl"),
+    (r"trainium|trn1", "trn1-32xl"),
+    (r"tpu.?v?3", "tpu-v3-host"),
     (r"tpu.?v?4", "tpu-v4-host"),
-    (r"tpu.?v?5e", "tpu-v5e-host"),
-    (r"tpu.?v?5p", "tpu-v5p-host"),
-    (r"tpu.?v?6e", "tpu-v6e-host"),
-    (r"tpu.?v?7", "tpu-v7-host"),
+    (r"tpu.?v?5.?(e|lite)", "tpu-v5e-host"),
+    (r"tpu.?v?5.?p", "tpu-v5p-host"),
+    (r"tpu.?v?6|trillium", "tpu-v6e-host"),
+    (r"tpu.?v?7|ironwood", "tpu-v7-host"),
 )
 """GPU names in the words of sources → the node type that carries them by default; the first match counts."""
 
@@ -84,7 +93,7 @@ def node_of(gpu: str, per_node: int = 0) -> Node:
     """
     if gpu in node_names():
         return _resized(load_node(gpu), per_node)
-    words = gpu.lower().replace("_", " ")
+    words = gpu.lower().replace("_", " ").replace("-", " ")
     for pattern, name in NODES:
         if re.search(pattern, words):
             if name == "dgx-1-v100" and per_node == 16:

@@ -7,13 +7,14 @@ that was not in force.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from simulator.validation.models import IncompleteError
 from simulator.workload.requests.files import load_workload
 
-__all__ = ["LOADED", "load_of", "number"]
+__all__ = ["LOADED", "idle_clients", "load_of", "number"]
 
 LOADED = ("closed_loop", "all_at_once", "offline_max_load", "online")
 OFFLINE_REQUESTS = 1000
@@ -30,8 +31,10 @@ CHAT = "sharegpt"
 
 def number(workload: Mapping[str, Any], key: str) -> float:
     """A stated figure or mean, 0 if there is none."""
-    value = workload.get(key, workload.get(f"{key}_mean"))
-    return float(value) if isinstance(value, int | float) else 0.0
+    value = workload.get(key) or workload.get(f"{key}_mean")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0.0
+    return float(value) if 0 < value < math.inf else 0.0
 
 
 def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], list[str]]:
@@ -46,16 +49,17 @@ def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], l
     lengths = {k: number(workload, k) for k in ("isl", "osl")}
     if missing := [k for k, v in lengths.items() if not v]:
         raise IncompleteError(f"{', '.join(missing)} not stated")
-    rate = workload.get("rate_rps")
-    if kind == "online" and not isinstance(rate, int | float):
+    rate = number(workload, "rate_rps")
+    if kind == "online" and not rate:
         raise IncompleteError("rate of requests not stated")
-    if kind == "closed_loop" and not workload.get("conc"):
+    if kind == "closed_loop" and not number(workload, "conc"):
         raise IncompleteError("concurrency not stated")
-    count = int(workload.get("num_requests") or OFFLINE_REQUESTS)
-    assumed = [] if workload.get("num_requests") else [f"{count} requests"]
+    sent, concurrency = (int(number(workload, k)) for k in ("num_requests", "conc"))
+    # A closed loop of more clients than requests would never be full.
+    count = sent or max(OFFLINE_REQUESTS, concurrency)
+    assumed = [] if sent else [f"{count} requests"]
     law, spread, words = _law(workload, lengths)
     assumed.append(words)
-    concurrency = int(workload.get("conc") or 0)
     inside = _in_system(entry, count, lengths["osl"])
     if kind == "closed_loop" and inside > SLACK * concurrency:
         assumed.append(f"all at once: by Little's law {inside:.0f} requests were there, not {concurrency}")
@@ -66,10 +70,32 @@ def load_of(kind: str, entry: Mapping[str, Any]) -> tuple[str, dict[str, Any], l
         "spread": spread,
         "like": law,
         "concurrency": concurrency,
-        "rate": float(rate or 0.0),
+        "rate": rate,
         "offline": kind == "offline_max_load",
     }
     return kind, settings, assumed
+
+
+LONGEST = 6
+"""No request of a closed loop takes longer than so many mean ones, when the run ends with the last of them."""
+
+
+def idle_clients(entry: Mapping[str, Any]) -> str:
+    """Why a closed loop was not in force: its own times leave the clients without a request for most of the run.
+
+    ``count`` requests of mean time R over ``clients`` places last no longer than count · R / clients and the longest
+    request behind. Where the run took longer, the clients were busy otherwise: one that falls behind on reading answers
+    (guidellm with 512 of them, in GPUStack's pages of 2026) stamps tokens late and sends late, and the figures are its
+    own. ``""`` where the entry is consistent or does not say enough.
+    """
+    workload = entry["workload"]
+    clients, count = number(workload, "conc"), number(workload, "num_requests")
+    if workload.get("kind") != "closed_loop" or not clients or not count:
+        return ""
+    inside = _in_system(entry, int(count), number(workload, "osl"))
+    if not inside or inside >= clients * count / (count + LONGEST * clients):
+        return ""
+    return f"by Little's law its times fill {inside:.0f} of {clients:.0f} clients: they were busy otherwise"
 
 
 def _law(workload: Mapping[str, Any], lengths: Mapping[str, float]) -> tuple[str, float, str]:

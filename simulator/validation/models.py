@@ -6,9 +6,12 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
+from simulator.validation.model_names import shipped_name
+from simulator.validation.records import IncompleteError, sections, stated, whole
 from simulator.workload.model import AttentionSpec, LayerSpec, MlpSpec, ModelSpec
+from simulator.workload.model_files import load_model
 
-__all__ = ["IncompleteError", "gpt_model", "llama_model", "model_of"]
+__all__ = ["IncompleteError", "gpt_model", "llama_model", "model_of", "trained_model"]
 
 GATED = ("swiglu", "geglu", "glu")
 
@@ -19,8 +22,23 @@ ALIBI_FAMILIES = ("bloom", "mpt")
 """Families whose positions are biases on the scores; of the others the biased ones learn them, the rest rotate."""
 
 
-class IncompleteError(ValueError):
-    """A record does not say enough to be simulated; the message says what is missing."""
+def trained_model(dims: Mapping[str, Any]) -> tuple[ModelSpec, list[str]]:
+    """The model of a ``model:`` block, of the public configuration of its name where it leaves dimensions out, and what
+    was assumed.
+
+    Raises
+    ------
+    IncompleteError
+        With the dimensions that are missing, where no public model of that name is shipped.
+    """
+    try:
+        return model_of(dims), []
+    except IncompleteError:
+        name = str(dims.get("name") or "")
+        shipped = shipped_name(name)
+        if not shipped or any(stated(dims.get(k)) for k in ("layers", "hidden")):
+            raise
+    return load_model(shipped), [f"dimensions of the public configuration of {shipped}"]
 
 
 def model_of(dims: Mapping[str, Any]) -> ModelSpec:
@@ -31,33 +49,39 @@ def model_of(dims: Mapping[str, Any]) -> ModelSpec:
     IncompleteError
         With the dimensions that are missing.
     """
-    needed = [k for k in ("layers", "hidden", "heads", "vocab") if not dims.get(k)]
-    if not dims.get("ffn_hidden") and not dims.get("moe"):
+    sections(dims, (), ("moe", "mla"))
+    needed = [k for k in ("layers", "hidden", "heads", "vocab") if not stated(dims.get(k))]
+    if not stated(dims.get("ffn_hidden")) and not dims.get("moe"):
         needed.append("ffn_hidden")
     if needed:
         raise IncompleteError(f"model dimensions missing: {', '.join(needed)}")
+    layers, hidden, _, vocab = whole(dims, "layers", "hidden", "heads", "vocab")
     family = str(dims.get("family", ""))
     biased = family in BIASED_FAMILIES
     norm = "layer" if biased else "rms" if dims.get("mlp") in GATED else "layer_nobias"
     alibi = family in ALIBI_FAMILIES
     attention = _attention(dims, biased, "alibi" if alibi else "none" if biased else "rope")
-    dense, sparse = int(dims.get("dense_layers") or 0), dims.get("moe")
-    layers = int(dims["layers"])
+    [dense], sparse = whole(dims, "dense_layers", least=0, default=0), dims.get("moe")
     mlp = _mlp(dims, biased)
     runs: tuple[tuple[LayerSpec, int], ...]
     if sparse:
-        first = LayerSpec(attention, MlpSpec(int(dims.get("ffn_hidden") or 0), True), norm=norm)  # type: ignore[arg-type]
+        if dense > layers:
+            raise IncompleteError(f"{dense} dense layers of {layers}")
+        [width] = whole(dims, "ffn_hidden", default=0)
+        if dense and not width:
+            raise IncompleteError("model dimensions missing: ffn_hidden of the dense layers")
+        first = LayerSpec(attention, MlpSpec(width, True), norm=norm)  # type: ignore[arg-type]
         rest = LayerSpec(attention, mlp, norm=norm)  # type: ignore[arg-type]
-        runs = ((first, dense), (rest, layers - dense)) if dense else ((rest, layers),)
+        runs = tuple((layer, count) for layer, count in ((first, dense), (rest, layers - dense)) if count)
     else:
         runs = ((LayerSpec(attention, mlp, norm=norm), layers),)  # type: ignore[arg-type]
-    positions = int(dims.get("seq_len") or 2048)
+    [positions] = whole(dims, "seq_len", default=2048)
     return ModelSpec(
         str(dims.get("name", family)),
         family,
-        int(dims["hidden"]),
+        hidden,
         runs,
-        int(dims["vocab"]),
+        vocab,
         positions,
         learned_positions=positions if biased and not alibi else 0,
         tie_word_embeddings=bool(dims.get("tied_embeddings")),
@@ -66,15 +90,18 @@ def model_of(dims: Mapping[str, Any]) -> ModelSpec:
 
 
 def _attention(dims: Mapping[str, Any], biased: bool, positions: Literal["rope", "alibi", "none"]) -> AttentionSpec:
-    heads = int(dims["heads"])
+    heads, hidden = whole(dims, "heads", "hidden")
     if latent := dims.get("mla"):
-        nope, rope = int(latent["qk_nope"]), int(latent["qk_rope"])
+        nope, rope, value, rank = whole(latent, "qk_nope", "qk_rope", "v_head", "kv_lora")
         return AttentionSpec(
-            "latent", heads, heads, nope + rope, int(latent["v_head"]), q_lora_rank=int(latent.get("q_lora") or 0),
-            kv_lora_rank=int(latent["kv_lora"]), qk_rope_head_dim=rope, qk_nope_head_dim=nope,
+            "latent", heads, heads, nope + rope, value, q_lora_rank=whole(latent, "q_lora", least=0, default=0)[0],
+            kv_lora_rank=rank, qk_rope_head_dim=rope, qk_nope_head_dim=nope,
         )  # fmt: skip
-    dim = int(dims.get("head_dim") or int(dims["hidden"]) // heads)
-    groups = int(dims.get("kv_heads") or heads)
+    if not stated(dims.get("head_dim")) and hidden % heads:
+        raise IncompleteError(f"{heads} heads do not divide a hidden size of {hidden}, and head_dim is not stated")
+    [dim], [groups] = whole(dims, "head_dim", default=hidden // heads), whole(dims, "kv_heads", default=heads)
+    if heads % groups:
+        raise IncompleteError(f"{groups} key-value heads do not divide {heads} heads")
     return AttentionSpec(
         "full", heads, groups, dim, dim, qkv_bias=biased, output_bias=biased, position_embedding_type=positions
     )
@@ -83,12 +110,16 @@ def _attention(dims: Mapping[str, Any], biased: bool, positions: Literal["rope",
 def _mlp(dims: Mapping[str, Any], biased: bool) -> MlpSpec:
     moe = dims.get("moe")
     if not moe:
-        return MlpSpec(int(dims["ffn_hidden"]), dims.get("mlp") in GATED, bias=biased)
+        return MlpSpec(whole(dims, "ffn_hidden")[0], dims.get("mlp") in GATED, bias=biased)
     # Files give the width of all shared experts together (DeepSeek-V2: 2 of 1536 are 3072), or none.
-    shared = int(moe.get("shared_ffn") or int(moe.get("shared_experts") or 0) * int(moe["expert_ffn"]))
+    experts, per_token, width = whole(moe, "experts", "top_k", "expert_ffn")
+    if per_token > experts:
+        raise IncompleteError(f"{per_token} of {experts} experts per token")
+    [beside] = whole(moe, "shared_experts", least=0, default=0)
+    [shared] = whole(moe, "shared_ffn", least=0, default=beside * width)
     return MlpSpec(
-        0, True, num_experts=int(moe["experts"]), num_experts_per_tok=int(moe["top_k"]),
-        moe_intermediate_size=int(moe["expert_ffn"]), shared_intermediate_size=shared,
+        0, True, num_experts=experts, num_experts_per_tok=per_token, moe_intermediate_size=width,
+        shared_intermediate_size=shared,
     )  # fmt: skip
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from simulator.validation.models import IncompleteError
+from simulator.validation.records import whole
 from simulator.workload.framework import Framework
 from simulator.workload.framework_files import load_framework
 from simulator.workload.plan import Plan
@@ -16,16 +18,17 @@ __all__ = ["FRAMEWORKS", "framework_of", "plan_of", "precision_of"]
 FRAMEWORKS = (
     (r"mlperf|nemo|megatron-bridge|nemotron", "nemo-24.07"),
     (r"moe-modelzoo|moe zoo|megatron.?core|aceso|megascale|simumax|moonlight", "megatron-core-0.8"),
-    (r"zero.?bubble", "megatron-lm-2023"),
-    (r"korthikanti", "megatron-lm-2022"),
+    (r"zero.?bubble|megatron.*2023", "megatron-lm-2023"),
+    (r"korthikanti|megatron.*2022", "megatron-lm-2022"),
     (r"narayanan|megatron.*(2020|2021|sc21)|fp8-lm", "megatron-lm-2021"),
     (r"mosaic|llm-foundry", "llm-foundry-0.3"),
     (r"internevo|internlm", "internevo"),
     (r"fms|ibm", "fms-fsdp"),
     (r"torchtitan|llama.?3|imec|rapid", "torchtitan-0.1"),
     (r"nanotron.2024", "nanotron-2024"),
-    (r"nanotron", "nanotron"),
-    (r"deepspeed|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
+    (r"nanotron|picotron", "nanotron"),
+    (r"megatron(?!.deepspeed)", "megatron-core-0.8"),
+    (r"deepspeed|colossal|zero|vtrain|bloom|bigscience|mt-nlg|neox|patrickstar", "deepspeed-2022"),
 )
 """Words in the name of a source → the framework that ran; the first match counts."""
 
@@ -91,9 +94,10 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     """Plan of a record with ``parallelism``, ``recompute``, ``offload`` and ``precision``, and what was assumed."""
     layout = record["parallelism"]
     assumed: list[str] = []
-    degrees = {k: int(layout.get(k) or 1) for k in ("tp", "pp", "dp", "cp", "ep")}
-    chunks = int(layout.get("vpp") or 0)
-    schedule = next(s for p, s in SCHEDULES if re.search(p, str(layout.get("schedule") or "none").lower()))
+    axes = ("tp", "pp", "dp", "cp", "ep")
+    degrees = dict(zip(axes, whole(layout, *axes, default=1), strict=True))
+    [chunks] = whole(layout, "vpp", default=0)
+    schedule = _schedule(str(layout.get("schedule") or "none"))
     ends = bool(re.search(r"place of one layer|L\+2|one layer fewer", str(layout.get("pipeline_layout") or "")))
     if schedule == "interleaved-1f1b" and not chunks:
         chunks = _chunks(record, degrees["pp"], ends, assumed)
@@ -106,9 +110,7 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     sequence = layout.get("sp")
     if sequence is None and degrees["tp"] > 1:
         assumed.append("no sequence parallelism")
-    options, stage = _sharding(
-        layout.get("zero_stage"), int(record["hardware"]["gpus_per_node"]), degrees["dp"], degrees["pp"], framework
-    )
+    options, stage = _sharding(layout.get("zero_stage"), _per_node(record), degrees["dp"], degrees["pp"], framework)
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     options |= _experts(record, degrees)
@@ -128,6 +130,25 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
         offload=_offload(str(record.get("offload") or "none"), options),
         options=tuple(sorted(options.items())),
     ), assumed
+
+
+def _schedule(words: str) -> str:
+    """Registered schedule of a name in a record.
+
+    Raises
+    ------
+    IncompleteError
+        If no such schedule is known.
+    """
+    found = next((s for p, s in SCHEDULES if re.search(p, words.lower())), "")
+    if not found:
+        raise IncompleteError(f"pipeline schedule '{words}' not known")
+    return found
+
+
+def _per_node(record: Mapping[str, Any]) -> int:
+    """Accelerators of a node, eight where the record does not say."""
+    return whole(record["hardware"], "gpus_per_node", default=8)[0]
 
 
 def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str]) -> int:
@@ -180,7 +201,7 @@ def _experts(record: Mapping[str, Any], degrees: Mapping[str, int]) -> dict[str,
     folded = int(record["parallelism"].get("etp") or 0) == 1 and min(degrees["tp"], degrees["ep"]) > 1
     if folded:
         found["expert_tensor_parallel"] = 1
-    inside = int(record["hardware"]["gpus_per_node"]) // (1 if folded else degrees["tp"])
+    inside = _per_node(record) // (1 if folded else degrees["tp"])
     if "DeepEP" in str(record.get("notes", "")) and degrees["ep"] > inside > 1 and degrees["ep"] % inside == 0:
         found |= {"expert": "node-limited", "expert_group": inside, "node_limit": degrees["ep"] // inside}
     return found

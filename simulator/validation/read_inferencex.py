@@ -5,15 +5,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from simulator.validation.cases import Case, Measurement, Reading, Skipped
 from simulator.validation.engines import MILLISECOND
-from simulator.validation.hardware import UnknownHardwareError
-from simulator.validation.inferencex_recipes import recipe
+from simulator.validation.inferencex_recipes import PLAIN, Recipe, recipe
+from simulator.validation.model_names import shipped_name
 from simulator.validation.models import IncompleteError
+from simulator.validation.pool_runs import in_pools
 from simulator.validation.read_serving import deployment_case
+from simulator.validation.records import amount, read_each, whole
 
 __all__ = ["COLUMNS", "read_runs"]
+
+SOURCE = "InferenceX"
+
+Row = Mapping[str, str]
 
 COLUMNS = frozenset(
     {
@@ -30,13 +37,6 @@ COLUMNS = frozenset(
         "tpot_ms",
     }
 )
-
-MODELS = (
-    (r"deepseek-(r1|v3)", "deepseek-v3"), (r"llama-3\.[13]-70b", "llama-3.1-70b"), (r"llama-3\.1-8b", "llama-3.1-8b"),
-    (r"gpt-oss-120b", "gpt-oss-120b"), (r"gpt-oss-20b", "gpt-oss-20b"), (r"qwen3-235b", "qwen3-235b-a22b"),
-    (r"kimi-k2", "kimi-k2"),
-)  # fmt: skip
-"""Paths of checkpoints → shipped models of the same dimensions."""
 
 ROUNDS = 10
 """Requests per place of the closed loop, as InferenceX sends."""
@@ -60,76 +60,141 @@ LARGEST = 4000
 def read_runs(rows: Sequence[Mapping[str, str]], file: str) -> Reading:
     """Every run of the table."""
     reading = Reading()
-    for row in rows:
-        try:
-            reading.cases.append(_case(row, file))
-        except (IncompleteError, UnknownHardwareError) as error:
-            reading.skipped.append(
-                Skipped(row["id"], file, row.get("split") or "dev", "InferenceX", row["mode"], str(error))
-            )
+
+    def skipped(numbered: tuple[int, Row], reason: str) -> Skipped:
+        index, row = numbered
+        name = row.get("id") or f"{file}:{index + 2}"
+        return Skipped(name, file, row.get("split") or "dev", SOURCE, row.get("mode", ""), reason)
+
+    def make(numbered: tuple[int, Row]) -> Case:
+        index, row = numbered
+        return _case({**row, "id": row.get("id") or f"{file}:{index + 2}"}, file)
+
+    read_each(reading, enumerate(rows), make, skipped)
     return reading
 
 
-def _case(row: Mapping[str, str], file: str) -> Case:
-    model = next(
-        (m for pattern, m in MODELS if re.search(pattern, row["model_path"].lower())),
-        row["model_path"].split("/")[-1].lower(),
-    )
-    if row["mode"] != "agg":
-        raise IncompleteError("prefill and decode apart: the number of workers is not stated (their columns are empty)")
-    tp, dp = _degrees(row)
-    concurrency = int(float(row["conc"]))
-    launch = recipe(model, row["backend"], row, tp * dp, dp)
-    version = row["backend_version"] or row.get("image", "")
-    engine = f"{row['backend']} {version}" if row["backend_version"] or not launch.engine else launch.engine
-    entry = {
-        "id": row["id"], "split": row.get("split") or "dev", "source": "InferenceX", "model": model,
-        "engine": engine, "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
-        "dtype": row["precision"], "options": "--enable-dp-attention" if dp > 1 else "",
-    }  # fmt: skip
+@dataclass(frozen=True)
+class _Engine:
+    """Degrees of one engine of a run and how many there are; ``stage``: prefix of its columns."""
+
+    stage: str
+    tp: int
+    pp: int
+    dp: int
+    workers: int = 1
+
+    @property
+    def ranks(self) -> int:
+        """Accelerators of one engine."""
+        return self.tp * self.pp * self.dp
+
+
+def _case(row: Row, file: str) -> Case:
+    if missing := [n for n in ("backend", "model_path", "system", "precision", "mode") if not row[n]]:
+        raise IncompleteError(f"{', '.join(missing)} not stated")
+    engines = _engines(row)
+    model = shipped_name(row["model_path"]) or row["model_path"]
+    isl, osl, concurrency = whole(row, "isl", "osl", "conc")
     count = max(concurrency * ROUNDS if concurrency * ROUNDS <= LARGEST else max(2 * concurrency, LARGEST), 8)
     settings = {
-        "isl": float(row["isl"]),
-        "osl": float(row["osl"]),
-        "count": count,
-        "range": RANGE,
-        "concurrency": concurrency,
-        "rate": 0.0,
-    }
+        "isl": float(isl), "osl": float(osl), "count": count, "range": RANGE, "concurrency": concurrency, "rate": 0.0,
+    }  # fmt: skip
+    cases = [_engine_case(row, file, model, engine, settings) for engine in engines]
+    last, launch = cases[-1]
     cold = launch.compiles and (row.get("measured") or WARMED) < WARMED
-    measured = (
-        Measurement(
-            "serving_ttft", float(row["ttft_ms"]) * MILLISECOND, "ttft_mean", "closed_loop", "C" if cold else ""
-        ),
-        Measurement("serving_tpot", float(row["tpot_ms"]) * MILLISECOND, "tpot_mean", "closed_loop"),
-    )
+    measured = _figures(row, cold)
     assumed = ["lengths uniform between 80 % of the stated ones and those", f"{count} requests", *launch.assumed]
     assumed += [words for words, holds in ((COLD, cold), (launch.doubt, launch.doubt)) if holds]
-    sweep = "|".join(
-        (
-            row["model_path"],
-            row["system"],
-            row["precision"],
-            row["mode"],
-            row["isl"],
-            row["osl"],
-            row["conc"],
-            row["backend"],
-        )
-    )
-    return deployment_case(
-        entry, None, file, "serving", measured, settings, assumed, grade="C" if launch.doubt else "A", sweep=sweep,
-        launch=launch,
+    case = replace(last, measured=measured, assumed=(*assumed, *last.assumed))
+    return case if len(cases) == 1 else in_pools(cases[0][0], case)
+
+
+def _figures(row: Row, cold: bool) -> tuple[Measurement, ...]:
+    """Published means that are there.
+
+    Raises
+    ------
+    IncompleteError
+        If one is no time, or none is there.
+    """
+    found = []
+    if row["ttft_ms"]:
+        first = amount(row, "ttft_ms") * MILLISECOND
+        found.append(Measurement("serving_ttft", first, "ttft_mean", "closed_loop", "C" if cold else ""))
+    if row["tpot_ms"]:
+        found.append(Measurement("serving_tpot", amount(row, "tpot_ms") * MILLISECOND, "tpot_mean", "closed_loop"))
+    if not found:
+        raise IncompleteError("neither a time to first token nor a time per token is stated")
+    return tuple(found)
+
+
+def _engine_case(
+    row: Row, file: str, model: str, engine: _Engine, settings: Mapping[str, object]
+) -> tuple[Case, Recipe]:
+    """The deployment of one kind of engine, without figures."""
+    # The scripts that were read launch one engine; of prompts and tokens apart none was.
+    launch = PLAIN if engine.stage else recipe(model, row["backend"], row, engine.ranks, engine.dp)
+    words = _engine_words(row) if row.get("backend_version") or not launch.engine else launch.engine
+    entry = {
+        "id": row["id"], "split": row.get("split") or "dev", "source": SOURCE, "model": model, "engine": words,
+        "gpu": row["system"], "n": engine.ranks * engine.workers, "tp": engine.tp, "pp": engine.pp, "dp": engine.dp,
+        "dtype": row["precision"], "options": "--enable-dp-attention" if engine.dp > 1 else "",
+    }  # fmt: skip
+    keys = ("model_path", "system", "precision", "mode", "isl", "osl", "conc", "backend")
+    case = deployment_case(
+        entry, None, file, "serving", (), settings, [], grade="C" if launch.doubt else "A",
+        sweep="|".join(row[k] for k in keys), launch=launch,
     )  # fmt: skip
+    return case, launch
 
 
-def _degrees(row: Mapping[str, str]) -> tuple[int, int]:
+DYNAMO = {
+    "0.6": "1.1.0rc5", "0.7": "1.2.0rc3", "0.8": "1.2.0rc6", "0.9": "1.3.0rc1", "1.0": "1.3.0rc5", "1.1": "1.3.0rc11",
+    "1.2": "1.3.0rc14", "1.3": "1.3.0rc19",
+}  # fmt: skip
+"""Release of Dynamo → TensorRT-LLM in its image (docs.nvidia.com/dynamo/resources/support-matrix)."""
+
+
+def _engine_words(row: Row) -> str:
+    """Engine and version; an image of Dynamo is tagged with Dynamo's version, not with the engine's."""
+    version, image = row.get("backend_version") or row.get("image", ""), row.get("image", "")
+    if tag := re.search(r"ai-dynamo/tensorrtllm-runtime:(\d+\.\d+)", image):
+        version = DYNAMO.get(tag[1], version)
+    return f"{row['backend']} {version}"
+
+
+def _engines(row: Row) -> list[_Engine]:
+    """The engine of an aggregated run; those for prompts and for tokens of a disaggregated one.
+
+    Raises
+    ------
+    IncompleteError
+        If a disaggregated run does not say how many engines there are of each.
+    """
+    if row["mode"] == "agg":
+        (tp, dp), [pp] = _degrees(row), whole(row, "pp_size", default=1)
+        return [_Engine("", tp, pp, dp)]
+    if row["mode"] != "disagg":
+        raise IncompleteError(f"mode '{row['mode']}' is neither 'agg' nor 'disagg'")
+    stages = ("prefill", "decode")
+    if any(not row.get(f"{stage}_num_workers") for stage in stages):
+        raise IncompleteError("prefill and decode apart: the number of workers is not stated (their columns are empty)")
+    found = []
+    for stage in stages:
+        tp, workers = whole(row, f"{stage}_tp_size", f"{stage}_num_workers")
+        pp, dp = whole(row, f"{stage}_pp_size", f"{stage}_attention_dp_size", default=1)
+        found.append(_Engine(stage, tp, pp, dp, workers))
+    return found
+
+
+def _degrees(row: Row) -> tuple[int, int]:
     """Tensor-parallel degree and data-parallel degree of attention of one engine.
 
     The name of a run carries the degrees as launched (``tp8_ep8``); the columns multiply them with the experts'.
     """
-    tp, data = (int(float(row.get(k) or 1)) for k in ("tp_size", "attention_dp_size"))
-    if match := re.search(r"_tp(\d+)_ep(\d+|none)", row["id"]):
+    tp, data = whole(row, "tp_size", "attention_dp_size", default=1)
+    if match := re.search(r"_tp(\d+)_(?:\d+_)?ep(\d+|none)", row["id"]):
         launched = int(match[1])
         return (1, launched) if data > 1 and tp == 1 else (launched, 1)
     return tp, data

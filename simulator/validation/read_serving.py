@@ -6,6 +6,7 @@ the entry does not state, are listed with the reason.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,17 +15,19 @@ import numpy as np
 
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.engines import MILLISECOND, engine_of, launch_options, precision_of_weights, served_model
-from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.hardware import cluster_of
 from simulator.validation.inferencex_recipes import PLAIN, Recipe
 from simulator.validation.labels import degree_label, scale_label, strategy_label
-from simulator.validation.loads import LOADED, load_of, number
+from simulator.validation.loads import LOADED, idle_clients, load_of, number
 from simulator.validation.models import IncompleteError
 from simulator.validation.offload_runs import block_case
 from simulator.validation.production_runs import production_figures, production_recipe
-from simulator.validation.published_doubts import doubts_of
+from simulator.validation.published_doubts import doubts_of, page_doubt
 from simulator.validation.published_launches import CHAT_SOURCES, as_launched
+from simulator.validation.records import read_each, sections, stated, whole
 from simulator.validation.rocm_recipes import rocm_launch
 from simulator.workload.jobs import Deployment
+from simulator.workload.model import ModelSpec
 from simulator.workload.plan import Plan
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
@@ -69,23 +72,28 @@ DECODE_POINTS = ((1, 512), (16, 512), (128, 512))
 
 def read_serving_file(data: Mapping[str, Any], file: str) -> Reading:
     """Every entry of the file."""
-    reading, copied = Reading(), _copied(data["entries"])
-    for entry in data["entries"]:
-        try:
-            case = _entry_case(entry, data["models"], file)
-            if case.id in copied:
-                case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
-            reading.cases.append(_contradicted(case))
-        except (IncompleteError, UnknownHardwareError) as error:
-            skipped = Skipped(
-                str(entry["id"]),
-                file,
-                str(entry.get("split", "")),
-                str(entry["source"]),
-                str(entry["workload"].get("kind")),
-                str(error),
-            )
-            reading.skipped.append(skipped)
+    reading, entries, models = Reading(), data["entries"] or (), data["models"] or {}
+    copied = _copied([e for e in entries if isinstance(e, Mapping)])
+
+    def make(entry: Mapping[str, Any]) -> Case:
+        sections(entry, ("workload", "metrics"))
+        if not stated(entry.get("id")):
+            raise IncompleteError("id not stated")
+        case = _entry_case({"source": file, **entry}, models, file)
+        if case.id in copied:
+            case = _doubtful(case, f"the same figures as {copied[case.id]} on another accelerator")
+        if doubt := page_doubt(case.labels.source, str(entry["model"])) or idle_clients(entry):
+            case = _doubtful(case, doubt)
+        return _contradicted(case)
+
+    def skipped(entry: object, reason: str) -> Skipped:
+        known = entry if isinstance(entry, Mapping) else {}
+        workload = known.get("workload")
+        kind = workload.get("kind") if isinstance(workload, Mapping) else None
+        words = (str(known.get("id")), file, str(known.get("split", "")), str(known.get("source", file)), str(kind))
+        return Skipped(*words, reason)
+
+    read_each(reading, entries, make, skipped)
     return reading
 
 
@@ -94,13 +102,14 @@ def _copied(entries: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     is a copy. Id → the others."""
     same: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
     for entry in entries:
-        figures = tuple(sorted((k, str(v)) for k, v in (entry.get("metrics") or {}).items()))
+        metrics = entry.get("metrics")
+        figures = tuple(sorted((k, str(v)) for k, v in metrics.items())) if isinstance(metrics, Mapping) else ()
         if len(figures) >= COPIED_FIGURES:
-            same.setdefault((entry["source"], figures), []).append(entry)
+            same.setdefault((str(entry.get("source")), figures), []).append(entry)
     found: dict[str, str] = {}
     for alike in same.values():
-        if len({entry["gpu"] for entry in alike}) > 1:
-            found |= {str(e["id"]): ", ".join(str(o["id"]) for o in alike if o is not e) for e in alike}
+        if len({str(entry.get("gpu")) for entry in alike}) > 1:
+            found |= {str(e.get("id")): ", ".join(str(o.get("id")) for o in alike if o is not e) for e in alike}
     return found
 
 
@@ -123,11 +132,12 @@ def _entry_case(entry: Mapping[str, Any], models: Mapping[str, Any], file: str) 
         raise IncompleteError("page heading and command name different models")
     told = entry.get("gpu")
     entry, mended = as_launched(entry)
-    for key in ("model", "gpu", "engine", "dtype"):
-        if not entry.get(key):
-            raise IncompleteError(f"{key} not stated")
-    if not entry.get("n"):
+    if missing := [key for key in ("model", "gpu", "engine", "dtype") if not stated(entry.get(key))]:
+        raise IncompleteError(f"{', '.join(missing)} not stated")
+    if not stated(entry.get("n")):
         raise IncompleteError("number of accelerators not stated")
+    degrees = ("n", "tp", "pp", "dp", "ep")
+    entry = {**entry, **dict(zip(degrees, whole(entry, *degrees, default=0), strict=True))}
     # A card told from the run's own figures cannot be scored by them.
     grade = _grade(str(entry.get("verified", ""))) if entry["gpu"] == told else "C"
     if (planned := block_case(entry, file, grade)) is not None:
@@ -186,7 +196,9 @@ def _what(
 def _figures(entry: Mapping[str, Any], load: str) -> tuple[Measurement, ...]:
     found = []
     for key, value in entry["metrics"].items():
-        if not isinstance(value, int | float) or (key == "e2e_ms" and _stopped_early(entry)):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            continue
+        if key == "e2e_ms" and _stopped_early(entry):
             continue
         if key in SECONDS:
             kind, quantity = SECONDS[key]
@@ -246,7 +258,7 @@ def deployment_case(
     options = launch_options(str(entry.get("options") or ""))
     cluster, about = cluster_of(str(entry["gpu"]), int(entry["n"]))
     device = cluster.groups[0].node.accelerator
-    plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""))
+    plan, replicas, about_plan = _layout(entry, precision, str(entry.get("options") or ""), model)
     framework = framework.on(device.name, device.memory_capacity)
     if launch.captured:
         framework = replace(framework, cuda_graph_max_sequences=0)
@@ -265,6 +277,7 @@ def deployment_case(
         kv_dtype=str(options.get("kv_dtype", "bf16")),
     )  # fmt: skip
     deployment = replace(deployment, **dict(launch.fields), options=launch.options)  # type: ignore[arg-type]
+    deployment, about_budget = _with_room(deployment, settings) if runner == "serving" else (deployment, [])
     labels = Labels(
         str(entry["source"]), str(entry["gpu"]), model.name, model.family, framework.name, stated,
         scale_label(int(entry["n"]), cluster.groups[0].node.accelerators), strategy_label(plan), grade, sweep,
@@ -275,10 +288,29 @@ def deployment_case(
         *assumed,
         *about_engine,
         *about_plan,
+        *about_budget,
         *about,
         *([] if "kv_dtype" in {**options, **launch.fields} else ["KV cache in 16 bits"]),
     )
     return Case(str(entry["id"]), file, str(entry.get("split", "")), labels, subject, measured, words)
+
+
+WHOLE_PROMPTS = ("prefill-first", "in-flight")
+"""Ways of batching that do not cut prompts."""
+
+
+def _with_room(deployment: Deployment, settings: Mapping[str, Any]) -> tuple[Deployment, list[str]]:
+    """The deployment with a token budget for the stated prompts, where its engine does not cut them.
+
+    An engine that refuses the prompts of a load was not launched so; vLLM before chunked prefill takes the context of
+    the model as its budget (``SchedulerConfig`` of 0.2 to 0.6).
+    """
+    prompt = math.ceil(float(settings.get("isl") or 0))
+    whole = dict(deployment.options).get("batching")
+    name = dict(whole).get("base", deployment.batching) if isinstance(whole, tuple) else deployment.batching
+    if name not in WHOLE_PROMPTS or prompt <= deployment.max_num_batched_tokens:
+        return deployment, []
+    return replace(deployment, max_num_batched_tokens=prompt), [f"a budget of {prompt} tokens, for whole prompts"]
 
 
 YEARS = {"vllm_paper": "2023"}
@@ -299,23 +331,27 @@ def _setting(settings: Mapping[str, Any], launch: Recipe) -> str:
     return " ".join([*(f"{k}={v}" for k, v in sorted(settings.items()) if k != "points"), str(drafts)]).strip()
 
 
-def _layout(entry: Mapping[str, Any], precision: str, options: str) -> tuple[Plan, int, list[str]]:
-    """Plan of one replica and number of replicas."""
+def _layout(
+    entry: Mapping[str, Any], precision: str, options: str, model: ModelSpec
+) -> tuple[Plan, int, list[str]]:  # fmt: skip
+    """Plan of one replica and number of replicas; data parallelism of a model without experts is replicas."""
     devices, assumed = int(entry["n"]), list[str]()
     pp, dp = int(entry.get("pp") or 1), int(entry.get("dp") or 1)
     if "layer split" in str(entry["engine"]):
         return Plan(pipeline_parallel=devices, precision=precision), 1, ["the layers are split: a pipeline"]
     ep = int(entry.get("ep") or 1)
-    attention_dp = dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options)
-    if attention_dp:
+    experts = any(layer.mlp is not None and layer.mlp.num_experts for layer, _ in model.layers)
+    if experts and dp > 1 and ("dp-attention" in options or ep > 1 or "expert-parallel" in options):
         ranks = max(dp, int(entry.get("tp") or 1))
-        if devices % ranks:
+        if devices % (ranks * pp):
             raise IncompleteError(f"data-parallel attention over {ranks} of {devices} accelerators")
         whole = ep > 1 or "expert-parallel" in options
         assumed.append(f"data-parallel attention, experts {'whole' if whole else 'in slices'} over the {ranks} ranks")
-        kind = () if whole else (("expert", "gathered-slices"),)
-        plan = Plan(data_parallel=ranks, expert_parallel=ranks, precision=precision, options=kind)
-        return plan, devices // ranks, assumed
+        plan = Plan(
+            data_parallel=ranks, expert_parallel=ranks, pipeline_parallel=pp, precision=precision,
+            options=() if whole else (("expert", "gathered-slices"),),
+        )  # fmt: skip
+        return plan, devices // (ranks * pp), assumed
     tp = int(entry.get("tp") or 0)
     if not tp:
         tp = devices // (pp * dp)

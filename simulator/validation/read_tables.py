@@ -16,14 +16,14 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
-from simulator.errors import ConfigError
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
 from simulator.validation.hardware import cluster_of
 from simulator.validation.labels import scale_label, strategy_label
+from simulator.validation.model_names import shipped_name
 from simulator.validation.models import IncompleteError, gpt_model, llama_model
 from simulator.validation.plans import framework_of
+from simulator.validation.records import amount, read_each, whole
 from simulator.validation.training_launches import with_launch_options
 from simulator.workload.counting import parameters
 from simulator.workload.framework import Framework
@@ -36,23 +36,10 @@ __all__ = ["TABLES", "read_table"]
 
 Row = Mapping[str, str]
 
-GIB = 2.0**30
+GIB, MILLISECOND = 2.0**30, 1e-3
 
 FFN = {2048: 8192, 3072: 8192, 4096: 14336, 8192: 28672, 16384: 53248}
 """Feed-forward widths of Llama-shaped models by hidden size, where a table leaves them out."""
-
-
-def _whole(row: Row, *names: str) -> tuple[int, ...]:
-    """Columns as whole numbers.
-
-    Raises
-    ------
-    IncompleteError
-        With the columns that are empty.
-    """
-    if missing := [n for n in names if not row.get(n)]:
-        raise IncompleteError(f"{', '.join(missing)} not stated")
-    return tuple(int(float(row[n])) for n in names)
 
 
 def _case(
@@ -88,23 +75,25 @@ in the data-parallel degree alone differ by exactly the repository's own table o
 
 
 def _vtrain(row: Row, file: str, index: int) -> Case:
-    hidden, heads, layers, sequence = _whole(row, "hidden", "heads", "layers", "seq_len")
-    tp, dp, pp = _whole(row, "tp", "dp", "pp")
-    gpus = int(row["gpus"])
+    hidden, heads, layers, sequence = whole(row, "hidden", "heads", "layers", "seq_len")
+    tp, dp, pp = whole(row, "tp", "dp", "pp")
+    gpus, total, micro = whole(row, "gpus", "global_batch", "micro_batch")
+    seconds = amount(row, "step_ms") * MILLISECOND
     if tp * dp * pp != gpus:
         raise IncompleteError(f"tp × dp × pp = {tp * dp * pp} but {gpus} GPUs")
     framework, assumed = framework_of("vTrain", {"flash_attention": False})
     plan = Plan(tensor_parallel=tp, data_parallel=dp, pipeline_parallel=pp, recompute="full", precision="fp16")
     model = gpt_model(f"GPT h{hidden} L{layers}", layers, hidden, heads, sequence, 51200)
-    batch = Batch(int(row["global_batch"]), int(row["micro_batch"]), sequence)
+    batch = Batch(total, micro, sequence)
     assumed += ["vocabulary 51200", "fp16", "800 Gb/s per node between nodes (the repository's configuration)"]
     composed = gpus <= 8
     assumed += [COMPOSED] * composed
     source = f"vTrain {'one node' if composed else 'multi-node'}"
-    sweep = f"{source}|{hidden}|{layers}|{heads}|{gpus}|{row['global_batch']}"
-    measured = (Measurement("training_step_time", float(row["step_ms"]) * 1e-3, "step"), Measurement("fits", 1.0))
-    return _case(f"vtrain_{gpus}gpu_{index}", row, file, source, "A100-80GB", (model, batch, plan, framework), measured,
-                 sweep, assumed, "4x 200 Gb/s HDR InfiniBand per node", "C" if composed else "A")  # fmt: skip
+    sweep = f"{source}|{hidden}|{layers}|{heads}|{gpus}|{total}"
+    measured = (Measurement("training_step_time", seconds, "step"), Measurement("fits", 1.0))
+    gpu = row.get("gpu") or "A100-80GB"
+    return _case(f"vtrain_{gpus}gpu_{index}", row, file, source, gpu, (model, batch, plan, framework), measured, sweep,
+                 assumed, "4x 200 Gb/s HDR InfiniBand per node", "C" if composed else "A")  # fmt: skip
 
 
 CHECKED_BELOW = 440.0
@@ -119,18 +108,21 @@ after the pipeline fix, they take the same 0.5 s longer per micro-batch with two
 
 
 def _nanotron(row: Row, file: str, index: int) -> Case:
-    hidden, layers, heads = _whole(row, "hidden", "layers", "heads")
-    tp, dp, pp, gpus = _whole(row, "tp", "dp", "pp", "gpus")
+    hidden, layers, heads = whole(row, "hidden", "layers", "heads")
+    tp, dp, pp, gpus = whole(row, "tp", "dp", "pp", "gpus")
     if hidden not in FFN:
         raise IncompleteError(f"feed-forward width not stated for hidden size {hidden}")
-    groups = int(row.get("kv_heads") or heads)
-    shape = (layers, hidden, heads, groups, FFN[hidden], int(row["vocab"]), 4096)
+    vocab, micro, steps = whole(row, "vocab", "micro_batch", "grad_accum")
+    [groups], [stage] = whole(row, "kv_heads", default=heads), whole(row, "zero_stage", least=0)
+    if tp * dp * pp != gpus:
+        raise IncompleteError(f"tp × dp × pp = {tp * dp * pp} but {gpus} GPUs")
+    shape = (layers, hidden, heads, groups, FFN[hidden], vocab, 4096)
     models = [llama_model(f"Llama {row['params_b']}B", *shape, tied=tied) for tied in (True, False)]
     stated = row.get("tied_embeddings")
-    size = float(row["params_b"]) * 1e9
+    size = amount(row, "params_b") * 1e9
     model = models[stated != "True"] if stated else min(models, key=lambda m: abs(parameters(m) - size))
     fixed = row.get("after_pp_fix", "True") == "True"
-    inside = float(row.get("allreduce_intra_gbps") or math.inf)
+    inside = amount(row, "allreduce_intra_gbps") if row.get("allreduce_intra_gbps") else math.inf
     framework, assumed = framework_of(
         "nanotron" if fixed and inside >= BROKEN_BELOW else "nanotron-2024", {"flash_attention": True}
     )
@@ -139,19 +131,18 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     if inside < CHECKED_BELOW:
         framework = replace(framework, checked_collectives=True)
         assumed.append("collectives checked on the host (TORCH_DISTRIBUTED_DEBUG): those timed inside the job are slow")
-    micro, steps = int(row["micro_batch"]), int(row["grad_accum"])
     plan = Plan(tensor_parallel=tp, data_parallel=dp, pipeline_parallel=pp, sequence_parallel=tp > 1,
-                zero_stage=int(row["zero_stage"]), precision="bf16")  # fmt: skip
+                zero_stage=stage, precision="bf16")  # fmt: skip
     batch = Batch(dp * micro * steps, micro, 4096)
     ran = row["status"].lower() == "success"
     measured: list[Measurement] = [Measurement("fits", float(ran))]
     if ran:
-        seconds = batch.tokens / (float(row["tokens_per_s_per_gpu"]) * gpus)
+        seconds = batch.tokens / (amount(row, "tokens_per_s_per_gpu") * gpus)
         measured.append(Measurement("training_step_time", seconds, "step"))
         # nanotron logs rank 0, which is on the first stage, in GiB (src/nanotron/helpers.py); mem_alloc is the peak
         # after the backward, without activations.
         if row.get("mem_reserved_gb"):
-            measured.append(Measurement("training_memory", float(row["mem_reserved_gb"]) * GIB, "reserved_first"))
+            measured.append(Measurement("training_memory", amount(row, "mem_reserved_gb") * GIB, "reserved_first"))
     fixed = fixed or pp == 1
     source = "nanotron sweep" if fixed else "nanotron sweep, pipeline rows before the fix"
     assumed += ["feed-forward width by hidden size (Llama)", "sequence 4096"]
@@ -172,9 +163,6 @@ def _nanotron(row: Row, file: str, index: int) -> Case:
     )
 
 
-SHAPES = (("llama3-70b", "llama-3.1-70b"), ("llama3-8b", "llama-3.1-8b"), ("mixtral-8x7b", "mixtral-8x7b"))
-
-
 def named_model(name: str, layers: int) -> ModelSpec:
     """A shipped model by the name a table uses, cut to ``layers`` layers (each kind keeps its order).
 
@@ -183,29 +171,26 @@ def named_model(name: str, layers: int) -> ModelSpec:
     IncompleteError
         If there is no such model.
     """
-    words = name.lower().replace("_", "-")
-    tries = [shipped for short, shipped in SHAPES if words.startswith(short)] + [
-        words,
-        re.sub(r"(llama|qwen|deepseek)(v?\d)", r"\1-\2", words),
-    ]
-    for candidate in tries:
-        try:
-            model = load_model(candidate)
-        except ConfigError:
-            continue
-        kept = model.layer_list()[:layers]
-        runs = tuple((layer, kept.count(layer)) for layer in dict.fromkeys(kept))
-        # Benchmarks of cut models train the next token alone unless they say otherwise.
-        return replace(model, name=f"{name} {layers} layers", layers=runs, num_nextn_predict_layers=0)
-    raise IncompleteError(f"no public configuration of '{name}' is shipped")
+    shipped = shipped_name(name)
+    if not shipped:
+        raise IncompleteError(f"no public configuration of '{name}' is shipped")
+    model = load_model(shipped)
+    if layers > model.num_hidden_layers:
+        raise IncompleteError(f"{layers} layers, but {shipped} has {model.num_hidden_layers}")
+    kept = model.layer_list()[:layers]
+    runs = tuple((layer, kept.count(layer)) for layer in dict.fromkeys(kept))
+    # Benchmarks of cut models train the next token alone unless they say otherwise.
+    return replace(model, name=f"{name} {layers} layers", layers=runs, num_nextn_predict_layers=0)
 
 
 def _simumax(row: Row, file: str, index: int) -> Case:
-    sizes = {k: int(row[k]) for k in ("tp", "pp", "cp", "ep", "dp")}
+    degrees = ("tp", "pp", "cp", "ep", "dp")
+    sizes = dict(zip(degrees, whole(row, *degrees), strict=True))
+    layers, micro, steps, sequence = whole(row, "layers", "micro_batch", "micro_batches", "seq_len")
     fused = ", fused cross-entropy" * row["case"].endswith("_cef")
     record = {"flash_attention": True, "notes": f"no communication overlap{fused}"}
     framework, assumed = framework_of("SimuMax", record)
-    model = named_model(row["model"], int(row["layers"]))
+    model = named_model(row["model"], layers)
     recompute = "full" if re.search(r"full_?recompute|_fr\b", row["case"]) else "none"
     chunks = int(match[1]) if (match := re.search(r"_vp(\d+)", row["case"])) else 1
     plan = Plan(
@@ -214,12 +199,11 @@ def _simumax(row: Row, file: str, index: int) -> Case:
         sequence_parallel=sizes["tp"] > 1, zero_stage=1, precision="bf16", recompute=recompute, virtual_stages=chunks,
         schedule="interleaved-1f1b" if chunks > 1 else "1f1b",
     )  # fmt: skip
-    micro, steps = int(row["micro_batch"]), int(row["micro_batches"])
-    batch = Batch(micro * steps * plan.data_parallel, micro, int(row["seq_len"]))
+    batch = Batch(micro * steps * plan.data_parallel, micro, sequence)
     measured = (
-        Measurement("training_step_time", float(row["step_ms"]) * 1e-3, "step"), Measurement("fits", 1.0),
-        Measurement("training_memory", float(row["peak_alloc_gib"]) * GIB, "allocated"),
-        Measurement("training_memory", float(row["peak_reserved_gib"]) * GIB, "reserved"),
+        Measurement("training_step_time", amount(row, "step_ms") * MILLISECOND, "step"), Measurement("fits", 1.0),
+        Measurement("training_memory", amount(row, "peak_alloc_gib") * GIB, "allocated"),
+        Measurement("training_memory", amount(row, "peak_reserved_gib") * GIB, "reserved"),
     )  # fmt: skip
     plan, launched = with_launch_options(plan, "SimuMax")
     assumed += ["sequence parallel, distributed optimizer, no overlap (SimuMax's notes)", *launched]
@@ -237,7 +221,7 @@ def _simumax(row: Row, file: str, index: int) -> Case:
 
 
 def _rapid(row: Row, file: str, index: int) -> Case:
-    tp, pp, cp, dp = _whole(row, "tp", "pp", "cp", "dp")
+    tp, pp, cp, dp = whole(row, "tp", "pp", "cp", "dp")
     framework, assumed = framework_of("imec", {"flash_attention": True})
     sharded = "FSDP" in row["variant"]
     plan = Plan(
@@ -251,7 +235,7 @@ def _rapid(row: Row, file: str, index: int) -> Case:
     assumed += ["A100 PCIe with a bridge on each pair: two NVLink and two PCIe links (uci_train_lime.py)"]
     assumed += ["sequence parallel with tensor parallel", "mixed bf16 (FSDP)" if sharded else
                 "parameters, gradients and moments in bf16 (DDP): a replica of 7 B ran in 80 GB"]  # fmt: skip
-    measured = (Measurement("training_step_time", float(row["step_s"]), "step"), Measurement("fits", 1.0))
+    measured = (Measurement("training_step_time", amount(row, "step_s"), "step"), Measurement("fits", 1.0))
     return _case(
         f"rapid_llm_{index}",
         row,
@@ -279,10 +263,11 @@ TABLES: tuple[tuple[frozenset[str], Callable[[Row, str, int], Case]], ...] = (
 def read_table(rows: Sequence[Row], make: Callable[[Row, str, int], Case], file: str) -> Reading:
     """Every row of a table."""
     reading = Reading()
-    for index, row in enumerate(rows):
-        try:
-            reading.cases.append(make(row, file, index))
-        except IncompleteError as error:
-            name: Any = row.get("case") or f"{file}:{index + 2}"
-            reading.skipped.append(Skipped(str(name), file, row.get("split") or "dev", file, "table", str(error)))
+
+    def skipped(numbered: tuple[int, Row], reason: str) -> Skipped:
+        index, row = numbered
+        name = row.get("case") or f"{file}:{index + 2}"
+        return Skipped(name, file, row.get("split") or "dev", file, "table", reason)
+
+    read_each(reading, enumerate(rows), lambda numbered: make(numbered[1], file, numbered[0]), skipped)
     return reading

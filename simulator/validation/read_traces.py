@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
+from simulator.validation.records import IncompleteError, amount, read_each, whole
 
 __all__ = ["READERS"]
 
-MICROSECOND = 1e-6
+MICROSECOND, SOURCE = 1e-6, "DeepSeek-V3 profile"
 
 KERNEL_COLUMNS = frozenset({"role", "pass_", "kernel", "dtype", "M", "N", "K", "mean_us", "min_us"})
 
@@ -20,56 +21,37 @@ GPU, SM_SHARE = "H800", 112 / 132
 def read_kernels(rows: Sequence[Mapping[str, str]], path: Path) -> Reading:
     """GEMMs with whole M, N and K; attention and rows that ran beside another kernel are listed."""
     reading = Reading()
-    for row in rows:
-        name = f"{path.stem}:{row['role']}"
-        if not all(row[k].isdigit() for k in ("M", "N", "K")):
-            reading.skipped.append(
-                Skipped(
-                    name,
-                    path.name,
-                    "dev",
-                    "DeepSeek-V3 profile",
-                    "kernels",
-                    "attention with latent heads: see the layer",
-                )
-            )
-            continue
-        if row.get("concurrent_streams", "1") != "1":
-            reading.skipped.append(
-                Skipped(name, path.name, "dev", "DeepSeek-V3 profile", "kernels", "ran beside another kernel")
-            )
-            continue
-        dtype = "fp8" if row["dtype"].startswith("fp8") else "bf16"
-        grouped = "grouped" in row["kernel"]
-        labels = Labels(
-            "DeepSeek-V3 profile",
-            GPU,
-            row["role"],
-            "deepseek",
-            "",
-            dtype,
-            "1 accelerator",
-            "grouped" if grouped else "gemm",
-            "A",
-        )
-        settings = (
-            ("m", int(row["M"])),
-            ("n", int(row["N"])),
-            ("k", int(row["K"])),
-            ("dtype", dtype),
-            ("groups", 4 if grouped else 1),
-            ("share", SM_SHARE),
-            ("gpu", GPU),
-        )
-        measured = (Measurement("kernel", float(row["mean_us"]) * MICROSECOND, "seconds"),)
-        assumed = (
-            "peak and L2 in proportion to 112 of 132 multiprocessors",
-            *(("4 experts per rank (256 over 64)",) if grouped else ()),
-        )
-        reading.cases.append(
-            Case(name, path.name, "dev", labels, Subject("kernel", None, settings=settings), measured, assumed)
-        )
+
+    def skipped(row: Mapping[str, str], reason: str) -> Skipped:
+        return Skipped(f"{path.stem}:{row['role']}", path.name, "dev", SOURCE, "kernels", reason)
+
+    read_each(reading, rows, lambda row: _kernel(row, path), skipped)
     return reading
+
+
+def _kernel(row: Mapping[str, str], path: Path) -> Case:
+    sizes = ("M", "N", "K")
+    if any("heads" in row[k] for k in sizes):
+        raise IncompleteError("attention with latent heads: see the layer")
+    if row.get("concurrent_streams", "1") not in ("", "1"):
+        raise IncompleteError("ran beside another kernel")
+    m, n, k = whole(row, *sizes)
+    dtype = "fp8" if row["dtype"].startswith("fp8") else "bf16"
+    grouped = "grouped" in row["kernel"]
+    labels = Labels(
+        SOURCE, GPU, row["role"], "deepseek", "", dtype, "1 accelerator", "grouped" if grouped else "gemm", "A"
+    )
+    settings = (
+        ("m", m), ("n", n), ("k", k), ("dtype", dtype), ("groups", 4 if grouped else 1), ("share", SM_SHARE),
+        ("gpu", GPU),
+    )  # fmt: skip
+    measured = (Measurement("kernel", amount(row, "mean_us") * MICROSECOND, "seconds"),)
+    assumed = (
+        "peak and L2 in proportion to 112 of 132 multiprocessors",
+        *(("4 experts per rank (256 over 64)",) if grouped else ()),
+    )
+    subject = Subject("kernel", None, settings=settings)
+    return Case(f"{path.stem}:{row['role']}", path.name, "dev", labels, subject, measured, assumed)
 
 
 READERS: tuple[tuple[frozenset[str], Callable[[Sequence[Mapping[str, str]], Path], Reading]], ...] = (

@@ -9,18 +9,19 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from simulator.units import parse_quantity
 from simulator.validation.cases import Case, Labels, Measurement, Reading, Skipped, Subject
-from simulator.validation.hardware import UnknownHardwareError, cluster_of
+from simulator.validation.hardware import cluster_of
 from simulator.validation.labels import scale_label, strategy_label
-from simulator.validation.models import IncompleteError, dims_in_words, model_of
+from simulator.validation.models import IncompleteError, dims_in_words, trained_model
 from simulator.validation.plans import SCHEDULES, framework_of, plan_of, precision_of
 from simulator.validation.read_cluster import CLUSTER_SECTIONS
 from simulator.validation.read_power import power_case
+from simulator.validation.records import amount, read_each, sections, stated, whole
 from simulator.validation.training_launches import with_launch_options
 from simulator.workload.jobs import Batch, TrainingJob
 
@@ -56,54 +57,59 @@ def read_training_file(data: Mapping[str, Any], file: str) -> Reading:
         ("power", power_case),
     )
     for section, make in sections:
-        for record in data.get(section) or ():
-            try:
-                reading.cases.append(make(record, file))
-            except (IncompleteError, UnknownHardwareError) as error:
-                reading.skipped.append(_skipped(record, file, section, str(error)))
+        read_each(reading, data.get(section) or (), partial(_made, make, file), partial(_skipped, file, section))
     for section, why in OTHER_SECTIONS.items():
-        reading.skipped += [_skipped(r, file, section, why) for r in data.get(section) or ()]
+        reading.skipped += [_skipped(file, section, r, why) for r in data.get(section) or ()]
     return reading
 
 
-def _skipped(record: Mapping[str, Any], file: str, section: str, reason: str) -> Skipped:
-    return Skipped(str(record.get("id")), file, str(record.get("split", "")), _source(record), section, reason)
+def _made(make: Callable[[Mapping[str, Any], str], Case], file: str, record: Mapping[str, Any]) -> Case:
+    sections(record, ())
+    if not stated(record.get("id")):
+        raise IncompleteError("id not stated")
+    return make(record if record.get("source") is not None else {**record, "source": file}, file)
+
+
+def _skipped(file: str, section: str, record: object, reason: str) -> Skipped:
+    known = record if isinstance(record, Mapping) else {}
+    return Skipped(str(known.get("id")), file, str(known.get("split", "")), _source(known), section, reason)
 
 
 def _source(record: Mapping[str, Any]) -> str:
     source = record.get("source")
-    return str(source["name"] if isinstance(source, Mapping) else source)
+    return str(source.get("name") if isinstance(source, Mapping) else source)
 
 
 def training_case(record: Mapping[str, Any], file: str) -> Case:
     """One entry of ``runs``."""
+    sections(record, ("model", "hardware", "parallelism"), ("batch", "measured", "derived"))
     batch, hardware = record.get("batch") or {}, record["hardware"]
-    if not batch.get("micro_batch") or not batch.get("global_batch"):
+    if not (stated(batch.get("micro_batch")) and stated(batch.get("global_batch"))):
         raise IncompleteError("micro-batch or global batch not stated")
+    micro, total = whole(batch, "micro_batch", "global_batch")
+    [accelerators], [sequence] = whole(hardware, "n_gpus"), whole(record["model"], "seq_len")
+    [per_node] = whole(hardware, "gpus_per_node", default=0)
     measured = _measurements(record)
     if not measured:
         raise IncompleteError("neither a step time, tokens per second nor memory is stated")
-    cluster, assumed = cluster_of(
-        hardware["gpu"],
-        int(hardware["n_gpus"]),
-        int(hardware.get("gpus_per_node") or 0),
-        str(hardware.get("inter_node") or ""),
-    )
+    if not stated(hardware.get("gpu")):
+        raise IncompleteError("gpu not stated")
+    gpu = str(hardware["gpu"])
+    cluster, assumed = cluster_of(gpu, accelerators, per_node, str(hardware.get("inter_node") or ""))
     framework, assumed_framework = framework_of(f"{_source(record)} {record.get('framework', '')}", record)
     plan, assumed_plan = plan_of(record, framework)
     plan, launched = with_launch_options(plan, _source(record))
-    if plan.accelerators != int(hardware["n_gpus"]):
-        raise IncompleteError(f"the layout needs {plan.accelerators} accelerators, the record has {hardware['n_gpus']}")
-    model = model_of(record["model"])
-    sequence = int(record["model"]["seq_len"])
-    sizes = Batch(int(batch["global_batch"]), int(batch["micro_batch"]), sequence)
+    if plan.accelerators != accelerators:
+        raise IncompleteError(f"the layout needs {plan.accelerators} accelerators, the record has {accelerators}")
+    model, assumed_model = trained_model(record["model"])
+    sizes = Batch(total, micro, sequence)
     job = TrainingJob(str(record["id"]), model, framework, sizes, plan)
     labels = Labels(
-        _source(record), hardware["gpu"], model.name, model.family, framework.name, plan.precision,
+        _source(record), gpu, model.name, model.family, framework.name, plan.precision,
         scale_label(plan.accelerators, cluster.groups[0].node.accelerators), strategy_label(plan),
         str(record.get("quality", "B")), _sweep(record), str(record.get("config_group", "")),
     )  # fmt: skip
-    words = (*assumed, *assumed_framework, *assumed_plan, *launched)
+    words = (*assumed, *assumed_model, *assumed_framework, *assumed_plan, *launched)
     return Case(
         str(record["id"]),
         file,
@@ -118,8 +124,9 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
 def _sweep(record: Mapping[str, Any]) -> str:
     """Same source, model, sequence, global batch and accelerators: only the layout differs."""
     hardware, batch = record["hardware"], record["batch"]
-    keys = (_source(record), record["model"]["name"], record["model"]["seq_len"], hardware["gpu"], hardware["n_gpus"],
-            batch["global_batch"], precision_of(str(record["precision"])))  # fmt: skip
+    model, words = record["model"], str(record.get("precision", ""))
+    keys = (_source(record), model.get("name"), model["seq_len"], hardware["gpu"], hardware["n_gpus"],
+            batch["global_batch"], precision_of(words))  # fmt: skip
     return "|".join(map(str, keys))
 
 
@@ -129,10 +136,10 @@ def _measurements(record: Mapping[str, Any]) -> tuple[Measurement, ...]:
         found.append(Measurement("training_step_time", seconds, "step"))
         found.append(Measurement("fits", 1.0))
     for key, counts, unit in MEMORY_KEYS:
-        if measured.get(key):
+        if stated(measured.get(key)):
             if key == "memory_gb" and "nvidia-smi" in str(record.get("notes", "")):
                 counts = "device"
-            found.append(Measurement("training_memory", float(measured[key]) * unit, counts))
+            found.append(Measurement("training_memory", amount(measured, key) * unit, counts))
     return tuple(found)
 
 
@@ -140,14 +147,15 @@ def step_seconds(record: Mapping[str, Any]) -> float:
     """Step time [s]: printed, or from tokens/s, or the file's own conversion of TFLOP/s under the stated formula; 0
     if none."""
     measured, derived = record.get("measured") or {}, record.get("derived") or {}
-    tokens = int(record["batch"]["global_batch"]) * int(record["model"]["seq_len"])
-    if measured.get("step_time_s"):
-        return float(measured["step_time_s"])
-    if measured.get("tokens_per_s"):
-        return tokens / float(measured["tokens_per_s"])
-    if measured.get("tokens_per_s_per_gpu"):
-        return tokens / float(measured["tokens_per_s_per_gpu"]) / int(record["hardware"]["n_gpus"])
-    return float(derived.get("step_time_s") or 0.0)
+    (total,), (sequence,) = whole(record["batch"], "global_batch"), whole(record["model"], "seq_len")
+    if stated(measured.get("step_time_s")):
+        return amount(measured, "step_time_s")
+    if stated(measured.get("tokens_per_s")):
+        return total * sequence / amount(measured, "tokens_per_s")
+    if stated(measured.get("tokens_per_s_per_gpu")):
+        rate = amount(measured, "tokens_per_s_per_gpu") * whole(record["hardware"], "n_gpus")[0]
+        return total * sequence / rate
+    return amount(derived, "step_time_s") if stated(derived.get("step_time_s")) else 0.0
 
 
 # -- other sections ------------------------------------------------------------------------------------------------
@@ -160,11 +168,11 @@ def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
     dims["mlp"] = "gelu" if dims["family"] == "gpt" else "swiglu"
     if dims["family"] == "gpt" and "hidden" in dims:
         dims |= {"ffn_hidden": 4 * int(str(dims["hidden"])), "tied_embeddings": True}
-    tp, pp = int(record.get("tp") or 1), int(record.get("pp") or 1)
-    gpus = int(record.get("n_gpus") or tp * pp)
+    tp, pp, micro, steps = whole(record, "tp", "pp", "micro_batch", "micro_num", default=1)
+    [gpus] = whole(record, "n_gpus", default=tp * pp)
     replicas = gpus // (tp * pp)
-    micro = int(record.get("micro_batch") or 1)
-    dims["seq_len"] = int(record.get("seq_len") or dims.get("seq_len") or 0)
+    [sequence] = whole(record, "seq_len", default=int(dims.get("seq_len", 0)))
+    dims["seq_len"] = sequence
     return {
         **record,
         "model": dims,
@@ -176,7 +184,7 @@ def _flat_record(record: Mapping[str, Any]) -> dict[str, Any]:
             "sp": bool(record.get("sp")),
             "zero_stage": record.get("zero_stage"),
         },
-        "batch": {"micro_batch": micro, "global_batch": micro * int(record.get("micro_num") or 1) * replicas},
+        "batch": {"micro_batch": micro, "global_batch": micro * steps * replicas},
     }
 
 

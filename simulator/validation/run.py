@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from simulator.data import data_root
+from simulator.errors import ConfigError, Issue
 from simulator.validation.cases import Case, Reading, Skipped, Subject
 from simulator.validation.held_out import without_own_constants
 from simulator.validation.read import measurement_files, read_file
@@ -92,11 +93,17 @@ Given = tuple[tuple[str, ...], str, bool]
 
 @cache
 def _read_all(files: tuple[str, ...], split: str, held_out: bool) -> Reading:
-    whole = Reading()
+    whole, issues = Reading(), list[Issue]()
     for name in files:
-        part = read_file(Path(name))
+        try:
+            part = read_file(Path(name))
+        except ConfigError as error:
+            issues += error.issues
+            continue
         whole.cases += [c for c in part.cases if not split or c.split == split]
         whole.skipped += [s for s in part.skipped if not split or s.split == split]
+    if issues:
+        raise ConfigError(issues)
     if held_out:
         whole.cases = [without_own_constants(c) or c for c in whole.cases]
     return whole
@@ -128,6 +135,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
     from simulator.validation import (
         cluster_runs,
         offload_runs,
+        pool_runs,
         power_runs,
         production_runs,
         serving_runs,
@@ -143,6 +151,7 @@ def runners() -> dict[str, Callable[[Subject], Answer]]:
         "bubble": training_runs.run_bubble,
         "step": step_runs.run_step,
         "serving": serving_runs.run_serving,
+        "pools": pool_runs.run_pools,
         "static_batch": serving_runs.run_static,
         "capacity": serving_runs.run_capacity,
         "production": production_runs.run_production,

@@ -342,7 +342,7 @@ def _kv_elements(a: AttentionSpec) -> int:
 def index_bytes(a: AttentionSpec) -> int:
     """Bytes of an indexer's key of one token: fp8 with an fp32 scale per block of 128 (vLLM and SGLang) [B]; 0 without
     an indexer."""
-    return a.index_head_dim + 4 * -(-a.index_head_dim // _INDEX_BLOCK) if a.index_topk else 0
+    return a.index_head_dim + 4 * -(-a.index_head_dim // _INDEX_BLOCK) if a.index_n_heads else 0
 
 
 def kv_bytes_per_token(model: ModelSpec, dtype_bytes: float = 2) -> float:

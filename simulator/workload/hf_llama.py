@@ -72,9 +72,10 @@ def _prediction_modules(c: ConfigReader) -> int:
     return c.integer(key, default=0, minimum=0) if key in c.config else 0
 
 
-@family("llama")
+@family("llama", "internlm2", "baichuan")
 def llama(c: ConfigReader) -> ModelSpec:
-    """Llama 1 to 3.3, Yi, Vicuna, DeepSeek-LLM and others that ship as ``llama``."""
+    """Llama 1 to 3.3, Yi, Vicuna, DeepSeek-LLM and others that ship as ``llama``, and InternLM2 and Baichuan 7B, whose
+    fused projections have the same shapes."""
     hidden = c.integer("hidden_size", default=4096)
     bias = c.flag("attention_bias", default=False)
     attention = grouped_query(c, hidden, qkv_bias=bias, output_bias=bias)
@@ -105,14 +106,14 @@ def _qwen(c: ConfigReader, name: str, attention: AttentionSpec, hidden: int) -> 
     return causal_lm(c, name, hidden, layers, vocab_size=151936, positions=32768)
 
 
-@family("qwen2")
+@family("qwen2", "mimo")
 def qwen2(c: ConfigReader) -> ModelSpec:
-    """Qwen2 and Qwen2.5: biases on q, k and v only."""
+    """Qwen1.5, Qwen2, Qwen2.5 and MiMo-7B: biases on q, k and v only."""
     hidden = c.integer("hidden_size", default=4096)
     return _qwen(c, "qwen2", grouped_query(c, hidden, kv_heads=32, qkv_bias=True), hidden)
 
 
-@family("qwen3")
+@family("qwen3", "qwen3_vl_text")
 def qwen3(c: ConfigReader) -> ModelSpec:
     """Qwen3: no biases, a norm on each query and key head."""
     hidden = c.integer("hidden_size", default=4096)
@@ -168,3 +169,32 @@ def phi3(c: ConfigReader) -> ModelSpec:
     attentions = by_window(grouped_query(c, hidden), [SLIDING] * count, c.window())
     layers = [LayerSpec(a, mlp) for a in attentions]
     return causal_lm(c, "phi3", hidden, layers, vocab_size=32064, positions=4096)
+
+
+@family("cohere")
+def cohere(c: ConfigReader) -> ModelSpec:
+    """Command R: attention and feed-forward side by side under one norm without bias, tied embedding."""
+    hidden = c.integer("hidden_size", default=8192)
+    bias, normed = c.flag("attention_bias", default=False), c.flag("use_qk_norm", default=False)
+    attention = grouped_query(c, hidden, heads=64, qkv_bias=bias, output_bias=bias)
+    mlp = MlpSpec(c.integer("intermediate_size", default=22528), gated=True)
+    heads = attention.num_attention_heads + attention.num_key_value_heads
+    layer = LayerSpec(
+        attention, mlp, norm="layer_nobias", norms=1, parallel_residual=True,
+        extra_parameters=heads * attention.head_dim if normed else 0,  # a norm of its own for every head
+    )  # fmt: skip
+    layers = [layer] * c.integer("num_hidden_layers", default=40)
+    return causal_lm(c, "cohere", hidden, layers, vocab_size=256000, positions=8192, tied=True)
+
+
+@family("olmo2")
+def olmo2(c: ConfigReader) -> ModelSpec:
+    """OLMo 2: norms after attention and feed-forward, and over all query and all key heads."""
+    hidden = c.integer("hidden_size", default=4096)
+    bias = c.flag("attention_bias", default=False)
+    attention = grouped_query(c, hidden, qkv_bias=bias, output_bias=bias)
+    heads = attention.num_attention_heads + attention.num_key_value_heads
+    mlp = MlpSpec(c.integer("intermediate_size", default=11008), gated=True)
+    layer = LayerSpec(attention, mlp, extra_parameters=heads * attention.head_dim)
+    layers = [layer] * c.integer("num_hidden_layers", default=32)
+    return causal_lm(c, "olmo2", hidden, layers, vocab_size=50304, positions=2048)

@@ -14,9 +14,9 @@ FP8_BLOCK = 128
 """``weight_block_size`` of the official fp8 checkpoints of DeepSeek-V3 and R1, Kimi K2 and Qwen3."""
 
 
-@family("mixtral")
+@family("mixtral", "grok-1")
 def mixtral(c: ConfigReader) -> ModelSpec:
-    """Mixtral: every layer routes to ``num_experts_per_tok`` of ``num_local_experts``."""
+    """Mixtral and Grok-1: every layer routes to ``num_experts_per_tok`` of ``num_local_experts``."""
     hidden = c.integer("hidden_size", default=4096)
     count = c.integer("num_hidden_layers", default=32)
     mlp = MlpSpec(
@@ -29,6 +29,25 @@ def mixtral(c: ConfigReader) -> ModelSpec:
     attentions = by_window(grouped_query(c, hidden, kv_heads=8), [SLIDING] * count, c.window())
     layers = [LayerSpec(a, mlp) for a in attentions]
     return causal_lm(c, "mixtral", hidden, layers, vocab_size=32000, positions=131072)
+
+
+@family("dbrx")
+def dbrx(c: ConfigReader) -> ModelSpec:
+    """DBRX: norms without bias, sixteen experts in every layer."""
+    hidden = c.integer("d_model", default=2048)
+    heads = c.integer("n_heads", default=16)
+    mixed, experts = c.sub("attn_config", {}), c.sub("ffn_config", {})
+    dim = c.head_dim(hidden, heads)
+    attention = AttentionSpec("full", heads, mixed.key_value_heads(heads, "kv_n_heads", default=1), dim, dim)
+    mlp = MlpSpec(
+        0,
+        gated=True,
+        num_experts=experts.integer("moe_num_experts", default=4),
+        num_experts_per_tok=experts.integer("moe_top_k", default=1),
+        moe_intermediate_size=experts.integer("ffn_hidden_size", default=3584),
+    )
+    layers = [LayerSpec(attention, mlp, norm="layer_nobias")] * c.integer("n_layers", default=24)
+    return causal_lm(c, "dbrx", hidden, layers, vocab_size=32000, positions=c.integer("max_seq_len", default=2048))
 
 
 def qwen_mlps(
@@ -72,7 +91,7 @@ def qwen2_moe(c: ConfigReader) -> ModelSpec:
     return causal_lm(c, "qwen2_moe", hidden, layers, vocab_size=151936, positions=32768)
 
 
-@family("qwen3_moe")
+@family("qwen3_moe", "qwen3_vl_moe_text")
 def qwen3_moe(c: ConfigReader) -> ModelSpec:
     """Qwen3-MoE: no shared expert."""
     hidden = c.integer("hidden_size", default=2048)
@@ -155,8 +174,15 @@ def deepseek_v3(c: ConfigReader) -> ModelSpec:
     """DeepSeek-V3, R1 and Kimi K2; the router has a correction bias. V3.2 attends to what its indexer chooses."""
     hidden = c.integer("hidden_size", default=7168)
     attention = _latent(c, 128, q_lora_rank=1536, kv_lora_rank=512)
+    dense = MlpSpec(c.integer("intermediate_size", default=18432), gated=True)
+    layers = _first_dense(c, attention, dense, _corrected_experts(c), layers=61, first=3)
+    return causal_lm(c, "deepseek_v3", hidden, layers, vocab_size=129280, positions=4096, fp8_block=FP8_BLOCK)
+
+
+def _corrected_experts(c: ConfigReader) -> MlpSpec:
+    """Experts of DeepSeek-V3, whose router has a correction bias."""
     width = c.integer("moe_intermediate_size", default=2048)
-    sparse = MlpSpec(
+    return MlpSpec(
         0,
         gated=True,
         num_experts=c.integer("n_routed_experts", default=256),
@@ -165,9 +191,47 @@ def deepseek_v3(c: ConfigReader) -> ModelSpec:
         shared_intermediate_size=width * c.integer("n_shared_experts", default=1, minimum=0),
         router_bias=True,
     )
-    dense = MlpSpec(c.integer("intermediate_size", default=18432), gated=True)
-    layers = _first_dense(c, attention, dense, sparse, layers=61, first=3)
-    return causal_lm(c, "deepseek_v3", hidden, layers, vocab_size=129280, positions=4096, fp8_block=FP8_BLOCK)
+
+
+@family("glm_moe_dsa")
+def glm_moe_dsa(c: ConfigReader) -> ModelSpec:
+    """GLM-5: DeepSeek-V3.2's attention with heads of another size.
+
+    From GLM-5.2 on, layers whose ``indexer_types`` is ``shared`` attend to what the layer with an indexer before them
+    chose.
+    """
+    hidden = c.integer("hidden_size", default=6144)
+    attention = _latent(c, 64, q_lora_rank=2048, kv_lora_rank=512)
+    dense = MlpSpec(c.integer("intermediate_size", default=12288), gated=True)
+    layers = _first_dense(c, attention, dense, _corrected_experts(c), layers=78, first=3)
+    without = dataclasses.replace(attention, index_n_heads=0, index_head_dim=0)
+    kinds = c.items("indexer_types", len(layers)) or ["full"] * len(layers)
+    layers = [
+        dataclasses.replace(layer, attention=without) if kind == "shared" else layer
+        for layer, kind in zip(layers, kinds, strict=True)
+    ]
+    return causal_lm(c, "glm_moe_dsa", hidden, layers, vocab_size=154880, positions=202752, fp8_block=FP8_BLOCK)
+
+
+@family("minimax_m2")
+def minimax_m2(c: ConfigReader) -> ModelSpec:
+    """MiniMax-M2: grouped attention in every layer, norms over all query and all key heads, many small experts."""
+    hidden = c.integer("hidden_size", default=3072)
+    count = c.integer("num_hidden_layers", default=62)
+    attention = grouped_query(c, hidden, heads=48, kv_heads=8, head_dim=128)
+    mlp = MlpSpec(
+        0,
+        gated=True,
+        num_experts=c.integer("num_local_experts", default=256),
+        num_experts_per_tok=c.integer("num_experts_per_tok", default=8),
+        moe_intermediate_size=c.integer("intermediate_size", default=1536),
+        shared_intermediate_size=c.integer("shared_intermediate_size", default=0, minimum=0),
+        router_bias=c.flag("use_routing_bias", default=True),
+    )
+    heads, kv_heads = attention.num_attention_heads, attention.num_key_value_heads
+    norms = (heads + kv_heads) * attention.head_dim if c.flag("use_qk_norm", default=True) else 0
+    layers = [LayerSpec(attention, mlp, extra_parameters=norms)] * count
+    return causal_lm(c, "minimax_m2", hidden, layers, vocab_size=200064, positions=196608, fp8_block=FP8_BLOCK)
 
 
 @family("glm4_moe")

@@ -163,3 +163,13 @@ def llama4(c: ConfigReader) -> ModelSpec:
         "vision_output_dim", default=7680
     )
     return _with_tower(c, "llama4", text, vision, width * text.hidden_size)
+
+
+@family("qwen3_5", "qwen3_5_moe", "qwen3_vl", "qwen3_vl_moe", "kimi_k25", "mistral3")
+def text_decoder(c: ConfigReader) -> ModelSpec:
+    """Models whose ``text_config`` is served alone: their vision tower is left out."""
+    kinds = {"kimi_k25": "kimi_k2", "mistral3": "mistral"}
+    kind = str(c.config.get("model_type"))
+    text = _nested(c, "text_config", kinds.get(kind, f"{kind}_text"))
+    tied = c.flag("tie_word_embeddings", default=text.tie_word_embeddings)
+    return dataclasses.replace(text, name=c.name, tie_word_embeddings=tied)

@@ -195,15 +195,18 @@ def granite_moe_hybrid(c: ConfigReader) -> ModelSpec:
 
 @family("nemotron_h")
 def nemotron_h(c: ConfigReader) -> ModelSpec:
-    """Nemotron-H: each block is one mixer (``M``), one attention without positions (``*``) or one feed-forward (``-``).
+    """Nemotron-H and Nemotron 3: each block is one mixer (``M``), one attention without positions (``*``), one
+    feed-forward (``-``) or one mixture of experts (``E``), whose experts are not gated.
 
     Its configuration class lives with the checkpoints; the defaults are those of Nemotron-H-8B.
     """
     hidden = c.integer("hidden_size", default=4096)
     pattern = c.text("hybrid_override_pattern", default="M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M*-M-M-M-M-M-")
     count = c.integer("num_hidden_layers", default=52)
-    if len(pattern) != count or set(pattern) - set("M*-"):
-        c.add(f"must be {count} of the letters M, * and -", "hybrid_override_pattern")
+    if len(pattern) != count or set(pattern) - set("M*-E"):
+        c.add(f"must be {count} of the letters M, *, - and E", "hybrid_override_pattern")
+    if c.integer("moe_latent_size", default=0, minimum=0):
+        c.add("experts on a latent of their own are not modelled", "moe_latent_size")
     bias = c.flag("attention_bias", default=False)
     heads = c.integer("num_attention_heads", default=32)
     kv_heads = c.key_value_heads(heads, default=8)
@@ -226,17 +229,32 @@ def nemotron_h(c: ConfigReader) -> ModelSpec:
         "*": LayerSpec(attention, None, norms=1),
         "-": LayerSpec(None, mlp, norms=1),
     }
+    if "E" in pattern:
+        blocks["E"] = LayerSpec(None, _nemotron_experts(c), norms=1)
     layers = [blocks[letter] for letter in pattern if letter in blocks]
     return causal_lm(c, "nemotron_h", hidden, layers, vocab_size=131072, positions=4096)
 
 
-@family("qwen3_next")
-def qwen3_next(c: ConfigReader) -> ModelSpec:
-    """Qwen3-Next: three gated delta nets, then one attention with an output gate; many small experts."""
-    hidden = c.integer("hidden_size", default=2048)
-    count = c.integer("num_hidden_layers", default=48)
+def _nemotron_experts(c: ConfigReader) -> MlpSpec:
+    return MlpSpec(
+        0,
+        gated=False,
+        num_experts=c.integer("n_routed_experts", default=128),
+        num_experts_per_tok=c.integer("num_experts_per_tok", default=6),
+        moe_intermediate_size=c.integer("moe_intermediate_size", default=1856),
+        shared_intermediate_size=c.integer("n_shared_experts", default=1, minimum=0)
+        * c.integer("moe_shared_expert_intermediate_size", default=3712),
+        router_bias=True,
+    )
+
+
+def _delta_net_mixers(c: ConfigReader, hidden: int, count: int, *, kv_heads: int) -> list[tuple[AttentionSpec, int]]:
+    """Three gated delta nets, then one attention with an output gate, over and over: the mixer of each layer and its
+    parameters besides."""
     bias = c.flag("attention_bias", default=False)
-    plain = grouped_query(c, hidden, heads=16, kv_heads=2, head_dim=256, qkv_bias=bias, output_bias=bias, qk_norm=True)
+    plain = grouped_query(
+        c, hidden, heads=16, kv_heads=kv_heads, head_dim=256, qkv_bias=bias, output_bias=bias, qk_norm=True
+    )
     attention = dataclasses.replace(plain, gated_output=True)
     value_heads = c.integer("linear_num_value_heads", default=32)
     value_dim = c.integer("linear_value_head_dim", default=128)
@@ -253,14 +271,40 @@ def qwen3_next(c: ConfigReader) -> ModelSpec:
     )
     every = c.integer("full_attention_interval", default=4)
     types = c.layer_types((LINEAR, FULL), count, [LINEAR if (i + 1) % every else FULL for i in range(count)])
+    extra = 2 * value_heads + value_dim  # A, time-step bias, gated norm
+    return [(attention, 0) if kind == FULL else (delta, extra) for kind in types]
+
+
+@family("qwen3_next")
+def qwen3_next(c: ConfigReader) -> ModelSpec:
+    """Qwen3-Next: gated delta nets between attentions with an output gate; many small experts."""
+    hidden = c.integer("hidden_size", default=2048)
+    count = c.integer("num_hidden_layers", default=48)
+    mixers = _delta_net_mixers(c, hidden, count, kv_heads=2)
     mlps = qwen_mlps(c, count, experts=512, per_token=10, width=512, dense=5632, shared=512)
-    layers = [
-        LayerSpec(attention, mlp)
-        if kind == FULL
-        else LayerSpec(delta, mlp, extra_parameters=2 * value_heads + value_dim)  # A, time-step bias, gated norm
-        for kind, mlp in zip(types, mlps, strict=True)
-    ]
+    layers = [LayerSpec(a, m, extra_parameters=extra) for (a, extra), m in zip(mixers, mlps, strict=True)]
     return causal_lm(c, "qwen3_next", hidden, layers, vocab_size=151936, positions=32768)
+
+
+@family("qwen3_5_text")
+def qwen3_5(c: ConfigReader) -> ModelSpec:
+    """Qwen3.5 and 3.6, dense: the mixers of Qwen3-Next."""
+    hidden = c.integer("hidden_size", default=4096)
+    mixers = _delta_net_mixers(c, hidden, c.integer("num_hidden_layers", default=32), kv_heads=4)
+    mlp = MlpSpec(c.integer("intermediate_size", default=12288), gated=True)
+    layers = [LayerSpec(a, mlp, extra_parameters=extra) for a, extra in mixers]
+    return causal_lm(c, "qwen3_5", hidden, layers, vocab_size=248320, positions=32768)
+
+
+@family("qwen3_5_moe_text")
+def qwen3_5_moe(c: ConfigReader) -> ModelSpec:
+    """Qwen3.5 and 3.6 with experts: as Qwen3-Next."""
+    hidden = c.integer("hidden_size", default=2048)
+    count = c.integer("num_hidden_layers", default=40)
+    mixers = _delta_net_mixers(c, hidden, count, kv_heads=2)
+    mlps = qwen_mlps(c, count, experts=256, per_token=8, width=512, dense=5632, shared=512)
+    layers = [LayerSpec(a, m, extra_parameters=extra) for (a, extra), m in zip(mixers, mlps, strict=True)]
+    return causal_lm(c, "qwen3_5_moe", hidden, layers, vocab_size=248320, positions=32768)
 
 
 @family("minimax", "minimax_text_01", "minimax_m1")

@@ -244,7 +244,7 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
         ops.append(ctx.gemm(f"{name}.q", source, ctx.hidden, q_dim))
     query = ops[-1].writes[0]
     chosen: tuple[Tensor, ...] = ()
-    if spec.index_topk:
+    if spec.index_n_heads:
         compressed_query = ops[-1].reads[0]
         index, places = lower_index(name, spec, source, compressed_query, ctx)
         ops, chosen = [*ops, *index], (places,)

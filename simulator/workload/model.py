@@ -29,6 +29,7 @@ class AttentionSpec:
     index_n_heads, index_head_dim, index_topk
         Latent attention over the ``index_topk`` tokens of highest score only (DeepSeek-V3.2): an indexer scores every
         earlier token by so many small heads and keeps a key of its own per token; ``index_topk`` 0 attends to all.
+        Without heads of its own a layer takes what an indexer before it chose (GLM-5.2).
     state_size, conv_kernel, num_groups
         Linear mixers only: state per head is head_dim × state_size; ``num_groups`` of B and C (Mamba-2).
         For linear mixers ``num_attention_heads`` × ``v_head_dim`` is the inner width and
