@@ -11,6 +11,7 @@ import pytest
 from simulator.registry import lookup
 from simulator.strategies.batching.fair import VirtualTokenCounter
 from simulator.strategies.batching.fastserve import FastServe
+from simulator.strategies.batching.preemptive import Priority
 from simulator.strategies.batching.s3 import S3
 from simulator.strategies.kv_cache.reserve import ReservePowerOfTwo
 from simulator.strategies.migration.llumnix import Llumnix
@@ -166,3 +167,35 @@ def test_varuna_goes_on_with_the_depth_that_uses_most_of_what_is_left(missing: t
         nodes=8, per_node=8, layers=32, plan=Plan().with_(tensor_parallel=8, pipeline_parallel=4, data_parallel=2)
     )
     assert lookup("recovery", "varuna")().restore(job, missing).speed == pytest.approx(speed)
+
+
+def chosen(waiting: dict[str, int], running: dict[str, int], free: int) -> tuple[list[str], list[str]]:
+    """Who gets a prompt in and who gives blocks up, of requests in order of urgency with the blocks they need or hold."""
+    made = {name: view(priority=0, arrival=float(i), index=i, remaining_prefill=10, name=name)
+            for i, name in enumerate(sorted({**waiting, **running}))}  # fmt: skip
+    made = {name: Request(seen) for name, seen in made.items()}
+    for one in made.values():
+        one.__dict__ |= vars(one.data)
+    replica = view(
+        waiting=[made[n] for n in waiting], decoding=[made[n] for n in running], prefilling=[], paused=[], swapped=[],
+        free_blocks=free, watermark_blocks=0, max_num_batched_tokens=10_000, max_batch_seqs=10,
+        blocks_for=lambda r: waiting[r.name], held=lambda r: running[r.name], frees=lambda r: running[r.name],
+    )  # fmt: skip
+    plan, _ = Priority().choose(replica)
+    moves = plan.moves
+    return [r.name for r, _ in plan.prefill], [r.name for r in moves.swap_out] if moves else []
+
+
+@pytest.mark.parametrize(
+    ("free", "prompts", "victims"),
+    [
+        (10, ["b", "c"], []),  # one kept free, one for the token of a, four each: just enough
+        (9, ["b", "c"], ["e"]),  # the last to run gives first
+        (6, ["b", "c"], ["e", "d"]),
+        (5, ["b"], ["e"]),  # with e and d gone c would still be one short: d stays
+    ],
+)
+def test_room_is_what_is_free_less_what_was_promised(free: int, prompts: list[str], victims: list[str]) -> None:
+    """a decodes; b and c come with four blocks each; d and e, less urgent, hold three and one."""
+    got = chosen({"b": 4, "c": 4}, {"a": 2, "d": 3, "e": 1}, free)
+    assert got == (prompts, victims)
