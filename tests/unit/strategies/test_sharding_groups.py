@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from simulator.results.estimate import Estimate
@@ -188,7 +190,7 @@ def test_every_step_of_quantised_gradients_reads_what_the_one_before_it_wrote() 
     plan = DP.with_(sharding="zero++", secondary_group=8)
     block, plain = layers(plan)[0], layers(DP.with_(zero_stage=3))[0]
     chain = block.reduce_each
-    for before, after in zip(chain, chain[1:], strict=False):
+    for before, after in itertools.pairwise(chain):
         assert {t.name for t in after.reads} == {t.name for t in before.writes}
     assert {t.name for t in chain[-1].writes} == {t.name for op in plain.reduce_each for t in op.writes}
     sent = [sum(t.bytes(plan.mesh) for t in op.reads) for op in chain if op.collective is not None]
