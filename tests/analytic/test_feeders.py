@@ -214,6 +214,27 @@ def test_jobs_yield_before_the_chat_does() -> None:
     assert last.of("tunes")["clock_mean"] < both.of("tunes")["clock_mean"]
 
 
+@pytest.mark.parametrize(("rate", "least"), [("30 /s", 0.96), ("2 /s", 0.99)])
+def test_a_limit_that_is_hardly_felt_hardly_changes_the_bill(rate: str, least: float) -> None:
+    """What the feeders meter by reading the engines now and then is what is billed from their counters without.
+
+    Engines at work all the time lose 3 % of their clock; those at work a third of it only until the first reading,
+    before which they are taken to be full.
+    """
+    document = copy.deepcopy(SERVED)
+    document["workloads"] = document["workloads"][:1]
+    document["workloads"][0]["requests"]["rate"] = rate
+    free = simulator.run(document).of("chat")
+    document["cluster"]["power"]["feeders"] = [{"name": "row", "limit": "8.2 kW"}]
+    felt = simulator.run(document).of("chat")
+    assert 0.96 < felt["clock_mean"] < 1.0 and felt["capped_time"] > 0.0
+    assert least < felt["energy"] / free["energy"] < 1.0
+    two = {"count": 2, "plan": {"tensor_parallel": 2}}
+    document["workloads"][0]["deployment"] = {"groups": [two, two]}
+    parts = simulator.run(document).of("chat")
+    assert parts["energy"] == pytest.approx(felt["energy"], rel=1e-9)  # each part has its share, and no watt is lost
+
+
 # -- bad input -------------------------------------------------------------------------------------------------------
 
 

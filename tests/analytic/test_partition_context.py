@@ -191,10 +191,11 @@ def test_states_travel_whatever_the_length(kind: str, split: str, count: int) ->
 
 
 def test_gathered_states_are_one_collective() -> None:
-    # LASP-2 (arXiv 2502.07563): one all-gather of all states; two runs of tokens per rank.
+    # LASP-2 (arXiv 2502.07563): one all-gather of all states each way; two runs of tokens per rank.
     plan = plan_of(context_parallel=4, context="megatron-allgather")
     block = recurrent_layers("mamba2-2.7b", plan)[0]
-    assert messages(block.forward, plan, "all_gather", "cp") == [2 * 4 * 4 * 80 * 64 * 128]
+    for ops in (block.forward, block.backward):
+        assert messages(ops, plan, "all_gather", "cp") == [2 * 4 * 4 * 80 * 64 * 128]
 
 
 def test_a_state_costs_less_than_keys_and_values_on_long_sequences() -> None:

@@ -73,7 +73,7 @@ MEGATRON = _names("""
     moe-router-num-groups moe-router-group-topk moe-router-topk-scaling-factor moe-router-enable-expert-bias
     moe-router-bias-update-rate moe-router-force-load-balancing moe-router-padding-for-fp8 moe-aux-loss-coeff
     moe-z-loss-coeff moe-input-jitter-eps moe-per-layer-logging moe-token-dispatcher-type moe-enable-deepep
-    moe-deepep-num-sms moe-permute-fusion moe-expert-capacity-factor moe-pad-expert-input-to-capacity
+    moe-deepep-num-sms moe-permute-fusion
     moe-token-drop-policy moe-shared-expert-overlap rotary-scaling-factor mscale mscale-all-dim enable-experimental
     spec yaml-cfg use-precision-aware-optimizer main-grads-dtype main-params-dtype exp-avg-dtype exp-avg-sq-dtype
     fp8-recipe fp8-margin fp8-interval fp8-amax-history-len fp8-amax-compute-algo fp8-param-gather

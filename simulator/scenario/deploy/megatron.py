@@ -41,7 +41,6 @@ _SWITCHES = (
     "--overlap-moe-expert-parallel-comm",
 )  # fmt: skip
 UNMODELLED = {
-    "--expert-tensor-parallel-size": "experts are cut over the tensor-parallel ranks like the rest",
     "--decoder-first-pipeline-num-layers": "layers are spread evenly over the stages",
     "--decoder-last-pipeline-num-layers": "layers are spread evenly over the stages",
     "--pipeline-model-parallel-layout": "layers are spread evenly over the stages",
@@ -53,7 +52,6 @@ UNMODELLED = {
     "--use-tp-pp-dp-mapping": "ranks lie in the order tp-cp-dp-pp",
     "--window-size": "take a model with sliding windows instead",
     "--delay-wgrad-compute": "weight gradients are computed with their backward",
-    "--cp-comm-type": "see the context strategies",
     "--optimizer-offload-fraction": "all optimizer states are offloaded",
 }
 """Flags that change a plan in a way that is not read here, and what is assumed instead."""
@@ -71,6 +69,10 @@ FLAGS = (
     Flag("--recompute-modules", kind=list),
     Flag("--recompute-num-layers"),
     Flag("--fp8-format", kind=str),
+    Flag("--cp-comm-type", kind=list),
+    Flag("--expert-tensor-parallel-size"),
+    Flag("--moe-expert-capacity-factor", kind=float),
+    Flag("--moe-pad-expert-input-to-capacity", kind=None),
     Flag("--normalization", kind=str),
     Flag("--position-embedding-type", kind=str),
     Flag("--moe-layer-freq", kind=str),
@@ -78,6 +80,9 @@ FLAGS = (
     Flag("--nnodes", kind=str),
 )
 _SHARDING = {1: "optim", 2: "optim_grads", 3: "optim_grads_params"}
+_CONTEXT = {"ring": "p2p", "megatron-allgather": "allgather", "ulysses": "a2a"}
+_CAPACITY = {"gshard": 1.0, "switch": 1.25}
+"""Capacity factors where the plan has none of its own."""
 
 
 def write(setup: Setup) -> Written:
@@ -95,6 +100,7 @@ def write(setup: Setup) -> Written:
     if setup.model.num_nextn_predict_layers and setup.get("plan.options.mtp_num_layers") is None:
         written.add("--mtp-num-layers", setup.model.num_nextn_predict_layers, "model")
     write_plan(written, setup)
+    _write_exchanges(written, setup)
     _write_sharding(written, setup)
     if setup.model.layers[0][0].mlp is not None and shape is not None and "--num-experts" in shape:
         written.add("--moe-grouped-gemm")
@@ -148,6 +154,22 @@ def write_plan(written: Written, setup: Setup) -> None:
             written.add("--fp8-format", "hybrid")
 
 
+def _write_exchanges(written: Written, setup: Setup) -> None:
+    """How ranks that share a sequence exchange keys and values, and what experts are sent."""
+    context = setup.get("plan.options.context", "ring")
+    if context in _CONTEXT and setup["plan.context_parallel"] > 1:  # p2p is Megatron's default: ring is not read again
+        written.add("--cp-comm-type", _CONTEXT[context], *(["plan.options.context"] if context != "ring" else []))
+    if setup.get("plan.options.expert_tensor_parallel") == 1:
+        written.add("--expert-tensor-parallel-size", 1, "plan.options.expert_tensor_parallel")
+    expert = setup.get("plan.options.expert")
+    if expert in _CAPACITY:
+        factor = setup.get("plan.options.capacity_factor", _CAPACITY[expert])
+        written.add("--moe-expert-capacity-factor", factor, "plan.options.capacity_factor")
+        written.add(
+            "--moe-pad-expert-input-to-capacity", None, *(["plan.options.expert"] if expert == "gshard" else [])
+        )
+
+
 def _write_sharding(written: Written, setup: Setup) -> None:
     """ZeRO, offloading, and what the framework overlaps."""
     stage, framework = setup["plan.zero_stage"], setup.framework
@@ -184,6 +206,7 @@ def read(given: Arguments, model: str, files: Mapping[str, str]) -> Read:
     if "--mtp-num-layers" not in given and load_model(found.model).num_nextn_predict_layers:
         found.values["plan.options.mtp_num_layers"] = 0
     read_plan(found, given)
+    _read_exchanges(found, given)
     strategy = given.text("--data-parallel-sharding-strategy", "no_shard")
     stages = {name: stage for stage, name in _SHARDING.items()}
     if "--use-megatron-fsdp" in given and strategy in stages:
@@ -244,6 +267,26 @@ def read_plan(found: Read, given: Arguments) -> None:
             values["plan.options.recompute_modules"] = "+".join(modules)
     half = "fp16" if "--fp16" in given else "bf16" if "--bf16" in given else "fp32"
     values["plan.precision"] = "fp8" if "--fp8-format" in given else half
+
+
+def _read_exchanges(found: Read, given: Arguments) -> None:
+    """What :func:`_write_exchanges` writes."""
+    words = given.values.get("--cp-comm-type", ["p2p"])
+    assert isinstance(words, list)
+    kinds = {flag: name for name, flag in _CONTEXT.items()}
+    if set(words) != {"p2p"} and len(set(words)) == 1 and words[0] in kinds:
+        found.values["plan.options.context"] = kinds[words[0]]
+    elif set(words) != {"p2p"}:
+        found.notes.append(f"--cp-comm-type {' '.join(map(str, words))}: simulated as p2p, the same in all layers")
+    tensor = given.number("--tensor-model-parallel-size", 1)
+    if (experts := given.number("--expert-tensor-parallel-size", tensor)) != tensor:
+        found.values["plan.options.expert_tensor_parallel"] = 1
+        if experts != 1:
+            found.notes.append(f"--expert-tensor-parallel-size {experts}: simulated as 1, experts are whole on a rank")
+    if (factor := given.values.get("--moe-expert-capacity-factor")) is not None:
+        found.values |= {"plan.options.expert": "gshard", "plan.options.capacity_factor": factor}
+        if "--moe-pad-expert-input-to-capacity" not in given:
+            found.notes.append("--moe-expert-capacity-factor: rows below the capacity are padded here, not in your run")
 
 
 ENGINE = Engine(

@@ -82,7 +82,8 @@ class ZeroPlusPlus(ShardedStates):
             over = sub_axis(axis, size, outer, n)
             ops.append(collective(name, Collective.ALL_TO_ALL, Phase.OPTIMIZER, over, small, received))
             here = tuple(shard_over(t, plan, axis, size, outer) for t in here)
-            here = tuple(replace(t, name=f"{t.name}|hop.{hop}") for t in here) if outer < ranks else here
+            between = f"|hop.{hop}" if outer < ranks else ""  # what is left in the end is the gradient
+            here = tuple(replace(t, name=g.name + between) for t, g in zip(here, gradients, strict=True))
             compute(f"reduce.{hop}", received, here)
             size = outer
         return tuple(ops)

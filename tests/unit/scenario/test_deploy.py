@@ -42,6 +42,34 @@ def test_a_training_plan_survives_its_arguments(
     assert first.cluster.accelerator_count == second.cluster.accelerator_count
 
 
+@pytest.mark.parametrize(
+    ("model", "plan", "words"),
+    [
+        ("llama-3.1-8b", {"context_parallel": 4}, ["--cp-comm-type p2p"]),
+        ("llama-3.1-8b", {"context_parallel": 4, "context": "ulysses"}, ["--cp-comm-type a2a"]),
+        ("llama-3.1-8b", {"context_parallel": 4, "context": "megatron-allgather"}, ["--cp-comm-type allgather"]),
+        ("mixtral-8x7b", {"expert_parallel": 8, "expert": "gshard", "options": {"capacity_factor": 1.5}},
+         ["--moe-expert-capacity-factor 1.5", "--moe-pad-expert-input-to-capacity"]),
+        ("mixtral-8x7b", {"tensor_parallel": 4, "expert_parallel": 8, "options": {"expert_tensor_parallel": 1}},
+         ["--expert-tensor-parallel-size 1"]),
+    ],
+)  # fmt: skip
+def test_what_ranks_exchange_is_said_to_megatron_and_read_again(
+    tmp_path: Path, model: str, plan: dict[str, Any], words: list[str]
+) -> None:
+    batch = {"global_batch_size": 128, "micro_batch_size": 1, "sequence_length": 4096}
+    job = {"training": "job", "model": model, "framework": "megatron-core-0.8", "batch": batch, "plan": plan}
+    document = {"cluster": {"nodes": {"profile": "hgx-h200", "count": 8}}, "workloads": [job]}
+    exported = export_plan(document, engine="megatron")
+    for flag in words:
+        assert f"{flag} " in exported.files[LAUNCH] or f"{flag}\n" in exported.files[LAUNCH]
+    assert not [mark for mark in exported.unsaid if "context" in mark or "expert" in mark or "capacity" in mark]
+    first, second = back(document, "megatron", tmp_path, marks=False)
+    assert dict(second.training[0].plan.options) == dict(first.training[0].plan.options) | (
+        {"context": plan["context"]} if "context" in plan else {}
+    )
+
+
 @pytest.mark.parametrize("engine", SERVING)
 @settings(max_examples=25, deadline=None)
 @given(document=deployments())

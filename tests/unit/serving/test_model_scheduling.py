@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simulator.engine.clock import Clock
 from simulator.errors import ConfigError
 from simulator.registry import strategies
 from simulator.serving.model_sharing import serve_models
+from simulator.serving.shared_models import Devices, SharedModels
 from simulator.strategies.model_scheduling.base import ModelProfile, Query
 from simulator.strategies.model_scheduling.online import Shepherd
 from simulator.strategies.model_scheduling.packing import MIG_SHARES, Gpulet, Nexus, Session
@@ -183,3 +185,19 @@ def test_small_loads_share_a_device_that_time_sharing_would_waste() -> None:
     with_noise = Gpulet(knee=0.2, interference=0.2)
     # 20 % slower next to others is 83/s on a share: all need a whole device.
     assert len({p.device for p in with_noise.plan(five)}) == 5
+
+
+def test_partitions_of_a_device_answer_in_the_time_of_their_share() -> None:
+    """A query alone and, while another runs, two more: they wait for it and run together, as long as was planned."""
+    model = ModelProfile("half", 0.01, 0.02, max_batch=4)
+    clock = Clock()
+    asked = queries((0.0, 0, math.inf), (9.0, 0, math.inf), (9.001, 0, math.inf), (9.002, 0, math.inf))
+    options = {"shares": (0.2, 0.5, 1.0), "interference": 0.25}
+    shared = SharedModels(clock, [model], asked, "gpulet", options, Devices(1, math.inf, math.inf), [0.4])
+    clock.run(shared.start())
+    planner = Gpulet(**options)
+    (part,) = planner.plan([Session(model, 4 / 9.002, 0.4)])
+    one, two = (planner.latency(model, batch, part.share) for batch in (1, 2))
+    assert part.share == 0.2 and one == pytest.approx(1.25 * (0.01 / 0.2 + 0.02))
+    run = shared.result()
+    assert run.finish == pytest.approx([one, 9.0 + one, 9.0 + one + two, 9.0 + one + two])

@@ -10,7 +10,7 @@ from simulator.results.sketch import QuantileSketch
 from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.limits import EngineLimits
 from simulator.serving.metrics import summarize
-from simulator.serving.summary import add_segments
+from simulator.serving.summary import _MOST_SAMPLES, add_segments
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.jobs import ServiceLevel
 from simulator.workload.requests.provenance import TraceProvenance
@@ -58,6 +58,22 @@ def test_a_summary_says_what_the_rows_say() -> None:
             # Beside the sketch's own error the two define a quantile between two values differently.
             assert short[f"{metric}_{quantile}"] == pytest.approx(full[f"{metric}_{quantile}"], rel=2.5 * ERROR)
     assert ticks == [0, 8192, 16384, 20_000]
+
+
+@pytest.mark.parametrize(("count", "apart"), [(1000, 1), (6000, 8)])
+def test_the_history_has_every_arrival_until_it_is_full_and_then_every_second(count: int, apart: int) -> None:
+    """Requests a second apart that end before the next comes: as many have come as it is seconds, none is inside."""
+    both = np.full(count, 5), np.full(count, 2)
+    table = RequestTable(np.arange(float(count)), *both, "apart", TraceProvenance("test", "generated", count, count))
+    clock = Clock()
+    process = DeploymentProcess(clock, table, Affine(), EngineLimits(100), record="summary", loop="objects")
+    done = process.start()
+    clock.run(done)
+    time, arrived, inside = done.value.progress.T
+    assert (time == arrived).all() and arrived[0] == 0 and not inside.any()
+    steps = np.diff(arrived)
+    assert steps[0] == apart and (steps <= 2 * apart).all()
+    assert len(arrived) < _MOST_SAMPLES or apart == 1
 
 
 def test_segments_enter_a_sketch_as_their_values_do() -> None:

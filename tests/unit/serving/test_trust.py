@@ -6,6 +6,10 @@ import pytest
 
 import simulator
 from simulator.constants import Trust
+from simulator.serving.trust import trust_shares
+from simulator.strategies.protocols import BatchShape
+from simulator.workload.plan import Plan
+from tests.serving_deployments import replica
 
 
 @pytest.mark.parametrize("name", ["llama3-70b-chat", "wide-expert-serving", "quantised-weights-and-kv"])
@@ -30,3 +34,22 @@ def test_a_run_and_an_estimate_say_the_same() -> None:
     ran, estimated = simulator.run("llama3-70b-chat", few), simulator.estimate("llama3-70b-chat", few)
     for trust in Trust:
         assert ran.of("chat")[f"share_{trust.value}"] == estimated.of("chat")[f"share_{trust.value}"]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 4])
+def test_a_pipeline_has_one_embedding_one_head_and_every_layer_once(
+    stages: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cost = replica(plan=Plan(pipeline_parallel=stages))
+    asked: list[tuple[object, int]] = []
+    by_trust = type(cost.costs).by_trust
+
+    def noted(self: object, part: object, size: int) -> object:
+        asked.append((part, size))
+        return by_trust(self, part, size)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(cost.costs), "by_trust", noted)
+    trust_shares(cost, BatchShape(((300, 0),), 5, 1000))
+    assert [size for part, size in asked if part == "embedding"] == [305]
+    assert [size for part, size in asked if part == "head"] == [6]  # tokens to sample
+    assert sum(sum(layers.values()) for layers in cost.layers_of_stage) == 32

@@ -9,20 +9,25 @@ from typing import Any
 import pytest
 
 from simulator.registry import lookup
+from simulator.serving.token_costs import served_block
 from simulator.strategies.batching.fair import VirtualTokenCounter
 from simulator.strategies.batching.fastserve import FastServe
+from simulator.strategies.batching.preemptive import Priority
 from simulator.strategies.batching.s3 import S3
 from simulator.strategies.kv_cache.reserve import ReservePowerOfTwo
 from simulator.strategies.migration.llumnix import Llumnix
 from simulator.strategies.peak import peak_workspace
 from simulator.strategies.pipeline.merak import ShiftedCriticalPath
+from simulator.strategies.pipeline.mixed_pipe import MixedPipe
 from simulator.strategies.pipeline.terapipe import balanced_slices
 from simulator.strategies.protocols import ActionKind, BatchPlan
 from simulator.strategies.router.informed import KVAware
 from simulator.workload.dims import Dim
+from simulator.workload.framework_files import load_framework
 from simulator.workload.model_files import load_model
-from simulator.workload.ops import Op, OpKind, Phase, Tensor, TensorClass
+from simulator.workload.ops import Op, OpKind, Phase, Tensor, TensorClass, Tier
 from simulator.workload.plan import Plan
+from tests.unit.strategies.training_cases import layers
 
 
 def view(**given: Any) -> Any:
@@ -166,3 +171,97 @@ def test_varuna_goes_on_with_the_depth_that_uses_most_of_what_is_left(missing: t
         nodes=8, per_node=8, layers=32, plan=Plan().with_(tensor_parallel=8, pipeline_parallel=4, data_parallel=2)
     )
     assert lookup("recovery", "varuna")().restore(job, missing).speed == pytest.approx(speed)
+
+
+def chosen(waiting: dict[str, int], running: dict[str, int], free: int) -> tuple[list[str], list[str]]:
+    """Who gets a prompt in and who gives blocks up; requests in order of urgency with the blocks they need or hold."""
+    made = {name: view(priority=0, arrival=float(i), index=i, remaining_prefill=10, name=name)
+            for i, name in enumerate(sorted({**waiting, **running}))}  # fmt: skip
+    made = {name: Request(seen) for name, seen in made.items()}
+    for one in made.values():
+        one.__dict__ |= vars(one.data)
+    replica = view(
+        waiting=[made[n] for n in waiting], decoding=[made[n] for n in running], prefilling=[], paused=[], swapped=[],
+        free_blocks=free, watermark_blocks=0, max_num_batched_tokens=10_000, max_batch_seqs=10,
+        blocks_for=lambda r: waiting[r.name], held=lambda r: running[r.name], frees=lambda r: running[r.name],
+    )  # fmt: skip
+    plan, _ = Priority().choose(replica)
+    moves = plan.moves
+    return [r.name for r, _ in plan.prefill], [r.name for r in moves.swap_out] if moves else []
+
+
+@pytest.mark.parametrize(
+    ("free", "prompts", "victims"),
+    [
+        (10, ["b", "c"], []),  # one kept free, one for the token of a, four each: just enough
+        (9, ["b", "c"], ["e"]),  # the last to run gives first
+        (6, ["b", "c"], ["e", "d"]),
+        (5, ["b"], ["e"]),  # with e and d gone c would still be one short: d stays
+    ],
+)
+def test_room_is_what_is_free_less_what_was_promised(free: int, prompts: list[str], victims: list[str]) -> None:
+    """a decodes; b and c come with four blocks each; d and e, less urgent, hold three and one."""
+    got = chosen({"b": 4, "c": 4}, {"a": 2, "d": 3, "e": 1}, free)
+    assert got == (prompts, victims)
+
+
+@pytest.mark.parametrize(("ranks", "chunks", "microbatches"), [(2, 1, 8), (4, 1, 12), (2, 3, 12)])
+def test_a_part_of_the_mixed_pipe_runs_as_far_ahead_as_parts_are_behind_it(
+    ranks: int, chunks: int, microbatches: int
+) -> None:
+    """FTPipe's work schedulers: with k parts behind it, k + 1 micro-batches between forward and backward at most.
+
+    With one part per rank the first gets there, as nothing holds its forwards back but this.
+    """
+    orders = MixedPipe().steps_order(ranks, microbatches, chunks, 1)
+    for rank, order in enumerate(orders):
+        for chunk in range(chunks):
+            behind = ranks * chunks - 1 - (chunk * ranks + rank)
+            live = list(itertools.accumulate(
+                1 if action.kind is ActionKind.FORWARD else -1 for action in order if action.chunk == chunk
+            ))  # fmt: skip
+            assert max(live) <= behind + 1 and live[-1] == 0
+            if chunks == 1 and not rank:
+                assert max(live) == behind + 1
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_experts_whole_on_tensor_ranks_have_the_rows_of_their_share(ranks: int) -> None:
+    """A part of the experts and, where they are loaded alike, of the rows, rounded up; not one weight more or less.
+
+    Seven tokens go to two of eight experts: 14 rows, of which a rank of two has 7 and one of four 4.
+    """
+    model, vllm = load_model("mixtral-8x7b"), load_framework("vllm-0.10")
+    layer, rows = model.layers[0][0], -(-14 // ranks)
+    sliced = Plan(tensor_parallel=ranks)
+    whole = sliced.with_(expert_parallel=ranks, expert="tensor-ranks")
+    by_plan = {plan: served_block(layer, model, plan, vllm, 7) for plan in (sliced, whole)}
+    held = [
+        sum(t.bytes(plan.mesh) for t in block.states if "experts" in t.dim_names) for plan, block in by_plan.items()
+    ]
+    assert held[0] == held[1] == 8 / ranks * 3 * 4096 * 14336 * 2
+    work = {op.name: op.flops(whole.mesh) for op in by_plan[whole].forward}
+    assert work["mlp.expert_up"] == 2 * work["mlp.expert_down"] == 2 * rows * 4096 * 2 * 14336  # gate and up together
+    sent = [sorted(op.reads[0].bytes(p.mesh) for op in b.forward if op.collective) for p, b in by_plan.items()]
+    assert sent[0] == sent[1]  # the sum over the tensor ranks joins the experts
+
+
+@pytest.mark.parametrize("rows", [2, 4, 10])
+def test_norms_of_served_grids_sum_two_numbers_per_token(rows: int) -> None:
+    """Mean and variance in fp32 of a stream whose width is cut, over each axis that cuts it."""
+    model, tokens = load_model("gpt3-13b"), 1000
+    layout = Plan(tensor_parallel=20).with_(tensor="weight-stationary-2d", tensor_rows=rows)
+    made = served_block(model.layers[0][0], model, layout, load_framework("vllm-0.10"), tokens)
+    sums = [op.reads[0].bytes(layout.mesh) for op in made.forward if ".sums." in op.name]
+    assert sums and set(sums) == {2 * 4 * tokens}
+
+
+def test_a_stage_of_mobius_keeps_room_for_itself_and_the_parameters_of_the_next() -> None:
+    """Feng et al. (ASPLOS 23): the next stage is loaded meanwhile, when gradients of this one have not yet left."""
+    plan = Plan(pipeline_parallel=2, virtual_stages=4, schedule="breadth-first", precision="fp16")
+    plain, cycled = (layers(p)[0] for p in (plan, plan.with_(offload="mobius", microbatches=4, stage_layers=3)))
+    weights, gradients = (
+        sum(t.bytes(plan.mesh) for t in plain.states if t.cls is cls) for cls in (TensorClass.PARAM, TensorClass.GRAD)
+    )
+    room = sum(t.bytes(plan.mesh) for t in cycled.states if t.cls is TensorClass.WORKSPACE and t.tier is Tier.HBM)
+    assert room == 3 * (2 * weights + gradients)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from simulator.results.estimate import Estimate
@@ -178,3 +180,18 @@ def test_gradient_type_of_the_framework_counts() -> None:
     plan = DP.with_(sharding="mics", shard_group=8)
     wide, narrow = (estimate(plan, f).memory.worst.by_class["grad"] for f in (fp32, FRAMEWORK))
     assert wide == pytest.approx(2 * narrow, rel=1e-4)
+
+
+def test_every_step_of_quantised_gradients_reads_what_the_one_before_it_wrote() -> None:
+    """Quantise, exchange and reduce inside the node, then across it, and the end is ZeRO-3's sharded gradient.
+
+    A quarter of the 16-bit bytes go inside the node; across nodes an eighth of that, what the node has reduced.
+    """
+    plan = DP.with_(sharding="zero++", secondary_group=8)
+    block, plain = layers(plan)[0], layers(DP.with_(zero_stage=3))[0]
+    chain = block.reduce_each
+    for before, after in itertools.pairwise(chain):
+        assert {t.name for t in after.reads} == {t.name for t in before.writes}
+    assert {t.name for t in chain[-1].writes} == {t.name for op in plain.reduce_each for t in op.writes}
+    sent = [sum(t.bytes(plan.mesh) for t in op.reads) for op in chain if op.collective is not None]
+    assert sent == [layer_bytes() / 4, layer_bytes() / 4 / 8]
