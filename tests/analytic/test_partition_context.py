@@ -82,6 +82,13 @@ def test_ulysses_moves_four_s_h_over_p() -> None:
         assert messages(ops, plan, "all_to_all", "cp") == [2 * s * h / ranks] * 4
 
 
+def test_ulysses_sends_fewer_keys_where_groups_share_them() -> None:
+    plan = plan_of(context_parallel=4, context="ulysses")
+    block, queries, keys = layer_of("llama-3.1-8b", plan, 1, S), 2 * S * H / 4, 2 * S * KV * HEAD / 4
+    assert messages(block.forward, plan, "all_to_all", "cp") == [queries, keys, keys, queries]
+    assert messages(block.backward, plan, "all_to_all", "cp") == [queries, queries, keys, keys]
+
+
 @pytest.mark.parametrize(("framework", "copies"), [("pytorch-eager", 1), ("megatron-core-0.8", 2)])
 def test_what_ulysses_exchanges_is_copied_by_rank_and_where_chunks_come_in_pairs_into_order(
     framework: str, copies: int
