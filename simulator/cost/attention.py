@@ -29,7 +29,7 @@ from simulator.workload.ops import OpKind, Work
 if TYPE_CHECKING:
     from simulator.cost.device import DeviceCost
 
-__all__ = ["DECODE_TOKENS", "Attention", "DecodeCoefficients"]
+__all__ = ["BACKWARD", "DECODE_TOKENS", "Attention", "DecodeCoefficients"]
 
 DECODE_TOKENS = 8
 """Query tokens per sequence up to which the decode kernels are used (verification of drafts included)."""

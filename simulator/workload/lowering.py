@@ -312,6 +312,8 @@ def _token_head(out: Tensor, ctx: LoweringContext) -> list[Op]:
         ops.append(ctx.elementwise("head.cast", head.writes, (logits,)))
         if ctx.framework.vocab_parallel_loss:
             ops += _softmax_in_place(logits)
+    elif ctx.framework.vocab_parallel_loss:
+        ops.append(_gradient_in_place(logits))
     return [
         *ops,
         Op(
@@ -332,6 +334,16 @@ def _softmax_in_place(logits: Tensor) -> list[Op]:
         )
         for name, writes in kernels
     ]  # fmt: skip
+
+
+def _gradient_in_place(logits: Tensor) -> Op:
+    """Transformer Engine's fused loss over a split vocabulary: one kernel reads the logits for maximum and sum, which
+    the ranks exchange, a second puts the gradient in their place; the backward multiplies it by that of the loss
+    (NVIDIA/TransformerEngine transformer_engine/common/triton/cross_entropy.py @294e750)."""
+    return Op(
+        "head.gradient", OpKind.ELEMENTWISE, Phase.FORWARD, logits.dtype, (logits,), (logits,), logits.dims, 3.0,
+        tags={GRADIENT_ELSEWHERE: "head.loss"},
+    )  # fmt: skip
 
 
 def _class_head(out: Tensor, ctx: LoweringContext) -> list[Op]:

@@ -77,8 +77,16 @@ def test_ulysses_moves_four_s_h_over_p() -> None:
     ranks, s, h = 8, 2048, 4096
     plan = plan_of(context_parallel=ranks, context="ulysses")
     block = layer_of("gpt3-6.7b", plan, 1, s)
-    assert messages(block.forward, plan, "all_to_all", "cp") == [2 * 3 * s * h / ranks, 2 * s * h / ranks]
-    assert sorted(messages(block.backward, plan, "all_to_all", "cp")) == [2 * s * h / ranks, 2 * 3 * s * h / ranks]
+    # Queries, keys, values and the output are sent one by one, and so are their gradients.
+    for ops in (block.forward, block.backward):
+        assert messages(ops, plan, "all_to_all", "cp") == [2 * s * h / ranks] * 4
+
+
+def test_ulysses_sends_fewer_keys_where_groups_share_them() -> None:
+    plan = plan_of(context_parallel=4, context="ulysses")
+    block, queries, keys = layer_of("llama-3.1-8b", plan, 1, S), 2 * S * H / 4, 2 * S * KV * HEAD / 4
+    assert messages(block.forward, plan, "all_to_all", "cp") == [queries, keys, keys, queries]
+    assert messages(block.backward, plan, "all_to_all", "cp") == [queries, queries, keys, keys]
 
 
 @pytest.mark.parametrize(("framework", "copies"), [("pytorch-eager", 1), ("megatron-core-0.8", 2)])

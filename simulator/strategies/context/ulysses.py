@@ -3,6 +3,8 @@
 The heads that go to one rank lie apart in every token, so what is sent is laid out by rank first, and what comes back
 is laid out by token: a copy on the side of the tokens. A rank that holds two chunks of a causal sequence, one from
 either half, has tokens out of order behind the exchange: a copy on the side of the heads, where frameworks deal so.
+Queries, keys and values are exchanged one after another (``DistributedAttention`` of microsoft/DeepSpeed @0862aa3
+deepspeed/sequence/layer.py, ``flash_attn_a2a_communicate`` of Transformer Engine).
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from simulator.strategies.context.tokens import AXIS, core_of, shard_tokens
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
+from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Phase, Stream, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["Ulysses"]
 
 HEAD_DIMS = ("heads", "kv_heads")
+
+_VIEW = {"kernels": "0", "kernels_backward": "0"}
+"""Tags of an Op that runs no kernel: without chunks in pairs, tokens arrive in the order in which they are used."""
 
 
 @register(
@@ -93,8 +98,11 @@ def _convert(
     edges |= frozenset(entering) | frozenset(leaving)
     inside = tuple(_on_heads(op, edges) for op in region)
     name, phase, paired = f"{prefix}.{region[0].phase}", region[0].phase, framework.pairs_sequence_chunks
-    before = _exchange(f"{name}.to_heads", phase, tuple(entering.values()), edges, inward=True, paired=paired)
-    after = _exchange(f"{name}.to_tokens", phase, tuple(leaving.values()), edges, inward=False, paired=paired)
+    apart = any(op.kind is OpKind.ATTENTION for op in region)
+    before, after = (
+        _exchange(f"{name}.{side}", phase, tuple(tensors), edges, inward=inward, paired=paired, apart=apart)
+        for side, tensors, inward in (("to_heads", entering.values(), True), ("to_tokens", leaving.values(), False))
+    )
     return (*ops[:first], *before, *inside, *after, *rest), edges, frozenset(here | set(entering))
 
 
@@ -124,24 +132,41 @@ def _on_heads(op: Op, edges: frozenset[str]) -> Op:
 
 
 def _exchange(
-    name: str, phase: Phase, tensors: tuple[Tensor, ...], edges: frozenset[str], *, inward: bool, paired: bool
-) -> tuple[Op, ...]:
-    """Copies and the all-to-all that turn ``tensors`` from tokens to heads (``inward``) or back."""
+    name: str, phase: Phase, tensors: tuple[Tensor, ...], edges: frozenset[str], *, inward: bool, paired: bool,
+    apart: bool,
+) -> tuple[Op, ...]:  # fmt: skip
+    """Copies and the all-to-alls that turn ``tensors`` from tokens to heads (``inward``) or back.
+
+    ``paired``: a rank holds two chunks of the sequence; ``apart``: queries, keys and values are sent one by one.
+    """
     if not tensors:
         return ()
     tokens, heads = tensors, tuple(_heads_layout(t, edges) for t in tensors)
-    sent = tuple(replace(t, name=f"{t.name}|by_rank") for t in tokens)
-    mixed = tuple(replace(t, name=f"{t.name}|mixed") for t in heads) if paired else heads
-    message = (sent, mixed) if inward else (mixed, sent)
-    exchange = Op(
-        name, OpKind.COLLECTIVE, phase, tensors[0].dtype, *message,
-        collective=Collective.ALL_TO_ALL, axis=AXIS, stream=Stream.SCALE_UP,
-    )  # fmt: skip
-    by_rank = (tokens, sent) if inward else (sent, tokens)
-    steps = [_copy(f"{name}.by_rank", phase, *by_rank), exchange]
-    if paired:
-        steps.append(_copy(f"{name}.in_order", phase, *((mixed, heads) if inward else (heads, mixed))))
-    return tuple(steps if inward else reversed(steps))
+    sent, mixed = _pieces(tokens, "by_rank", apart), _pieces(heads, "mixed", apart)
+    exchanges = [
+        Op(
+            f"{name}.{index}" if len(sent) > 1 else name, OpKind.COLLECTIVE, phase, one.dtype,
+            *(((one,), (other,)) if inward else ((other,), (one,))),
+            collective=Collective.ALL_TO_ALL, axis=AXIS, stream=Stream.SCALE_UP,
+        )
+        for index, (one, other) in enumerate(zip(sent, mixed, strict=True))
+    ]  # fmt: skip
+    by_rank = _copy(f"{name}.by_rank", phase, *((tokens, sent) if inward else (sent, tokens)))
+    arranged = _copy(
+        f"{name}.{'in_order' if paired else 'view'}", phase, *((mixed, heads) if inward else (heads, mixed))
+    )
+    if not paired:
+        arranged = replace(arranged, tags=_VIEW)
+    return (by_rank, *exchanges, arranged) if inward else (arranged, *exchanges, by_rank)
+
+
+def _pieces(tensors: tuple[Tensor, ...], suffix: str, apart: bool) -> tuple[Tensor, ...]:
+    """What is sent as one message each, in the layout that ``suffix`` names."""
+    return tuple(
+        replace(t, name=f"{t.name}|{suffix}.{index}", dims=(*t.dims[:-1], Dim(t.dims[-1].name, parts)))
+        for t in tensors
+        for index, parts in enumerate([(p,) for p in t.dims[-1].parts] if apart else [t.dims[-1].parts])
+    )
 
 
 def _copy(name: str, phase: Phase, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...]) -> Op:

@@ -45,6 +45,7 @@ class PrecisionRecipe:
         halves = framework.keeps_half_gradients and gradient != self.storage
         replicas = plan.data_parallel * plan.context_parallel if plan.zero_stage == 0 else 1
         buckets = framework.keeps_gradient_buckets and replicas > 1
+        tables = {op.tags["lookup"] for op in typed.forward if "lookup" in op.tags and framework.adds_table_gradients}
         states: list[Tensor] = []
         sums: list[Op] = []
         for parameter in typed.parameters:
@@ -57,6 +58,8 @@ class PrecisionRecipe:
                 half = replace(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
                 states.append(half)
                 sums.append(_accumulate(half, total))
+            elif parameter.name in tables:
+                sums.append(_whole_table(replace(total, name=f"{total.name}|whole", dtype=self.storage), total))
             if buckets:
                 states.append(replace(total, name=f"{parameter.name}.bucket", dtype=self.storage))
             states += [
@@ -85,6 +88,19 @@ def _accumulate(half: Tensor, total: Tensor) -> Op:
     """Add a 16-bit gradient to its accumulator, one kernel per parameter."""
     name = f"{total.name}.accumulate"
     return Op(name, OpKind.ELEMENTWISE, Phase.WEIGHT_GRADIENT, total.dtype, (half, total), (total,))
+
+
+def _whole_table(made: Tensor, total: Tensor) -> Op:
+    """Set the gradient of a whole table to zero, of which a lookup fills a few rows, and add it to its accumulator.
+
+    ``embedding_dense_backward`` of PyTorch, then the hook of the parameter (NVIDIA/Megatron-LM
+    @293e104 megatron/core/distributed/distributed_data_parallel.py: ``param.main_grad.add_(param.grad.data)``).
+    """
+    name = f"{total.name}.accumulate"
+    return Op(
+        name, OpKind.ELEMENTWISE, Phase.WEIGHT_GRADIENT, total.dtype, (made, total), (made, total),
+        tags={"kernels": "2"},
+    )  # fmt: skip
 
 
 @register(

@@ -9,7 +9,7 @@ from simulator.strategies.protocols import PassStage
 from simulator.strategies.tensor.layout import beside_backward_gemms, insert_collectives
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Op, Stream
+from simulator.workload.ops import Block, Collective, Op, Stream
 from simulator.workload.plan import Plan
 
 __all__ = ["MegatronTensorParallel"]
@@ -61,10 +61,12 @@ class MegatronTensorParallel:
         inputs = frozenset({block.boundary.name} if split and block.name not in ("embedding",) else ())
         stream = Stream.SCALE_UP if framework.tensor_parallel_overlap else Stream.COMPUTE
         forward = insert_collectives(sharded.forward, "tp", split_residual=split, split_inputs=inputs, stream=stream)
-        # In the backward the stream's gradient arrives split, and so do tensors that were saved split. An addition has
-        # no kernel of its own there: what it added has the stream's gradient.
+        # In the backward the stream's gradient arrives split, and so do tensors that were saved split and the gradients
+        # of what was reduced to shards. An addition has no kernel of its own there: what it added has the stream's
+        # gradient.
         added = frozenset(t.name for op in sharded.forward if op.residual and len(op.reads) > 1 for t in op.reads)
-        known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs | added)
+        reduced = frozenset(t.name for op in forward if op.collective is Collective.REDUCE_SCATTER for t in op.writes)
+        known = inputs | saved | frozenset(f"{n}.grad" for n in saved | inputs | added | reduced)
         backward = insert_collectives(sharded.backward, "tp", split_residual=split, split_inputs=known, stream=stream)
         if framework.overlaps_linear_backward:
             backward = beside_backward_gemms(backward)
