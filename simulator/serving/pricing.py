@@ -6,11 +6,12 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Fabric, Node
+from simulator.serving.compiled.tables import MOST_CHUNKS, CostTables
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Blocks", "Pricing", "pricing_of"]
 
-_MOST = 128
-"""Kinds of engines that are remembered: a sweep's hardware and layouts, each with its constants moved for intervals."""
-
 _MOST_LOWERED = 16
-"""Models with plan and framework whose blocks are remembered."""
+"""Models with plan and framework that are remembered: a sweep's layouts."""
+
+_MOST = 128
+"""Engines that are remembered of each: hardware, each with its constants moved for intervals."""
 
 _MOST_BLOCKS = 64
 """Compiled blocks that are remembered of each: those that intervals price again, with room for a prompt's sizes."""
+
+T = TypeVar("T")
 
 
 class Blocks:
@@ -39,19 +42,11 @@ class Blocks:
     """
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, int], Block] = OrderedDict()
+        self._known: OrderedDict[Hashable, Block] = OrderedDict()
 
     def at(self, part: int, tokens: int, make: Callable[[], Block]) -> Block:
         """The block of a part for so many tokens, made the first time."""
-        key = (part, tokens)
-        found = self._known.get(key)
-        if found is None:
-            found = self._known[key] = make()
-            if len(self._known) > _MOST_BLOCKS:
-                self._known.popitem(last=False)
-        else:
-            self._known.move_to_end(key)
-        return found
+        return _recent(self._known, (part, tokens), make, _MOST_BLOCKS)
 
 
 @dataclass(eq=False)
@@ -68,6 +63,8 @@ class Pricing:
         (part, tokens) → cost, and the ids of the constants it rests on.
     terms
         Attention by mixer, cache type and what is kept.
+    tables
+        Answers to the compiled loop by cache type, what is kept and grid.
     """
 
     node: Node
@@ -76,10 +73,25 @@ class Pricing:
     blocks: Blocks
     knots: dict[tuple[int, int], tuple[LinearCost, frozenset[str]]] = field(default_factory=dict)
     terms: dict[Hashable, AttentionTerm] = field(default_factory=dict)
+    tables: dict[Hashable, CostTables] = field(default_factory=dict)
+
+    def tables_of(self, key: Hashable, kinds: int) -> CostTables:
+        """Answers that costs with an equal ``key`` share; begun anew where they have become many."""
+        found = self.tables.get(key)
+        if found is None or found.chunks > MOST_CHUNKS:
+            found = self.tables[key] = CostTables(kinds)
+        return found
 
 
-_known: OrderedDict[Hashable, Pricing] = OrderedDict()
-_lowered: OrderedDict[Hashable, Blocks] = OrderedDict()
+class _Engines:
+    """Engines of one model, plan and framework, by node, fabric and moved constants."""
+
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+        self.known: OrderedDict[Hashable, Pricing] = OrderedDict()
+
+
+_known: OrderedDict[Hashable, _Engines] = OrderedDict()
 
 
 def pricing_of(
@@ -91,26 +103,26 @@ def pricing_of(
     """
     table = node.accelerator.kernel_table
     age = Path(table).stat().st_mtime_ns if table else 0
+    engines = _recent(_known, (model, plan, framework), _Engines, _MOST_LOWERED)
     # A node holds mappings and has no hash; profiles are loaded once, so equal nodes are mostly the same object, and
     # the entry keeps it alive.
-    key = (model, plan, framework, id(node), fabric, tuple(sorted(scale.items())), age)
-    found = _known.get(key)
-    if found is None:
-        found = _known[key] = Pricing(
+    return _recent(
+        engines.known, (id(node), fabric, tuple(sorted(scale.items())), age),
+        lambda: Pricing(
             node, DeviceCost(node.accelerator, framework, scale), NetworkCost(node, fabric, framework, scale),
-            _blocks_of(model, plan, framework),
-        )  # fmt: skip
-        if len(_known) > _MOST:
-            _known.popitem(last=False)
+            engines.blocks,
+        ),
+        _MOST,
+    )  # fmt: skip
+
+
+def _recent(known: OrderedDict[Hashable, T], key: Hashable, make: Callable[[], T], most: int) -> T:
+    """The entry of ``key``, made the first time; of more than ``most`` the one not asked for longest is forgotten."""
+    found = known.get(key)
+    if found is None:
+        found = known[key] = make()
+        if len(known) > most:
+            known.popitem(last=False)
     else:
-        _known.move_to_end(key)
-    return found
-
-
-def _blocks_of(model: ModelSpec, plan: Plan, framework: Framework) -> Blocks:
-    key = (model, plan, framework)
-    found = _lowered.setdefault(key, Blocks())
-    _lowered.move_to_end(key)
-    if len(_lowered) > _MOST_LOWERED:
-        _lowered.popitem(last=False)
+        known.move_to_end(key)
     return found

@@ -127,6 +127,11 @@ class TokenCosts:
         self._knots: dict[tuple[int, int], LinearCost] = {}
         self._priced, self._blocks = pricing.knots, pricing.blocks
 
+    @property
+    def largest(self) -> int:
+        """Tokens beyond which seconds grow in proportion."""
+        return self._sizes[-1]
+
     @cached_property
     def parts(self) -> list[Part]:
         """Everything that is lowered: distinct layers, embedding, head."""
