@@ -1,12 +1,16 @@
-"""The cases: each is set up, run once, and timed in CPU seconds (whole processes: wall seconds)."""
+"""The cases: each is set up, run once, and timed in CPU seconds, those of its child processes included.
+
+``python benchmarks/cases.py [PART OF A NAME]`` runs them once with the simulator that ``PYTHONPATH`` names.
+"""
 
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,7 +140,7 @@ def failing_job() -> Work:
 
 
 def sweep_of(depth: Depth, *alternatives: str) -> Work:
-    """Every point of a sweep on two processes, from a cold start of the pool (wall seconds: the work is in workers)."""
+    """Every point of a sweep on two processes, from a cold start of the pool."""
     from simulator.scenario.sweep import sweep
 
     return lambda: sweep("llama3-70b-chat", alternatives, depth=depth, jobs=2)
@@ -227,23 +231,46 @@ if TRACE.is_file():
     )
 
 
+def cpu_seconds() -> float:
+    """Of this process and of children that have ended."""
+    mine, children = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return mine.ru_utime + mine.ru_stime + children.ru_utime + children.ru_stime
+
+
+def timed(name: str) -> float | None:
+    """CPU seconds of a case; None where an older commit lacks what it needs."""
+    try:
+        work = CASES[name]()
+    except Exception as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        return None
+    begin = cpu_seconds()
+    work()
+    return cpu_seconds() - begin
+
+
+def warm() -> None:
+    """Leave bytecode of everything that is imported, and the kernels, compiled."""
+    import simulator
+    from simulator.cluster.run import run_cluster
+    from simulator.registry import load_all
+
+    load_all()
+    run_cluster(simulator.load("quickstart"))
+    with suppress(ImportError):
+        import simulator.serving.compiled.loop
+    serve(200, 1)()  # the kernels are there: it takes them
+
+
 def main() -> None:
-    """Seconds of the cases whose name contains the first argument, as JSON."""
-    only = sys.argv[1] if len(sys.argv) > 1 else ""
-    found = {}
-    for name, prepare in CASES.items():
-        if only not in name:
-            continue
-        try:
-            work = prepare()
-        except Exception as error:  # an older commit may lack what a case needs
-            print(f"{name}: {error}", file=sys.stderr)
-            continue
-        clock = time.perf_counter if name.startswith("process") else time.process_time
-        begin = clock()
-        work()
-        found[name] = clock() - begin
-    print(json.dumps(found))
+    """Seconds of one case, or of those whose name contains the first argument, as JSON."""
+    match sys.argv[1:]:
+        case ["--warm"]:
+            warm()
+        case ["--case", name]:
+            print(json.dumps(timed(name)))
+        case arguments:
+            print(json.dumps({name: timed(name) for name in CASES if "".join(arguments[:1]) in name}))
 
 
 if __name__ == "__main__":

@@ -133,6 +133,16 @@ def strategies(area: str | None = None, family: str | None = None) -> list[Strat
     return sorted(wanted, key=lambda r: (r.area, r.family, r.name))
 
 
+def registered(family: str, name: str) -> StrategyRecord | None:
+    """The record of ``name`` in ``family``; None where there is none."""
+    # A family is mostly a folder: a run that names four strategies need not import two hundred.
+    if (family, name) not in _RECORDS and family.isidentifier():
+        _load_family(family)
+    if (family, name) not in _RECORDS:
+        load_all()
+    return _RECORDS[family, name][0] if (family, name) in _RECORDS else None
+
+
 def lookup(family: str, name: str) -> type:
     """The class registered as ``name`` in ``family``.
 
@@ -141,16 +151,10 @@ def lookup(family: str, name: str) -> type:
     ConfigError
         If there is none; the message names the near ones.
     """
-    # A family is mostly a folder: a run that names four strategies need not import two hundred.
-    if (family, name) not in _RECORDS and family.isidentifier():
-        _load_family(family)
-    if (family, name) not in _RECORDS:
-        load_all()
-    try:
-        return _RECORDS[family, name][1]
-    except KeyError:
+    if registered(family, name) is None:
         names = [r.name for r in strategies(family=family)]
-        raise ConfigError(unknown_name(f"{family.replace('_', ' ')} strategy", name, names)) from None
+        raise ConfigError(unknown_name(f"{family.replace('_', ' ')} strategy", name, names))
+    return _RECORDS[family, name][1]
 
 
 def find(name: str) -> list[StrategyRecord]:

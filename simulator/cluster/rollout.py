@@ -39,9 +39,17 @@ __all__ = ["estimate_job"]
 STATES = (TensorClass.PARAM, TensorClass.GRAD, TensorClass.OPTIM)
 
 
-def estimate_job(job: TrainingJob, cluster: Cluster, depth: Literal["estimate", "step"] = "step") -> Estimate:
-    """Time, memory and traffic of one step of any training job, generation included where it has one."""
-    update = estimate_step(job, cluster, depth if job.rollout is None else "step")
+def estimate_job(
+    job: TrainingJob, cluster: Cluster, depth: Literal["estimate", "step"] = "step", *, with_interval: bool = True
+) -> Estimate:
+    """Time, memory and traffic of one step of any training job, generation included where it has one.
+
+    An iteration with generation has no interval, nor has a step ``with_interval`` false.
+    """
+    if job.rollout is None:
+        update = estimate_step(job, cluster, depth, with_interval)
+    else:
+        update = estimate_step(job, cluster, "step", with_interval=False)
     if not update.feasible:
         fits = nearest_fit(job, cluster) if update.reason.startswith("out of memory") else ""
         return replace(update, reason=f"{update.reason}; the nearest plan that fits: {fits}") if fits else update

@@ -85,7 +85,7 @@ class TrainingTenant:
         shares = step_shares(self.estimate, self.cluster)
 
         def seconds(level: int) -> float:
-            return estimate_job(self.job, at_level(self.cluster, level)).seconds
+            return estimate_job(self.job, at_level(self.cluster, level), with_interval=False).seconds
 
         power.add(TrainingSource(self.process, place, sizes, Activity(1.0, *shares), seconds))
         self.process.on_change, self.power = power.changed, power

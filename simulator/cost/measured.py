@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import bisect
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
+from functools import cache, cached_property
 from typing import NamedTuple
 
 from simulator.constants import Constant, Trust
@@ -20,12 +21,33 @@ EXTRAPOLATED_SIGMA = 0.25
 INTERPOLATED_SIGMA = 0.1
 
 
-@dataclass(frozen=True)
 class Lender:
-    """A network profile with measured collectives and the accelerator it was measured on."""
+    """A network profile with measured collectives and the accelerator it was measured on.
 
-    profile: NetworkProfile
-    accelerator: Accelerator
+    Either may be the name of a shipped one, which is read when it is first looked into.
+    """
+
+    def __init__(self, profile: NetworkProfile | str, accelerator: Accelerator | str) -> None:
+        self._profile, self._accelerator = profile, accelerator
+
+    @property
+    def device(self) -> str:
+        """Name of the accelerator."""
+        return self._accelerator if isinstance(self._accelerator, str) else self._accelerator.name
+
+    @cached_property
+    def profile(self) -> NetworkProfile:
+        """What was measured."""
+        from simulator.hardware.profiles import load_network
+
+        return load_network(self._profile) if isinstance(self._profile, str) else self._profile
+
+    @cached_property
+    def accelerator(self) -> Accelerator:
+        """Where."""
+        from simulator.hardware.profiles import load_accelerator
+
+        return load_accelerator(self._accelerator) if isinstance(self._accelerator, str) else self._accelerator
 
 
 class Fit(NamedTuple):
@@ -52,14 +74,14 @@ def lenders() -> tuple[Lender, ...]:
 @cache
 def _shipped_lenders() -> tuple[Lender, ...]:
     from simulator.data import data_root
-    from simulator.hardware.profiles import load_accelerator, load_network
 
     found = []
     for path in sorted((data_root() / "hardware_profiles" / "networks").glob("*.yaml")):
-        text = path.read_text(encoding="utf-8")  # most profiles are plain links: reading spares parsing them
-        if "\naccelerator:" in text and "scope: scale_up" in text:
-            profile = load_network(path.stem)
-            found.append(Lender(profile, load_accelerator(profile.accelerator)))
+        # Most profiles are plain links, and most that are not are never asked for: a look spares parsing them.
+        text = path.read_text(encoding="utf-8")
+        device = re.search(r"^accelerator: *([\w.-]+)", text, re.MULTILINE)
+        if device and "scope: scale_up" in text:
+            found.append(Lender(path.stem, device[1]))
     return tuple(found)
 
 
@@ -118,7 +140,7 @@ def borrow_fit(
         wired = other.topology == scale_up.topology and other.in_network_reduction == scale_up.in_network_reduction
         return wired and other.link.bandwidth > 0
 
-    chosen = [r for r in known if r.accelerator.name != device.name and alike(r.accelerator.scale_up)]
+    chosen = [r for r in known if r.device != device.name and alike(r.accelerator.scale_up)]
     for relative in sorted(chosen, key=lambda r: nearness(r, device)):
         fit = find_fit(relative.profile, operation, ranks)
         if fit is not None:

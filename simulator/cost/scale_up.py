@@ -120,7 +120,7 @@ class ScaleUpCost:
                 mine.link.bandwidth, usual.link.bandwidth, rel_tol=0.05
             )
             alike = alike or usual.topology == "none"  # boards on PCIe: their measurements are of such nodes
-            named = (r.profile for r in self._known() if r.accelerator.name == self.device.name)
+            named = (r.profile for r in self._known() if r.device == self.device.name)
             self._own = next(named, None) if alike else None
             self._searched = True
         return self._own

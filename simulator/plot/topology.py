@@ -124,7 +124,7 @@ def _tiers_of_result(result: Result, name: str) -> tuple[list[Tier], str]:
 
     scenario = scenario_of(result.document)
     job = next(j for j in scenario.training if j.name == name)
-    answer = estimate_step(job, scenario.cluster_of(name), "step")
+    answer = estimate_step(job, scenario.cluster_of(name), "step", with_interval=False)
     topology = build(scenario.cluster)
     loads = link_loads(answer.details["pipeline"], topology, scenario.placement(name).first)
     fabric = scenario.cluster.fabric

@@ -258,9 +258,14 @@ class StrategyName:
 
     def check(self, value: str) -> str:
         """The name as it is, if it is registered."""
-        if value not in (known := self.known()):
-            raise ValueError(unknown_name(_KINDS.get(self.families[0], self.families[0]), value, known))
+        if value not in self.extra and not self.has(value):
+            raise ValueError(unknown_name(_KINDS.get(self.families[0], self.families[0]), value, self.known()))
         return value
+
+    def has(self, value: str) -> bool:
+        """Whether it is one of the registered names, without a look at all others."""
+        found = (registry.registered(family, value) for family in self.families)
+        return any(r is not None and self.kind in ("", r.kind) for r in found)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         """A text that is checked against the register."""
@@ -282,6 +287,10 @@ class TopologyName(StrategyName):
         from simulator.network.wiring import topology_names
 
         return topology_names()
+
+    def has(self, value: str) -> bool:
+        """Whether it is one of them."""
+        return value in self.known()
 
 
 @dataclass(frozen=True)

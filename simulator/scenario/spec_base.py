@@ -28,4 +28,5 @@ LinkName: TypeAlias = Annotated[
 class Strict(BaseModel):
     """Unknown keys are errors: a typo must never be a silent default."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=())
+    # Built when first used: a scenario builds its own model once, not every part of it again inside every other.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, protected_namespaces=(), defer_build=True)

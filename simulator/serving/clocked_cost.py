@@ -22,14 +22,24 @@ class ClockedCost:
     """
 
     def __init__(self, base: IterationCost, slower: Callable[[int], IterationCost]) -> None:
-        self._base, self._slower, self._now = base, slower, base
+        self._base, self._slower = base, slower
+        self.yielded = base.yielded if isinstance(base, DraftingIterationCost) else 1.0
+        """Tokens per sequence of an iteration of the engine."""
         self.level = 100
+        self._take(base)
+
+    def _take(self, cost: IterationCost) -> None:
+        # Protocols are looked into at a change, not in every iteration.
+        self._now = cost
+        self._drafts = cost if isinstance(cost, DraftingIterationCost) else None
+        self._stages = cost if isinstance(cost, PipelinedIterationCost) else None
 
     def follow(self, level: int) -> bool:
         """Run at ``level`` percent of the rated clock from the next iteration on; whether that is a change."""
         if level == self.level:
             return False
-        self.level, self._now = level, self._base if level == 100 else self._slower(level)
+        self.level = level
+        self._take(self._base if level == 100 else self._slower(level))
         return True
 
     def iteration(self, batch: BatchShape) -> float:
@@ -40,16 +50,11 @@ class ClockedCost:
         """See :class:`~simulator.strategies.serving_protocols.IterationCost`."""
         return self._now.decode_segment(batch)
 
-    @property
-    def yielded(self) -> float:
-        """Tokens per sequence of an iteration of the engine."""
-        return self._base.yielded if isinstance(self._base, DraftingIterationCost) else 1.0
-
     def ahead(self, batch: BatchShape) -> float:
         """What an iteration of the engine lasts longer for the tokens beyond the first [s]."""
-        return self._now.ahead(batch) if isinstance(self._now, DraftingIterationCost) else 0.0
+        return self._drafts.ahead(batch) if self._drafts is not None else 0.0
 
     def stage_times(self, batch: BatchShape) -> Sequence[float]:
         """Seconds each stage is occupied by ``batch``."""
-        assert isinstance(self._now, PipelinedIterationCost)
-        return self._now.stage_times(batch)
+        assert self._stages is not None
+        return self._stages.stage_times(batch)

@@ -133,7 +133,9 @@ class DeploymentProcess:
         self.away = 0
         """Requests on their way between replicas, or with somebody else until :meth:`served`."""
         self.table = requests
-        self.front_end, self._stream = front_end, ArrivalStream(requests, fed, front_end)
+        self._stream = ArrivalStream(requests, fed, front_end)
+        self.left = self._stream.left
+        """When requests of an open loop leave the front end [s]; None without one."""
         block_size = self.limits.block_size if self.kv_policy.prefix_caching else 0
         self._books = ServingBooks(requests, block_size, record, slo)
         self._rows = self._books.rows

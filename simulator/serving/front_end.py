@@ -69,17 +69,20 @@ class FrontEnd:
         self._leaving.popleft()
 
     def take_all(self, came: Sequence[float], tokens: Sequence[int]) -> list[float]:
-        """Requests in order of arrival: when each leaves [s]."""
-        left = list[float]()
+        """Requests in order of arrival, the last ones: when each leaves [s], and those that were inside before."""
         for time, count in zip(came, tokens, strict=True):
-            while self.next_leave < time:
-                left.append(self.next_leave)
-                self.leave()
             self.enter(time, count)
-        while len(left) < len(came):
-            left.append(self.next_leave)
-            self.leave()
+        self._finish()
+        return self.take_left()
+
+    def take_left(self) -> list[float]:
+        """When requests leave whose time is known already; they leave [s]."""
+        left = list(self._leaving)
+        self._leaving.clear()
         return left
+
+    def _finish(self) -> None:
+        """Nobody comes any more."""
 
 
 @dataclass
@@ -140,6 +143,9 @@ class InTurns(FrontEnd):
         """See :meth:`FrontEnd.leave`."""
         self._advance(self.next_leave)
         self._leaving.popleft()
+
+    def _finish(self) -> None:
+        self._advance(float("inf"))
 
 
 def front_end_of(framework: Framework, servers: int = 1, chat: bool = False) -> FrontEnd | None:

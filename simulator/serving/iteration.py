@@ -26,6 +26,7 @@ from simulator.cost.device import DeviceCost
 from simulator.hardware.types import Fabric, Node
 from simulator.serving.attention_terms import AttentionTerm, SoftmaxTerm, attention_term
 from simulator.serving.launches import beside, decodes_beside
+from simulator.serving.message_links import ALONE
 from simulator.serving.separable import ChunkTerm, SeparableCost
 from simulator.serving.sparse_terms import sparse_term
 from simulator.serving.token_costs import LinearCost
@@ -245,6 +246,8 @@ class ReplicaCost(TokenWise):
             tuple(ChunkTerm(count, term.prefill_launch, term.chunk_seconds) for term, count in terms),
             self.layer_gaps(0), per_token, self.stream.exposed(0), self.stream.hidden(0), *self._host,
             self.framework.async_scheduling, *self._launching[0], self._exposed, *self._captured_sizes,
+            self._pricing.tables_of((self.kv_dtype, self.kept, self.grid, self.costs.largest), len(terms))
+            if self.links is ALONE else None,
         )  # fmt: skip
 
     def floor(self, batch: BatchShape) -> float:

@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
 from simulator.hardware.types import Fabric, Node
+from simulator.serving.compiled.tables import MOST_CHUNKS, CostTables
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
+from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
 
 if TYPE_CHECKING:
     from simulator.serving.attention_terms import AttentionTerm
     from simulator.serving.token_costs import LinearCost
 
-__all__ = ["Pricing", "pricing_of"]
+__all__ = ["Blocks", "Pricing", "pricing_of"]
+
+_MOST_LOWERED = 16
+"""Models with plan and framework that are remembered: a sweep's layouts."""
 
 _MOST = 128
-"""Kinds of engines that are remembered: a sweep's hardware and layouts, each with its constants moved for intervals."""
+"""Engines that are remembered of each: hardware, each with its constants moved for intervals."""
+
+_MOST_BLOCKS = 64
+"""Compiled blocks that are remembered of each: those that intervals price again, with room for a prompt's sizes."""
+
+T = TypeVar("T")
+
+
+class Blocks:
+    """Compiled blocks of one model, plan and framework, whatever constants and nodes they are priced with.
+
+    An interval moves one constant after the other: without this every move would lower the model again.
+    """
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[Hashable, Block] = OrderedDict()
+
+    def at(self, part: int, tokens: int, make: Callable[[], Block]) -> Block:
+        """The block of a part for so many tokens, made the first time."""
+        return _recent(self._known, (part, tokens), make, _MOST_BLOCKS)
 
 
 @dataclass(eq=False)
@@ -33,20 +57,41 @@ class Pricing:
     ----------
     device, network
         Prices of Ops.
+    blocks
+        What is priced, shared with engines of other constants.
     knots
         (part, tokens) → cost, and the ids of the constants it rests on.
     terms
         Attention by mixer, cache type and what is kept.
+    tables
+        Answers to the compiled loop by cache type, what is kept and grid.
     """
 
     node: Node
     device: DeviceCost
     network: NetworkCost
+    blocks: Blocks
     knots: dict[tuple[int, int], tuple[LinearCost, frozenset[str]]] = field(default_factory=dict)
     terms: dict[Hashable, AttentionTerm] = field(default_factory=dict)
+    tables: dict[Hashable, CostTables] = field(default_factory=dict)
+
+    def tables_of(self, key: Hashable, kinds: int) -> CostTables:
+        """Answers that costs with an equal ``key`` share; begun anew where they have become many."""
+        found = self.tables.get(key)
+        if found is None or found.chunks > MOST_CHUNKS:
+            found = self.tables[key] = CostTables(kinds)
+        return found
 
 
-_known: OrderedDict[Hashable, Pricing] = OrderedDict()
+class _Engines:
+    """Engines of one model, plan and framework, by node, fabric and moved constants."""
+
+    def __init__(self) -> None:
+        self.blocks = Blocks()
+        self.known: OrderedDict[Hashable, Pricing] = OrderedDict()
+
+
+_known: OrderedDict[Hashable, _Engines] = OrderedDict()
 
 
 def pricing_of(
@@ -58,16 +103,26 @@ def pricing_of(
     """
     table = node.accelerator.kernel_table
     age = Path(table).stat().st_mtime_ns if table else 0
+    engines = _recent(_known, (model, plan, framework), _Engines, _MOST_LOWERED)
     # A node holds mappings and has no hash; profiles are loaded once, so equal nodes are mostly the same object, and
     # the entry keeps it alive.
-    key = (model, plan, framework, id(node), fabric, tuple(sorted(scale.items())), age)
-    found = _known.get(key)
+    return _recent(
+        engines.known, (id(node), fabric, tuple(sorted(scale.items())), age),
+        lambda: Pricing(
+            node, DeviceCost(node.accelerator, framework, scale), NetworkCost(node, fabric, framework, scale),
+            engines.blocks,
+        ),
+        _MOST,
+    )  # fmt: skip
+
+
+def _recent(known: OrderedDict[Hashable, T], key: Hashable, make: Callable[[], T], most: int) -> T:
+    """The entry of ``key``, made the first time; of more than ``most`` the one not asked for longest is forgotten."""
+    found = known.get(key)
     if found is None:
-        found = _known[key] = Pricing(
-            node, DeviceCost(node.accelerator, framework, scale), NetworkCost(node, fabric, framework, scale)
-        )
-        if len(_known) > _MOST:
-            _known.popitem(last=False)
+        found = known[key] = make()
+        if len(known) > most:
+            known.popitem(last=False)
     else:
-        _known.move_to_end(key)
+        known.move_to_end(key)
     return found

@@ -41,8 +41,11 @@ def segment_quantiles(segments: NDArray[np.float64], quantiles: Sequence[float])
     live = segments[(segments[:, 2] > 0) & (segments[:, 3] > 0)]
     if not len(live):
         return [float("nan")] * len(quantiles)
-    total = float(np.sum(live[:, 2] * live[:, 3]))
-    return [_quantile(live, min(max(q, 0.0), 1.0) * total) for q in quantiles]
+    targets = [min(max(q, 0.0), 1.0) * float(np.sum(live[:, 2] * live[:, 3])) for q in quantiles]
+    if live[:, 2].sum() <= _SORT_BELOW:
+        values, cumulated = _sorted(live)
+        return [_at(values, cumulated, target) for target in targets]
+    return [_quantile(live, target) for target in targets]
 
 
 def _quantile(segments: NDArray[np.float64], target: float) -> float:
@@ -67,16 +70,24 @@ def _quantile(segments: NDArray[np.float64], target: float) -> float:
         # Where the typical value discards little, halve the range of values instead.
         left = segments[:, 2].sum()
         by_rank, size = left < 0.8 * size, left
+    values, cumulated = _sorted(segments)
+    return _at(values, below + cumulated, target)
+
+
+def _sorted(segments: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """All values in order, and the weight up to each. Equal values may come in any order among themselves."""
     counts = segments[:, 2].astype(np.int64)
     row = np.repeat(np.arange(len(segments)), counts)
     place_in_row = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
     values = segments[row, 0] + segments[row, 1] * place_in_row
-    weights = segments[row, 3]
-    order = np.argsort(values, kind="stable")
-    cumulated = below + np.cumsum(weights[order])
+    order = np.argsort(values)
+    return values[order], np.cumsum(segments[row[order], 3])
+
+
+def _at(values: NDArray[np.float64], cumulated: NDArray[np.float64], target: float) -> float:
     # Counts are whole numbers; half a request keeps rounding of q·total from moving to the next value.
     place = int(np.searchsorted(cumulated, target - 1e-9 * max(1.0, target)))
-    return float(values[order[min(place, len(values) - 1)]])
+    return float(values[min(place, len(values) - 1)])
 
 
 def _range(segments: NDArray[np.float64]) -> tuple[float, float]:

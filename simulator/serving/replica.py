@@ -77,7 +77,8 @@ class Replica(Residency):
         self._spare = [DecodeGroup(limits.block_size, self._grows) for _ in range(limits.pipeline_stages)]
         self._pipeline = StageLine(cost, limits.pipeline_stages)
         alone = limits.pipeline_stages == 1 and not self._together
-        self._drafts = cost if alone and isinstance(cost, DraftingIterationCost) else None
+        drafts = cost if alone and isinstance(cost, DraftingIterationCost) else None
+        self._drafts = drafts if drafts is not None and drafts.yielded != 1.0 else None
         self._spare_tokens = 0.0
 
     @property

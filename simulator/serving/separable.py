@@ -8,9 +8,10 @@ kept here, and sums in the order written here.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
+from simulator.serving.compiled.tables import CostTables
 from simulator.serving.launches import beside, decodes_beside
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.serving_protocols import FOREVER
@@ -66,6 +67,8 @@ class SeparableCost:
         share of the shorter of that and the kernels that is not hidden.
     captured_tokens, captured_sequences
         Where it does: with prompts, more than so many tokens; without, more than so many sequences.
+    tables
+        What was answered before, where costs of the same engine share it.
     """
 
     tokens: Callable[[int], float]
@@ -84,6 +87,7 @@ class SeparableCost:
     launch_exposed: float = 0.0
     captured_tokens: int = 0
     captured_sequences: int = FOREVER
+    tables: CostTables | None = field(default=None, compare=False)
 
     def separate(self) -> SeparableCost:
         """Itself."""

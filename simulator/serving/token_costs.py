@@ -125,7 +125,12 @@ class TokenCosts:
         self.links = ALONE
         self._sizes = grid(max_tokens)
         self._knots: dict[tuple[int, int], LinearCost] = {}
-        self._priced = pricing.knots
+        self._priced, self._blocks = pricing.knots, pricing.blocks
+
+    @property
+    def largest(self) -> int:
+        """Tokens beyond which seconds grow in proportion."""
+        return self._sizes[-1]
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -135,6 +140,12 @@ class TokenCosts:
     @cached_property
     def _index(self) -> dict[Part, int]:
         return {part: i for i, part in enumerate(self.parts)}
+
+    def _ops(self, part: Part, tokens: int) -> tuple[Op, ...]:
+        """Forward Ops of one part."""
+        model, plan, framework = self.model, self.plan, self.framework
+        made = self._blocks.at(self._index[part], tokens, lambda: served_block(part, model, plan, framework, tokens))
+        return made.forward
 
     def price(self, op: Op) -> tuple[Work, Priced]:
         """Local work and time of one Op."""
@@ -182,7 +193,7 @@ class TokenCosts:
         """Seconds of the Ops of one part at the next grid size, by trust of their constants."""
         size = self._sizes[min(bisect_left(self._sizes, tokens), len(self._sizes) - 1)]
         found: dict[Trust, float] = {}
-        for op in served_block(part, self.model, self.plan, self.framework, size).forward:
+        for op in self._ops(part, size):
             if _token_wise(op):
                 for trust, seconds in self._op_by_trust(op).items():
                     found[trust] = found.get(trust, 0.0) + seconds
@@ -209,7 +220,7 @@ class TokenCosts:
         of every GEMM in fewer than 16 bits. Those of an engine whose operators are kernels of their own are counted."""
         if self.framework.operators_apart:
             return self.kernels(part, tokens)
-        ops = served_block(part, self.model, self.plan, self.framework, tokens).forward
+        ops = self._ops(part, tokens)
         return len(ops) + sum(op.dtype in _NARROW and op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) for op in ops)
 
     def stage_launches(self, layers: Sequence[Mapping[LayerSpec, int]], stage: int, tokens: int = _FEW) -> int:
@@ -222,12 +233,12 @@ class TokenCosts:
         """Whether weights of a layer's experts are widened on their way to the products (MXFP4 before Blackwell)."""
         if "fp4" in self.device.accelerator.peak_flops:
             return False
-        ops = served_block(layer, self.model, self.plan, self.framework, _FEW).forward
+        ops = self._ops(layer, _FEW)
         return any(op.kind is OpKind.GROUPED_GEMM and op.dtype == "fp4" for op in ops)
 
     def kernels(self, part: Part, tokens: int) -> int:
         """Kernels that the engine launches for one part, attention over the cache included."""
-        ops = served_block(part, self.model, self.plan, self.framework, tokens).forward
+        ops = self._ops(part, tokens)
         return sum(self.device.engine.launched(work_of(op, self.plan.mesh)) for op in ops)
 
     def below(self, part: Part, tokens: int) -> LinearCost:
@@ -249,7 +260,7 @@ class TokenCosts:
         used: set[str] = set()
         seconds = floor = flops = hbm = scale_up = scale_out = messages = 0.0
         away: list[Away] = []
-        for op in served_block(part, self.model, self.plan, self.framework, tokens).forward:
+        for op in self._ops(part, tokens):
             if not _token_wise(op):
                 continue
             work, priced = self.price(op)

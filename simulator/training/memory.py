@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -136,6 +137,21 @@ def _update_workspace(chunks: Sequence[Chunk], mesh: Mesh, framework: Framework)
     return each.value * sum(moments)
 
 
+class _Resident(NamedTuple):
+    """States by tier and class, and what updating them takes beside: in HBM, and two blocks' that pass through [B]."""
+
+    states: dict[Tier, dict[str, float]]
+    update_workspace: float
+    passing: float
+
+
+def _resident(chunks: Sequence[Chunk], mesh: Mesh, versions: float, replicas: int, framework: Framework) -> _Resident:
+    return _Resident(
+        _states(chunks, mesh, versions, replicas), _update_workspace(chunks, mesh, framework),
+        _passing_states(chunks, mesh),
+    )  # fmt: skip
+
+
 def is_shared(block: Block, tensor: Tensor) -> bool:
     """The token embedding, which a tied head and modules for multi-token prediction read as well."""
     return block.name in ("embedding", "head", "prediction") and tensor.name.startswith("embedding.weight")
@@ -180,14 +196,18 @@ def memory_ledger(
     reserve = framework.constants.get("memory_reserve")
     fragmentation = framework.constants.get("fragmentation")
     stages, peers = list[StageMemory](), dict[int, float]()
+    known = dict[Hashable, _Resident]()  # ranks with equal chunks hold the same
     for rank, (chunks, mesh) in enumerate(zip(chunks_of_rank, meshes, strict=True)):
-        states = _states(chunks, mesh, versions[rank], replicas)
+        held = (tuple(c.content for c in chunks), id(mesh), versions[rank])
+        if held not in known:
+            known[held] = _resident(chunks, mesh, versions[rank], replicas, framework)
+        states = {tier: dict(by_class) for tier, by_class in known[held].states.items()}
         by_class = states.pop(Tier.HBM)
         by_class[TensorClass.ACTIVATION.value] = float(timeline.activations.peak[rank])
         inside = max((memory[c.position].workspace for c in chunks), default=0.0)
-        passing = _passing_states(chunks, mesh)
+        passing = known[held].passing
         # The update begins when the last activations are gone, and takes their room first.
-        needed = _update_workspace(chunks, mesh, framework) + passing * updates_on_device
+        needed = known[held].update_workspace + passing * updates_on_device
         beyond = needed - by_class[TensorClass.ACTIVATION.value]
         by_class[TensorClass.WORKSPACE.value] = max(inside, beyond)
         allocated = sum(by_class.values())

@@ -139,7 +139,11 @@ def run_pipeline(
         If a task is missing, doubled, before its input on the same rank, or if the ranks wait for each other; the
         message names rank and action.
     """
-    program = build_program(orders, traits, costs, microbatches)
+    return run_program(build_program(orders, traits, costs, microbatches))
+
+
+def run_program(program: Program) -> PipelineTimeline:
+    """Run a program on all ranks. Raises ``ValueError`` if the ranks wait for each other."""
     if program.irregular:
         return PipelineTimeline(program, *task_pass(program))
     wide = program.ranks >= WAVEFRONT_RANKS

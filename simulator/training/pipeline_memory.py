@@ -10,8 +10,8 @@ import numpy as np
 
 from simulator.results.estimate import MemoryLedger
 from simulator.training.memory import ChunkMemory, memory_ledger
-from simulator.training.pipeline import PipelineCosts, run_pipeline
-from simulator.training.pipeline_program import build_program
+from simulator.training.pipeline import PipelineCosts, run_program
+from simulator.training.pipeline_program import with_costs
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.second_order import with_factors
 from simulator.training.update import updates_on_device
@@ -33,12 +33,10 @@ def pipeline_memory(pipeline: PipelinedJob) -> MemoryLedger:
         activation_bytes=np.array([m.activations for m in memory]) / pieces,
         weight_gradient_bytes=np.array([m.weight_gradient_activations for m in memory]) / pieces,
     )  # fmt: skip
-    items = pipeline.microbatches * pieces
-    program = build_program(pipeline.orders, traits, untimed, items)
-    detached = bool(program.detached.any())
+    program = with_costs(pipeline.layout, untimed)
     timeline = (
-        run_pipeline(pipeline.orders, traits, untimed, items)
-        if detached
+        run_program(program)
+        if program.detached.any()
         else PipelineTimeline(program, np.zeros(len(program.rank)), np.zeros(len(program.rank)))
     )
     versions = [traits.weight_versions(r, pipeline.ranks) for r in range(pipeline.ranks)]
@@ -59,6 +57,6 @@ def _evicted_peaks(
     for tier in {t: None for m in memory for t in m.evicted}:
         evicted = np.array([m.evicted.get(tier, 0.0) for m in memory]) / pieces
         costs = replace(untimed, activation_bytes=evicted, weight_gradient_bytes=None)
-        timeline = run_pipeline(pipeline.orders, pipeline.traits, costs, pipeline.microbatches * pieces)
+        timeline = run_program(with_costs(pipeline.layout, costs))
         peaks[tier] = timeline.activations.peak.tolist()
     return peaks

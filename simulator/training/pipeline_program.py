@@ -15,7 +15,7 @@ from simulator.strategies.protocols import Action, ScheduleTraits
 if TYPE_CHECKING:
     from simulator.training.pipeline import PipelineCosts
 
-__all__ = ["Program", "build_program"]
+__all__ = ["Layout", "Program", "build_program", "lay_out", "with_costs"]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -102,10 +102,35 @@ class Program:
         return "the order deadlocks: " + "; ".join(lines) + more
 
 
-def build_program(
-    orders: Sequence[Sequence[Action]], traits: ScheduleTraits, costs: PipelineCosts, microbatches: int
-) -> Program:
-    """Check an order and resolve its dependencies, durations and messages.
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """What of a program does not depend on its costs: made once for all that is asked of one order.
+
+    Attributes
+    ----------
+    crosses, boundary
+        Tasks whose result goes to another rank, and the boundary between virtual stages that it crosses [task].
+    order, traits, rank, stage, stages, links, microbatches, needs, also_needs, link, detached
+        See :class:`Program`.
+    """
+
+    order: TaskOrder
+    traits: ScheduleTraits
+    rank: Ints
+    stage: Ints
+    stages: int
+    links: int
+    microbatches: int
+    needs: Ints
+    also_needs: Ints
+    link: Ints
+    detached: NDArray[np.bool_]
+    crosses: NDArray[np.bool_]
+    boundary: Ints
+
+
+def lay_out(orders: Sequence[Sequence[Action]], traits: ScheduleTraits, microbatches: int) -> Layout:
+    """Check an order and resolve its dependencies and messages.
 
     Raises
     ------
@@ -118,31 +143,46 @@ def build_program(
     tables = _task_tables(order, rank, stage, stages, microbatches, traits)
     needs, also_needs = _needs(order, stage, stages, tables)
     _check_same_rank(order, rank, stage, tables)
+    target, boundary = _targets(order, rank, stage, stages, tables, traits)
+    crosses = target >= 0
+    source = np.where(order.kind == LOAD, target, rank)
+    sink = np.where(order.kind == LOAD, rank, target)
+    pairs, link = np.unique(np.where(crosses, source * len(order) + sink, -1), return_inverse=True)
+    link = np.where(crosses, link - int(bool(pairs.size and pairs[0] == -1)), -1).astype(np.int64)
+    return Layout(
+        order, traits, rank, stage, stages, int((pairs >= 0).sum()), microbatches, needs, also_needs, link,
+        _is(order.kind, (EVICT, LOAD)), crosses, boundary,
+    )  # fmt: skip
+
+
+def with_costs(layout: Layout, costs: PipelineCosts) -> Program:
+    """The program: every task and message with its seconds and bytes."""
+    order, stage, stages, needs, swaps = layout.order, layout.stage, layout.stages, layout.needs, layout.detached
     duration = _durations(order, stage, stages, costs)
     boundary_time = _per_boundary(costs.p2p, stages, "p2p")
     boundary_bytes = _per_boundary(costs.message_bytes, stages, "message_bytes")
-    returns = (order.kind != F).astype(np.int64)
-    target, boundary = _targets(order, rank, stage, stages, tables, traits)
-    crosses = target >= 0
-    swaps = _is(order.kind, (EVICT, LOAD))
+    crosses, boundary, returns = layout.crosses, layout.boundary, (order.kind != F).astype(np.int64)
     transfer = np.where(crosses, boundary_time[boundary, returns], 0.0)
     message = np.where(crosses, boundary_bytes[boundary, returns], 0.0)
     if swaps.any():
         transfer[swaps] = _per_stage(costs.swap, stages, "swap")[stage[swaps], 0]
         message[swaps] = _per_stage(costs.activation_bytes, stages, "activation_bytes")[stage[swaps], 0]
-    source = np.where(order.kind == LOAD, target, rank)
-    sink = np.where(order.kind == LOAD, rank, target)
-    pairs, link = np.unique(np.where(crosses, source * len(order) + sink, -1), return_inverse=True)
-    link = np.where(crosses, link - int(bool(pairs.size and pairs[0] == -1)), -1).astype(np.int64)
-    send = receive = np.zeros(len(rank))
+    send = receive = np.zeros(len(stage))
     if not costs.overlap_p2p:
         send = np.where(crosses & ~swaps, transfer, 0.0)
-        receive = np.where((needs >= 0) & (rank[needs] != rank), send[needs], 0.0)
+        receive = np.where((needs >= 0) & (layout.rank[needs] != layout.rank), send[needs], 0.0)
         transfer = np.where(swaps, transfer, 0.0)
     return Program(
-        order, traits, costs, rank, stage, stages, int((pairs >= 0).sum()), microbatches, duration, needs, also_needs,
-        link, transfer, receive, send, message, swaps,
+        order, layout.traits, costs, layout.rank, stage, stages, layout.links, layout.microbatches, duration, needs,
+        layout.also_needs, layout.link, transfer, receive, send, message, swaps,
     )  # fmt: skip
+
+
+def build_program(
+    orders: Sequence[Sequence[Action]], traits: ScheduleTraits, costs: PipelineCosts, microbatches: int
+) -> Program:
+    """Check an order and resolve its dependencies, durations and messages. Raises as :func:`lay_out`."""
+    return with_costs(lay_out(orders, traits, microbatches), costs)
 
 
 def _is(kind: Ints, codes: tuple[int, ...]) -> NDArray[np.bool_]:

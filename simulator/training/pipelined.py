@@ -25,9 +25,10 @@ from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory
 from simulator.training.messages import Boundary, boundaries
 from simulator.training.overlapped_pairs import overlapped_pair, tasks_of_rank, work_time
-from simulator.training.pipeline import run_pipeline
+from simulator.training.pipeline import run_program
 from simulator.training.pipeline_costs import job_costs, pipeline_seconds
 from simulator.training.pipeline_memory import pipeline_memory
+from simulator.training.pipeline_program import Layout, lay_out, with_costs
 from simulator.training.pipeline_timeline import PipelineTimeline
 from simulator.training.seats import first_seat, nodes_of_stages, seats_of_stages
 from simulator.training.second_order import second_order
@@ -109,6 +110,11 @@ class PipelinedJob:
         if self.ranks == 1 and self.plan.virtual_stages == 1:
             return one_f_one_b_order(1, self.microbatches)
         return self.schedule.order(self.ranks, self.microbatches, self.plan.virtual_stages)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """The tasks of a step with all they wait for, whatever they cost."""
+        return lay_out(self.orders, self.traits, self.microbatches * self.traits.items_per_microbatch)
 
     @cached_property
     def positions(self) -> list[list[int]]:
@@ -241,7 +247,10 @@ class PipelinedJob:
         chunks = self.chunks_of_rank[rank]
         key = (beside, tuple(c.content for c in chunks), id(self.pricer(rank)))
         if key not in self._times:
-            self._times[key] = optimizer_time(chunks, self.pricer(rank), beside)
+            found = self._base.update_time(rank) if self._base is not None and not beside else None
+            if found is None or not self.pricer(rank).unmoved(found.constants):
+                found = optimizer_time(chunks, self.pricer(rank), beside)
+            self._times[key] = found
         return self._times[key]
 
     @cached_property
@@ -295,9 +304,7 @@ class PipelinedJob:
     @cached_property
     def timeline(self) -> PipelineTimeline:
         """The pipeline of one step."""
-        return run_pipeline(
-            self.orders, self.traits, job_costs(self), self.microbatches * self.traits.items_per_microbatch
-        )
+        return run_program(with_costs(self.layout, job_costs(self)))
 
     @cached_property
     def pipeline_seconds(self) -> float:
@@ -327,13 +334,21 @@ class PipelinedJob:
     @cached_property
     def host_per_step(self) -> float:
         """Host time of a step beside the launches of its layers [s], of the rank with the most parameter tensors."""
+        host, (parameters, slices) = self.pricer(0).host, self._counted
+        return host.step(parameters) + host.slices(slices)
+
+    @cached_property
+    def _counted(self) -> tuple[int, int]:
+        """Parameter tensors and slices at the end of a step of the ranks that have most of them."""
+        if self._base is not None:
+            return self._base._counted
+        distinct = {tuple(c.content for c in chunks): chunks for chunks in self.chunks_of_rank}.values()
         held = [
             sum(count * sum(t.cls is TensorClass.PARAM for t in b.states) for c in chunks for b, count in c.blocks)
-            for chunks in self.chunks_of_rank
+            for chunks in distinct
         ]
-        pricer = self.pricer(0)
-        last = max(slices_at_end(chunks, self.framework, pricer.layout) for chunks in self.chunks_of_rank)
-        return pricer.host.step(max(held)) + pricer.host.slices(last)
+        layout = self.pricer(0).layout
+        return max(held), max(slices_at_end(chunks, self.framework, layout) for chunks in distinct)
 
     # -- summaries -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ def run_training_power(subject: Subject) -> tuple[Prediction, str]:
     job, cluster = subject.job, subject.cluster
     if reasons := check_job(job, cluster):
         return {}, "; ".join(reasons)
-    estimate = estimate_step(job, cluster, "step")
+    estimate = estimate_step(job, cluster, "step", with_interval=False)
     node = cluster.groups[0].node
     used = utilisation(node.accelerator.power, *step_shares(estimate, cluster))
     return {"node": node_power(node, used), "baseline.node": node.power_peak}, ""

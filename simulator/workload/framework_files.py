@@ -54,7 +54,7 @@ def load_framework(name: str) -> Framework:
     ConfigError
         If there is no such framework, or with everything that is wrong in its file.
     """
-    target = _aliases().get(name, name)
+    target = name if name in names(FOLDER) else _aliases().get(name, name)
     try:
         path = find_file(FOLDER, target, "framework")
     except ConfigError:

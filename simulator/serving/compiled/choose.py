@@ -7,8 +7,6 @@ from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
 from simulator.serving.compiled import layout
 from simulator.serving.compiled.store import is_compiled
 from simulator.serving.separable import Separable, SeparableCost
@@ -21,15 +19,21 @@ if TYPE_CHECKING:
     from simulator.serving.compiled.driver import CompiledLoop
     from simulator.serving.deployment import DeploymentProcess
 
-__all__ = ["Loop", "compiled_loop", "plain_case"]
+__all__ = ["Loop", "compiled_loop", "front_end_pays", "plain_case"]
 
 Loop = Literal["auto", "objects", "compiled"]
+
+_LOOP = "simulator.serving.compiled.loop"
 
 LOADING = 20_000
 """Requests that the loop of objects serves in the time the kernels take to load: 33 us each against 0.6 s."""
 
 COMPILING = 600_000
 """And in the time they take to compile, about 20 s."""
+
+ENTERING = 16
+"""Requests that pass a front end in the time that the loop of objects serves one: 2 us against 33; its kernel alone
+compiles in the time in which all are loaded."""
 
 _MOST_TOKENS = 1 << 24
 """Of one request: a chunk and its context share a key."""
@@ -94,11 +98,9 @@ def compiled_loop(process: DeploymentProcess, loop: Loop, **calls: Any) -> Compi
         return None
     from simulator.serving.compiled.driver import CompiledLoop
 
-    table, front_end = process.table, process.front_end
-    if front_end is not None:
-        # Nothing in the engine holds it up: when requests of an open loop leave it is known beforehand.
-        left = replace(front_end).take_all(table.arrival.tolist(), table.input_tokens.tolist())
-        calls["came"], table = table.arrival, replace(table, arrival=np.array(left))
+    table = process.table
+    if process.left is not None:
+        calls["came"], table = table.arrival, replace(table, arrival=process.left)
     return CompiledLoop(
         table, process.rejected, cost, process.limits, len(process.costs),
         _POLICIES[type(process.policy)], _ROUTERS[type(process.router)], getattr(process.router, "draws", iter(())),
@@ -106,12 +108,19 @@ def compiled_loop(process: DeploymentProcess, loop: Loop, **calls: Any) -> Compi
     )  # fmt: skip
 
 
+def front_end_pays(requests: int) -> bool:
+    """Whether so many requests are to pass their front end in a kernel."""
+    if _LOOP in sys.modules:
+        return True
+    return requests >= ENTERING * LOADING and find_spec("numba") is not None
+
+
 def _worthwhile(requests: int) -> bool:
     """Whether the kernels are loaded, or as much has been served without them as loading takes."""
     global _served
     if not requests:
         return False
-    if "simulator.serving.compiled.loop" in sys.modules:
+    if _LOOP in sys.modules:
         return True
     _served += requests
     return _served >= LOADING and (_served >= COMPILING or is_compiled())

@@ -15,6 +15,7 @@ from simulator.serving.compiled.costs import find_chunk
 from simulator.serving.compiled.handover import give_back
 from simulator.serving.compiled.loop import advance
 from simulator.serving.compiled.pointers import addresses
+from simulator.serving.compiled.tables import CostTables
 from simulator.serving.separable import SeparableCost
 from simulator.strategies.router.basic import LeastOutstanding, PowerOfTwo, RandomReplica, RoundRobin
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompiledLoop"]
 
-_GAPS, _ENDED, _DRAWS, _SLOTS, _CHUNKS = 1 << 16, 1 << 13, 1 << 13, 1 << 10, 1 << 12
+_GAPS, _ENDED, _DRAWS, _SLOTS = 1 << 16, 1 << 13, 1 << 13, 1 << 10
 
 Floats = at.Floats
 
@@ -76,7 +77,6 @@ class CompiledLoop:
         self.cost, self._draws, self._came = cost, draws, came
         self._on_ended, self._gaps, self._on_stock, self._on_sample = on_ended, gaps, on_stock, on_sample
         self._ended = self._refused = self._counted = 0
-        self._chunks = 0
         self.entries = 0
         """Calls of the kernel so far."""
         self.over = False
@@ -92,6 +92,8 @@ class CompiledLoop:
         room = 4 * sequences + 32
         longest = int(table.input_tokens.max()) + int(table.output_tokens.max())  # preempted at its end
         most_tokens = max(longest, limits.max_num_batched_tokens, sequences)
+        self._tables = known = cost.tables or CostTables(len(cost.chunks))
+        known.reach(most_tokens, sequences)
         self.state = at.State(
             **at.allocate(replicas, sequences, limits.block_size, _SLOTS),  # type: ignore[arg-type]
             size=size, gaps=np.zeros((max(_GAPS, room), at.GAP_FIELDS)),
@@ -99,9 +101,8 @@ class CompiledLoop:
             arrival=_column(table.arrival, np.float64), inputs=_column(table.input_tokens, np.int32),
             outputs=_column(table.output_tokens, np.int32),
             rejected=np.frombuffer(bytearray(rejected), dtype=np.uint8),
-            token_seconds=np.full(most_tokens + 1, math.nan), row_seconds=np.full(sequences + 1, math.nan),
-            decode_seconds=np.full((sequences + 1, 2), math.nan), chunk_keys=np.full(_CHUNKS, at.NONE, dtype=np.int64),
-            chunk_seconds=np.zeros((_CHUNKS, len(cost.chunks))),
+            token_seconds=known.token_seconds, row_seconds=known.row_seconds, decode_seconds=known.decode_seconds,
+            chunk_keys=known.chunk_keys, chunk_seconds=known.chunk_seconds,
             term=np.array([(t.launch, t.layers) for t in cost.chunks]).reshape(-1, 2),
             rate=np.array([
                 cost.gap, cost.per_context, cost.exposed, cost.hidden, cost.host_fixed, cost.host_each,
@@ -167,19 +168,21 @@ class CompiledLoop:
 
     def _learn(self, key: int) -> None:
         """Enter a chunk in its table, which is kept half empty."""
-        s = self.state
-        if 2 * self._chunks >= len(s.chunk_keys):
-            keys = np.full(2 * len(s.chunk_keys), at.NONE, dtype=np.int64)
-            seconds = np.zeros((len(keys), s.chunk_seconds.shape[1]))
-            for old in np.flatnonzero(s.chunk_keys != at.NONE):
-                place = find_chunk(keys, s.chunk_keys[old])
-                keys[place], seconds[place] = s.chunk_keys[old], s.chunk_seconds[old]
-            self.state = s = s._replace(chunk_keys=keys, chunk_seconds=seconds)
+        s, known = self.state, self._tables
+        if 2 * known.chunks >= len(known.chunk_keys):
+            keys = np.full(2 * len(known.chunk_keys), at.NONE, dtype=np.int64)
+            seconds = np.zeros((len(keys), known.chunk_seconds.shape[1]))
+            for old in np.flatnonzero(known.chunk_keys != at.NONE):
+                place = find_chunk(keys, known.chunk_keys[old])
+                keys[place], seconds[place] = known.chunk_keys[old], known.chunk_seconds[old]
+            known.chunk_keys, known.chunk_seconds = keys, seconds
+        if s.chunk_keys is not known.chunk_keys:  # enlarged, perhaps by another deployment of the same engine
+            self.state = s = s._replace(chunk_keys=known.chunk_keys, chunk_seconds=known.chunk_seconds)
         tokens, cached = key >> at.CHUNK_BITS, key & ((1 << at.CHUNK_BITS) - 1)
         place = find_chunk(s.chunk_keys, key)
         s.chunk_keys[place] = key
         s.chunk_seconds[place] = [term.seconds(tokens, cached) for term in self.cost.chunks]
-        self._chunks += 1
+        known.chunks += 1
 
     # -- what comes out ------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["cache_folder", "is_compiled"]
 
-_SOURCES = ("jit", "pointers", "layout", "decodes", "residency", "plans", "costs", "flight", "loop")
+_SOURCES = ("jit", "pointers", "layout", "decodes", "residency", "plans", "costs", "flight", "loop", "front_end")
 
 
 def cache_folder() -> Path:
@@ -35,8 +35,8 @@ def cache_folder() -> Path:
 
 
 def is_compiled() -> bool:
-    """Whether an earlier process has left the kernels compiled."""
+    """Whether an earlier process has left the loop compiled."""
     try:
-        return any(cache_folder().rglob("*.nbc"))
+        return any(cache_folder().rglob("loop.*.nbc"))
     except OSError:
         return False

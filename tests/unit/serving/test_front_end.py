@@ -10,7 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simulator.constants import Constant, Trust
+from simulator.engine.clock import Clock
 from simulator.registry import strategies
+from simulator.serving.arrivals import leave_times
+from simulator.serving.compiled.choose import Loop
+from simulator.serving.deployment import DeploymentProcess
 from simulator.serving.front_end import FrontEnd, InTurns, front_end_of
 from simulator.serving.limits import EngineLimits
 from simulator.serving.pools import Pool, simulate_pools
@@ -23,6 +27,8 @@ from simulator.workload.framework_files import load_framework
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
 from tests.serving_deployments import deployment
+
+enter = InTurns.enter
 
 COST = SeparableCost(lambda n: 1e-4 * n, lambda n: 0.0, lambda n: (5e-3, 0.0))
 
@@ -200,3 +206,49 @@ def test_a_chat_costs_its_template_unless_the_engine_writes_it_itself() -> None:
         replace(deployment(m, "vllm-0.10"), endpoint="chat").renders_chats for m in ("gpt-oss-20b", "qwen3-8b")
     ] == [False, True]
     assert not deployment("qwen3-8b", "vllm-0.10").renders_chats
+
+
+@settings(deadline=None)
+@given(
+    streams, st.sampled_from([FrontEnd, InTurns]), st.integers(1, 3), st.floats(0, 2), st.floats(1, 8),
+    st.lists(st.tuples(st.floats(0, 1e-3), st.integers(1, 9)), max_size=9).map(sorted),
+)  # fmt: skip
+def test_leaves_are_known_beforehand(
+    stream: list[tuple[float, int]], kind: type[FrontEnd], servers: int, latency: float, tokenizers: float,
+    burst: list[tuple[float, int]],
+) -> None:  # fmt: skip
+    """Event by event, all at once and compiled: the same bits, also where the next comes as one leaves."""
+    more = {"tokenizers": tokenizers} if kind is InTurns else {}
+    front_end = kind(0.25, 2.0**-12, servers, latency, **more)
+    came, tokens = (list(column) for column in zip(*sorted(burst + stream), strict=True))
+    one_by_one, left = replace(front_end), list[float]()
+    for time, count in zip(came, tokens, strict=True):
+        while one_by_one.next_leave < time:
+            left.append(one_by_one.next_leave)
+            one_by_one.leave()
+        one_by_one.enter(time, count)
+    while len(left) < len(came):
+        left.append(one_by_one.next_leave)
+        one_by_one.leave()
+    assert leave_times(front_end, table(came, tokens)).tolist() == left
+    pytest.importorskip("numba")
+    from simulator.serving.compiled.front_end import compiled_leave_times
+
+    assert compiled_leave_times(front_end, table(came, tokens)).tolist() == left
+
+
+@pytest.mark.parametrize("loop", ["objects", "compiled"])
+def test_an_open_loop_passes_its_front_end_once(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the compiled loop hands over to the objects, in the middle and at the end."""
+    if loop == "compiled":
+        pytest.importorskip("numba")
+    entered = list[float]()
+    monkeypatch.setattr("simulator.serving.arrivals.front_end_pays", lambda requests: False)
+    monkeypatch.setattr(InTurns, "enter", lambda self, came, tokens: entered.append(came) or enter(self, came, tokens))
+    requests, clock = table([0.1 * i for i in range(200)], [100] * 200), Clock()
+    process = DeploymentProcess(clock, requests, COST, EngineLimits(1000), front_end=InTurns(0.05, 1e-5), loop=loop)
+    clock.at(10.0, lambda: process.truncate(0))
+    done = process.start()
+    clock.run(done)
+    assert len(entered) == len(requests)
+    assert np.isfinite(done.value.finish).all()
