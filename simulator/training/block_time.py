@@ -179,7 +179,7 @@ class BlockPricer:
         return known[1]
 
     def _price(self, op: Op) -> PricedOp:
-        work = self._work(op)
+        work = self.work(op)
         if op.kind in COMMUNICATION:
             group = self.layout.group(op.axis)
             priced = self._on_wire(work, group, op.wire.piece or work.message * op.wire.blocks)
@@ -193,7 +193,8 @@ class BlockPricer:
                 priced = self._limited(priced, work)
         return PricedOp(op, priced, work.flops, work.bytes)
 
-    def _work(self, op: Op) -> Work:
+    def work(self, op: Op) -> Work:
+        """Local work of an Op on one rank."""
         known = self._works.get(id(op))
         if known is None:
             ranks = self.layout.group(op.axis).ranks if op.kind in COMMUNICATION else 1
@@ -245,7 +246,7 @@ class BlockPricer:
 
     def message_seconds(self, op: Op, message: float) -> float:
         """Time of the collective of ``op`` with another message size [s]."""
-        work = replace(self._work(op), message=message, bytes=message)
+        work = replace(self.work(op), message=message, bytes=message)
         return self.network.price(work, self.layout.group(op.axis)).seconds
 
     def check_seconds(self, op: Op) -> float:

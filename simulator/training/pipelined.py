@@ -20,6 +20,7 @@ from simulator.strategies.protocols import Action
 from simulator.strategies.rank_layout import RankLayout
 from simulator.training.block_time import BlockPricer, PhaseTime, combine
 from simulator.training.decisions import settle
+from simulator.training.drained_queues import after_wait, begins_empty
 from simulator.training.layer_plans import varied_layers
 from simulator.training.link_phases import Narrow, narrow_links, narrow_notes
 from simulator.training.memory import ChunkMemory, chunk_memory
@@ -224,10 +225,13 @@ class PipelinedJob:
     def _chunk_time(self, chunk: Chunk, phase: str) -> PhaseTime:
         """Time of one pass through a chunk; chunks of equal content on equal nodes are priced once."""
         rank = self.rank_of_position[chunk.position]
-        key = (phase, chunk.content, id(self.pricer(rank)))
+        pricer = self.pricer(rank)
+        empty = begins_empty(pricer, phase, chunk.position, len(self.chunks))
+        key = (phase, chunk.content, id(pricer), empty)
         if key not in self._times:
-            price = getattr(self.pricer(rank), phase)
-            self._times[key] = combine((price(block), count) for block, count in chunk.blocks)
+            price = getattr(pricer, phase)
+            found = combine((price(block), count) for block, count in chunk.blocks)
+            self._times[key] = after_wait(found, pricer, chunk.blocks, phase) if empty else found
         return self._times[key]
 
     def pair_time(self, forward: int, backward: int, split: bool = False) -> PhaseTime:

@@ -90,6 +90,9 @@ class Framework:
         update: zeroing, a check for values that are not finite, division by the replicas.
     update_bytes
         Bytes per parameter that a rank updates, moved beside norm and update: casts, unscaling, copies from masters.
+    drains_at_messages
+        Whether the host waits for its device behind every message between stages that is not overlapped
+        (:mod:`simulator.training.drained_queues`).
     p2p_scatter_gather
         Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
         (arXiv 2104.04473 §4.1).
@@ -263,6 +266,7 @@ class Framework:
     broadcasts_by_owner: bool = False
     gradient_passes: int = 0
     update_bytes: int = 0
+    drains_at_messages: bool = False
     p2p_scatter_gather: bool = True
     tensor_parallel_overlap: bool = False
     distributed_optimizer_default: int = 0

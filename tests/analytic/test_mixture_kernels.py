@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from simulator.cost.device import DeviceCost
-from simulator.cost.host import HostCost
+from simulator.cost.host import GROUP, HostCost
 from simulator.hardware.profiles import load_accelerator
 from simulator.serving.attention_terms import SoftmaxTerm, attention_term
 from simulator.serving.token_costs import served_block
@@ -84,20 +84,22 @@ def test_a_selection_takes_what_was_measured() -> None:
 
 
 def test_every_local_expert_costs_the_host_its_calls() -> None:
+    """Two linears: a view and a GEMM each; backward a view, a placeholder, its accumulation, a hook and two GEMMs."""
     host = HostCost(MEGATRON)
     each = {0: host.layer({Phase.FORWARD: 1.0}, 1, ()), 1: host.layer({Phase.FORWARD: 1.0}, 1, (), 1)}
     call = each[0] / MEGATRON.operators_forward
-    assert each[1] - each[0] == pytest.approx(call * (MEGATRON.operators_routed_forward + 4))
+    forth, back = 2 * call + 2 * GROUP.value, 8 * call + 4 * GROUP.value
+    assert each[1] - each[0] == pytest.approx(call * MEGATRON.operators_routed_forward + forth)
     many = host.layer({Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}, 1, (), 21)
     few = host.layer({Phase.BACKWARD: 1.0, Phase.WEIGHT_GRADIENT: 1.0}, 1, (), 1)
-    assert many - few == pytest.approx(20 * 12 * call)
+    assert many - few == pytest.approx(20 * back)
     work, forward, _ = layer()
     block = next(b for b, _ in work.chunks[0].blocks if b.forward == forward)
     dense = next(b for b, _ in work.chunks[0].blocks if b.name == "layer" and b is not block)
     seconds = [
         work.pricer(0).host_seconds(b, [op for op in b.forward if op.collective is None]) for b in (block, dense)
     ]
-    assert seconds[0] - seconds[1] == pytest.approx(call * (MEGATRON.operators_routed_forward + 8 * 4))
+    assert seconds[0] - seconds[1] == pytest.approx(call * MEGATRON.operators_routed_forward + 8 * forth)
 
 
 @pytest.mark.parametrize(("ranks", "copies", "held"), [(8, 0, 8), (8, 16, 10), (48, 32, 2)])
