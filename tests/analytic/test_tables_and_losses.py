@@ -14,7 +14,7 @@ from simulator.workload.model_files import load_model
 from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
 from simulator.workload.work import work_of
-from tests.analytic.partitions import messages, plan_of
+from tests.analytic.partitions import layer_of, messages, plan_of
 
 TOKENS = 4096
 
@@ -44,6 +44,17 @@ def test_a_table_is_zeroed_and_added_whole(framework: str, precision: str, accum
 def test_autograd_hands_a_table_over_without_an_addition() -> None:
     embedding, _ = ends("llama-3-70b", Plan(), "fsdp")
     assert not [op for op in embedding.backward if op.name.endswith(".accumulate")]
+
+
+def test_gradients_of_every_parameter_are_added_where_gemms_do_not_add_them() -> None:
+    # SC21: read, and the accumulator in 16 bits read and written: 6 bytes per parameter and micro-batch. Later: none.
+    plan = plan_of(precision="fp16", tensor_parallel=8)
+    before, after = (layer_of("gpt3-6.7b", plan, 1, 2048, load_framework(f"megatron-lm-{y}")) for y in (2021, 2022))
+    added = [op for op in before.backward if op.name.endswith(".accumulate")]
+    held = sum(t.elements(plan.mesh) for t in before.parameters)
+    assert len(added) == len(before.parameters)
+    assert sum(work_of(op, plan.mesh).bytes for op in added) == 6 * held
+    assert not [op for op in after.backward if op.name.endswith(".accumulate")]
 
 
 @pytest.mark.parametrize("model", ["llama-3-70b", "gpt3-6.7b"])  # with and without an addition of positions
