@@ -46,7 +46,8 @@ class Framework:
     composite
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``; and
         those whose training passes over memory more often than a fused kernel: ``glu_halves`` (a gated activation on
-        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel;
+        slices of one projection), ``attention_layout`` (copies between projections and the attention kernel),
+        ``grouped_projection`` (queries taken out of the groups of a fused projection;
         :mod:`simulator.workload.lowering_layout`).
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing

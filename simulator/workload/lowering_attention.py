@@ -6,7 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulator.workload.lowering_index import lower_index
-from simulator.workload.lowering_layout import ATTENTION_LAYOUT, copied_context, copied_projection
+from simulator.workload.lowering_layout import (
+    ATTENTION_LAYOUT,
+    GROUPED_PROJECTION,
+    copied_context,
+    copied_groups,
+    copied_projection,
+)
 from simulator.workload.model import AttentionSpec
 from simulator.workload.ops import AttentionShape, Dim, Op, OpKind, Phase, Tensor, TensorClass
 
@@ -106,6 +112,8 @@ def _project_qkv(
     ops = [project]
     if ctx.training and ATTENTION_LAYOUT in ctx.framework.composite:
         ops += copied_projection(name, qkv, parts[1:], ctx)
+    if ctx.training and GROUPED_PROJECTION in ctx.framework.composite:
+        ops += copied_groups(name, qkv, parts[0], spec.num_key_value_heads, ctx)
     rotary = spec.position_embedding_type == "rope"
     if not rotary and not spec.qk_norm:
         return ops, (qkv,), gate

@@ -76,3 +76,25 @@ def test_a_fused_loss_passes_over_its_logits(framework: str, passes: int) -> Non
     moved = [work_of(op, Plan().mesh).bytes for op in (*head.forward, *head.backward) if op.name.startswith("head.")
              and op.kind.value == "elementwise"]  # fmt: skip
     assert sum(moved) == pytest.approx(passes * 2 * TOKENS * 128256, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "ranks", "queries"), [("llama-3-70b", 1, 8192), ("llama-3-70b", 8, 0), ("gpt3-6.7b", 1, 0)]
+)
+def test_queries_of_several_groups_are_copied_and_gradients_joined(model: str, ranks: int, queries: int) -> None:
+    # A single group and groups of one query are views; the fused gradient is written once in any case.
+    plan = plan_of(tensor_parallel=ranks)
+    spec, layer = load_model(model), layer_of(model, plan, 1, TOKENS, load_framework("megatron-core-0.8"))
+    copied = sum(
+        work_of(op, plan.mesh).bytes for op in layer.forward if op.name in ("attention.group", "attention.split")
+    )
+    joined = sum(
+        work_of(op, plan.mesh).bytes
+        for op in layer.backward
+        if op.name.startswith(("attention.group", "attention.split"))
+    )
+    attention = spec.layers[0][0].attention
+    assert attention is not None
+    width = (attention.num_attention_heads + 2 * attention.num_key_value_heads) * attention.head_dim / ranks
+    assert copied == 2 * 2 * TOKENS * queries
+    assert joined == 2 * 2 * TOKENS * width
