@@ -47,7 +47,8 @@ class Framework:
         Operators that run as several kernels whose intermediate results autograd keeps: ``rms_norm``, ``swiglu``; and
         those whose training passes over memory more often than a fused kernel: ``glu_halves`` (a gated activation on
         slices of one projection), ``attention_layout`` (copies between projections and the attention kernel),
-        ``latent_rotary`` (rotation and joins of latent attention, kernel by kernel;
+        ``grouped_projection`` (queries taken out of the groups of a fused projection), ``latent_rotary`` (rotation and
+        joins of latent attention, kernel by kernel;
         :mod:`simulator.workload.lowering_layout`).
     recomputes_elementwise
         Whether a compiler recomputes what elementwise kernels wrote instead of saving it, where a plan asks for nothing
@@ -60,9 +61,9 @@ class Framework:
         Type in which gradients are accumulated.
     keeps_half_gradients
         Whether the 16-bit gradients of a whole backward stay beside the accumulators until they are added to them.
-    adds_table_gradients
-        Whether the 16-bit gradient of an embedding's table is made whole and added to its accumulator in every
-        micro-batch.
+    adds_gradients
+        Which 16-bit gradients are tensors of their own that a kernel adds to their accumulators in every micro-batch:
+        ``none``, those of embedding ``tables``, made whole, where GEMMs add the others themselves, or ``all``.
     keeps_gradient_buckets
         Whether replicas without ZeRO keep the 16-bit buckets of ``DistributedDataParallel`` beside the gradients.
     holds_handed_over
@@ -252,7 +253,7 @@ class Framework:
     dropout: bool | None = None
     gradient_dtype: str = "fp32"
     keeps_half_gradients: bool = False
-    adds_table_gradients: bool = False
+    adds_gradients: Literal["none", "tables", "all"] = "none"
     keeps_gradient_buckets: bool = False
     holds_handed_over: Literal["no", "forward", "warm-up"] = "no"
     pipeline_split: Literal["even", "share"] = "even"

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from simulator.workload.lowering_index import lower_index
 from simulator.workload.lowering_layout import (
     ATTENTION_LAYOUT,
+    GROUPED_PROJECTION,
     LATENT_ROTARY,
     copied_context,
+    copied_groups,
     copied_projection,
     unfused_latent_rotary,
 )
@@ -112,6 +114,8 @@ def _project_qkv(
     ops = [project]
     if ctx.training and ATTENTION_LAYOUT in ctx.framework.composite:
         ops += copied_projection(name, qkv, parts[1:], ctx)
+    if ctx.training and GROUPED_PROJECTION in ctx.framework.composite:
+        ops += copied_groups(name, qkv, parts[0], spec.num_key_value_heads, ctx)
     rotary = spec.position_embedding_type == "rope"
     if not rotary and not spec.qk_norm:
         return ops, (qkv,), gate

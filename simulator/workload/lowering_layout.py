@@ -16,12 +16,16 @@ if TYPE_CHECKING:
     from simulator.workload.lowering import LoweringContext
 
 __all__ = [
-    "ATTENTION_LAYOUT", "GLU_HALVES", "LATENT_ROTARY", "copied_context", "copied_projection", "halved_activation",
-    "unfused_latent_rotary",
+    "ATTENTION_LAYOUT", "GLU_HALVES", "GROUPED_PROJECTION", "LATENT_ROTARY", "copied_context", "copied_groups",
+    "copied_projection", "halved_activation", "unfused_latent_rotary", "without_groups",
 ]  # fmt: skip
 
-ATTENTION_LAYOUT, GLU_HALVES, LATENT_ROTARY = "attention_layout", "glu_halves", "latent_rotary"
+ATTENTION_LAYOUT, GLU_HALVES = "attention_layout", "glu_halves"
+GROUPED_PROJECTION, LATENT_ROTARY = "grouped_projection", "latent_rotary"
 """Names in :attr:`~simulator.workload.framework.Framework.composite`."""
+
+_GROUPS = "groups"
+"""Tag of the copy of queries: groups of them in the whole layer."""
 
 _FREE_FORWARD = {"kernels": "0"}
 _FREE_BACKWARD = {"kernels_backward": "0"}
@@ -70,6 +74,33 @@ def copied_projection(name: str, merged: Tensor, keys: tuple[tuple[int, int], ..
         passes("interleave_kv", pair, _FREE_BACKWARD),
         passes("split_kv", pair, _FREE_FORWARD),
     ]
+
+
+def copied_groups(name: str, merged: Tensor, queries: tuple[int, int], groups: int, ctx: LoweringContext) -> list[Op]:
+    """Queries copied out of a projection whose groups stand one after another, each with its key and value; the
+    backward joins the gradients of queries, keys and values by another copy.
+
+    A group of one query, and a single group, are views (NVIDIA/Megatron-LM @f41b4fd
+    megatron/core/transformer/attention.py, get_query_key_value_tensors; the gradients: ``SplitAlongDim`` of Transformer
+    Engine).
+
+    Parameters
+    ----------
+    merged, queries
+        Output of the projection, and the part of its last dimension that is queries.
+    groups
+        Groups of queries that share a key and a value.
+    """
+    apart = replace(merged, name=f"{name}.queries", dims=(*merged.dims[:-1], Dim(merged.dims[-1].name, (queries,))))
+    moved = ctx.elementwise(f"{name}.group", (apart,), (replace(apart, name=f"{name}.queries.out"),), flops=0.0)
+    joined = ctx.elementwise(f"{name}.split", (merged,), (replace(merged, name=f"{name}.split.out"),), flops=0.0)
+    copies = [replace(moved, tags=_FREE_BACKWARD | {_GROUPS: str(groups)})] if 1 < groups < queries[0] else []
+    return [*copies, replace(joined, tags=_FREE_FORWARD)]
+
+
+def without_groups(op: Op, ranks: int) -> Op:
+    """``op`` on one of ``ranks`` tensor-parallel ranks: a rank with a single group copies no queries."""
+    return replace(op, tags={**op.tags, **_FREE_FORWARD}) if 0 < int(op.tags.get(_GROUPS, 0)) <= ranks else op
 
 
 def copied_context(name: str, context: Tensor, ctx: LoweringContext) -> list[Op]:

@@ -14,7 +14,7 @@ from simulator.workload.model_files import load_model
 from simulator.workload.ops import Block
 from simulator.workload.plan import Plan
 from simulator.workload.work import work_of
-from tests.analytic.partitions import messages, plan_of
+from tests.analytic.partitions import layer_of, messages, plan_of
 
 TOKENS = 4096
 
@@ -46,6 +46,17 @@ def test_autograd_hands_a_table_over_without_an_addition() -> None:
     assert not [op for op in embedding.backward if op.name.endswith(".accumulate")]
 
 
+def test_gradients_of_every_parameter_are_added_where_gemms_do_not_add_them() -> None:
+    # SC21: read, and the accumulator in 16 bits read and written: 6 bytes per parameter and micro-batch. Later: none.
+    plan = plan_of(precision="fp16", tensor_parallel=8)
+    before, after = (layer_of("gpt3-6.7b", plan, 1, 2048, load_framework(f"megatron-lm-{y}")) for y in (2021, 2022))
+    added = [op for op in before.backward if op.name.endswith(".accumulate")]
+    held = sum(t.elements(plan.mesh) for t in before.parameters)
+    assert len(added) == len(before.parameters)
+    assert sum(work_of(op, plan.mesh).bytes for op in added) == 6 * held
+    assert not [op for op in after.backward if op.name.endswith(".accumulate")]
+
+
 @pytest.mark.parametrize("model", ["llama-3-70b", "gpt3-6.7b"])  # with and without an addition of positions
 def test_what_the_embedding_reduced_to_shards_is_gathered_once_in_the_backward(model: str) -> None:
     plan = plan_of(tensor_parallel=4, sequence_parallel=True)
@@ -65,3 +76,25 @@ def test_a_fused_loss_passes_over_its_logits(framework: str, passes: int) -> Non
     moved = [work_of(op, Plan().mesh).bytes for op in (*head.forward, *head.backward) if op.name.startswith("head.")
              and op.kind.value == "elementwise"]  # fmt: skip
     assert sum(moved) == pytest.approx(passes * 2 * TOKENS * 128256, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "ranks", "queries"), [("llama-3-70b", 1, 8192), ("llama-3-70b", 8, 0), ("gpt3-6.7b", 1, 0)]
+)
+def test_queries_of_several_groups_are_copied_and_gradients_joined(model: str, ranks: int, queries: int) -> None:
+    # A single group and groups of one query are views; the fused gradient is written once in any case.
+    plan = plan_of(tensor_parallel=ranks)
+    spec, layer = load_model(model), layer_of(model, plan, 1, TOKENS, load_framework("megatron-core-0.8"))
+    copied = sum(
+        work_of(op, plan.mesh).bytes for op in layer.forward if op.name in ("attention.group", "attention.split")
+    )
+    joined = sum(
+        work_of(op, plan.mesh).bytes
+        for op in layer.backward
+        if op.name.startswith(("attention.group", "attention.split"))
+    )
+    attention = spec.layers[0][0].attention
+    assert attention is not None
+    width = (attention.num_attention_heads + 2 * attention.num_key_value_heads) * attention.head_dim / ranks
+    assert copied == 2 * 2 * TOKENS * queries
+    assert joined == 2 * 2 * TOKENS * width

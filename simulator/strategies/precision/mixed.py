@@ -45,7 +45,7 @@ class PrecisionRecipe:
         halves = framework.keeps_half_gradients and gradient != self.storage
         replicas = plan.data_parallel * plan.context_parallel if plan.zero_stage == 0 else 1
         buckets = framework.keeps_gradient_buckets and replicas > 1
-        tables = {op.tags["lookup"] for op in typed.forward if "lookup" in op.tags and framework.adds_table_gradients}
+        tables = {op.tags["lookup"] for op in typed.forward if "lookup" in op.tags}
         states: list[Tensor] = []
         sums: list[Op] = []
         for parameter in typed.parameters:
@@ -58,8 +58,10 @@ class PrecisionRecipe:
                 half = replace(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
                 states.append(half)
                 sums.append(_accumulate(half, total))
-            elif parameter.name in tables:
-                sums.append(_whole_table(replace(total, name=f"{total.name}|whole", dtype=self.storage), total))
+            elif framework.adds_gradients != "none" and parameter.name in tables:
+                sums.append(_whole_table(replace(total, name=f"{total.name}|made", dtype=self.storage), total))
+            elif framework.adds_gradients == "all":
+                sums.append(_accumulate(replace(total, name=f"{total.name}|made", dtype=self.storage), total))
             if buckets:
                 states.append(replace(total, name=f"{parameter.name}.bucket", dtype=self.storage))
             states += [

@@ -8,6 +8,7 @@ from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
 from simulator.strategies.tensor.layout import beside_backward_gemms, insert_collectives
 from simulator.workload.framework import Framework
+from simulator.workload.lowering_layout import without_groups
 from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Collective, Op, Stream
 from simulator.workload.plan import Plan
@@ -55,7 +56,7 @@ class MegatronTensorParallel:
         """Shard the dimensions, then insert the collectives they imply."""
         if plan.tensor_parallel == 1:
             return block
-        sharded = block.map(_shard)
+        sharded = block.map(lambda op: without_groups(_shard(op), plan.tensor_parallel))
         split = plan.sequence_parallel
         saved = frozenset(t.name for op in sharded.forward if op.residual for t in op.writes)
         inputs = frozenset({block.boundary.name} if split and block.name not in ("embedding",) else ())
