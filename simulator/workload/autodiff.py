@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass, changed
 
 __all__ = ["GRADIENT_ELSEWHERE", "differentiate", "gradient_of"]
 
@@ -27,7 +27,7 @@ FLASH_BACKWARD_GEMMS = 2.5
 def gradient_of(tensor: Tensor, dtype: str = "") -> Tensor:
     """The gradient tensor of an activation or parameter."""
     cls = TensorClass.GRAD if tensor.cls is TensorClass.PARAM else tensor.cls
-    return replace(tensor, name=f"{tensor.name}.grad", cls=cls, dtype=dtype or tensor.dtype)
+    return changed(tensor, name=f"{tensor.name}.grad", cls=cls, dtype=dtype or tensor.dtype)
 
 
 def differentiate(block: Block, gradient_dtype: str, *, fused_sums: bool = False) -> Block:
@@ -81,8 +81,8 @@ _GEMM_KINDS = (OpKind.GEMM, OpKind.GROUPED_GEMM)
 
 
 def _backward(op: Op, **changes: object) -> Op:
-    base = replace(op, name=f"{op.name}.backward", phase=Phase.BACKWARD, saves=(), recomputable="")
-    return replace(base, **changes)  # type: ignore[arg-type]
+    base = changed(op, name=f"{op.name}.backward", phase=Phase.BACKWARD, saves=(), recomputable="")
+    return changed(base, **changes)
 
 
 def _gemm(op: Op, gradient_dtype: str) -> list[Op]:
@@ -104,7 +104,7 @@ def _gemm(op: Op, gradient_dtype: str) -> list[Op]:
     )
     gradient = gradient_of(weight, gradient_dtype)
     # The gradient is accumulated in place: read and written (fused into the GEMM's epilogue).
-    weight_gradient = replace(
+    weight_gradient = changed(
         input_gradient,
         name=f"{op.name}.weight_gradient",
         phase=Phase.WEIGHT_GRADIENT,

@@ -35,10 +35,16 @@ class Dim:
     @property
     def size(self) -> int:
         """Full size."""
-        return sum(units * unit for units, unit in self.parts)
+        total = 0
+        for units, unit in self.parts:
+            total += units * unit
+        return total
 
     def local(self, ranks: int) -> int:
         """Size on the fullest of ``ranks`` ranks."""
         if ranks == 1:
             return self.size
-        return sum(max(1, -(-units // ranks)) * unit for units, unit in self.parts)
+        total = 0
+        for units, unit in self.parts:
+            total += max(1, -(-units // ranks)) * unit
+        return total

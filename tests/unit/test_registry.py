@@ -1,5 +1,7 @@
 """The register of strategies refuses what could not be made, and a name that is taken."""
 
+import subprocess
+import sys
 from abc import ABC, abstractmethod
 
 import pytest
@@ -33,3 +35,15 @@ def test_a_name_belongs_to_one_class() -> None:
     with pytest.raises(ValueError, match="'kv-aware' of family 'router' is registered twice"):
         register("kv-aware", kind="policy", area="serving", family="router")(_Complete)
     assert lookup("router", "kv-aware") is not _Complete
+
+
+def test_a_scenario_imports_the_families_it_names() -> None:
+    """A name is looked up in its own family: planners of training are not imported to check a batching policy."""
+    code = (
+        "import sys, simulator; simulator.load('llama3-70b-chat');"
+        "print(*(m for m in sys.modules if m.startswith('simulator.strategies.')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[2] for name in done.stdout.split()}
+    assert "batching" in loaded
+    assert not loaded & {"planner", "site_placement", "job_queue", "keep_alive"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 from simulator.strategies.protocols import Action, ActionKind
 
@@ -30,16 +31,48 @@ class StageTimes:
 
 def search(times: StageTimes, microbatches: int, limit: float) -> Sequence[Sequence[Action]]:
     """The best order found with at most ``limit`` micro-batches' activations on any rank."""
-    choices = product((True, False), repeat=3)
-    tries = (_Builder(times, microbatches, limit).build(*choice) for choice in choices)
-    return min(tries, key=lambda made: made.cost()).tasks
+    actions = _Actions.of(microbatches)
+    made, warmups = list[_Builder](), list[list[int]]()
+    for extra_forward in (True, False):
+        left = list(product((True, False), repeat=2))
+        while left:
+            skip_forward, fill_small = left.pop(0)
+            built = _Builder(times, microbatches, limit, actions)
+            warmup = built.begin(extra_forward)
+            if warmup in warmups:
+                break  # every order that follows is there already
+            built.build(warmup, skip_forward, fill_small)
+            made.append(built)
+            # A choice that never came up leaves the order as it is without it.
+            left = [
+                (skip, fill) for skip, fill in left
+                if (skip != skip_forward and built.skipped) or (fill != fill_small and built.filled)
+            ]  # fmt: skip
+        warmups.append(warmup)
+    return min(made, key=lambda built: built.cost()).tasks
+
+
+class _Actions(NamedTuple):
+    """The tasks of every micro-batch, which all ranks and tries share."""
+
+    forward: list[Action]
+    input_gradient: list[Action]
+    weight_gradient: list[Action]
+
+    @classmethod
+    def of(cls, microbatches: int) -> _Actions:
+        kinds = ActionKind.FORWARD, ActionKind.INPUT_GRADIENT, ActionKind.WEIGHT_GRADIENT
+        return cls(*([Action(kind, number) for number in range(microbatches)] for kind in kinds))
 
 
 class _Builder:
     """Appends tasks to ranks and keeps their clocks, memory and idle time."""
 
-    def __init__(self, times: StageTimes, microbatches: int, limit: float) -> None:
+    def __init__(self, times: StageTimes, microbatches: int, limit: float, actions: _Actions) -> None:
         ranks = len(times.forward)
+        self.actions = actions
+        self.skipped = self.filled = False
+        """Whether the choices to skip forwards and to fill small waits have changed anything."""
         self.times, self.microbatches, self.limit, self.ranks = times, microbatches, limit, ranks
         self.tasks: list[list[Action]] = [[] for _ in range(ranks)]
         self.clock, self.memory, self.idle = [0.0] * ranks, [0.0] * ranks, [0.0] * ranks
@@ -52,11 +85,15 @@ class _Builder:
         """The longest rank, from its first start to its last end."""
         return max(stop - (begin or 0.0) for begin, stop in zip(self.begun, self.clock, strict=True))
 
-    def build(self, extra_forward: bool, skip_forward: bool, fill_small: bool) -> _Builder:
-        """Make the whole order."""
+    def begin(self, extra_forward: bool) -> list[int]:
+        """One forward on every rank; how many more each adds before its first B."""
         for rank in range(self.ranks):
             self._forward(rank)
-        for rank, count in enumerate(self._warmup(extra_forward)):
+        return self._warmup(extra_forward)
+
+    def build(self, warmup: Sequence[int], skip_forward: bool, fill_small: bool) -> None:
+        """Make the rest of the order."""
+        for rank, count in enumerate(warmup):
             for _ in range(count):
                 self._forward(rank)
         for rank in reversed(range(self.ranks)):
@@ -75,7 +112,6 @@ class _Builder:
                 self._backward(rank)
         for rank in range(self.ranks):
             self._weight_all(rank)
-        return self
 
     def _warmup(self, extra: bool) -> list[int]:
         """Forwards each rank adds before its first B: as many as fit in memory and in the wait for that B."""
@@ -102,6 +138,7 @@ class _Builder:
             ahead = self.forwards[rank] - self.forwards[rank + 1]
             if skip and wanted[rank] and ahead >= 2 and self.forwards[rank + 1] < self.microbatches:
                 wanted[rank] = not self._may_skip(rank)
+                self.skipped = self.skipped or not wanted[rank]
         for rank in range(self.ranks - 2, -1, -1):  # a rank that skips makes those before it skip
             if self.forwards[rank] < self.microbatches:
                 wanted[rank] = wanted[rank] and (wanted[rank + 1] or self.forwards[rank + 1] >= self.microbatches)
@@ -127,12 +164,15 @@ class _Builder:
 
     def _fill(self, rank: int, ready: float, fill_small: bool) -> None:
         """Weight gradients into the wait until ``ready``."""
+        if not self._pending(rank):
+            return
         step = self.times.weight_gradient[rank]
         while self._pending(rank) and self.clock[rank] + step <= ready + _SLACK:
             self._weight(rank)
         wait = ready - self.clock[rank]
         if self._pending(rank) and wait > _SLACK:
             grows = wait > max(self.idle) - self.idle[rank] + _SLACK
+            self.filled = self.filled or not grows
             if grows or fill_small:
                 self._weight(rank)
 
@@ -162,20 +202,20 @@ class _Builder:
         return self.clock[rank]
 
     def _forward(self, rank: int) -> None:
-        task = Action(ActionKind.FORWARD, self.forwards[rank])
+        task = self.actions.forward[self.forwards[rank]]
         self.forward_end[rank].append(self._run(rank, task, self._forward_ready(rank), self.times.forward[rank]))
         self.forwards[rank] += 1
         self.memory[rank] += 1
 
     def _backward(self, rank: int) -> None:
-        task = Action(ActionKind.INPUT_GRADIENT, self.backwards[rank])
+        task = self.actions.input_gradient[self.backwards[rank]]
         end = self._run(rank, task, self._backward_ready(rank), self.times.input_gradient[rank])
         self.backward_end[rank].append(end)
         self.backwards[rank] += 1
         self.memory[rank] -= 1 - self.times.weight_gradient_share
 
     def _weight(self, rank: int) -> None:
-        task = Action(ActionKind.WEIGHT_GRADIENT, self.weights[rank])
+        task = self.actions.weight_gradient[self.weights[rank]]
         self._run(rank, task, 0.0, self.times.weight_gradient[rank])
         self.weights[rank] += 1
         self.memory[rank] -= self.times.weight_gradient_share

@@ -9,7 +9,7 @@ from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass, changed
 from simulator.workload.plan import Plan
 
 __all__ = ["BF16", "FP8", "FP8LM", "FP16", "FP32", "PrecisionRecipe"]
@@ -52,10 +52,10 @@ class PrecisionRecipe:
             states.append(parameter)
             if not parameter.trainable:
                 continue
-            total = replace(parameter, name=f"{parameter.name}.grad", cls=TensorClass.GRAD, dtype=gradient)
+            total = changed(parameter, name=f"{parameter.name}.grad", cls=TensorClass.GRAD, dtype=gradient)
             states.append(total)
             if halves:
-                half = replace(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
+                half = changed(total, name=f"{parameter.name}.half_grad", dtype=self.storage)
                 states.append(half)
                 sums.append(_accumulate(half, total))
             elif framework.adds_gradients != "none" and parameter.name in tables:
@@ -63,9 +63,9 @@ class PrecisionRecipe:
             elif framework.adds_gradients == "all":
                 sums.append(_accumulate(replace(total, name=f"{total.name}|made", dtype=self.storage), total))
             if buckets:
-                states.append(replace(total, name=f"{parameter.name}.bucket", dtype=self.storage))
+                states.append(changed(total, name=f"{parameter.name}.bucket", dtype=self.storage))
             states += [
-                replace(parameter, name=f"{parameter.name}.{n}", cls=TensorClass.OPTIM, dtype=d)
+                changed(parameter, name=f"{parameter.name}.{n}", cls=TensorClass.OPTIM, dtype=d)
                 for n, d in self.optimizer
             ]
         backward = (*typed.backward, *sums)
@@ -73,7 +73,7 @@ class PrecisionRecipe:
 
     def _typed(self, op: Op) -> Op:
         gemm = op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) and "batched" not in op.tags
-        return replace(
+        return changed(
             op,
             dtype=(self.arithmetic if gemm else self.storage) if op.dtype == "bf16" else op.dtype,
             reads=tuple(map(self._retype, op.reads)),
@@ -83,7 +83,7 @@ class PrecisionRecipe:
 
     def _retype(self, tensor: Tensor) -> Tensor:
         # Lowering marks 16-bit tensors as bf16; masks, logits, statistics and gradients keep their own types.
-        return replace(tensor, dtype=self.storage) if tensor.dtype == "bf16" and self.storage != "bf16" else tensor
+        return changed(tensor, dtype=self.storage) if tensor.dtype == "bf16" and self.storage != "bf16" else tensor
 
 
 def _accumulate(half: Tensor, total: Tensor) -> Op:

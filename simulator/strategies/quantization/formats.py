@@ -9,7 +9,7 @@ from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass, changed
 from simulator.workload.plan import Plan
 
 __all__ = ["WeightFormat"]
@@ -45,19 +45,19 @@ class WeightFormat:
 
     def _typed(self, op: Op) -> Op:
         if op.kind is OpKind.COLLECTIVE:  # weights that travel do so as they are stored
-            return replace(op, reads=tuple(map(self._stored, op.reads)), writes=tuple(map(self._stored, op.writes)))
+            return changed(op, reads=tuple(map(self._stored, op.reads)), writes=tuple(map(self._stored, op.writes)))
         if op.kind not in (OpKind.GEMM, OpKind.GROUPED_GEMM) or not any(map(self._is_quantised, op.reads)):
             return op
-        return replace(op, dtype=self.arithmetic, reads=tuple(map(self._retype, op.reads)))
+        return changed(op, dtype=self.arithmetic, reads=tuple(map(self._retype, op.reads)))
 
     def _stored(self, tensor: Tensor) -> Tensor:
-        return replace(tensor, dtype=self.weights) if self._is_quantised(tensor) else tensor
+        return changed(tensor, dtype=self.weights) if self._is_quantised(tensor) else tensor
 
     def _retype(self, tensor: Tensor) -> Tensor:
         if self._is_quantised(tensor):
-            return replace(tensor, dtype=self.weights)
+            return changed(tensor, dtype=self.weights)
         narrow = self.activations and tensor.cls is TensorClass.ACTIVATION
-        return replace(tensor, dtype=self.activations) if narrow else tensor
+        return changed(tensor, dtype=self.activations) if narrow else tensor
 
     def _is_quantised(self, tensor: Tensor) -> bool:
         # Workspace that an Op reads is a gathered copy of a weight.
@@ -90,10 +90,10 @@ class FP32Weights(WeightFormat):
 
     def _typed(self, op: Op) -> Op:
         def wide(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(replace(t, dtype="fp32") if t.dtype in ("bf16", "fp16") else t for t in tensors)
+            return tuple(changed(t, dtype="fp32") if t.dtype in ("bf16", "fp16") else t for t in tensors)
 
         dtype = "fp32" if op.dtype in ("bf16", "fp16") else op.dtype
-        return replace(op, dtype=dtype, reads=wide(op.reads), writes=wide(op.writes))
+        return changed(op, dtype=dtype, reads=wide(op.reads), writes=wide(op.writes))
 
 
 @register("fp8", kind="pass", area="serving", family="quantization", cites=(_FP8,), validated_by="closed_form")

@@ -11,10 +11,10 @@ This is the propagation rule of GSPMD (arXiv 2105.04663 §3) for the two layouts
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from simulator.workload.operators import JOINS
-from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass
+from simulator.workload.ops import Collective, Op, OpKind, Phase, Stream, Tensor, TensorClass, changed
 
 __all__ = ["beside_backward_gemms", "insert_collectives"]
 
@@ -41,8 +41,8 @@ class _Walk:
         """The whole ``tensor``; emits the all-gather the first time."""
         if tensor.name in self.gathered:
             return self.gathered[tensor.name]
-        whole = replace(tensor.gathered(self.axis), name=f"{tensor.name}|whole")
-        shard = replace(tensor, sharding=tensor.gathered(self.axis).sharding).sharded(SEQ, self.axis)
+        whole = changed(tensor.gathered(self.axis), name=f"{tensor.name}|whole")
+        shard = changed(tensor, sharding=tensor.gathered(self.axis).sharding).sharded(SEQ, self.axis)
         self.out.append(
             Op(f"{tensor.name}.all_gather", OpKind.COLLECTIVE, phase, tensor.dtype, (shard,), (whole,),
                collective=Collective.ALL_GATHER, axis=self.axis, stream=self.stream)
@@ -53,7 +53,7 @@ class _Walk:
     def reduce(self, tensor: Tensor, phase: Phase) -> Tensor:
         """Emit the reduction of the partial sums ``tensor|partial``."""
         scatter = self.split_residual and SEQ in tensor.dim_names and "hidden" in tensor.dim_names
-        partial = replace(tensor, name=f"{tensor.name}|partial")
+        partial = changed(tensor, name=f"{tensor.name}|partial")
         result = tensor.sharded(SEQ, self.axis) if scatter else tensor
         kind = Collective.REDUCE_SCATTER if scatter else Collective.ALL_REDUCE
         self.out.append(
@@ -112,20 +112,27 @@ def _walked(
             writes = tuple(_as_split(t, axis) for t in writes)
             walk.split.update(t.name for t in writes if SEQ in t.dim_names)
             op = op.shard(SEQ, axis)
-        saves = tuple(_as_split(t, axis) if t.name in walk.split else t for t in op.saves)
+        saves = op.saves
+        if walk.split:
+            saves = tuple(_as_split(t, axis) if t.name in walk.split else t for t in saves)
         if not partial:
-            walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
+            walk.out.append(_with(op, reads, writes, saves))
             continue
         target = writes[0]
         if "routed" in target.dim_names or target.name in joined:
             walk.pending.add(target.name)
-            walk.out.append(replace(op, reads=reads, writes=writes, saves=saves))
+            walk.out.append(_with(op, reads, writes, saves))
             continue
         walk.out.append(
-            replace(op, reads=reads, writes=(replace(target, name=f"{target.name}|partial"), *writes[1:]), saves=saves)
+            changed(op, reads=reads, writes=(changed(target, name=f"{target.name}|partial"), *writes[1:]), saves=saves)
         )
         walk.reduce(target, op.phase)
     return tuple(walk.out)
+
+
+def _with(op: Op, reads: tuple[Tensor, ...], writes: tuple[Tensor, ...], saves: tuple[Tensor, ...]) -> Op:
+    same = reads is op.reads and writes is op.writes and saves is op.saves
+    return op if same else changed(op, reads=reads, writes=writes, saves=saves)
 
 
 def _as_split(tensor: Tensor, axis: str) -> Tensor:
@@ -150,8 +157,8 @@ def beside_backward_gemms(ops: Sequence[Op]) -> tuple[Op, ...]:
             continue
         gradient, reduction, gather, weight = held
         begins = (out[-1].name,) if out else ()
-        out += [replace(g, stream=Stream.SCALE_UP, after=begins) for g in gather]
-        out += [gradient, replace(reduction, stream=Stream.SCALE_UP), weight]
+        out += [changed(g, stream=Stream.SCALE_UP, after=begins) for g in gather]
+        out += [gradient, changed(reduction, stream=Stream.SCALE_UP), weight]
         index += 3 + len(gather)
     return tuple(out)
 
