@@ -133,9 +133,7 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     options, stage = _sharding(words, _per_node(record), degrees["dp"], degrees["pp"], framework)
     if degrees["pp"] > 1 and options.get("sharding") in ("fsdp", "hsdp") and "reshard_after_forward" not in options:
         options |= {"reshard_after_forward": False}
-        assumed.append(
-            "parameters stay gathered between the micro-batches of the pipeline (as in Llama 3, arXiv 2407.21783 §3.3.2)"
-        )
+        assumed.append("parameters stay gathered under the pipeline (as in Llama 3, arXiv 2407.21783 §3.3.2)")
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     options |= _experts(record, degrees)
