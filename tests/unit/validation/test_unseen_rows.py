@@ -195,8 +195,8 @@ def test_every_accelerator_is_found_by_its_name(name: str) -> None:
         assert node_of(words).accelerator.name == name, words
 
 
-APART = {f"{stage}_{k}": v for stage in ("prefill", "decode")
-         for k, v in (("tp_size", "8"), ("pp_size", "1"), ("attention_dp_size", "1"), ("num_workers", "1"))}  # fmt: skip
+ENGINE = {"tp_size": "8", "pp_size": "1", "attention_dp_size": "1", "num_workers": "1"}
+APART = {f"{stage}_{key}": value for stage in ("prefill", "decode") for key, value in ENGINE.items()}
 
 
 def figures(**changes: str) -> dict[str, float]:
@@ -243,6 +243,36 @@ def test_a_loop_whose_own_times_leave_its_clients_idle_was_not_in_force() -> Non
     steady = {**metrics, "tpot_ms_mean": 85.0}  # 24 s in the system, as the page's own latency says
     assert not idle_clients({"workload": workload, "metrics": steady})
     assert not idle_clients({"workload": {**workload, "kind": "online"}, "metrics": metrics})
+
+
+@pytest.mark.parametrize(
+    ("layout", "changes", "stage", "options"),
+    [
+        ({"zero_stage": "FSDP2"}, {}, 3, {"sharding": "fsdp"}),
+        ({"zero_stage": "full shard"}, {}, 3, {"sharding": "fsdp"}),
+        ({"zero_stage": "SHARD_GRAD_OP"}, {}, 3, {"sharding": "fsdp", "reshard_after_forward": False}),
+        ({"zero_stage": 3, "pp": 2, "dp": 2}, {}, 3, {"reshard_after_forward": False}),
+        ({"zero_stage": None}, {"offload": "optimizer states to CPU"}, 2, {}),
+        ({"zero_stage": None}, {"offload": "parameters to NVMe"}, 3, {"offload_tier": "nvme"}),
+        ({"zero_stage": 1, "schedule": "1F1B-interleaved", "pp": 2, "dp": 2, "vpp": 1}, {}, 1, {}),
+        ({"zero_stage": 1, "schedule": "ZB-V", "pp": 2, "dp": 2}, {}, 1, {}),
+    ],
+)
+def test_layouts_in_words_are_plans_that_run(layout: dict, changes: dict, stage: int, options: dict) -> None:
+    record = {**RECORD, **changes, "parallelism": {**RECORD["parallelism"], **layout}}
+    [case] = read_training_file({"runs": [record]}, "f").cases
+    assert case.subject.job is not None
+    plan = case.subject.job.plan
+    assert plan.zero_stage == stage
+    assert {k: plan.option(k) for k in options} == options
+    answer, note = answer_case(case)
+    assert answer["step"] > 0.0 and not note
+
+
+@pytest.mark.parametrize("words", ["nvfp4", "MXFP4", "tf32", "int8"])
+def test_formats_that_no_pass_trains_in_are_not_taken_for_others(words: str) -> None:
+    [skipped] = read_training_file({"runs": [{**RECORD, "precision": words}]}, "f").skipped
+    assert "is not modelled" in skipped.reason
 
 
 def test_a_record_of_a_named_public_model_is_complete(tmp_path: Path) -> None:
