@@ -50,6 +50,10 @@ SCHEDULES = (
 )
 
 
+TWO_CHUNKS = ("zb-v", "dualpipev")
+"""Schedules whose V gives each rank two chunks of the model."""
+
+
 def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, list[str]]:
     """The framework preset of a source, adapted to what the record itself states, and what was assumed.
 
@@ -84,8 +88,16 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
 
 
 def precision_of(words: str) -> str:
-    """``fp8``, ``fp16``, ``bf16`` or ``fp32``."""
+    """``fp8``, ``fp16``, ``bf16`` or ``fp32``; ``bf16`` where nothing is said.
+
+    Raises
+    ------
+    IncompleteError
+        For formats that no pass trains in.
+    """
     text = words.lower()
+    if found := re.search(r"(nv|mx)?fp[46]|tf32|int[48]", text):
+        raise IncompleteError(f"training in {found[0]} is not modelled")
     if "bf16/fp16" in text:
         return "bf16"
     return next((p for p in ("fp8", "bf16", "fp16", "fp32") if p in text), "bf16")
@@ -104,6 +116,10 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
         chunks = _chunks(record, degrees["pp"], ends, assumed)
     if chunks > 1 and schedule == "1f1b":
         schedule = "interleaved-1f1b"
+    elif chunks == 1 and schedule == "interleaved-1f1b":
+        schedule, assumed = "1f1b", [*assumed, "one virtual stage: nothing is interleaved"]
+    if schedule in TWO_CHUNKS and chunks <= 1:
+        chunks = 2
     if schedule == "interleaved-1f1b" and re.search(r"1f1b overlap", str(record.get("notes") or "")):
         schedule = "interleaved-1f1b-overlapped"  # forward beside backward, to hide the all-to-all of experts
     if degrees["pp"] > 1 and not layout.get("schedule"):
@@ -111,7 +127,14 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     sequence = layout.get("sp")
     if sequence is None and degrees["tp"] > 1:
         assumed.append("no sequence parallelism")
-    options, stage = _sharding(layout.get("zero_stage"), _per_node(record), degrees["dp"], degrees["pp"], framework)
+    words = layout.get("zero_stage")
+    if words is None and (least := _offloading_stage(str(record.get("offload") or "none"))):
+        words = least
+        assumed.append(f"ZeRO stage {least}, the least that offloads so")
+    options, stage = _sharding(words, _per_node(record), degrees["dp"], degrees["pp"], framework)
+    if degrees["pp"] > 1 and options.get("sharding") in ("fsdp", "hsdp") and "reshard_after_forward" not in options:
+        options |= {"reshard_after_forward": False}
+        assumed.append("parameters stay gathered under the pipeline (as in Llama 3, arXiv 2407.21783 §3.3.2)")
     if degrees["pp"] > 1 and ends:
         options |= {"account_for_embedding_in_pipeline_split": True, "account_for_loss_in_pipeline_split": True}
     options |= _experts(record, degrees)
@@ -176,20 +199,30 @@ def _sharding(
     text = str(words if words is not None else framework.distributed_optimizer_default)
     if "HSDP" in text or "replicate across" in text:
         return {"sharding": "hsdp", "shard_group": min(per_node, replicas)}, 3
+    if re.search(r"shard_grad_op", text, re.IGNORECASE):
+        return {"sharding": "fsdp", "reshard_after_forward": False}, 3
     if match := re.search(r"over (\d+) ranks", text):
         return {"sharding": "amsp", "parameter_group": 1, "gradient_group": 1, "optimizer_group": int(match[1])}, 1
     if "not resharded" in text or "ZeRO-2" in text:  # parameters are gathered once per step and stay
         # The micro-batches that follow each other on a chunk of an interleaved pipeline share one reduction.
         kept = {"shard_gradients": ranks} if "gradients sharded" in text and ranks > 1 else {}
         return {"sharding": "fsdp", "reshard_after_forward": False, **kept}, 3
-    match = re.search(r"\d", text)
-    stage = int(match[0]) if match else 0
+    match = re.search(r"(?<!fsdp)\d", text.lower())
+    stage = int(match[0]) if match else 3 if re.search(r"fsdp|full.?shard", text.lower()) else 0
     if stage < 3:
         return {}, stage
     if framework.gathers_by_parameter:
         return {}, stage
     exposed = {} if framework.overlap_param_gather else {"fsdp_prefetch": 0}
     return {"sharding": "fsdp", **exposed}, stage
+
+
+def _offloading_stage(words: str) -> int:
+    """ZeRO stage that an offload needs at least; 0 where any will do.
+
+    DeepSpeed moves shards of parameters in stage 3 and those of the optimizer in stage 2.
+    """
+    return {"zero-infinity": 3, "zero-offload": 2}.get(_offload(words, {}), 0)
 
 
 def _experts(record: Mapping[str, Any], degrees: Mapping[str, int]) -> dict[str, object]:

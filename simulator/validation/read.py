@@ -175,6 +175,8 @@ def _read_csv(path: Path) -> Reading:
         if columns <= header:
             reading: Reading = read(path)
             return reading
+    if not header:
+        raise ConfigError([Issue(str(path), 0, 0, "", "has no header" if _text(path).strip() else "is empty")])
     nearest = max((columns for columns, _ in _table_readers()), key=lambda columns: len(columns & header))
     lacking = f"; {', '.join(sorted(nearest - header))} missing for the nearest" if nearest & header else ""
     raise ConfigError(f"{path.name}: no known format has the columns {', '.join(sorted(header))}{lacking}")

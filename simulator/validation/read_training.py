@@ -97,11 +97,12 @@ def training_case(record: Mapping[str, Any], file: str) -> Case:
     gpu = str(hardware["gpu"])
     cluster, assumed = cluster_of(gpu, accelerators, per_node, str(hardware.get("inter_node") or ""))
     framework, assumed_framework = framework_of(f"{_source(record)} {record.get('framework', '')}", record)
-    plan, assumed_plan = plan_of(record, framework)
+    model, assumed_model = trained_model(record["model"])
+    described = {**record, "model": {"layers": model.num_hidden_layers, **record["model"]}}
+    plan, assumed_plan = plan_of(described, framework)
     plan, launched = with_launch_options(plan, _source(record))
     if plan.accelerators != accelerators:
         raise IncompleteError(f"the layout needs {plan.accelerators} accelerators, the record has {accelerators}")
-    model, assumed_model = trained_model(record["model"])
     sizes = Batch(total, micro, sequence)
     job = TrainingJob(str(record["id"]), model, framework, sizes, plan)
     labels = Labels(

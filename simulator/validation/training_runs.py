@@ -35,7 +35,10 @@ def run_training(subject: Subject) -> tuple[Prediction, str]:
     if reasons := check_job(job, cluster):
         return {}, "; ".join(reasons)
     pipeline = PipelinedJob(job, cluster)
-    found = memory_figures(pipeline.memory())
+    ledger = pipeline.memory()
+    if absent := [s for s in ledger.stages if s.peak > 0.0 and not s.capacity > 0.0]:
+        return {}, f"{ledger.reason}: the node has no {absent[0].tier}"
+    found = memory_figures(ledger)
     found |= baseline_memory(job, next(iter(cluster.groups)).node.accelerator.memory_usable)
     if subject.setting("time", True):
         run = pipeline.run()

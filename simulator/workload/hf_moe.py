@@ -105,21 +105,24 @@ def qwen3_moe(c: ConfigReader) -> ModelSpec:
     return causal_lm(c, "qwen3_moe", hidden, layers, vocab_size=151936, positions=32768, fp8_block=FP8_BLOCK)
 
 
-def _latent(c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int) -> AttentionSpec:
+def _latent(
+    c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int, nope: int = 128, value: int = 128,
+    index_heads: int = 64,
+) -> AttentionSpec:  # fmt: skip
     n = c.integer("num_attention_heads", default=heads)
-    nope = c.integer("qk_nope_head_dim", default=128)
+    nope = c.integer("qk_nope_head_dim", default=nope)
     rope = c.integer("qk_rope_head_dim", default=64)
     direct = "q_lora_rank" in c.config and c.config["q_lora_rank"] is None
     bias = c.flag("attention_bias", default=False)
     if bias:
         c.add("biases on the latent projections are not modelled; no published checkpoint has them", "attention_bias")
-    index = _indexer(c)
+    index = _indexer(c, index_heads)
     return AttentionSpec(
         "latent",
         n,
         n,
         nope + rope,
-        c.integer("v_head_dim", default=128),
+        c.integer("v_head_dim", default=value),
         q_lora_rank=0 if direct else c.integer("q_lora_rank", default=q_lora_rank, minimum=0),
         kv_lora_rank=c.integer("kv_lora_rank", default=kv_lora_rank),
         qk_rope_head_dim=rope,
@@ -130,11 +133,15 @@ def _latent(c: ConfigReader, heads: int, *, q_lora_rank: int, kv_lora_rank: int)
     )
 
 
-def _indexer(c: ConfigReader) -> tuple[int, int, int]:
+INDEXED = ("deepseek_v32", "glm_moe_dsa")
+"""Families whose latent attention always has an indexer."""
+
+
+def _indexer(c: ConfigReader, heads: int) -> tuple[int, int, int]:
     """Heads, their size and the top-k of the indexer of DeepSeek-V3.2 and of what says that it has one; else zeros."""
-    if c.config.get("model_type") != "deepseek_v32" and "index_topk" not in c.config:
+    if c.config.get("model_type") not in INDEXED and "index_topk" not in c.config:
         return 0, 0, 0
-    heads, size = c.integer("index_n_heads", default=64), c.integer("index_head_dim", default=128)
+    heads, size = c.integer("index_n_heads", default=heads), c.integer("index_head_dim", default=128)
     return heads, size, c.integer("index_topk", default=2048)
 
 
@@ -201,7 +208,7 @@ def glm_moe_dsa(c: ConfigReader) -> ModelSpec:
     chose.
     """
     hidden = c.integer("hidden_size", default=6144)
-    attention = _latent(c, 64, q_lora_rank=2048, kv_lora_rank=512)
+    attention = _latent(c, 64, q_lora_rank=2048, kv_lora_rank=512, nope=192, value=256, index_heads=32)
     dense = MlpSpec(c.integer("intermediate_size", default=12288), gated=True)
     layers = _first_dense(c, attention, dense, _corrected_experts(c), layers=78, first=3)
     without = dataclasses.replace(attention, index_n_heads=0, index_head_dim=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from simulator.workload.model_files import load_model, model_names
 
 TOLERANCE = 0.005
 
+SIZE = re.compile(r"(?<![\da-z.])(\d+(?:\.\d+)?)([bm])(?:-|$)")
+"""Billions or millions of parameters in a model's name."""
+
 
 @pytest.mark.parametrize("name", model_names())
 def test_parameters_as_published(name: str) -> None:
@@ -19,6 +23,16 @@ def test_parameters_as_published(name: str) -> None:
     assert parameters(model) == pytest.approx(model.published_parameters, rel=TOLERANCE)
     if model.published_active_parameters:
         assert active_parameters(model) == pytest.approx(model.published_active_parameters, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", [n for n in model_names() if SIZE.search(n)])
+def test_parameters_are_near_the_size_in_the_name(name: str) -> None:
+    """A layer count or width read wrong shows here, whatever the file says it was published as."""
+    found = SIZE.search(name)
+    assert found is not None
+    said = float(found[1]) * {"b": 1e9, "m": 1e6}[found[2]]
+    rounded_down = name in ("falcon3-1b", "gemma-2-2b", "gemma-2b", "gemma-7b", "llama-3.2-1b", "mpt-1b")
+    assert 0.88 < parameters(load_model(name)) / said < (1.7 if rounded_down else 1.12)
 
 
 @pytest.mark.parametrize(("name", "billions"), [("gpt-oss-20b", 3.61), ("gpt-oss-120b", 5.13)])

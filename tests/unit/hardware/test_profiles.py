@@ -32,7 +32,8 @@ from simulator.hardware.accelerators import IDLE_RULE, USABLE_RULE_ECC, WATTS_PE
 FLOP_PER_CYCLE = {
     "v100-sxm-32gb": 1024, "a100-sxm-80gb": 2048, "h100-sxm": 4096, "h800-sxm": 4096, "t4": 1024, "a10": 1024,
     "a40": 1024, "l4": 1024, "l40s": 1024, "rtx-4090": 512, "rtx-5090": 512, "rtx-6000-ada": 1024, "mi210": 1024,
-    "mi250x": 1024, "mi300x": 2048, "mi325x": 2048, "mi355x": 4096,
+    "mi250x": 1024, "mi300x": 2048, "mi325x": 2048, "mi355x": 4096, "mi350x": 4096, "a30": 2048, "rtx-a6000": 1024,
+    "rtx-3090": 512, "l40": 512, "p100-sxm": 256,
 }  # fmt: skip
 NVLINK = {
     "nvlink2": (6, 25e9),

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from simulator.errors import ConfigError
-from simulator.workload.counting import parameters
+from simulator.workload.counting import kv_bytes_per_token, parameters
 from simulator.workload.hf_config import from_hf_config, known_families
+from simulator.workload.model_files import load_model
 
 # Number of elements of the distinct parameters of transformers 4.57.1 models built on torch's meta device from the
 # default config of the family (AutoConfig.for_model, AutoModelForCausalLM; for encoders the class with the
@@ -52,6 +53,14 @@ TRANSFORMERS_DEFAULTS = {
     "vit": 85_800_194,
 }
 
+# The same of families that are newer than that, or were left out: transformers 5.23.0.
+TRANSFORMERS_DEFAULTS |= {
+    "cohere": 34_980_831_232,
+    "olmo2": 6_888_624_128,
+    "qwen3_5_moe_text": 34_660_610_688,
+    "qwen3_5_text": 8_953_803_264,
+}
+
 # The same with the named keys changed: biases, ties, layer patterns, projections.
 HYBRID = (["mamba"] * 5 + ["attention"]) * 5
 TRANSFORMERS_VARIANTS: list[tuple[str, dict[str, object], int]] = [
@@ -87,6 +96,8 @@ TRANSFORMERS_VARIANTS: list[tuple[str, dict[str, object], int]] = [
     ("gpt_neox", {"attention_bias": False, "use_parallel_residual": False}, 20_553_486_336),
     ("qwen3_moe", {"decoder_sparse_step": 2, "mlp_only_layers": [3, 5]}, 7_419_827_200),
     ("deepseek_v2", {"num_experts_per_tok": 6}, 38_035_591_168),
+    ("cohere", {"use_qk_norm": True}, 34_981_486_592),
+    ("cohere", {"num_key_value_heads": 8, "attention_bias": True}, 30_283_948_032),
     ("deepseek_v2", {"q_lora_rank": None, "num_experts_per_tok": 4, "first_k_dense_replace": 2}, 36_325_363_712),
 ]
 
@@ -106,6 +117,18 @@ def test_router_correction_bias_is_a_parameter_of_the_checkpoint() -> None:
     assert parameters(from_hf_config({"model_type": "deepseek_v3"}, "v3")) == 671_026_404_352 + 58 * 256
     glm = {"model_type": "glm4_moe", "head_dim": 128, "attention_bias": True, "use_qk_norm": True}
     assert parameters(from_hf_config(glm, "glm")) == 106_852_257_280 + 45 * 128
+    assert parameters(from_hf_config({"model_type": "minimax_m2"}, "m2")) == 228_689_748_992 + 62 * 256
+    assert parameters(load_model("nemotron-3-nano-30b-a3b")) == 31_577_937_344 + 23 * 128
+
+
+def test_layers_of_glm_share_the_choice_of_an_indexer() -> None:
+    """transformers 5.23.0; a layer that takes the choice of another keeps no index and adds nothing per token."""
+    shared = ["full"] * 3 + ["shared"] * 75
+    whole, few = (from_hf_config({"model_type": "glm_moe_dsa", "indexer_types": t}, "g") for t in (None, shared))
+    assert parameters(whole) == 743_911_199_232 + 75 * 256
+    assert parameters(few) == 743_208_306_432 + 75 * 256
+    assert parameters(load_model("glm-5.2")) == 743_377_000_704 + 75 * 256
+    assert kv_bytes_per_token(whole) - kv_bytes_per_token(few) == 75 * (128 + 4)  # fp8 keys with a scale each
 
 
 def test_null_keys_are_as_absent_and_null_windows_are_none() -> None:
