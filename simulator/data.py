@@ -36,17 +36,13 @@ def find_file(folder: str, name: str, kind: str) -> Path:
     ConfigError
         If there is no such file; the message names the near ones.
     """
-    path = Path(name)
-    if path.suffix in _SUFFIXES or path.parent != Path():
-        if path.is_file():
-            return path
-        raise ConfigError(_no_file(path, kind, folder))
-    shipped = data_root() / folder / f"{name}.yaml"
-    if shipped.is_file():
+    path, shipped = Path(name), data_root() / folder / f"{name}.yaml"
+    is_path = path.suffix in _SUFFIXES or path.parent != Path()
+    if not is_path and shipped.is_file():
         return shipped
     if path.is_file():
         return path
-    if path.is_dir():
+    if is_path or path.is_dir():
         raise ConfigError(_no_file(path, kind, folder))
     raise ConfigError(unknown_name(kind, name, names(folder)))
 
