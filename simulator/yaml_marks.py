@@ -134,7 +134,7 @@ def load_yaml(source: Path | str, name: str = "") -> MarkedNode:
     except yaml.YAMLError as error:  # characters that YAML does not allow carry no mark
         raise ConfigError([Issue(name, 0, 0, "", f"is not valid YAML: {str(error).splitlines()[0]}")]) from None
     if root is None:
-        raise ConfigError([Issue(name, 1, 1, "", "the document is empty")])
+        raise ConfigError([Issue(name, 1, 1, "", "the document is empty: write its keys")])
     builder = _Builder(name)
     tree = builder.build(root)
     builder.issues.raise_if_any()

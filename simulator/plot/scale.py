@@ -57,7 +57,7 @@ def mfu_against_scale(
         failed = {size for size in failed if math.isfinite(size) and size > 0}
         if failed:
             axes.plot(
-                sorted(failed), [0.02] * len(failed), "x", color=ink_of(axes), markersize=7, label="does not work",
+                sorted(failed), [0.02] * len(failed), "x", color=ink_of(axes), markersize=7, label="does not fit",
                 transform=axes.get_xaxis_transform(),
             )  # fmt: skip
         _sizes(axes, sorted({number(r, "accelerators") for r in rows} | failed))

@@ -25,7 +25,7 @@ _FIRST = {
     "jobs": ("wait_mean", "completion_mean", "fragmentation"),
     "functions": ("e2e_p90", "cold_start_rate", "fairness"),
 }
-"""Figures of merit by kind of workload; the first three that tell the variants apart are drawn."""
+"""Figures of merit by kind of workload; the first three that tell those that fit apart, as written, are drawn."""
 
 _CEILING = {"memory_peak": "memory_capacity"}
 """What a figure must stay below, where another column says so."""
@@ -87,7 +87,8 @@ def _columns(points: Points, metrics: Sequence[str]) -> list[str]:
         raise ConfigError(f"no variant of '{points.workload}' has {' or '.join(c.replace('_', ' ') for c in wanted)}")
     if metrics:
         return found
-    telling = [c for c in found if len({repr(number(r, c)) for r in points.rows}) > 1]
+    telling = [c for c in found if len({f"{number(r, c):.3g}" for r in points.rows if works(r)}) > 1]
+    telling = telling or [c for c in found if len({repr(number(r, c)) for r in points.rows}) > 1]
     if not telling:
         raise ConfigError(f"the variants of '{points.workload}' do not differ: the sweep changes nothing of it")
     return telling[:3]
@@ -124,10 +125,8 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
     for place, row in enumerate(rows):
         value, low, high = (number(row, f"{column}{end}") * scale.factor for end in ("", "_low", "_high"))
         if not math.isfinite(value):
-            axes.annotate(
-                "does not work" if not works(row) else "not known", (0, place), (4, 0), textcoords="offset points",
-                va="center", fontsize=8.5, color=ink_of(axes),
-            )  # fmt: skip
+            said = "not known" if works(row) else "not valid" if row.get("status") == "error" else "does not fit"
+            _write(axes, said, 0.0, place)
             continue
         bar = axes.barh(place, value, 0.62, color=OKABE_ITO["blue"])[0]
         if not _sound(row):
@@ -136,15 +135,21 @@ def _panel(axes: Axes, rows: Sequence[Mapping[str, Any]], column: str) -> None:
             reach = [[max(0.0, value - low)], [max(0.0, high - value)]]
             axes.errorbar(value, place, xerr=reach, color=ink_of(axes), capsize=3, linewidth=1)
         end = max(v for v in (value, high) if math.isfinite(v))
-        text = axes.annotate(
-            f"{value:.3g}", (end, place), (5, 0), textcoords="offset points", va="center", fontsize=8.5,
-            color=ink_of(axes), zorder=4,
-        )  # fmt: skip
-        text.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1})
+        line = number(row, _CEILING.get(column, "")) * scale.factor
+        crossed = end <= line < end + 0.2 * most * scale.factor
+        _write(axes, f"{value:.3g}", max(end, line) if crossed else end, place)
     _ceiling(axes, limits, scale)
     axes.set_xlim(0, 1.25 * most * scale.factor or 1)
     name = _name(column, rows)
     axes.set_xlabel(f"{name} [{scale.unit}]" if scale.unit else name)
+
+
+def _write(axes: Axes, text: str, end: float, place: int) -> None:
+    """A word or number behind the end of a bar, on a ground of its own."""
+    written = axes.annotate(
+        text, (end, place), (5, 0), textcoords="offset points", va="center", fontsize=8.5, color=ink_of(axes), zorder=4
+    )
+    written.set_bbox({"facecolor": axes.get_facecolor(), "edgecolor": "none", "pad": 1})
 
 
 def _ceiling(axes: Axes, limits: set[float], scale: Scale) -> None:

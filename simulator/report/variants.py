@@ -51,6 +51,8 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
     said = ", ".join(f"{n} {state}" for state, n in sweep.states.items() if n)
     many = "point" if len(sweep.points) == 1 else "points"
     console.print(f"{len(sweep.points)} {many} at depth {sweep.depth}: {said}", style="bold", markup=False)
+    if not sweep.axes:
+        console.print("nothing varies: give alternatives with -s path=v1,v2 or in a what_if section", style="yellow")
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], several: bool) -> Table:

@@ -51,6 +51,12 @@ def check_degrees(plan: Plan, given: int, where: str) -> Iterator[Problem]:
     if plan.accelerators == given:
         return
     rest = plan.accelerators // plan.data_parallel
+    if given < rest:
+        cure = "use lower degrees, fewer replicas beside it, or more nodes"
+    elif given % rest == 0:
+        cure = f"data_parallel: {given // rest} would use all of them"
+    else:
+        cure = f"{rest} accelerators per data-parallel replica do not divide {given}"
     degrees = " × ".join(
         f"{name} {size}"
         for name, size in (
@@ -61,9 +67,6 @@ def check_degrees(plan: Plan, given: int, where: str) -> Iterator[Problem]:
         )
         if size > 1 or name != "context_parallel"
     )
-    cure = f"data_parallel: {given // rest} would use all of them" if given % rest == 0 else (
-        f"{rest} accelerators per data-parallel replica do not divide {given}"
-    )  # fmt: skip
     yield ("plan",), f"{degrees} = {plan.accelerators} accelerators, but {where}: {cure}"
 
 

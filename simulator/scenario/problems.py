@@ -13,6 +13,7 @@ from simulator.scenario.document import dotted, place_of
 from simulator.scenario.spec import (
     FUNCTIONS_TAG,
     JOBS_TAG,
+    KIND_TAGS,
     SERVING_TAG,
     TRAINING_TAG,
     WORKLOAD_KEYS,
@@ -81,6 +82,9 @@ def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any], root:
         return str(context["error"])
     if kind == "workload_kind":
         keys = ", ".join(have) if isinstance(have, dict) else repr(have)
+        if isinstance(have, dict) and (several := [key for key in KIND_TAGS if key in have]):
+            both = " and ".join(several)
+            return f"a workload has one of {WORKLOAD_KEYS}, have {both}: write a workload for each"
         return f"a workload starts with {WORKLOAD_KEYS}, have: {keys}"
     if kind == "literal_error":
         allowed = [word.strip("' ") for word in str(context["expected"]).replace(" or ", ",").split(",")]
@@ -90,7 +94,8 @@ def _message(kind: str, loc: Sequence[str | int], item: Mapping[str, Any], root:
               "greater_than": ("more than", "gt"), "less_than": ("less than", "lt")}  # fmt: skip
     if kind in bounds:
         words, key = bounds[kind]
-        return f"needs {words} {context[key]:g}, have {shown}"
+        bound = f"{context[key]:,}" if isinstance(context[key], int) else f"{context[key]:g}"
+        return f"needs {words} {bound}, have {shown}"
     needs = {"int": "a whole number", "float": "a number", "bool": "true or false", "string": "a text",
              "model": "a section with keys", "dict": "a section with keys", "list": "a list"}  # fmt: skip
     need = needs.get(kind.split("_")[0])

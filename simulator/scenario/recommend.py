@@ -86,7 +86,10 @@ def recommend(
     recipe, axes, document, _ = plan_sweep(source, vary, "run")
     workloads = document.get("workloads") or []
     if len(workloads) != 1:
-        raise ConfigError(f"a recommendation is for a scenario with one workload, this one has {len(workloads)}")
+        raise ConfigError(
+            f"a recommendation is for a scenario with one workload, this one has {len(workloads)}: copy it and leave "
+            "one of them"
+        )
     if "functions" in workloads[0]:
         raise ConfigError("a recommendation is for a job or a deployment; try functions out with 'fmsim sweep'")
     kind = "training" if "training" in workloads[0] else "serving"

@@ -102,7 +102,7 @@ class TrainingResolver(ResolverBase):
 
         Beside other workloads a job with all degrees written takes what they ask for; alone it must use the cluster.
         """
-        given, where = spare, f"{spare} are free for it"
+        given, where = spare, f"{max(0, spare)} are free for it"
         if cluster is not None and spec.nodes is not None:
             per_node = cluster.groups[0].node.accelerators
             given = spec.nodes * per_node

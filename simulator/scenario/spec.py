@@ -53,6 +53,8 @@ __all__ = [
 
 TRAINING_TAG, SERVING_TAG, FUNCTIONS_TAG, JOBS_TAG = "a training job", "a deployment", "functions", "a queue of jobs"
 """Tags of the workload union; with a blank, so that they never equal a key of the document."""
+KIND_TAGS = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG, "jobs": JOBS_TAG}
+"""Kind of a workload by the key that names it."""
 WORKLOAD_KEYS = "'training: NAME', 'serving: NAME', 'functions: NAME' or 'jobs: NAME'"
 """How a workload begins."""
 
@@ -61,7 +63,7 @@ class NodesSpec(Strict):
     """Equal nodes."""
 
     profile: NodeName
-    count: AcceleratorCount
+    count: Annotated[Count, Field(ge=1, le=1_000_000)]
 
 
 class FabricSpec(Strict):
@@ -113,9 +115,9 @@ class ClusterSpec(Strict):
 class BatchSpec(Strict):
     """One training step: sequences per step and per micro-batch, tokens per sequence."""
 
-    global_batch_size: Annotated[Count, Field(ge=1)]
-    micro_batch_size: Annotated[Count, Field(ge=1)] = 1
-    sequence_length: Annotated[Count, Field(ge=1)]
+    global_batch_size: Annotated[Count, Field(ge=1, le=1_000_000)]
+    micro_batch_size: Annotated[Count, Field(ge=1, le=1_000_000)] = 1
+    sequence_length: Annotated[Count, Field(ge=1, le=1_000_000_000)]
 
 
 class PlanSpec(Strict):
@@ -193,10 +195,10 @@ class ServingSpec(Strict):
 
 
 def _kind_of(value: Any) -> str | None:
-    """What a workload is, by the key it has; the first wins when several are there."""
+    """What a workload is, by the key it has; nothing where several are there."""
     has = value.__contains__ if isinstance(value, dict) else lambda key: hasattr(value, key)
-    kinds = {"training": TRAINING_TAG, "serving": SERVING_TAG, "functions": FUNCTIONS_TAG, "jobs": JOBS_TAG}
-    return next((tag for key, tag in kinds.items() if has(key)), None)
+    found = [tag for key, tag in KIND_TAGS.items() if has(key)]
+    return found[0] if len(found) == 1 else None
 
 
 WorkloadSpec: TypeAlias = Annotated[

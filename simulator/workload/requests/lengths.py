@@ -59,8 +59,8 @@ class Fixed(LengthSpec):
     tokens: int = field(metadata={"dimension": "count"})
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ConfigError(f"a request has at least 1 token, not {self.tokens}")
+        if not 1 <= self.tokens <= _LARGEST:
+            raise ConfigError(f"a request has 1 to {_LARGEST} tokens, not {self.tokens}")
 
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """See :meth:`LengthSpec.sample`."""
@@ -80,8 +80,8 @@ class Uniform(LengthSpec):
     max: int = field(metadata={"dimension": "count"})
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min <= self.max:
-            raise ConfigError(f"a uniform length needs 1 <= min <= max, not {self.min} and {self.max}")
+        if not 1 <= self.min <= self.max <= _LARGEST:
+            raise ConfigError(f"a uniform length needs 1 <= min <= max <= {_LARGEST}, not {self.min} and {self.max}")
 
     def sample(self, rng: np.random.Generator, count: int) -> Tokens:
         """See :meth:`LengthSpec.sample`."""

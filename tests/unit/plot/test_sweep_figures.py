@@ -119,7 +119,7 @@ def test_utilisation_against_scale_keeps_failures_in_sight() -> None:
     lines = {str(line.get_label()): line.get_data() for line in ax.lines}
     assert [list(v) for v in lines["tp 1"]] == [[16, 32], [50, 40]]
     assert [list(v) for v in lines["tp 8"]] == [[8, 16], [30, 25]]
-    assert list(lines["does not work"][0]) == [8]
+    assert list(lines["does not fit"][0]) == [8]
 
 
 RECOMPUTE = [
@@ -141,9 +141,22 @@ def test_words_along_an_axis_are_bars_in_their_order() -> None:
     assert [axes.get_xlabel() for axes in panels] == ["time of one step [s]", "memory peak [GiB]"]  # MFU is one for all
     time, memory = ([(round(p.get_y() + 0.31), p.get_width()) for p in axes.patches] for axes in panels)
     assert time == [(1, 13.0), (2, 18.0)] and memory == pytest.approx(np.array([(0, 89.0), (1, 59.0), (2, 47.0)]))
-    assert [t.get_text() for t in first.texts if "work" in t.get_text()] == ["does not work"]
+    assert [t.get_text() for t in first.texts if t.get_text().startswith("does")] == ["does not fit"]
     assert [line.get_xdata()[0] for line in panels[1].lines if line.get_linestyle() == "--"] == [80.0]
     assert [bool(p.get_hatch()) for p in panels[1].patches] == [True, False, False]
+
+
+def test_figures_that_read_the_same_for_all_that_fit_have_no_panel() -> None:
+    rows = [row | {"effective_time_ratio": 1.0 - 1e-9 * place} for place, row in enumerate(RECOMPUTE)]
+    first = variant_bars(pd.DataFrame(rows))
+    assert [axes.get_xlabel() for axes in first.figure.axes] == ["time of one step [s]", "memory peak [GiB]"]
+
+
+@pytest.mark.parametrize(("peak", "place"), [(30.0, 30.0), (70.0, 80.0), (79.0, 80.0), (85.0, 85.0)])
+def test_a_number_is_not_written_across_the_line_of_the_capacity(peak: float, place: float) -> None:
+    rows = [row | {"memory_peak": peak * 2.0**30} if row["plan.recompute"] == "full" else row for row in RECOMPUTE]
+    first = variant_bars(pd.DataFrame(rows), metrics=["memory_peak"])
+    assert {t.get_text(): t.xy[0] for t in first.texts}[f"{peak:.3g}"] == pytest.approx(place)
 
 
 def test_one_size_is_no_scale() -> None:

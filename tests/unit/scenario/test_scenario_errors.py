@@ -165,9 +165,31 @@ def test_a_checkpoint_goes_to_a_storage_that_the_cluster_has(tmp_path: Path) -> 
     assert "no storage 'lustra', did you mean 'lustre'?" in issue.message
 
 
-def test_a_file_that_is_not_there() -> None:
-    with pytest.raises(ConfigError, match="there is no scenario file"):
-        load_scenario("no/such.yaml")
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("no/such.yaml", "there is no scenario file 'no/such.yaml'$"),
+        ("no/quickstrt.yaml", "there is no scenario file 'no/quickstrt.yaml', did you mean 'quickstart'"),
+        ("{folder}/god.yaml", "did you mean 'good.yaml'"),
+        ("{folder}", "is a folder: name a scenario file like good.yaml"),
+    ],
+)
+def test_a_file_that_is_not_there(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / "good.yaml").write_text(GOOD)
+    with pytest.raises(ConfigError, match=said):
+        load_scenario(name.format(folder=tmp_path))
+
+
+def test_a_workload_is_of_one_kind(tmp_path: Path) -> None:
+    (issue,) = issues_of(GOOD.replace("    model:", "    serving: chat\n    model:"), tmp_path)
+    assert (issue.line, issue.path) == (7, "workloads[0]")
+    assert "have training and serving: write a workload for each" in issue.message
+
+
+def test_numbers_that_no_cluster_has_are_refused_before_anything_is_built(tmp_path: Path) -> None:
+    found = issues_of(GOOD.replace("count: 2", "count: 99999999999").replace("size: 64", "size: 99999999999"), tmp_path)
+    assert [issue.path for issue in found] == ["cluster.nodes[0].count", "workloads[0].batch.global_batch_size"]
+    assert all("needs at most 1,000,000, have 99999999999" in issue.message for issue in found)
 
 
 def test_a_mapping_is_read_by_the_rules_of_a_file() -> None:

@@ -77,6 +77,8 @@ def recognise(path: str | Path, format: str = "auto") -> TraceFormat:
         return FORMATS[format]
     found = next((f for f in trace_formats() if f.sniff(file)), None)
     if found is None:
+        if not file.first_line.strip():
+            raise ConfigError(f"the trace file '{path}' is empty: give a header and one row per request")
         known = ", ".join(f.name for f in trace_formats())
         raise ConfigError(
             f"{path} is of no known trace format ({known}); its first line is {file.first_line[:80]!r}. "

@@ -223,7 +223,8 @@ def build_table(
     """
     dropped = log.settle(skip_bad_rows)
     if not len(arrival):
-        raise ConfigError([Issue(str(file.path), 0, 0, "", f"no usable request in {log.rows_read} rows")])
+        wrong = f"no usable request in {log.rows_read} rows" if log.rows_read else "there is a header and no row"
+        raise ConfigError([Issue(str(file.path), 0, 0, "", f"{wrong}: give one row per request")])
     notes = list(transforms)
     columns = {"arrival": arrival, "input_tokens": input_tokens, "output_tokens": output_tokens, **(extra or {})}
     late = int((np.diff(arrival) < 0).sum())

@@ -244,8 +244,8 @@ def test_servegen_bad_windows_are_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,b\n1,2\n", "of no known trace format"),
-        ("", "of no known trace format"),
-        ("arrival_s,input_tokens,output_tokens\n", "no usable request in 0 rows"),
+        ("", "is empty: give a header"),
+        ("arrival_s,input_tokens,output_tokens\n", "a header and no row: give one row per request"),
     ],
 )
 def test_files_that_are_no_trace(tmp_path: Path, text: str, message: str) -> None:
