@@ -11,7 +11,6 @@ from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
 from simulator.serving.cascades import CascadedDeployment, Opener
 from simulator.serving.deployment import DeploymentProcess
-from simulator.serving.front_end import front_end_of
 from simulator.serving.replica import Replica
 from simulator.serving.setup import policies
 from simulator.workload.requests.table import RequestTable
@@ -61,7 +60,7 @@ class CascadeTenant(ServingTenant):
         def opened(requests: RequestTable, **more: Any) -> DeploymentProcess:
             return DeploymentProcess(
                 commons.clock, requests, costs, engine.limits, replicas=part.replicas, seed=self.seed,
-                front_end=front_end_of(part.framework, part.replicas, part.renders_chats),
+                front_end=engine.front_end(part.replicas),
                 **policies(part, self.seed), **more,
             )  # fmt: skip
 

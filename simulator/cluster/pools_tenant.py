@@ -11,7 +11,6 @@ from simulator.cluster.serving_sharing import linked_pools
 from simulator.cluster.serving_tenant import Outcome, ServingTenant
 from simulator.cluster.tenants import Commons
 from simulator.registry import lookup
-from simulator.serving.front_end import front_end_of
 from simulator.serving.linked_deployment import LinkedPools
 from simulator.serving.pools import Pool, PooledDeployment
 from simulator.serving.pools_run import PoolsRun
@@ -48,7 +47,7 @@ class PoolsTenant(ServingTenant):
             "wire_bytes": lambda tokens: kv_wire_bytes(d.model, tokens, d.kv_dtype),
             "layers": d.model.num_hidden_layers, "policy": lookup("disaggregation", d.pools.policy)(**options),
             "record": commons.scenario.record, "slo": d.slo,
-            "front_end": front_end_of(d.framework, d.pools.prefill.replicas, d.renders_chats),
+            "front_end": self.engines[0].front_end(d.pools.prefill.replicas),
         }  # fmt: skip
         self.shared = self.share(commons)
         return linked_pools(self.shared, *arguments, **more) if self.shared else PooledDeployment(*arguments, **more)

@@ -10,6 +10,7 @@ from simulator.cluster.economics import Bill, Draw, bill, mean_draw
 from simulator.cluster.tenants import ClusterScenario
 from simulator.network.built import never_blocks
 from simulator.serving.estimate import ServingCost, estimate_deployment, replica_cost, typical_batch
+from simulator.serving.front_end import FrontEnd, front_end_of
 from simulator.serving.limits import EngineLimits
 from simulator.serving.memory import cache_size
 from simulator.serving.setup import engine_limits
@@ -47,6 +48,11 @@ class Engine:
     def on_blocking_links(self) -> bool:
         """Whether a replica sends over links between nodes that can be narrower than its ports."""
         return self.spans_domains and not never_blocks(self.cluster)
+
+    def front_end(self, replicas: int) -> FrontEnd | None:
+        """What is in front of so many replicas, on the hosts of these nodes."""
+        d = self.deployment
+        return front_end_of(d.framework, replicas, d.renders_chats, self.cluster.groups[0].node.host_speed)
 
     @property
     def replicas(self) -> range:

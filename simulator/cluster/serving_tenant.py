@@ -16,7 +16,6 @@ from simulator.results.from_estimate import estimate_tables, share_columns
 from simulator.results.from_serving import serving_tables
 from simulator.results.tables import Columns
 from simulator.serving.deployment import DeploymentProcess
-from simulator.serving.front_end import front_end_of
 from simulator.serving.metrics import summarize, usage_columns
 from simulator.serving.options import quality_notes
 from simulator.serving.replica import Replica
@@ -150,7 +149,7 @@ class ServingTenant:
         options: dict[str, Any] = {
             "replicas": d.replicas, "seed": self.seed, "slo": d.slo, "record": commons.scenario.record,
             "progress": commons.progress_of(len(d.requests)), "movable": d.movable,
-            "front_end": front_end_of(d.framework, d.replicas, d.renders_chats), **policies(d, self.seed),
+            "front_end": engines[0].front_end(d.replicas), **policies(d, self.seed),
         }  # fmt: skip
         sizes = limits if len(engines) > 1 else limits[0]
         self.shared = self.share(commons)

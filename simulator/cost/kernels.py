@@ -67,7 +67,7 @@ UNPACKED_EXPERT_BYTES = Constant(
 
 UNPACKED_EXPERT_START = Constant(
     "kernel.unpacked_expert_start",
-    20e-6,
+    15e-6,
     "s",
     0.4,
     Trust.FITTED,

@@ -148,10 +148,11 @@ class InTurns(FrontEnd):
         self._advance(float("inf"))
 
 
-def front_end_of(framework: Framework, servers: int = 1, chat: bool = False) -> FrontEnd | None:
+def front_end_of(framework: Framework, servers: int = 1, chat: bool = False, speed: float = 1.0) -> FrontEnd | None:
     """The front ends of so many replicas; ``None`` where the framework states no time for them.
 
-    ``chat``: requests are messages, for which a template is rendered.
+    ``chat``: requests are messages, for which a template is rendered; ``speed``: of a thread of the host, which does
+    the work (:class:`~simulator.hardware.types.Node`).
     """
 
     def value(what: str, default: float = 0.0) -> float:
@@ -162,6 +163,7 @@ def front_end_of(framework: Framework, servers: int = 1, chat: bool = False) -> 
     each += value("per_chat") if chat else 0.0
     if not (each or token or latency):
         return None
+    each, token = each / speed, token / speed
     if framework.front_end == "queue":
         return FrontEnd(each, token, servers, latency)
     return InTurns(each, token, servers, latency, value("tokenizers", 1.0))

@@ -3,7 +3,9 @@
 Overlapped scheduling launches the next iteration before the results of the running one are there. Whoever comes while
 decodes run finds the iteration after them launched already, and takes part in the one after that. Prompts are launched
 kernel by kernel, so that the host is busy with them to their end: whoever comes meanwhile is seen then.
-(sgl-project/sglang: ``event_loop_overlap``; NVIDIA/TensorRT-LLM: ``PyExecutor._executor_loop_overlap``.)
+(sgl-project/sglang: ``event_loop_overlap``; NVIDIA/TensorRT-LLM: ``PyExecutor._executor_loop_overlap``.) Where workers
+launch in processes of their own, the scheduler is an iteration ahead of prompts, too (vllm-project/vllm:
+``EngineCore.step_with_batch_queue``).
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ class PlannedAhead:
         The policy.
     tokens
         Tokens per sequence of an iteration of the engine; a replica counts one per iteration.
+    apart
+        Whether the scheduler does not launch anything itself.
 
     Notes
     -----
@@ -43,13 +47,13 @@ class PlannedAhead:
     idle engine.
     """
 
-    def __init__(self, base: BatchPolicy, tokens: float = 1.0) -> None:
+    def __init__(self, base: BatchPolicy, tokens: float = 1.0, apart: bool = False) -> None:
         self.base, self.name, self.kv_policy = base, base.name, base.kv_policy
         self.release_together, self.decodes_when_idle, self.moves_requests = False, True, False
         # 1.5 iterations of the engine, less the half of a replica's until its next boundary.
         self.lag = max(1, round(1.5 * tokens - 0.5))
         self._seen: dict[int, int] = {}
-        self._prompts = -2
+        self._apart, self._prompts = apart, -2
 
     def arrival_matters(self, replica: ReplicaView) -> bool:
         """Every arrival begins to be counted."""
@@ -79,7 +83,7 @@ class PlannedAhead:
         if not waiting:
             self._seen.clear()
             return []
-        fresh, prompts = list[RequestState](), at == self._prompts + 1
+        fresh, prompts = list[RequestState](), at == self._prompts + 1 and not self._apart
         for request in reversed(waiting):
             seen = self._seen.get(request.index, at)
             if request.preemptions or seen + self.lag <= at:
@@ -90,8 +94,8 @@ class PlannedAhead:
         return fresh
 
 
-def planned_ahead(policy: BatchPolicy, tokens: float) -> BatchPolicy:
+def planned_ahead(policy: BatchPolicy, tokens: float, apart: bool = False) -> BatchPolicy:
     """The policy as an overlapped scheduler follows it, where it batches iteration by iteration."""
     if policy.release_together or policy.moves_requests or not policy.decodes_when_idle:
         return policy
-    return PlannedAhead(policy, tokens)
+    return PlannedAhead(policy, tokens, apart)

@@ -62,9 +62,9 @@ class SeparableCost:
         Host time of an iteration, and per sequence [s].
     overlapped
         Whether the host works beside the device.
-    launching, launching_prompts, launch_exposed
-        Time in which the host launches the kernels of an iteration one by one [s], without prompts and with, and the
-        share of the shorter of that and the kernels that is not hidden.
+    launching, launching_prompts, launching_pieces, launch_exposed
+        Time in which the host launches the kernels of an iteration one by one [s], without prompts and with; that of
+        one with prompts which is replayed in pieces; the share of the shorter of it and the kernels that is not hidden.
     captured_tokens, captured_sequences
         Where it does: with prompts, more than so many tokens; without, more than so many sequences.
     tables
@@ -84,6 +84,7 @@ class SeparableCost:
     overlapped: bool = False
     launching: float = 0.0
     launching_prompts: float = 0.0
+    launching_pieces: float = 0.0
     launch_exposed: float = 0.0
     captured_tokens: int = 0
     captured_sequences: int = FOREVER
@@ -109,9 +110,11 @@ class SeparableCost:
             device = self.decodes(decodes)[0]
         if decodes:
             device += self.decodes(decodes)[1] + self.per_context * batch.decode_context
-        if batch.tokens > self.captured_tokens if batch.prefill else decodes > self.captured_sequences:
-            launches = self.launching_prompts if batch.prefill else self.launching
+        if batch.prefill:
+            launches = self.launching_prompts if batch.tokens > self.captured_tokens else self.launching_pieces
             device = beside(device, launches, self.launch_exposed)
+        elif decodes > self.captured_sequences:
+            device = beside(device, self.launching, self.launch_exposed)
         seconds = max(device + self.exposed, self.hidden)
         host = self.host_fixed + self.host_each * sequences
         return max(seconds, host) if self.overlapped else seconds + host

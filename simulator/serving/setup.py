@@ -49,8 +49,9 @@ def policies(deployment: Deployment, seed: int) -> dict[str, Any]:
             made[family] = lookup(family, name)(**given)
         except TypeError as error:
             raise ConfigError(f"options.{family}: '{name}' does not take these parameters ({error})") from None
-    if deployment.framework.plans_ahead and deployment.plan.pipeline_parallel == 1 and "batching" in made:
-        made["batching"] = planned_ahead(made["batching"], _tokens(deployment))
+    engine = deployment.framework
+    if engine.plans_ahead and deployment.plan.pipeline_parallel == 1 and "batching" in made:
+        made["batching"] = planned_ahead(made["batching"], _tokens(deployment), engine.workers_launch)
     return made
 
 

@@ -223,6 +223,18 @@ class TokenCosts:
         ops = self._ops(part, tokens)
         return len(ops) + sum(op.dtype in _NARROW and op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM) for op in ops)
 
+    def pieces(self, layer: LayerSpec, tokens: int = _FEW) -> int:
+        """Launches of a layer where graphs are replayed piece by piece: its piece, and the kernels between two of them.
+
+        Those are the attention kernel (``splitting_ops`` of vLLM) and, where attention is latent, all that is before
+        the projection of its output (``mla_custom_op_inplace`` of TensorRT-LLM's ``piecewise_optimizer``).
+        """
+        if layer.attention is None or layer.attention.kind != "latent":
+            return 2 if layer.attention else 0
+        ops = served_block(layer, self.model, self.plan, self.framework, tokens).forward
+        between = ops[1 : 1 + next(i for i, op in enumerate(ops) if op.kind is OpKind.ATTENTION)]
+        return 1 + len(between) + sum(op.dtype in _NARROW and op.kind is OpKind.GEMM for op in between)
+
     def stage_launches(self, layers: Sequence[Mapping[LayerSpec, int]], stage: int, tokens: int = _FEW) -> int:
         """The same of a stage, whose distinct layers are counted; the first embeds and the last has the head."""
         ends = ["embedding"] * (stage == 0) + ["head"] * (stage == len(layers) - 1)

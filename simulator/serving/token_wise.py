@@ -120,9 +120,11 @@ class TokenWise:
         return int(tokens), self.framework.graph_sequences(ranks) or FOREVER
 
     def _launches(self, stage: int, tokens: int, decodes: int, mixed: bool) -> float:
-        """Host seconds in which the kernels of a stage are launched one by one; 0 where a graph is replayed."""
-        size, most = (tokens, self._captured_sizes[0]) if mixed else (decodes, self._captured_sizes[1])
-        return self._launching[stage][mixed] if size > most else 0.0
+        """Host seconds in which a stage is launched: kernel by kernel, or piece by piece; 0 where one graph is all."""
+        alone, prompts, pieces = self._launching[stage]
+        if mixed:
+            return prompts if tokens > self._captured_sizes[0] else pieces
+        return alone if decodes > self._captured_sizes[1] else 0.0
 
     def linear_seconds(self, stage: int, tokens: int, rows: int, mixed: bool = False) -> float:
         """Token-wise device seconds of a stage; ``rows`` reach the head; ``mixed``: the batch has prompts."""
@@ -207,9 +209,10 @@ class TokenWise:
         return constant.value * self.scale.get(constant.id, 1.0)
 
     @cached_property
-    def _launching(self) -> list[tuple[float, float]]:
-        """Host seconds to launch every kernel of each stage, one by one: of decodes alone, and with prompts."""
-        speed, found = self.node.host_speed, list[tuple[float, float]]()
+    def _launching(self) -> list[tuple[float, float, float]]:
+        """Host seconds to launch every kernel of each stage one by one: of decodes alone, and with prompts; and to
+        replay one with prompts in pieces, between which attention is launched as ever."""
+        speed, found = self.node.host_speed, list[tuple[float, float, float]]()
         each, prompts = self._constant("host_per_launch") / speed, self._constant("host_per_prompt_layer") / speed
         latent = self._constant("host_per_latent_layer") / speed
         experts = self._constant("host_per_expert_layer") / speed
@@ -217,11 +220,13 @@ class TokenWise:
         for stage, layers in enumerate(self.layers_of_stage):
             mixers = [(layer.attention, n) for layer, n in layers.items() if layer.attention]
             waits = latent * sum(n for attention, n in mixers if attention.kind == "latent")
+            between = waits + prompts * sum(n for _, n in mixers)
             mixtures = [(layer, n) for layer, n in layers.items() if layer.mlp and layer.mlp.num_experts]
             waits += experts * sum(n for _, n in mixtures)
             waits += unpacked and unpacked * sum(n for layer, n in mixtures if self.costs.unpacks(layer))
             decodes, mixed = (each and each * self._stage_launches(stage, tokens) for tokens in (1, _PROMPT))
-            found.append((decodes + waits, mixed + waits + prompts * sum(n for _, n in mixers)))
+            pieces = each and each * sum(n * self.costs.pieces(layer, _PROMPT) for layer, n in layers.items())
+            found.append((decodes + waits, mixed + waits + prompts * sum(n for _, n in mixers), pieces + between))
         return found
 
     @cached_property

@@ -94,7 +94,14 @@ def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attenti
     rule = RULES.get((model, backend))
     found = rule(run) if rule else PLAIN
     compiles = model == "deepseek-v3" and (backend, run.precision) in COMPILING
-    return replace(found, captured=rule is not None and backend == "trtllm", compiles=compiles)
+    precision = found.precision or CHECKPOINTS.get((model, run.precision), "")
+    captured = rule is not None and backend == "trtllm"
+    return replace(found, captured=captured, compiles=compiles, precision=precision)
+
+
+CHECKPOINTS = {("deepseek-v3", "fp4"): "fp4-mlp", ("gpt-oss-120b", "fp4"): "mxfp4", ("gpt-oss-120b", "fp8"): "mxfp4"}
+"""What the checkpoints of a sweep hold where its column says less: nvidia/DeepSeek-R1-0528-FP4-V2 leaves most of the
+attention in 16 bit, openai/gpt-oss-120b all but the experts."""
 
 
 COMPILING = (("sglang", "fp4"), ("sglang", "fp8"), ("trtllm", "fp8"))
@@ -143,8 +150,13 @@ def _balanced(fields: dict[str, object], run: _Run, iterations: int, tokens: flo
 def _gpt_oss_vllm(run: _Run) -> Recipe:
     if run.system == "b200":
         fields = {"kv_dtype": "fp8", "max_num_batched_tokens": 8192, "max_num_seqs": 512}
-        return Recipe(fields, precision=MXFP8_ACTIVATIONS)
-    return Recipe({"max_num_batched_tokens": 8192, "max_num_seqs": run.concurrency})
+        return Recipe(fields, precision=MXFP8_ACTIVATIONS, replayed=VLLM_CAPTURES)
+    fields = {"max_num_batched_tokens": 8192, "max_num_seqs": run.concurrency}
+    return Recipe(fields, replayed=VLLM_CAPTURES)
+
+
+VLLM_CAPTURES = 2048
+"""``max-cudagraph-capture-size`` (``cuda-graph-sizes`` in 2025) of the scripts of gpt-oss."""
 
 
 def _gpt_oss_trt(run: _Run) -> Recipe:

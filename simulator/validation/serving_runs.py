@@ -176,7 +176,8 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     assert subject.cluster is not None
     table = load_table(subject)
     deployment = replace(deployment, requests=table)  # windows hold less of long requests
-    cache = cache_size(deployment, subject.cluster.groups[0].node)
+    node = subject.cluster.groups[0].node
+    cache = cache_size(deployment, node)
     if reason or cache.reason:
         return {}, reason or cache.reason
     cost = replica_cost(deployment, subject.cluster)
@@ -191,7 +192,7 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
         max_num_seqs=deployment.max_num_seqs,
         max_model_len=deployment.max_model_len,
         pipeline_stages=deployment.plan.pipeline_parallel,
-        front_end=None if subject.setting("offline") else _front_end(deployment),
+        front_end=None if subject.setting("offline") else _front_end(deployment, node.host_speed),
     )
     summary = summarize(run, gpus_per_replica=deployment.plan.accelerators)
     if not summary["requests"]:
@@ -200,8 +201,8 @@ def run_serving(subject: Subject) -> tuple[Prediction, str]:
     return found | _roofline(cost, deployment, subject, table, cache.tokens), ""
 
 
-def _front_end(deployment: Deployment) -> FrontEnd | None:
-    return front_end_of(deployment.framework, deployment.replicas, deployment.renders_chats)
+def _front_end(deployment: Deployment, speed: float) -> FrontEnd | None:
+    return front_end_of(deployment.framework, deployment.replicas, deployment.renders_chats, speed)
 
 
 def _roofline(

@@ -121,6 +121,8 @@ class Framework:
         Whether host scheduling hides behind the device.
     plans_ahead
         Whether the next iteration is launched before the running one ends, so that requests wait for one more.
+    workers_launch
+        Whether processes of their own launch what the scheduler plans, so that prompts do not keep it.
     small_all_reduce
         ``nccl`` or ``custom`` (one-shot kernels below a few MiB).
     library_rows
@@ -281,6 +283,7 @@ class Framework:
     hybrid_kv_manager: bool = False
     async_scheduling: bool = False
     plans_ahead: bool = False
+    workers_launch: bool = False
     small_all_reduce: Literal["nccl", "custom"] = "nccl"
     block_size: int = 16
     max_num_batched_tokens: int = 8192

@@ -24,6 +24,7 @@ from simulator.serving.compiled.layout import (
     HOST_FIXED,
     LAUNCH_EXPOSED,
     LAUNCHING,
+    LAUNCHING_PIECES,
     LAUNCHING_PROMPTS,
     NO_CHUNK,
     NO_DECODES,
@@ -82,8 +83,8 @@ def iteration(s: State, r: int, planned: int, with_group: bool) -> tuple[int, fl
     device += attention
     if decodes:
         device += s.decode_seconds[decodes, 1] + s.rate[PER_CONTEXT] * s.replica[r, CONTEXT]
-    if planned and tokens > s.size[CAPTURED_TOKENS]:
-        launches = s.rate[LAUNCHING_PROMPTS]
+    if planned:
+        launches = s.rate[LAUNCHING_PROMPTS] if tokens > s.size[CAPTURED_TOKENS] else s.rate[LAUNCHING_PIECES]
         device = max(device, launches) + s.rate[LAUNCH_EXPOSED] * min(device, launches)
     seconds = max(device + s.rate[EXPOSED], s.rate[HIDDEN])
     host = s.rate[HOST_FIXED] + s.rate[HOST_EACH] * rows

@@ -106,7 +106,7 @@ class CompiledLoop:
             term=np.array([(t.launch, t.layers) for t in cost.chunks]).reshape(-1, 2),
             rate=np.array([
                 cost.gap, cost.per_context, cost.exposed, cost.hidden, cost.host_fixed, cost.host_each,
-                cost.launching, cost.launching_prompts, cost.launch_exposed,
+                cost.launching, cost.launching_prompts, cost.launching_pieces, cost.launch_exposed,
             ]),
         )  # fmt: skip
 

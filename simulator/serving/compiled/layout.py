@@ -57,8 +57,9 @@ CHUNK_BITS = 24
 ) = range(13)  # fmt: skip
 # -- entries of ``rate``: what an iteration costs beyond its tables [s] ------------------------------------------------
 (
-    GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, LAUNCHING, LAUNCHING_PROMPTS, LAUNCH_EXPOSED, RATE_FIELDS,
-) = range(10)  # fmt: skip
+    GAP, PER_CONTEXT, EXPOSED, HIDDEN, HOST_FIXED, HOST_EACH, LAUNCHING, LAUNCHING_PROMPTS, LAUNCHING_PIECES,
+    LAUNCH_EXPOSED, RATE_FIELDS,
+) = range(11)  # fmt: skip
 
 # -- values of POLICY and ROUTER ---------------------------------------------------------------------------------------
 CHUNKED_PREFILL, PREFILL_FIRST = range(2)

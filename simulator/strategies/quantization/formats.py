@@ -174,6 +174,22 @@ class FP4Weights(WeightFormat):
 
 
 @register(
+    "fp4-mlp",
+    kind="pass",
+    area="serving",
+    family="quantization",
+    cites=("nvidia/DeepSeek-R1-0528-FP4-v2 model card: of the attention its output alone is in NVFP4",),
+    validated_by="published",
+)
+class FP4MLPs(FP4Weights):
+    """fp4 in MLPs, experts and the output of attention, all else in 16 bit (NVIDIA's checkpoints of DeepSeek-R1)."""
+
+    def _is_quantised(self, tensor: Tensor) -> bool:
+        name = tensor.name
+        return super()._is_quantised(tensor) and (not name.startswith("attention.") or "output" in name)
+
+
+@register(
     "mxfp4",
     kind="pass",
     area="serving",
@@ -202,8 +218,9 @@ class MXFP4Experts(WeightFormat):
     cites=("OCP Microscaling Formats v1.0 (MXFP4, MXFP8)", "vLLM VLLM_USE_FLASHINFER_MOE_MXFP4_MXFP8"),
     validated_by="closed_form",
 )
-class FP4WeightsFP8(WeightFormat):
-    """fp4 weights and fp8 activations, multiplied at the rate of fp8 (gpt-oss on Blackwell)."""
+class FP4WeightsFP8(MXFP4Experts):
+    """Experts with fp4 weights and fp8 activations, multiplied at the rate of fp8, all else in 16 bit (gpt-oss on
+    Blackwell)."""
 
     weights = "fp4"
     arithmetic = "fp8"

@@ -197,6 +197,13 @@ def test_a_latency_holds_nobody_up(stream: list[tuple[float, int]], latency: flo
         assert kind(0.01, 1e-5, 1, latency).take_all(came, tokens) == pytest.approx(plain)
 
 
+def test_the_host_does_the_work_but_not_the_waiting() -> None:
+    framework = load_framework("vllm-0.10")
+    fast, slow = front_end_of(framework, chat=True), front_end_of(framework, chat=True, speed=0.5)
+    assert fast is not None and slow is not None
+    assert slow.work(1000) == pytest.approx(2.0 * fast.work(1000)) and slow.latency == fast.latency
+
+
 def test_a_chat_costs_its_template_unless_the_engine_writes_it_itself() -> None:
     framework = load_framework("vllm-0.10")
     text, chat = front_end_of(framework), front_end_of(framework, chat=True)

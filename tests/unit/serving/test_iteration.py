@@ -209,12 +209,15 @@ def test_kernels_are_launched_one_by_one_where_no_graph_is_replayed() -> None:
     """32 layers of 11 Ops each, an embedding and the three Ops of the head: nothing is shorter than their launches."""
     slow, host = launched(), cost_of("dense").host_seconds
     ops = 32 * 11 + sum(len(served(slow, part)) for part in ("embedding", "head"))
-    assert slow._launching[0] == pytest.approx((ops * LAUNCH, ops * LAUNCH))
+    pieces = 32 * 2 * LAUNCH  # of every layer a graph and the attention beside it
+    assert slow._launching[0] == pytest.approx((ops * LAUNCH, ops * LAUNCH, pieces))
     short, long = BatchShape(((600, 0),), 0, 0), BatchShape(((8000, 0),), 0, 0)
     assert slow.iteration(short) == pytest.approx(ops * LAUNCH + host(1))
     assert slow.iteration(long) == cost_of("dense").iteration(long) > ops * LAUNCH
     captured, few, many = BatchShape(((100, 0),), 0, 0), BatchShape((), 64, 6400), BatchShape((), 65, 6500)
-    assert slow.iteration(captured) == cost_of("dense").iteration(captured) < ops * LAUNCH
+    kernels = sum(cost_of("dense").device_times(captured))
+    assert slow.iteration(captured) == pytest.approx(max(kernels, pieces) + host(1))
+    assert pieces < ops * LAUNCH
     assert slow.iteration(few) == cost_of("dense").iteration(few) < ops * LAUNCH
     assert slow.iteration(many) == pytest.approx(ops * LAUNCH + host(65))
 
@@ -275,7 +278,21 @@ def test_layers_of_some_kinds_keep_the_host_longer(constant: str, layers: int) -
             engine = replace(engine, constants=engine.constants | extra)
             cost = ReplicaCost(load_model(model), plan, engine, replica().node, FABRIC)
             seconds.append(cost._launching[0])
-    assert seconds[1] == pytest.approx([s + layers * 2e-3 for s in seconds[0]]) and seconds[2] == seconds[3]
+    between = layers if "latent" in constant else 0  # pieces of graphs hold experts, but no attention
+    more = [layers * 2e-3, layers * 2e-3, between * 2e-3]
+    assert seconds[1] == pytest.approx([s + m for s, m in zip(seconds[0], more, strict=True)])
+    assert seconds[2] == seconds[3]
+
+
+def test_pieces_of_graphs_leave_out_all_of_latent_attention_but_its_output() -> None:
+    """Eight Ops, four of them GEMMs whose input is made narrow in fp8, and the piece itself; 16 bit needs no casts."""
+    engine = load_framework("tensorrt-llm-1.2")
+    each = engine.constants["host_per_launch"].value
+    waits = engine.constants["host_per_latent_layer"].value
+    for precision, launches in (("fp8", 13), ("fp4", 13), ("fp4-mlp", 9), ("bf16", 9)):
+        plan = Plan(tensor_parallel=8, precision=precision)
+        cost = ReplicaCost(load_model("deepseek-v3"), plan, engine, replica().node, FABRIC)
+        assert cost._launching[0][2] == pytest.approx(61 * (launches * each + waits))
 
 
 @pytest.mark.parametrize(("device", "layers"), [("dgx-h100", 36), ("dgx-b200", 0)])
@@ -288,7 +305,8 @@ def test_experts_that_are_widened_keep_the_host_longer(device: str, layers: int)
         engine = replace(engine, constants=engine.constants | {"host_per_unpacked_expert_layer": constant})
         plan = Plan(tensor_parallel=2, precision="fp4")
         seconds.append(ReplicaCost(load_model("gpt-oss-120b"), plan, engine, load_node(device), FABRIC)._launching[0])
-    assert seconds[1] == pytest.approx([s + layers * 2e-3 for s in seconds[0]])
+    assert seconds[1][:2] == pytest.approx([s + layers * 2e-3 for s in seconds[0][:2]])
+    assert seconds[1][2] == seconds[0][2]
 
 
 def test_a_host_of_half_the_speed_takes_twice_as_long_to_launch() -> None:

@@ -54,6 +54,14 @@ def test_an_idle_engine_and_one_busy_with_prompts_keep_nobody_waiting(arrivals: 
     np.testing.assert_array_equal(first(PlannedAhead(InFlight()), *arrivals), first(InFlight(), *arrivals))
 
 
+def test_prompts_keep_no_scheduler_whose_workers_launch() -> None:
+    """A decode after the first prompt is planned when the second request comes at 0.03 s."""
+    apart = first(PlannedAhead(InFlight(), apart=True), 0.0, 0.03)
+    np.testing.assert_allclose(apart, [PROMPT, PROMPT + DECODE + PROMPT])
+    idle = PlannedAhead(InFlight(), apart=True)
+    np.testing.assert_array_equal(first(idle, 0.0, 7.0), first(InFlight(), 0.0, 7.0))
+
+
 @pytest.mark.parametrize("base", [InFlight, ChunkedPrefill])
 def test_it_is_a_batching_policy(base: type) -> None:
     check_batch_policy(PlannedAhead(base()))
@@ -61,7 +69,9 @@ def test_it_is_a_batching_policy(base: type) -> None:
 
 def test_only_engines_that_overlap_plan_ahead() -> None:
     assert isinstance(policies(deployment("llama-3.1-8b", "sglang-0.4"), 0)["batching"], PlannedAhead)
-    assert not isinstance(policies(deployment("llama-3.1-8b", "vllm-0.6"), 0)["batching"], PlannedAhead)
+    for name in ("vllm-0.6", "vllm-0.10"):
+        assert not isinstance(policies(deployment("llama-3.1-8b", name), 0)["batching"], PlannedAhead)
+    assert isinstance(policies(deployment("llama-3.1-8b", "vllm-latest"), 0)["batching"], PlannedAhead)
     drafted = {"speculation": {"method": "mtp", "draft_tokens": 3, "accepted_lengths": "dsv4-pro-mtp-thinking"}}
     found = policies(deployment("deepseek-v3", "tensorrt-llm-1.0", options=drafted), 0)["batching"]
     assert found.lag == round(1.5 * 2.49 - 0.5)
