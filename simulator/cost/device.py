@@ -294,6 +294,7 @@ class DeviceCost:
         curve, start = self._curve_of(work), 0.0
         if work.dtype == "fp8" and curve == "gemm.fp8" and work.casts and self._recorded:
             curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
+        if work.casts and self._recorded:
             work = _cast_operands(work)
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))

@@ -86,3 +86,15 @@ def test_memory_keeps_its_clock(rows: int) -> None:
         assert limited.seconds < 1.01 * alone.seconds
     if rows == 8192:
         assert limited.seconds > 0.97 * alone.seconds / OWN
+
+
+def test_narrower_operands_take_less_time_where_the_device_has_units_for_them() -> None:
+    cluster = Cluster("b200", (NodeGroup(load_node("dgx-b200"), 1),), Fabric("fat-tree", load_link("ndr400")))
+    model, framework = load_model("llama-3.1-8b"), load_framework("nemo-24.07")
+    times = [
+        PipelinedJob(TrainingJob(p, model, framework, Batch(64, 2, 8192), Plan(data_parallel=8, precision=p)), cluster)
+        .run()
+        .seconds
+        for p in ("bf16", "fp8", "nvfp4")
+    ]
+    assert times[0] > 1.3 * times[1] > 1.3 * 1.05 * times[2]
