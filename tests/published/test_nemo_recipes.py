@@ -94,16 +94,16 @@ def errors() -> dict[tuple[Recipe, str], float]:
 
 
 def test_steps_of_recipes(errors: dict[tuple[Recipe, str], float]) -> None:
-    for precision in ("bf16", "fp8"):
-        assert statistics.median(abs(e) for (_, p), e in errors.items() if p == precision) < 0.10
-    assert max(map(abs, errors.values())) < 0.20
+    for precision, most in (("bf16", 0.10), ("fp8", 0.07)):
+        assert statistics.median(abs(e) for (_, p), e in errors.items() if p == precision) < most
+    assert max(map(abs, errors.values())) < 0.17
 
 
 def test_what_fp8_gains(errors: dict[tuple[Recipe, str], float]) -> None:
     """1.33 to 1.53 times: no constant tells fp8's share of the clock from that of bf16."""
     for recipe in RECIPES:
         gain = (1 + errors[recipe, "bf16"]) / (1 + errors[recipe, "fp8"])
-        assert gain == pytest.approx(1.0, abs=0.08), recipe.model
+        assert gain == pytest.approx(1.0, abs=0.1), recipe.model
 
 
 def test_what_more_watts_gain(errors: dict[tuple[Recipe, str], float]) -> None:
@@ -111,4 +111,4 @@ def test_what_more_watts_gain(errors: dict[tuple[Recipe, str], float]) -> None:
     on_h100, on_gb200 = (r for r in RECIPES if r.model == "nemotron-340b" and r.gpus == 128)
     for precision in ("bf16", "fp8"):
         ratio = (1 + errors[on_h100, precision]) / (1 + errors[on_gb200, precision])
-        assert ratio == pytest.approx(1.0, abs=0.1)
+        assert ratio == pytest.approx(1.0, abs=0.12)
