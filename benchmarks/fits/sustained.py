@@ -1,5 +1,5 @@
-"""Fits ``gemm.bf16.continuous.sustained``: the share of a kernel benchmark's GEMM speed that training keeps hour
-after hour, and ``accumulated``: what a GEMM keeps of that which adds to a matrix in fp32.
+"""Fits ``gemm.bf16.continuous.sustained``: the share of the compute units' clock in a kernel benchmark that training
+keeps hour after hour, and ``accumulated``: what a GEMM keeps of that which adds to a matrix in fp32.
 
 Kernel benchmarks last milliseconds; a training step draws full power all the time, and the power limit lowers the
 clock.
@@ -34,7 +34,7 @@ KEY = "gemm.bf16.continuous.sustained"
 SHORTEST = 1e-3
 """A hundred calls of a GEMM below this [s] are over before the power limit lowers the clock."""
 
-GRID = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6)
+GRID = (1.0, 0.92, 0.84, 0.76, 0.68, 0.6, 0.52)
 ROWS = 24
 """Rows per source: evenly spaced, so that every source weighs the same and the fit takes a minute."""
 
@@ -42,7 +42,7 @@ ROWS = 24
 def kernels(path: Path, gpu: str, accelerator: str) -> None:
     """Prints both shares of a device from measured GEMMs."""
     device = DeviceCost(load_accelerator(accelerator))
-    ratios: dict[bool, list[float]] = {False: [], True: []}
+    calls: dict[bool, list[tuple[Work, float]]] = {False: [], True: []}
     with path.open() as file:
         for row in csv.DictReader(file):
             if row["gpu"] != gpu or row["op"] != "matmul":
@@ -53,10 +53,15 @@ def kernels(path: Path, gpu: str, accelerator: str) -> None:
             measured = flops / (float(row["peak_tflops"]) * 1e12 * float(row["fraction_of_peak"]))
             if measured >= SHORTEST and (fp32 or shape["accumulate"] == "False"):
                 work = Work(OpKind.GEMM, "bf16", flops, 2.0 * (m * k + k * n) + (8.0 if fp32 else 2.0) * m * n, m, n, k)
-                ratios[fp32].append(device.price(work).seconds / measured)
-    sustained, added = (statistics.median(ratios[fp32]) for fp32 in (False, True))
-    print(f"{gpu}: sustained {sustained:.2f} of {len(ratios[False])} GEMMs >= 1 ms, accumulated "
-          f"{added / sustained:.2f} of {len(ratios[True])} more, one source")  # fmt: skip
+                calls[fp32].append((work, measured))
+
+    def share(kept: float, of: list[tuple[Work, float]]) -> float:
+        """Median of the times at a share of the compute units' clock over those measured, less 1."""
+        return statistics.median(device.price(replace(w, flops=w.flops / kept)).seconds / t for w, t in of) - 1
+
+    sustained, added = (zero([(share(kept, calls[fp32]), kept) for kept in GRID]) for fp32 in (False, True))
+    print(f"{gpu}: sustained {sustained:.2f} of {len(calls[False])} GEMMs >= 1 ms, accumulated "
+          f"{added / sustained:.2f} of {len(calls[True])} more, one source")  # fmt: skip
 
 
 def with_share(case: Case, share: float) -> Case:

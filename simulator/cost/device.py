@@ -294,6 +294,8 @@ class DeviceCost:
         curve, start = self._curve_of(work), 0.0
         if work.dtype == "fp8" and curve == "gemm.fp8" and work.casts and self._recorded:
             curve, cast = f"{curve}.{TENSOR_SCALED}", self._cast(work, used)
+        if work.casts and self._recorded:
+            work = _cast_operands(work)
         flops = grouped_gemm_flops(work, device.sm_count) if work.kind is OpKind.GROUPED_GEMM else work.flops
         compute = flops / (self.share(f"{curve}.compute", used) * device.rate(work.dtype))
         memory = work.bytes * self.reading(work, curve, used)
@@ -309,6 +311,7 @@ class DeviceCost:
             compute /= self.shared(unpacked_experts(dense, device.architecture), used)
             memory, start = max(memory, self._unpacking(work, used)), self.shared(UNPACKED_EXPERT_START, used)
         uncast = work.kind is OpKind.GROUPED_GEMM and self._resolver.has(curve, "cast")
+        uncast = uncast or (curve.endswith(TENSOR_SCALED) and work.operator == "weight_gradient")
         launch = start + self.launch(f"{curve}.launch", used, without="elementwise.launch" if uncast else "")
         together = smooth_max(compute, memory, self.value(f"{curve}.sharpness", used))
         if work.kind is OpKind.GROUPED_GEMM:
@@ -371,6 +374,12 @@ class DeviceCost:
         link = self.accelerator.host_link
         floor = work.message / link.bandwidth
         return Priced(link.latency + work.message / link.achievable, floor, "network", (), weakest(()))
+
+
+def _cast_operands(work: Work) -> Work:
+    """A product whose operands are read in fp8, after they were cast, not in the 16 bits in which they are stored."""
+    narrow = (2.0 - DTYPE_BYTES[work.dtype]) * (work.m * work.k + work.groups * work.n * work.k)
+    return replace(work, bytes=max(0.0, work.bytes - narrow))
 
 
 def _at_full_speed(device: Accelerator) -> Accelerator:

@@ -36,7 +36,7 @@ CURVE_LEAVES = {
     "between": "time", "between_recorded": "time", "cast": "ratio", "cached": "number", "unaligned": "number",
 }  # fmt: skip
 """Parameters of the efficiency curves. ``achieved`` is a rate, kept as ``compute`` = achieved / peak; ``sustained`` is
-the share of a short benchmark's speed that compute-bound kernels keep for hours, under the power limit; ``accumulated``
+the share of the clock in a short benchmark that compute units keep for hours, under the power limit; ``accumulated``
 the share of that which a GEMM keeps that adds to a matrix in fp32. ``between`` (of
 ``sequence``) is the time from one kernel of a model to the next where the host itself computes, ``between_recorded``
 the same where autograd records. ``cast`` is the share of the bandwidth at which the input of a narrow GEMM is made,

@@ -188,7 +188,7 @@ class BlockPricer:
         else:
             priced = self.device.price(work)
             if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
-                priced = self._sustained(priced, work.dtype, _accumulates(op))
+                priced = self._sustained(priced, work, _accumulates(op))
             elif op.kind is OpKind.ATTENTION:
                 priced = self._limited(priced, work)
         return PricedOp(op, priced, work.flops, work.bytes)
@@ -201,18 +201,22 @@ class BlockPricer:
             known = self._works[id(op)] = (op, work_of(op, self.mesh, ranks))
         return known[1]
 
-    def _sustained(self, priced: Priced, dtype: str, accumulates: bool) -> Priced:
-        """The price under continuous load: kernel benchmarks are too short for the power limit to bite."""
-        key = (dtype, accumulates)
+    def _sustained(self, priced: Priced, work: Work, accumulates: bool) -> Priced:
+        """The price under continuous load: kernel benchmarks are too short for the power limit to bite.
+
+        The limit lowers the clock of the compute units; memory has one of its own.
+        """
+        key = (work.dtype, accumulates)
         if key not in self._shares:
             device = self.device.accelerator
-            found = sustained_share(device, dtype), accumulated_share(device, dtype) if accumulates else None
+            found = sustained_share(device, work.dtype), accumulated_share(device, work.dtype) if accumulates else None
             self._shares[key] = tuple(c for c in found if c is not None)
-        if not self._shares[key] or priced.bound != "compute":
+        if not self._shares[key]:
             return priced
-        used = list(priced.constants)
+        used = list[str]()
         share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
-        return replace(priced, seconds=priced.seconds / share, constants=tuple(used))
+        slow = self.device.price(replace(work, flops=work.flops / share))
+        return replace(slow, floor=priced.floor, constants=(*slow.constants, *used))
 
     def _limited(self, priced: Priced, work: Work) -> Priced:
         """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
@@ -223,7 +227,8 @@ class BlockPricer:
         """
         if priced.bound != "compute" or sustained_share(self.device.accelerator, work.dtype) is None:
             return priced
-        product = self._sustained(self.device.price(Work(OpKind.GEMM, work.dtype, work.flops)), work.dtype, False)
+        whole = Work(OpKind.GEMM, work.dtype, work.flops)
+        product = self._sustained(self.device.price(whole), whole, False)
         used = [*priced.constants, *product.constants]
         seconds = product.seconds / (min(1.0, self.device.shared(BACKWARD, used)) if work.backward else 1.0)
         return priced if seconds <= priced.seconds else replace(priced, seconds=seconds, constants=tuple(used))

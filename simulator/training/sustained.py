@@ -1,4 +1,4 @@
-"""What a device keeps of its benchmark speed when it computes without pause."""
+"""What a device keeps of the clock of its benchmarks when it computes without pause."""
 
 from __future__ import annotations
 
@@ -6,43 +6,75 @@ import math
 from dataclasses import replace
 
 from simulator.constants import Constant, Trust
+from simulator.cost.device import TENSOR_SCALED
 from simulator.cost.resolve import SAME_ARCHITECTURE_SIGMA, curve_dtype, fitted_accelerators
-from simulator.hardware.types import Accelerator
+from simulator.hardware.power import clock_under, dynamic_share
+from simulator.hardware.types import Accelerator, PowerProfile
 
 __all__ = ["accumulated_share", "sustained_share"]
 
-KEY = "gemm.{}.continuous.sustained"
+SUSTAINED = "gemm.{}.continuous.sustained"
 ACCUMULATED = "gemm.{}.continuous.accumulated"
 
 
 def sustained_share(accelerator: Accelerator, dtype: str) -> Constant | None:
-    """Share of a GEMM benchmark's speed that hours of training keep, ``None`` where nothing is known.
+    """Share of the clock of a GEMM benchmark that hours of training keep, ``None`` where nothing is known.
 
     Kernel benchmarks are too short for the power limit to bite. Fitted on the device for the type, else on the device
-    for bf16 (the limit is one of power), else borrowed from the device of its architecture whose peak power is nearest.
+    for bf16, whose clock fp8 shares (docs/decisions/0057-what-a-power-limit-slows.md), else borrowed from the device of
+    its architecture whose peak power is nearest: a FLOP takes as much energy there, so the rate follows the watts.
     """
-    key = KEY.format(curve_dtype(accelerator, dtype))
-    own = accelerator.efficiency.get(key, accelerator.efficiency.get(KEY.format("bf16")))
-    return own if own is not None else _borrowed(accelerator, key)
+    kind = curve_dtype(accelerator, dtype)
+    for key in (SUSTAINED.format(kind), SUSTAINED.format("bf16")):
+        if key in accelerator.efficiency:
+            return accelerator.efficiency[key]
+        lender = _lender(accelerator, key)
+        if lender is not None:
+            kept = lender.efficiency[key]
+            found = replace(kept, value=_clock(accelerator, lender, kind, kept.value))
+            return _borrowed(accelerator, SUSTAINED.format(kind), lender, found)
+    return None
 
 
 def accumulated_share(accelerator: Accelerator, dtype: str) -> Constant | None:
-    """Share of its speed that a weight gradient keeps which is added to fp32 in the GEMM, ``None`` if not measured.
+    """Share of its rate that a weight gradient keeps which is added to fp32 in the GEMM, ``None`` if not measured.
 
     What it adds to is read and written while a block of it ends, where little is left to compute beside.
     """
     key = ACCUMULATED.format(curve_dtype(accelerator, dtype))
-    return accelerator.efficiency.get(key) or _borrowed(accelerator, key)
+    if key in accelerator.efficiency:
+        return accelerator.efficiency[key]
+    lender = _lender(accelerator, key)
+    return None if lender is None else _borrowed(accelerator, key, lender, lender.efficiency[key])
 
 
-def _borrowed(accelerator: Accelerator, key: str) -> Constant | None:
-    """The constant of the device of the architecture whose peak power is nearest."""
+def _clock(accelerator: Accelerator, lender: Accelerator, kind: str, kept: float) -> float:
+    """Share of its clock at which ``accelerator`` draws its peak power, where ``lender`` does at ``kept``.
+
+    What a GEMM asks for at the full clock, over what the limit leaves, grows with the rate and falls with the watts.
+    Power without work, which few sources state, is taken to be the same share of the peak.
+    """
+    faster = _rate(accelerator, lender, kind) / _rate(lender, accelerator, kind)
+    asked = faster * lender.power.peak / accelerator.power.peak / dynamic_share(kept)
+    return clock_under(PowerProfile(0.0, asked), 1.0)
+
+
+def _rate(device: Accelerator, other: Accelerator, kind: str) -> float:
+    """FLOP/s of large GEMMs; the rated ones where one of both has no curve of its own."""
+    sections = (f"gemm.{kind}.{TENSOR_SCALED}.compute", f"gemm.{kind}.compute")
+    fitted = next((s for s in sections if s in device.efficiency and s in other.efficiency), "")
+    return device.peak(kind) * (device.efficiency[fitted].value if fitted else 1.0)
+
+
+def _lender(accelerator: Accelerator, key: str) -> Accelerator | None:
+    """The device of the architecture that has the constant and whose peak power is nearest."""
     family = accelerator.architecture.partition("+")[0]
-    lenders = [a for a in fitted_accelerators() if a.architecture.partition("+")[0] == family and key in a.efficiency]
-    if not lenders:
-        return None
-    lender = min(lenders, key=lambda a: (abs(math.log(a.power.peak / accelerator.power.peak)), a.name))
-    found = lender.efficiency[key]
+    known = [a for a in fitted_accelerators() if a.architecture.partition("+")[0] == family and key in a.efficiency]
+    return min(known, key=lambda a: (abs(math.log(a.power.peak / accelerator.power.peak)), a.name), default=None)
+
+
+def _borrowed(accelerator: Accelerator, key: str, lender: Accelerator, found: Constant) -> Constant:
+    """A lender's constant as one of this device."""
     sigma = math.hypot(found.sigma, SAME_ARCHITECTURE_SIGMA)
     source = f"borrowed from {lender.name}: {found.source}"
     return replace(found, id=f"{accelerator.name}.{key}", sigma=sigma, trust=Trust.BORROWED, source=source)

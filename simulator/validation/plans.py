@@ -88,7 +88,7 @@ def framework_of(source: str, record: Mapping[str, Any]) -> tuple[Framework, lis
 
 
 def precision_of(words: str) -> str:
-    """``fp8``, ``fp16``, ``bf16`` or ``fp32``; ``bf16`` where nothing is said.
+    """``nvfp4``, ``fp8``, ``fp16``, ``bf16`` or ``fp32``; ``bf16`` where nothing is said.
 
     Raises
     ------
@@ -96,11 +96,11 @@ def precision_of(words: str) -> str:
         For formats that no pass trains in.
     """
     text = words.lower()
-    if found := re.search(r"(nv|mx)?fp[46]|tf32|int[48]", text):
+    if found := re.search(r"mxfp[46]|(?<!nv)fp[46]|tf32|int[48]", text):
         raise IncompleteError(f"training in {found[0]} is not modelled")
     if "bf16/fp16" in text:
         return "bf16"
-    return next((p for p in ("fp8", "bf16", "fp16", "fp32") if p in text), "bf16")
+    return next((p for p in ("nvfp4", "fp8", "bf16", "fp16", "fp32") if p in text), "bf16")
 
 
 def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list[str]]:
@@ -112,6 +112,9 @@ def plan_of(record: Mapping[str, Any], framework: Framework) -> tuple[Plan, list
     [chunks] = whole(layout, "vpp", default=0)
     schedule = _schedule(str(layout.get("schedule") or "none"))
     ends = bool(re.search(r"place of one layer|L\+2|one layer fewer", str(layout.get("pipeline_layout") or "")))
+    ends = ends or _ends_must_take_places(
+        int(record["model"].get("layers") or 0), degrees["pp"] * max(chunks, 1), assumed
+    )
     if schedule == "interleaved-1f1b" and not chunks:
         chunks = _chunks(record, degrees["pp"], ends, assumed)
     if chunks > 1 and schedule == "1f1b":
@@ -190,6 +193,18 @@ def _chunks(record: Mapping[str, Any], ranks: int, ends: bool, assumed: list[str
     chunks = held if ends and not rest else fewest
     assumed.append(f"{chunks} virtual stages")
     return chunks
+
+
+def _ends_must_take_places(layers: int, places: int, assumed: list[str]) -> bool:
+    """Whether embedding and head must take a layer's place each, for interleaved chunks to hold equally many.
+
+    Megatron refuses others (megatron/arguments.py); 126 layers of Llama 3.1 405B on 8 stages of 8 chunks are 128 places
+    (``account_for_embedding_in_pipeline_split`` and ``account_for_loss_in_pipeline_split``).
+    """
+    if places < 2 or not layers % places or (layers + 2) % places:
+        return False
+    assumed.append("embedding and head take a layer's place each, as layers do not divide")
+    return True
 
 
 def _sharding(

@@ -98,7 +98,8 @@ class Framework:
         Whether tensor-parallel ranks each send a slice of a pipeline message and join the slices inside the node
         (arXiv 2104.04473 §4.1).
     tensor_parallel_overlap
-        Whether tensor-parallel collectives are split and hidden behind GEMMs.
+        Whether tensor-parallel collectives are split and hidden behind GEMMs; under sequence parallelism in chunks
+        (:mod:`simulator.strategies.tensor.chunks`).
     overlaps_linear_backward
         Whether the backward of a column-parallel linear layer gathers its saved input beside the GEMM of the input
         gradient, and reduces that gradient beside the GEMM of the weight gradient.

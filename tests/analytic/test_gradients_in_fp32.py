@@ -34,9 +34,13 @@ def shares(node: str, gradients: str) -> dict[Phase, set[float]]:
 def test_only_gradients_in_fp32_are_slower_and_only_where_it_was_measured() -> None:
     device = load_accelerator("b200-sxm").efficiency
     sustained = device["gemm.bf16.continuous.sustained"].value
-    accumulated = round(sustained * device["gemm.bf16.continuous.accumulated"].value, 6)
-    assert accumulated < sustained
-    inputs = {Phase.FORWARD: {sustained}, Phase.BACKWARD: {sustained}}
-    assert shares("dgx-b200", "fp32") == inputs | {Phase.WEIGHT_GRADIENT: {accumulated}}
-    assert shares("dgx-b200", "bf16") == inputs | {Phase.WEIGHT_GRADIENT: {sustained}}
-    assert len(set.union(*shares("dgx-h100", "fp32").values())) == 1
+    accumulated = sustained * device["gemm.bf16.continuous.accumulated"].value
+    for gradients, weights in (("fp32", accumulated), ("bf16", sustained)):
+        found = shares("dgx-b200", gradients)
+        for phase, share in (
+            (Phase.FORWARD, sustained), (Phase.BACKWARD, sustained), (Phase.WEIGHT_GRADIENT, weights)
+        ):  # fmt: skip
+            # The clock of memory stays, so a GEMM loses no more than its compute units, and hardly less.
+            assert share <= min(found[phase]) <= max(found[phase]) < share + 0.025
+    whole = set.union(*shares("dgx-h100", "fp32").values())
+    assert max(whole) - min(whole) < 0.025

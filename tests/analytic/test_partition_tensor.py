@@ -212,6 +212,35 @@ def test_decomposed_pair_takes_the_longer_part_and_one_chunk_of_the_shorter(
     assert schedule.makespan == pytest.approx(max(gather, multiply) + min(gather, multiply) / slices)
 
 
+def test_a_framework_that_splits_its_collectives_hides_them() -> None:
+    """Transformer Engine's user buffers: gathers in a chunk per rank, reductions in four, bulk ones left whole."""
+    plan = plan_of(tensor_parallel=4, sequence_parallel=True)
+    waits = replace(FUSED, overlaps_linear_backward=True, tensor_parallel_overlap=False)
+    hides = replace(waits, tensor_parallel_overlap=True)
+    first, second = (layer_of("gpt3-6.7b", plan, batch=8, framework=f) for f in (waits, hides))
+    assert flops(first.ops, plan) == flops(second.ops, plan)
+    for kind in ("all_gather", "reduce_scatter"):
+        assert sum(messages(first.ops, plan, kind, "tp")) == sum(messages(second.ops, plan, kind, "tp"))
+    names = [op.name for op in second.forward if op.collective]
+    assert len(names) == 2 * 4 + 2 * 4
+    # Behind the GEMM of an input gradient comes that of the weight gradient: its reduction stays whole, and so does the
+    # gather of the saved input; the gradients that enter the two row-parallel layers are gathered in chunks.
+    assert sum("chunk" in op.name for op in second.backward if op.collective) == 2 * 4
+    assert sum("chunk" not in op.name for op in second.backward if op.collective) == 4
+    for name in ("forward", "backward"):
+        times = [getattr(_pricer(plan, f), name)(b) for b, f in ((first, waits), (second, hides))]
+        exposed = [t.parts.get("tensor_parallel", 0.0) for t in times]
+        assert exposed[1] < 0.8 * exposed[0]
+        assert times[0].seconds - exposed[0] <= times[1].seconds < times[0].seconds
+
+
+def test_all_reduces_are_not_pipelined() -> None:
+    plan = plan_of(tensor_parallel=4)
+    waits, hides = (replace(FUSED, tensor_parallel_overlap=on) for on in (False, True))
+    one, other = (layer_of("gpt3-6.7b", plan, batch=8, framework=f) for f in (waits, hides))
+    assert [op.name for op in one.ops] == [op.name for op in other.ops]
+
+
 @pytest.mark.parametrize("name", ["domino", "async-tensor-parallel"])
 def test_one_slice_is_plain_tensor_parallelism(name: str) -> None:
     plain = plan_of(tensor_parallel=4)

@@ -49,7 +49,9 @@ def test_states_all_in_bf16() -> None:
     assert per_parameter(Plan(precision="bf16-pure"), FP32_GRADIENTS) == 8.0
 
 
-@pytest.mark.parametrize(("precision", "half", "full"), [("fp32", 16, 16), ("fp16", 16, 18), ("bf16", 16, 18)])
+@pytest.mark.parametrize(
+    ("precision", "half", "full"), [("fp32", 16, 16), ("fp16", 16, 18), ("bf16", 16, 18), ("nvfp4", 16, 18)]
+)
 def test_bytes_per_parameter_of_every_precision(precision: str, half: int, full: int) -> None:
     """Adam in fp32: 4 + 4 + 8; mixed (arXiv 1710.03740): 2 + gradient + 4 master + 8, gradients in 16 or 32 bits."""
     plan = Plan(precision=precision)

@@ -12,7 +12,7 @@ from simulator.workload.model import ModelSpec
 from simulator.workload.ops import Block, Op, OpKind, Phase, Tensor, TensorClass, changed
 from simulator.workload.plan import Plan
 
-__all__ = ["BF16", "FP8", "FP8LM", "FP16", "FP32", "PrecisionRecipe"]
+__all__ = ["BF16", "FP8", "FP8LM", "FP16", "FP32", "NVFP4", "PrecisionRecipe"]
 
 _MICIKEVICIUS = "Micikevicius et al. 2018, arXiv 1710.03740"
 
@@ -172,6 +172,19 @@ class FP8(PrecisionRecipe):
     """fp8 GEMMs with bf16 storage: each casts its 16-bit operands, one scale per tensor; master weights stay fp32."""
 
     arithmetic = "fp8"
+
+
+@register(
+    "nvfp4", kind="pass", area="training", family="precision",
+    cites=("NVIDIA 2025 (Pretraining Large Language Models with NVFP4), arXiv 2509.25149",), validated_by="closed_form",
+)  # fmt: skip
+class NVFP4(PrecisionRecipe):
+    """fp4 GEMMs with bf16 storage: each casts its operands, one scale per 16 elements; master weights stay fp32.
+
+    Layers that a recipe keeps in 16 bits, and Hadamard transforms before weight gradients, are not modelled.
+    """
+
+    arithmetic = "fp4"
 
 
 @register(

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from simulator.registry import Claim, register
 from simulator.strategies.protocols import PassStage
+from simulator.strategies.tensor.chunks import REDUCTION_CHUNKS, chunked
 from simulator.strategies.tensor.layout import beside_backward_gemms, insert_collectives
 from simulator.workload.framework import Framework
 from simulator.workload.lowering_layout import without_groups
@@ -53,7 +54,21 @@ class MegatronTensorParallel:
         return ""
 
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
-        """Shard the dimensions, then insert the collectives they imply."""
+        """Shard the dimensions, then insert the collectives they imply, in chunks if the framework pipelines them."""
+        whole = self.laid_out(block, plan, framework)
+        # Transformer Engine's user buffers pipeline gathers and reductions along the sequence, no all-reduces.
+        if plan.tensor_parallel == 1 or not (framework.tensor_parallel_overlap and plan.sequence_parallel):
+            return whole
+        # A reduction that has the next GEMM to hide beside is not cut.
+        behind = 1 if framework.overlaps_linear_backward else REDUCTION_CHUNKS
+        return replace(
+            whole,
+            forward=tuple(chunked(whole.forward, plan.tensor_parallel, REDUCTION_CHUNKS)),
+            backward=tuple(chunked(whole.backward, plan.tensor_parallel, behind)),
+        )
+
+    def laid_out(self, block: Block, plan: Plan, framework: Framework) -> Block:
+        """The layout with whole collectives."""
         if plan.tensor_parallel == 1:
             return block
         sharded = block.map(lambda op: without_groups(_shard(op), plan.tensor_parallel))

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from simulator.registry import Claim, register
+from simulator.strategies.tensor.chunks import chunked, on_slice
 from simulator.strategies.tensor.megatron import MegatronTensorParallel
 from simulator.workload.framework import Framework
 from simulator.workload.model import ModelSpec
-from simulator.workload.ops import Block, Collective, Dim, Op, OpKind, Tensor, TensorClass
+from simulator.workload.ops import Block, Op, OpKind, Tensor, TensorClass
 from simulator.workload.plan import Plan
 
 __all__ = ["AsyncTensorParallel", "Domino"]
@@ -18,28 +19,6 @@ __all__ = ["AsyncTensorParallel", "Domino"]
 def _sliced_framework(framework: Framework) -> Framework:
     """Collectives have a queue of their own, and stay behind the GEMM that they are cut with."""
     return replace(framework, tensor_parallel_overlap=True, overlaps_linear_backward=False)
-
-
-def _divided(dim: Dim, name: str, parts: int) -> Dim:
-    if dim.name != name:
-        return dim
-    return Dim(dim.name, tuple((-(-units // parts), size) for units, size in dim.parts))
-
-
-def _slice(tensor: Tensor, dim: str, parts: int) -> Tensor:
-    return replace(tensor, dims=tuple(_divided(d, dim, parts) for d in tensor.dims))
-
-
-def _sliced(op: Op, name: str, dim: str, parts: int) -> Op:
-    """``op`` on one of ``parts`` slices of ``dim``, under another name."""
-
-    def cut(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(_slice(t, dim, parts) for t in tensors)
-
-    return replace(
-        op, name=name, reads=cut(op.reads), writes=cut(op.writes), saves=cut(op.saves),
-        flop_dims=tuple(_divided(d, dim, parts) for d in op.flop_dims),
-    )  # fmt: skip
 
 
 @register(
@@ -65,7 +44,7 @@ class Domino(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout on each half, segment by segment in turns."""
         slices = _slices(plan, 2)
-        whole = super().apply(block, plan, _sliced_framework(framework))
+        whole = self.laid_out(block, plan, _sliced_framework(framework))
         batch = block.boundary.dims[0].size
         if plan.tensor_parallel == 1 or slices == 1 or batch % slices:
             return whole
@@ -87,7 +66,7 @@ def _in_turns(ops: Sequence[Op], slices: int) -> Iterator[Op]:
 def _each(segment: Sequence[Op], slices: int) -> Iterator[Op]:
     for index in range(slices):
         for op in segment:
-            part = _sliced(op, f"half{index}.{op.name}", "batch", slices)
+            part = on_slice(op, f"half{index}.{op.name}", "batch", slices)
             yield replace(
                 part, reads=_own(part.reads, index), writes=_own(part.writes, index), saves=_own(part.saves, index)
             )
@@ -116,37 +95,11 @@ class AsyncTensorParallel(MegatronTensorParallel):
     def apply(self, block: Block, plan: Plan, framework: Framework) -> Block:
         """Megatron's layout with gathers and reductions in chunks."""
         slices = _slices(plan, plan.tensor_parallel)
-        whole = super().apply(block, plan, _sliced_framework(framework))
+        whole = self.laid_out(block, plan, _sliced_framework(framework))
         if plan.tensor_parallel == 1 or slices == 1:
             return whole
-        forward, backward = (tuple(_chunked(ops, slices)) for ops in (whole.forward, whole.backward))
+        forward, backward = (tuple(chunked(ops, slices, slices)) for ops in (whole.forward, whole.backward))
         return replace(whole, forward=forward, backward=backward)
-
-
-def _chunked(ops: Sequence[Op], slices: int) -> Iterator[Op]:
-    """Pairs of a gather and the GEMM behind it, and of a GEMM and the reduction behind it, in chunks."""
-    index = 0
-    while index < len(ops):
-        pair = ops[index : index + 2]
-        if len(pair) == 2 and _pipelines(*pair):
-            for part in range(slices):
-                # Chunks write the same names in turn: each consumer waits for the chunk before it.
-                first, second = (_sliced(op, f"{op.name}.chunk{part}", "seq", slices) for op in pair)
-                saves = pair[0].saves if part == 0 else (), pair[1].saves if part == 0 else ()
-                yield replace(first, saves=saves[0])
-                yield replace(second, saves=saves[1])
-            index += 2
-        else:
-            yield ops[index]
-            index += 1
-
-
-def _pipelines(first: Op, second: Op) -> bool:
-    gathers = first.collective is Collective.ALL_GATHER and second.kind is OpKind.GEMM
-    reduces = first.kind is OpKind.GEMM and second.collective in (Collective.REDUCE_SCATTER, Collective.ALL_REDUCE)
-    written = {t.name for t in first.writes}
-
-    return (gathers or reduces) and any(t.name in written and "seq" in t.dim_names for t in second.reads)
 
 
 def _slices(plan: Plan, default: int) -> int:

@@ -30,8 +30,20 @@ def test_an_fp8_gemm_of_a_step_casts_its_input_and_a_weight_gradient_finds_it_ca
     step = DeviceCost(H100, recorded=True)
     work = gemm(8192, 12288, 12288, casts=True, operator="forward")
     cast = step.price(work).seconds - step.price(replace(work, operator="weight_gradient")).seconds
-    # 2 B in, 1 B out, 1 B out transposed, at 80 % of 3,350 GB/s
-    assert cast == pytest.approx(4 * 8192 * 12288 / (0.8 * 3350e9))
+    # 2 B in, 1 B out, 1 B out transposed, at 80 % of 3,350 GB/s, and the launch of the kernel that does it
+    assert cast == pytest.approx(4 * 8192 * 12288 / (0.8 * 3350e9) + 3e-6)
+
+
+def test_an_fp8_gemm_reads_operands_of_one_byte() -> None:
+    """t0 + ((F / (e_f·P))^p + (Q / (e_b·BW))^p)^(1/p) with the bytes of fp8 operands, as the curve was fitted."""
+    m, n, k = 1024, 8192, 8192
+    stored = replace(gemm(m, n, k, casts=True, operator="weight_gradient"), bytes=2.0 * (m * k + n * k + m * n))
+    curve = {leaf: H100.efficiency[f"gemm.fp8.tensor_scaled.{leaf}"].value for leaf in ("launch", "compute", "memory")}
+    p = H100.efficiency["gemm.fp8.tensor_scaled.sharpness"].value
+    compute = 2.0 * m * n * k / (curve["compute"] * 1978.9e12)
+    memory = (m * k + n * k + 2.0 * m * n) / (curve["memory"] * 3350e9)
+    expected = curve["launch"] - 3e-6 + (compute**p + memory**p) ** (1 / p)
+    assert DeviceCost(H100, recorded=True).price(stored).seconds == pytest.approx(expected)
 
 
 def test_serving_and_operands_that_arrive_in_fp8_keep_their_curve() -> None:

@@ -10,7 +10,7 @@ import yaml
 from simulator.errors import ConfigError
 from simulator.validation.hardware import UnknownHardwareError, cluster_of, node_of, port_of
 from simulator.validation.models import IncompleteError, model_of
-from simulator.validation.plans import plan_of
+from simulator.validation.plans import plan_of, precision_of
 from simulator.validation.read import measurement_files, read_file
 from simulator.validation.rows import write_rows
 from simulator.validation.run import validate
@@ -145,6 +145,23 @@ def test_parameters_of_a_model_in_words() -> None:
     assert parameters(gpt) == 12 * layers * h * h + 13 * layers * h + (51200 + 2048) * h + 2 * h
     with pytest.raises(IncompleteError, match="layers, vocab"):
         model_of({"hidden": 8, "heads": 2, "ffn_hidden": 32})
+
+
+@pytest.mark.parametrize(("stages", "taken"), [(8, True), (16, True), (9, False)])
+def test_embedding_and_head_take_places_where_layers_do_not_divide(stages: int, taken: bool) -> None:
+    """126 layers on 8 stages of 8 chunks, on 16 of 8, and on 9 of 7, as NVIDIA's recipes run Llama 3.1 405B."""
+    record = {
+        "model": {"layers": 126}, "hardware": {"gpus_per_node": 8}, "recompute": "none",
+        "parallelism": {"tp": 4, "pp": stages, "dp": 2, "vpp": 7 if stages == 9 else 8, "schedule": "1F1B-interleaved"},
+    }  # fmt: skip
+    plan, assumed = plan_of(record, load_framework("nemo-24.07"))
+    for end in ("embedding", "loss"):
+        assert bool(plan.option(f"account_for_{end}_in_pipeline_split", False)) is taken
+    assert any("as layers do not divide" in words for words in assumed) is taken
+
+
+def test_nvfp4_is_not_fp4_of_some_16_bits() -> None:
+    assert [precision_of(w) for w in ("NVFP4", "MXFP8", "FP8-CS", "bf16")] == ["nvfp4", "fp8", "fp8", "bf16"]
 
 
 @pytest.mark.parametrize(("layers", "stages", "chunks"), [(96, 12, 2), (105, 35, 3), (100, 20, 5)])
