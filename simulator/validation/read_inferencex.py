@@ -86,6 +86,7 @@ def _case(row: Mapping[str, str], file: str) -> Case:
         "id": row["id"], "split": row.get("split") or "dev", "source": "InferenceX", "model": model,
         "engine": engine, "gpu": row["system"], "n": tp * dp, "tp": tp, "dp": dp,
         "dtype": row["precision"], "options": "--enable-dp-attention" if dp > 1 else "",
+        "ep": int(float(row.get("moe_ep_size") or 1)) if dp > 1 else 1,
     }  # fmt: skip
     count = max(concurrency * ROUNDS if concurrency * ROUNDS <= LARGEST else max(2 * concurrency, LARGEST), 8)
     settings = {
