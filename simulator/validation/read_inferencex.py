@@ -82,6 +82,7 @@ class _Engine:
     tp: int
     pp: int
     dp: int
+    ep: int
     workers: int = 1
 
     @property
@@ -140,6 +141,7 @@ def _engine_case(
         "id": row["id"], "split": row.get("split") or "dev", "source": SOURCE, "model": model, "engine": words,
         "gpu": row["system"], "n": engine.ranks * engine.workers, "tp": engine.tp, "pp": engine.pp, "dp": engine.dp,
         "dtype": row["precision"], "options": "--enable-dp-attention" if engine.dp > 1 else "",
+        "ep": engine.ep if engine.dp > 1 else 1,
     }  # fmt: skip
     keys = ("model_path", "system", "precision", "mode", "isl", "osl", "conc", "backend")
     case = deployment_case(
@@ -173,8 +175,8 @@ def _engines(row: Row) -> list[_Engine]:
         If a disaggregated run does not say how many engines there are of each.
     """
     if row["mode"] == "agg":
-        (tp, dp), [pp] = _degrees(row), whole(row, "pp_size", default=1)
-        return [_Engine("", tp, pp, dp)]
+        (tp, dp), (pp, ep) = _degrees(row), whole(row, "pp_size", "moe_ep_size", default=1)
+        return [_Engine("", tp, pp, dp, ep)]
     if row["mode"] != "disagg":
         raise IncompleteError(f"mode '{row['mode']}' is neither 'agg' nor 'disagg'")
     stages = ("prefill", "decode")
@@ -183,8 +185,9 @@ def _engines(row: Row) -> list[_Engine]:
     found = []
     for stage in stages:
         tp, workers = whole(row, f"{stage}_tp_size", f"{stage}_num_workers")
-        pp, dp = whole(row, f"{stage}_pp_size", f"{stage}_attention_dp_size", default=1)
-        found.append(_Engine(stage, tp, pp, dp, workers))
+        names = (f"{stage}_{what}_size" for what in ("pp", "attention_dp", "moe_ep"))
+        pp, dp, ep = whole(row, *names, default=1)
+        found.append(_Engine(stage, tp, pp, dp, ep, workers))
     return found
 
 

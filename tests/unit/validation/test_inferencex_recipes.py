@@ -101,3 +101,12 @@ def test_which_prompts_are_replayed_piece_by_piece(
     more = {"osl": osl, "precision": precision, "moe_ep_size": str(experts)}
     found = launched("2026-02-06", image, ranks=ranks, conc=conc, isl=int(isl), **more)
     assert found.replayed == replayed
+
+
+def test_ranks_of_data_parallel_attention_have_experts_whole(shared: Path) -> None:
+    """Every sweep with it states ranks of experts: none takes slices of all of them."""
+    cases = read_file(shared / "reference/serving_peers/inferencex_runs.csv.gz").cases
+    plans = [c.subject.deployment.plan for c in cases if c.subject.deployment]
+    ranked = [plan for plan in plans if plan.data_parallel > 1]
+    assert ranked
+    assert all(plan.expert_parallel == plan.data_parallel and not dict(plan.options) for plan in ranked)
