@@ -107,7 +107,7 @@ class Accelerator:
         while found not in self.peak_flops and found in wider:
             found = wider[found]
         if found not in self.peak_flops:  # matrix engines with 16-bit inputs only (TPU) also run the wider types
-            found = "bf16"
+            found = next(t for t in ("bf16", "fp16", "tf32", "fp32") if t in self.peak_flops)
         return self.peak_flops[found]
 
     def rate(self, dtype: str) -> float:

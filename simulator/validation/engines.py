@@ -42,8 +42,9 @@ YEARS: dict[str, Version] = {"2023": (0, 2), "2024": (0, 6), "2025": (0, 10)}
 """A year instead of a version, of vLLM."""
 
 PRECISIONS = (
-    (r"mxfp4", "mxfp4"), (r"nvfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8", "fp8"),
-    (r"q4_k", "q4-k"), (r"q4|int4|awq|gptq", "int4"), (r"int8", "int8"), (r"bf16", "bf16"), (r"fp16", "fp16"),
+    (r"mxfp4", "mxfp4"), (r"nvfp4|fp4", "fp4"), (r"fp8.*weight.only", "fp8-weight-only"), (r"fp8|e4m3", "fp8"),
+    (r"q4_k", "q4-k"), (r"q4|int4|4bit|w4a16|awq|gptq", "int4"), (r"int8|w8a8", "int8"), (r"bf16|bfloat16", "bf16"),
+    (r"fp16|float16|half", "fp16"), (r"fp32|float32", "fp32"),
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ Read in SemiAnalysisAI/InferenceX ``benchmarks/*.sh`` (commits of each script's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -87,11 +88,11 @@ class _Run:
 def recipe(model: str, backend: str, row: Mapping[str, str], ranks: int, attention_ranks: int) -> Recipe:
     """Options of the run's script; empty where no script of that model and engine was read."""
     run = _Run(
-        row["system"].split("_")[0], row["precision"], int(float(row["isl"])), int(float(row["osl"])),
+        _card(row["system"]), row["precision"], int(float(row["isl"])), int(float(row["osl"])),
         int(float(row["conc"])), ranks, attention_ranks, int(float(row.get("moe_ep_size") or 1)),
         row.get("image") or row.get("backend_version") or "", row.get("measured") or "",
     )  # fmt: skip
-    rule = RULES.get((model, backend))
+    rule = RULES.get((model, backend)) if run.system in SCRIPTED else None
     found = rule(run) if rule else PLAIN
     compiles = model == "deepseek-v3" and (backend, run.precision) in COMPILING
     precision = found.precision or CHECKPOINTS.get((model, run.precision), "")
@@ -103,6 +104,15 @@ CHECKPOINTS = {("deepseek-v3", "fp4"): "fp4-mlp", ("gpt-oss-120b", "fp4"): "mxfp
 """What the checkpoints of a sweep hold where its column says less: nvidia/DeepSeek-R1-0528-FP4-V2 leaves most of the
 attention in 16 bit, openai/gpt-oss-120b all but the experts."""
 
+
+def _card(system: str) -> str:
+    """``b200`` of ``b200_sxm``, ``B200-180GB`` and ``NVIDIA B200``."""
+    found = re.search(r"(gb|mi|[abh])\d+x?", system.lower())
+    return found[0] if found else system.lower()
+
+
+SCRIPTED = ("h100", "h200", "b200", "b300", "gb200", "gb300")
+"""Systems of the scripts that were read, and their kin; AMD's have scripts of their own."""
 
 COMPILING = (("sglang", "fp4"), ("sglang", "fp8"), ("trtllm", "fp8"))
 """Engines and formats whose kernels for DeepSeek-R1 are compiled just in time: FlashInfer's in SGLang, DeepGEMM's in

@@ -36,12 +36,11 @@ def _checked(subject: Subject) -> tuple[Deployment, str]:
     return subject.deployment, "; ".join(check_deployment(subject.deployment, subject.cluster))
 
 
-def _cost(deployment: Deployment, subject: Subject) -> ReplicaCost:
-    """Iteration times; no record of a static batch speculates."""
+def _cost(deployment: Deployment, subject: Subject) -> ReplicaCost | None:
+    """Iteration times of a plain decoder; ``None`` of a model with more around it (an encoder, towers, drafts)."""
     assert subject.cluster is not None
     found = replica_cost(deployment, subject.cluster)
-    assert isinstance(found, ReplicaCost)
-    return found
+    return found if isinstance(found, ReplicaCost) else None
 
 
 def run_capacity(subject: Subject) -> tuple[Prediction, str]:
@@ -66,6 +65,8 @@ def run_static(subject: Subject) -> tuple[Prediction, str]:
     if reason or cache.reason:
         return {}, reason or cache.reason
     cost = _cost(deployment, subject)
+    if cost is None:
+        return {}, f"static batches of {deployment.model.family} are not simulated: it is no plain decoder"
     if points := subject.setting("points"):
         return _points(cost, deployment, points), ""  # type: ignore[arg-type]
     batch, prompt, output = (int(float(str(subject.setting(k)))) for k in ("batch", "isl", "osl"))
