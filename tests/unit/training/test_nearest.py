@@ -54,10 +54,10 @@ def test_what_fits_nowhere_names_nothing() -> None:
 
 def test_micro_batches_are_halved_until_they_fit() -> None:
     """The largest of 64, 32, 16 ... that the run itself says fits."""
-    plan = Plan(tensor_parallel=8, data_parallel=2, zero_stage=1)
+    plan = Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=8, zero_stage=1)
 
     def run(size: int) -> TrainingJob:
-        asked = job(plan, name="gpt3-13b", batch=128)
+        asked = job(plan, name="gpt3-13b", batch=512)
         return replace(asked, batch=replace(asked.batch, micro_batch_size=size))
 
     fitting = [s for s in (64, 32, 16, 8, 4, 2, 1) if estimate_step(run(s), cluster(), with_interval=False).feasible]
