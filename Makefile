@@ -42,6 +42,7 @@ bench: $(VENV)/.installed-dev
 
 docs: $(VENV)/.installed
 	$(BIN)/fmsim list strategies --markdown > docs/strategies.md
+	$(BIN)/fmsim schema --results > docs/results.md
 
 clean:
 	rm -rf $(VENV) build dist runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -159,8 +159,15 @@ def new(
     return OK
 
 
-def schema() -> int:
+def schema(
+    results: Annotated[bool, typer.Option("--results", help="Result tables as the page docs/results.md.")] = False,
+) -> int:
     """Print the JSON Schema of scenario files, for completion in editors."""
+    if results:
+        from simulator.report.results_page import results_page
+
+        print(results_page(), end="")
+        return OK
     from simulator.scenario.schema import json_schema
 
     print_json(json_schema())

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from simulator.results.palette import OKABE_ITO, ROLES
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -19,34 +21,11 @@ __all__ = [
     "lighter", "titles",
 ]  # fmt: skip
 
-OKABE_ITO = {
-    "black": "#000000", "orange": "#E69F00", "sky": "#56B4E9", "green": "#009E73", "yellow": "#F0E442",
-    "blue": "#0072B2", "vermillion": "#D55E00", "purple": "#CC79A7", "grey": "#BDBDBD",
-}  # fmt: skip
-"""Okabe & Ito (2008), Color Universal Design, and a neutral grey for what is not a category."""
-
 SERIES = tuple(OKABE_ITO[c] for c in ("blue", "vermillion", "green", "orange", "purple", "sky", "black"))
 MARKERS = "osD^vPX*<>"
 """Colour and marker of a series go round with different lengths, so that seventy series differ."""
 
 INK, FAINT = "#222222", "#D9D9D9"
-
-_ROLES = {
-    # memory
-    "param": "blue", "grad": "sky", "optim": "green", "activation": "orange", "kv": "purple",
-    "workspace": "yellow", "fragmentation": "grey", "reserve": "black",
-    # time
-    "forward": "blue", "backward": "green", "recompute": "yellow", "tensor_parallel": "orange",
-    "context_parallel": "purple", "expert_parallel": "purple", "data_parallel": "vermillion",
-    "pipeline_p2p": "purple", "bubble": "grey", "optimizer": "sky", "host": "black", "compute": "blue",
-    # pipeline tasks: blue forward, green whole backward; a split backward is orange and yellow
-    "input_gradient": "orange", "weight_gradient": "yellow", "evict": "purple", "load": "black",
-    # latency
-    "ttft": "blue", "tpot": "vermillion", "e2e": "green", "running": "blue", "waiting": "vermillion",
-    "kv_occupancy": "purple",
-    # links
-    "hbm": "blue", "scale_up": "green", "scale_out": "orange", "nvme": "purple", "wan": "vermillion",
-}  # fmt: skip
 
 STYLE: dict[str, Any] = {
     "font.size": 10, "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlelocation": "left",
@@ -75,7 +54,7 @@ def drawing(ax: Axes | None, width: float = 7.5, height: float = 4.0) -> Iterato
 def colour_of(role: str, index: int = 0) -> str:
     """The colour of a class, part or link; one that is not known takes its turn in the palette."""
     names = [n for n in OKABE_ITO if n not in ("black", "yellow")]
-    return OKABE_ITO[_ROLES.get(role, names[index % len(names)])]
+    return OKABE_ITO[ROLES.get(role, names[index % len(names)])]
 
 
 def ink_of(ax: Axes) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from simulator.errors import ConfigError
 from simulator.report.html_svg import bars, scatter
-from simulator.report.variants import FIGURES_OF_MERIT, figure_text
+from simulator.report.variants import FIGURES_OF_MERIT, figure_text, reasons_of
 from simulator.results.tables import Result, schema
 from simulator.scenario.compare_draws import better_when_higher
 from simulator.scenario.sweep_table import Sweep, short_names, value_text
@@ -153,9 +153,10 @@ def sweep_page(sweep: Sweep, figures: Mapping[str, str] | None = None) -> str:
         note = "Point at a mark to read its values." if drawn else ""
         sections.insert(0, Section("Trade-off", figures=[*drawn, *(figures or {}).values()], note=note))
     if best:
-        head = [Cell("figure", is_text=True), Cell("best point", is_text=True)]
-        lines = [Row([Cell(a, is_text=True), Cell(b, is_text=True)]) for a, _, b in (t.partition(": ") for t in best)]
-        sections.insert(0, Section("Best by each figure", [Table(head, lines, sortable=False)]))
+        pairs = [(figure, point) for figure, _, point in (text.partition(": ") for text in best)]
+        sections.insert(0, Section("Best by each figure", [_words(("figure", "best point"), pairs)]))
+    if fallen := [(points, reason) for reason, points in reasons_of(sweep).items()]:
+        sections.append(Section("Points that do not work", [_words(("points", "reason"), fallen)]))
     name = str(sweep.document.get("name") or "sweep")
     verdict = f"{len(sweep.points)} points: {said}."
     return _render(
@@ -299,6 +300,12 @@ def _memory_bars(result: Result) -> list[str]:
 # -- a sweep ------------------------------------------------------------------------------------------------------
 
 
+def _words(heads: tuple[str, str], lines: Iterable[tuple[str, str]]) -> Table:
+    """Two columns of text."""
+    rows = [Row([Cell(text, is_text=True) for text in line]) for line in lines]
+    return Table([Cell(head, is_text=True) for head in heads], rows, sortable=False)
+
+
 def _named(sweep: Sweep, row: Mapping[str, Any]) -> str:
     names = short_names(sweep.axes)
     values = ", ".join(f"{names[a]} {value_text(row[a])}" for a in sweep.axes if row.get(a) is not None)
@@ -308,18 +315,17 @@ def _named(sweep: Sweep, row: Mapping[str, Any]) -> str:
 def _sweep_table(sweep: Sweep) -> Table:
     names = short_names(sweep.axes)
     shown = [c for c in FIGURES_OF_MERIT if any(figure_text(c, row.get(c)) for row in sweep.rows)]
-    heads = [Cell("point"), *(Cell(names[a], title=a) for a in sweep.axes), Cell("workload", is_text=True)]
-    heads += [*(_head("summary", c) for c in shown), Cell("status"), Cell("reason")]
+    heads = [Cell("point"), *(Cell(names[a], title=a) for a in sweep.axes)]
+    heads += [Cell("workload", is_text=True), Cell("status", is_text=True), *(_head("summary", c) for c in shown)]
     lines = []
     for row in sweep.rows:
         axes = [row.get(a) for a in sweep.axes]
         cells = [
             Cell(str(row["point"]), float(row["point"])),
             *(_axis(v) for v in axes),
-            Cell(str(row["workload"]), is_text=True),
+            *(Cell(str(row[key]), is_text=True) for key in ("workload", "status")),
         ]
         cells += [_cell("summary", c, row.get(c)) for c in shown]
-        cells += [Cell(str(row["status"]), is_text=True), Cell(str(row.get("reason") or ""), is_text=True)]
         lines.append(Row(cells, "" if row["status"] == "ok" else str(row["status"])))
     return Table(heads, lines)
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from simulator.results.palette import OKABE_ITO, ROLES
+
 __all__ = ["bars", "scatter"]
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9", "#222222", "#BDBDBD")
-"""Okabe and Ito's palette, readable by the colour-blind."""
+COLOURS = tuple(OKABE_ITO[c] for c in ("blue", "vermillion", "green", "orange", "purple", "sky", "black", "grey"))
 
 _TEXT = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12" fill="#222"'
 
@@ -27,6 +28,7 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
     stacked = any(len(pieces) > 1 for _, pieces, _ in rows)
     left, width, height = 110.0, 360.0, 20.0
     top = 26.0
+    colours = {name: _colour(name, i) for i, name in enumerate(names)}
     parts = [f'<text x="0" y="14" font-weight="bold" {_TEXT}>{escape(title)}</text>']
     for i, (label, pieces, end) in enumerate(rows):
         y, x = top + i * (height + 6), left
@@ -35,22 +37,27 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[str, float, str]],
             if value <= 0:
                 continue
             length = width * value / largest
-            colour = COLOURS[names.index(name) % len(COLOURS)]
             parts.append(
                 f'<rect class="mark" x="{x:.1f}" y="{y}" width="{max(length, 0.5):.1f}" height="{height}" '
-                f'fill="{colour}"><title>{escape(f"{label}: {name} {text}")}</title></rect>'
+                f'fill="{colours[name]}"><title>{escape(f"{label}: {name} {text}")}</title></rect>'
             )
             x += length
         parts.append(f'<text x="{x + 6:.1f}" y="{y + 15}" {_TEXT}>{escape(end)}</text>')
     y, x = top + len(rows) * (height + 6) + 14, left
-    for i, name in enumerate(names if stacked else ()):  # a bar of one piece has its name beside it
+    for name in names if stacked else ():  # a bar of one piece has its name beside it
         wide = 26 + 7.2 * len(name)
         if x + wide > left + width + 120:
             x, y = left, y + 20
-        parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{COLOURS[i % len(COLOURS)]}"/>')
+        parts.append(f'<rect x="{x}" y="{y - 10}" width="12" height="12" fill="{colours[name]}"/>')
         parts.append(f'<text x="{x + 17}" y="{y}" {_TEXT}>{escape(name)}</text>')
         x += wide
     return _svg(left + width + 140, y + 12 if stacked else y - 8, title, parts)
+
+
+def _colour(name: str, place: int) -> str:
+    """That of the other figures, or one after the other where they have none of its own."""
+    role = ROLES.get(name.replace(" ", "_"))
+    return OKABE_ITO[role] if role else COLOURS[place % len(COLOURS)]
 
 
 def scatter(title: str, x_label: str, y_label: str, points: Sequence[tuple[float, float, str, str]]) -> str:

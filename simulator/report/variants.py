@@ -18,7 +18,7 @@ from simulator.units import format_quantity
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_recommendation", "print_sweep"]
+__all__ = ["FIGURES_OF_MERIT", "figure_text", "print_recommendation", "print_sweep", "reasons_of"]
 
 FIGURES_OF_MERIT = (
     "accelerators", "seconds", "floor_seconds", "tokens_per_s_per_gpu", "mfu", "memory_peak", "training_seconds",
@@ -41,18 +41,25 @@ def print_sweep(sweep: Sweep, console: Console) -> None:
         console.print(_table(rows, short_names(sweep.axes), several))
     if len(sweep.rows) > _MOST_ROWS:
         console.print(f"... and {len(sweep.rows) - _MOST_ROWS} more rows; -o DIR saves all as sweep.csv", style="dim")
-    reasons: dict[str, list[int]] = {}
-    for row in sweep.rows:
-        if row["status"] != "ok":
-            reasons.setdefault(f"{row['status']}: {row.get('reason', '')}", []).append(int(row["point"]))
-    for reason, points in list(reasons.items())[:12]:
-        which = ", ".join(f"#{p}" for p in points[:6]) + (f" and {len(points) - 6} more" if len(points) > 6 else "")
+    for reason, which in list(reasons_of(sweep).items())[:12]:
         console.print(Text(f"{which}: {reason}", style="yellow"))
     said = ", ".join(f"{n} {state}" for state, n in sweep.states.items() if n)
     many = "point" if len(sweep.points) == 1 else "points"
     console.print(f"{len(sweep.points)} {many} at depth {sweep.depth}: {said}", style="bold", markup=False)
     if not sweep.axes:
         console.print("nothing varies: give alternatives with -s path=v1,v2 or in a what_if section", style="yellow")
+
+
+def reasons_of(sweep: Sweep) -> dict[str, str]:
+    """Why points are infeasible or wrong, each reason once, and which points those are."""
+    found: dict[str, list[int]] = {}
+    for row in sweep.rows:
+        if row["status"] != "ok":
+            found.setdefault(f"{row['status']}: {row.get('reason', '')}", []).append(int(row["point"]))
+    return {
+        reason: ", ".join(f"#{p}" for p in points[:6]) + (f" and {len(points) - 6} more" if len(points) > 6 else "")
+        for reason, points in found.items()
+    }
 
 
 def _table(rows: Sequence[Mapping[str, Any]], names: Mapping[str, str], several: bool) -> Table:

@@ -49,8 +49,10 @@ def _changes(job: TrainingJob, cluster: Cluster) -> Iterator[Change]:
         yield {"sequence_parallel": True}
     if any(s.zero_stage == 0 for s in plan.stage_plans):
         yield {"zero_stage": 1}
-    if batch.micro_batch_size > 1:
-        yield {"micro_batch_size": 1}
+    size = batch.micro_batch_size
+    while size > 1:
+        size = 1 if size % 2 else size // 2
+        yield {"micro_batch_size": size}
     if any(s.recompute == "none" for s in plan.stage_plans):
         yield {"recompute": "selective"}
     if any(s.recompute in ("none", "selective") for s in plan.stage_plans):

@@ -10,6 +10,7 @@ import pytest
 from simulator.cluster.rollout import estimate_job
 from simulator.training.nearest import nearest_fit
 from simulator.training.step import estimate_step
+from simulator.workload.jobs import TrainingJob
 from simulator.workload.plan import Plan
 from tests.unit.strategies.training_cases import cluster, job
 
@@ -49,3 +50,16 @@ def test_the_named_plan_fits_and_needs_every_change(model: str, plan: Plan) -> N
 
 def test_what_fits_nowhere_names_nothing() -> None:
     assert not nearest_fit(job(Plan(data_parallel=16), name="gpt3-175b"), cluster(1))
+
+
+def test_micro_batches_are_halved_until_they_fit() -> None:
+    """The largest of 64, 32, 16 ... that the run itself says fits."""
+    plan = Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=8, zero_stage=1)
+
+    def run(size: int) -> TrainingJob:
+        asked = job(plan, name="gpt3-13b", batch=512)
+        return replace(asked, batch=replace(asked.batch, micro_batch_size=size))
+
+    fitting = [s for s in (64, 32, 16, 8, 4, 2, 1) if estimate_step(run(s), cluster(), with_interval=False).feasible]
+    assert 1 < fitting[0] < 64
+    assert nearest_fit(run(64), cluster()) == f"micro_batch_size {fitting[0]}"
