@@ -73,6 +73,25 @@ def test_every_schedule_runs_completely_and_in_order(case: tuple[str, int, int, 
     assert (order.kind == B).sum() == (order.kind == W).sum()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_every_schedule_ends_at_the_least_micro_batches(name: str) -> None:
+    """Where warming up takes all forwards of a rank, an order deadlocks most easily."""
+    schedule = lookup("pipeline", name)()
+    tried = 0
+    for p in range(1, 8):
+        for chunks in (1, 2, 4):
+            least = next((m for m in range(1, 17) if not schedule.check(p, m, chunks)), 0)
+            if least:
+                ones = np.ones(p * chunks)
+                costs = PipelineCosts(
+                    forward=ones, backward=2 * ones, input_gradient=ones, weight_gradient=ones, p2p=0.0,
+                    overlap_p2p=True, activation_bytes=ones, overlapped=lambda f, b, split: 2.0 if split else 3.0,
+                )  # fmt: skip
+                run_schedule(schedule, costs, p, least, chunks).validate()
+                tried += 1
+    assert tried
+
+
 @settings(max_examples=80, deadline=None)
 @given(runs())
 def test_all_passes_agree_to_the_bit(case: tuple[str, int, int, int, PipelineCosts]) -> None:

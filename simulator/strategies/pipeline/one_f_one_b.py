@@ -102,8 +102,11 @@ class Interleaved1F1B:
             microbatch, chunk = forward(k)
             return microbatch, chunks - 1 - chunk
 
-        warmup = 2 * (ranks - 1 - np.arange(ranks)) + (chunks - 1) * ranks + self.ahead
-        return warmup_order(warmup, microbatches * chunks, forward, backward)
+        return warmup_order(self.warmup(ranks, chunks), microbatches * chunks, forward, backward)
+
+    def warmup(self, ranks: int, chunks: int) -> Indices:
+        """Forwards before the first backward [rank], if there are as many."""
+        return 2 * (ranks - 1 - np.arange(ranks)) + (chunks - 1) * ranks + self.ahead
 
 
 @register(
@@ -127,10 +130,14 @@ class OverlappedInterleaved1F1B(Interleaved1F1B):
     ahead = 1
 
     def order(self, ranks: int, microbatches: int, chunks: int) -> Sequence[Sequence[Action]]:
-        """As interleaved, with the pairs of the steady phase marked."""
+        """As interleaved, with the pairs of the steady phase marked.
+
+        A rank that warms up with all of its forwards has none: its last one must not wait for a backward.
+        """
         plain = TaskOrder.of(super().order(ranks, microbatches, chunks))
         pairs = np.zeros(len(plain.kind), dtype=bool)
         pairs[:-1] = (plain.kind[:-1] == F) & (plain.kind[1:] == BW)
+        pairs &= np.repeat(self.warmup(ranks, chunks) < microbatches * chunks, np.diff(plain.offsets))
         pairs[plain.offsets[1:] - 1] = False
         same = (plain.microbatch[:-1] == plain.microbatch[1:]) & (plain.chunk[:-1] == plain.chunk[1:])
         pairs[:-1] &= ~same
