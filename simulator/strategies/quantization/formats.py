@@ -179,7 +179,7 @@ class FP4Weights(WeightFormat):
     area="serving",
     family="quantization",
     cites=("nvidia/DeepSeek-R1-0528-FP4-v2 model card: of the attention its output alone is in NVFP4",),
-    validated_by="published",
+    validated_by="closed_form",
 )
 class FP4MLPs(FP4Weights):
     """fp4 in MLPs, experts and the output of attention, all else in 16 bit (NVIDIA's checkpoints of DeepSeek-R1)."""
