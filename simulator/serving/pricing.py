@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from simulator.cost.device import DeviceCost
 from simulator.cost.network import NetworkCost
@@ -29,8 +29,9 @@ _MOST_LOWERED = 16
 _MOST = 128
 """Engines that are remembered of each: hardware, each with its constants moved for intervals."""
 
-_MOST_BLOCKS = 64
-"""Compiled blocks that are remembered of each: those that intervals price again, with room for a prompt's sizes."""
+_MOST_BLOCKS = 48
+"""Compiled blocks that are remembered together: an interval prices some twenty of its engine again and again. Each is a
+thousand objects, and more of them are work for the garbage collector."""
 
 T = TypeVar("T")
 
@@ -41,12 +42,11 @@ class Blocks:
     An interval moves one constant after the other: without this every move would lower the model again.
     """
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[Hashable, Block] = OrderedDict()
+    _known: ClassVar[OrderedDict[Hashable, Block]] = OrderedDict()
 
     def at(self, part: int, tokens: int, make: Callable[[], Block]) -> Block:
         """The block of a part for so many tokens, made the first time."""
-        return _recent(self._known, (part, tokens), make, _MOST_BLOCKS)
+        return _recent(self._known, (self, part, tokens), make, _MOST_BLOCKS)
 
 
 @dataclass(eq=False)

@@ -92,10 +92,10 @@ class Tensor:
     tier: Tier = Tier.HBM
     trainable: bool = True
 
-    @cached_property
+    @property
     def dim_names(self) -> tuple[str, ...]:
         """Names of the dimensions."""
-        return tuple(d.name for d in self.dims)
+        return tuple([d.name for d in self.dims])
 
     def local(self, dim: Dim, mesh: Mesh) -> int:
         """Size of one of its dimensions on one rank."""
@@ -277,13 +277,15 @@ class Op:
         """The Op with ``dim`` split over ``axis`` in itself and in every tensor that has it."""
         if dim not in self.dim_names:
             return self
-        return changed(
+        made = changed(
             self,
             sharding=(*self.sharding, (dim, axis)) if (dim, axis) not in self.sharding else self.sharding,
             reads=tuple(t.sharded(dim, axis) for t in self.reads),
             writes=tuple(t.sharded(dim, axis) for t in self.writes),
             saves=tuple(t.sharded(dim, axis) for t in self.saves),
         )
+        vars(made)["dim_names"] = self.dim_names  # its dimensions are the same
+        return made
 
     def local(self, dim: Dim, mesh: Mesh) -> int:
         """Local size of one of the Op's dimensions."""
