@@ -28,6 +28,16 @@ def requests(count: int = 10, inputs: int = 500, outputs: int = 200) -> RequestT
     return RequestTable(np.zeros(count), *equal, "equal", TraceProvenance("test", "generated", count, count))
 
 
+def random_requests(
+    seed: int, count: int, gap: float, inputs: tuple[int, int], outputs: tuple[int, int]
+) -> RequestTable:
+    """Poisson arrivals with a mean ``gap`` [s]; lengths evenly from the first to below the second number."""
+    rng = np.random.default_rng(seed)
+    arrival = np.cumsum(rng.exponential(gap, count))
+    lengths = rng.integers(*inputs, count), rng.integers(*outputs, count)
+    return RequestTable(arrival, *lengths, "random", TraceProvenance("test", "generated", count, count))
+
+
 def deployment(
     model: str, framework: str = "vllm-0.10", table: RequestTable | None = None, **changes: Any
 ) -> Deployment:

@@ -16,9 +16,8 @@ from simulator.strategies.protocols import BatchShape, Segment
 from simulator.strategies.settings import settings_of
 from simulator.strategies.sparsity.kept_context import ALL
 from simulator.workload.model_files import load_model
-from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
-from tests.serving_deployments import cluster, deployment, replica
+from tests.serving_deployments import cluster, deployment, random_requests, replica
 
 HEADS: dict[str, dict[str, Any]] = {
     "medusa": {"widths": [3, 2, 2]}, "eagle": {"widths": [3, 2, 2]}, "mtp": {"draft_tokens": 3},
@@ -110,12 +109,7 @@ def pooled(policy: Any, requests: RequestTable) -> Any:
 
 
 def test_pools_that_never_help_are_splitwise() -> None:
-    rng = np.random.default_rng(2)
-    size = 300
-    requests = RequestTable(
-        np.cumsum(rng.exponential(0.3, size)), rng.integers(50, 900, size), rng.integers(2, 80, size), "pools",
-        TraceProvenance("test", "generated", size, size),
-    )  # fmt: skip
+    requests = random_requests(2, 300, 0.3, (50, 900), (2, 80))
     apart = pooled("splitwise", requests)
     never = pooled(lookup("disaggregation", "mixed-pool")(queue_limit=1 << 40), requests)
     np.testing.assert_allclose(never.run.finish, apart.run.finish, rtol=1e-12)

@@ -187,19 +187,15 @@ def test_repairs_have_their_median_and_mean() -> None:
     assert np.mean(times) == pytest.approx(repair.mean, rel=0.05)
 
 
+PIPED = {
+    "tensor_parallel": 8, "sequence_parallel": True, "pipeline_parallel": 2, "data_parallel": 2, "zero_stage": 0
+}  # fmt: skip
 NODE = {"mtbf": {"node": "64 h"}, "detection": "30 s", "restart": "90 s", "regroup": "10 s", "repair": "2 h"}
 
 
 @pytest.mark.parametrize("recovery", [r.name for r in registry.strategies(family="recovery")])
 def test_every_recovery_conserves_time_and_finishes(recovery: str) -> None:
-    plan = {
-        "tensor_parallel": 8,
-        "sequence_parallel": True,
-        "pipeline_parallel": 2,
-        "data_parallel": 2,
-        "zero_stage": 0,
-    }
-    work = scenario(NODE, recovery, nodes=4, plan=plan, steps=50_000)
+    work = scenario(NODE, recovery, nodes=4, plan=PIPED, steps=50_000)
     result = simulator.run(work)
     run = result.details["tune.run"]
     assert isinstance(registry.lookup("recovery", recovery)(), Recovery)
@@ -212,15 +208,8 @@ def test_every_recovery_conserves_time_and_finishes(recovery: str) -> None:
 
 
 def test_recoveries_differ_as_they_should() -> None:
-    plan = {
-        "tensor_parallel": 8,
-        "sequence_parallel": True,
-        "pipeline_parallel": 2,
-        "data_parallel": 2,
-        "zero_stage": 0,
-    }
     names = ("checkpoint-restart", "just-in-time", "oobleck", "varuna", "bamboo")
-    rows = {r: simulator.run(scenario(NODE, r, nodes=4, plan=plan, steps=50_000)).of("tune") for r in names}
+    rows = {r: simulator.run(scenario(NODE, r, nodes=4, plan=PIPED, steps=50_000)).of("tune") for r in names}
     assert rows["just-in-time"]["lost_rework"] < 0.05 * rows["checkpoint-restart"]["lost_rework"]
     assert rows["checkpoint-restart"]["lost_node"] > 0
     for elastic in ("oobleck", "varuna", "bamboo"):

@@ -20,8 +20,7 @@ from simulator.serving.token_wise import TokenWise
 from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.model_files import load_model
 from simulator.workload.plan import Plan
-from simulator.workload.requests.provenance import TraceProvenance
-from simulator.workload.requests.table import RequestTable
+from tests.serving_deployments import random_requests
 
 GIB = 2.0**30
 
@@ -76,12 +75,7 @@ class Affine:
 
 
 def test_pools_that_start_late_do_the_same_later() -> None:
-    rng = np.random.default_rng(4)
-    size = 60
-    table = RequestTable(
-        np.cumsum(rng.exponential(0.2, size)), rng.integers(10, 300, size), rng.integers(2, 40, size), "pools",
-        TraceProvenance("test", "generated", size, size),
-    )  # fmt: skip
+    table = random_requests(4, 60, 0.2, (10, 300), (2, 40))
 
     def run(begin: float) -> Any:
         clock = Clock()

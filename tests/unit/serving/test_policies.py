@@ -18,6 +18,7 @@ from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.jobs import ServiceLevel
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
+from tests.serving_deployments import random_requests
 
 
 class Second:
@@ -172,12 +173,7 @@ def test_a_run_can_be_cut_off() -> None:
 
 def test_a_shared_clock_changes_nothing() -> None:
     """Another process that looks at the replica every 0.7 s sees it in step and does not disturb it."""
-    rng = np.random.default_rng(2)
-    size = 50
-    table = RequestTable(
-        np.cumsum(rng.exponential(2, size)), rng.integers(1, 300, size), rng.integers(1, 60, size), "shared",
-        TraceProvenance("test", "generated", size, size),
-    )  # fmt: skip
+    table = random_requests(2, 50, 2, (1, 300), (1, 60))
     alone = simulate_deployment(table, Second(), kv_blocks=500)
     clock = Clock()
     process = DeploymentProcess(clock, table, Second(), EngineLimits(500))
@@ -198,12 +194,7 @@ def test_a_shared_clock_changes_nothing() -> None:
 
 def test_two_that_begin_late_together_do_the_same_later() -> None:
     """Times on the clock are rounded: an arrival must not lie behind the moment it was booked for."""
-    rng = np.random.default_rng(2)
-    size = 100
-    table = RequestTable(
-        np.cumsum(rng.exponential(2, size)), rng.integers(1, 300, size), rng.integers(1, 60, size), "late",
-        TraceProvenance("test", "generated", size, size),
-    )  # fmt: skip
+    table = random_requests(2, 100, 2, (1, 300), (1, 60))
     alone = simulate_deployment(table, Second(), kv_blocks=500)
     clock = Clock()
     clock.run(clock.timeout(1000.0))

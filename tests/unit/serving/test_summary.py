@@ -15,6 +15,7 @@ from simulator.strategies.protocols import BatchShape, Segment
 from simulator.workload.jobs import ServiceLevel
 from simulator.workload.requests.provenance import TraceProvenance
 from simulator.workload.requests.table import RequestTable
+from tests.serving_deployments import random_requests
 
 ERROR = 0.005
 
@@ -28,12 +29,7 @@ class Affine:
 
 
 def outcome(record: str, progress: list[int]) -> object:
-    rng = np.random.default_rng(4)
-    size = 20_000
-    table = RequestTable(
-        np.cumsum(rng.exponential(0.05, size)), rng.integers(1, 900, size), rng.integers(1, 300, size), "summary",
-        TraceProvenance("test", "generated", size, size),
-    )  # fmt: skip
+    table = random_requests(4, 20_000, 0.05, (1, 900), (1, 300))
     clock = Clock()
     process = DeploymentProcess(
         clock, table, Affine(), EngineLimits(20_000, max_model_len=1150), replicas=3, record=record,  # type: ignore[arg-type]
