@@ -74,7 +74,8 @@ def deployment_of(record: StrategyRecord) -> dict[str, Any]:
         plan = {"tensor_parallel": 1, "data_parallel": 8, "expert_parallel": 8}
         return {"plan": plan, family: name}
     if family == "expert":
-        return {"plan": {"tensor_parallel": 2, "expert_parallel": 2, "options": {"expert": name}}}
+        ranks = "data_parallel" if name == "gathered-slices" else "tensor_parallel"
+        return {"plan": {"tensor_parallel": 1, ranks: 2, "expert_parallel": 2, "options": {"expert": name}}}
     named = {"speculation": SPECULATION, "sparse_attention": SPARSE_ATTENTION, "serving_offload": OFFLOAD}
     key = {"serving_offload": "offload"}.get(family, family)
     more: dict[str, Any] = {"count": 5, "rank": 8} if family == "adapters" else named.get(family, {}).get(name, {})
