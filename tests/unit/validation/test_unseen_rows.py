@@ -269,7 +269,7 @@ def test_layouts_in_words_are_plans_that_run(layout: dict, changes: dict, stage:
     assert answer["step"] > 0.0 and not note
 
 
-@pytest.mark.parametrize("words", ["nvfp4", "MXFP4", "tf32", "int8"])
+@pytest.mark.parametrize("words", ["MXFP4", "fp4", "tf32", "int8"])
 def test_formats_that_no_pass_trains_in_are_not_taken_for_others(words: str) -> None:
     [skipped] = read_training_file({"runs": [{**RECORD, "precision": words}]}, "f").skipped
     assert "is not modelled" in skipped.reason
