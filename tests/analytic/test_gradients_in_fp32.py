@@ -26,7 +26,7 @@ def shares(node: str, gradients: str) -> dict[Phase, set[float]]:
     for op in (*block.forward, *block.backward):
         priced = pricer.price(op).priced
         if op.kind is OpKind.GEMM and priced.bound == "compute":
-            alone = pricer.device.price(pricer._work(op)).seconds
+            alone = pricer.device.price(pricer.work(op)).seconds
             found.setdefault(op.phase, set()).add(round(alone / priced.seconds, 6))
     return found
 
