@@ -192,6 +192,9 @@ class Framework:
     pairs_sequence_chunks
         Whether a rank of context parallelism holds two chunks of a sequence, one from either half, so that causal
         attention is as much work on every rank; all-to-alls then leave the tokens out of order.
+    saves_output_by_tokens
+        Whether attention between all-to-alls keeps its output as it left, cut by tokens, and exchanges it once more for
+        the backward; else it is kept by heads as well.
     operators_per_shard
         Operators per parameter tensor and data-parallel rank, where ZeRO-1 gathers updated parameters slice by slice.
     gathers_by_parameter
@@ -329,6 +332,7 @@ class Framework:
     router_selections: int = 0
     sorts_arrived_rows: bool = False
     pairs_sequence_chunks: bool = False
+    saves_output_by_tokens: bool = False
     operators_per_shard: int = 0
     gathers_by_parameter: bool = False
     message_copies_gather: int = 0

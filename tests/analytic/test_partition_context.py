@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from partitions import FUSED, flops, layer_of, messages, plan_of, same_work
 
@@ -39,6 +41,18 @@ def test_activations_are_cut(kind: str) -> None:
     # Ulysses keeps the output of attention in both layouts: for attention's backward and for that of the projection.
     extra = 2 * S * H / 4 if kind == "ulysses" else 0
     assert saved == pytest.approx(full / 4 + extra, rel=1e-12)
+
+
+def test_an_output_kept_by_tokens_is_sent_once_more_instead_of_kept_twice() -> None:
+    plan = plan_of(context_parallel=4, context="ulysses")
+    framework = load_framework("megatron-core-0.8")
+    twice = replace(framework, saves_output_by_tokens=False)
+    again, kept = (layer_of("llama-3.1-8b", plan, 1, S, f) for f in (framework, twice))
+    output = 2 * S * H / 4
+    assert sum(t.bytes(plan.mesh) for t in kept.saved) - sum(t.bytes(plan.mesh) for t in again.saved) == output
+    assert messages(again.forward, plan, "all_to_all", "cp") == messages(kept.forward, plan, "all_to_all", "cp")
+    more = messages(again.backward, plan, "all_to_all", "cp")
+    assert more == [output, *messages(kept.backward, plan, "all_to_all", "cp")]
 
 
 def test_ring_sends_every_chunk_past_every_rank() -> None:
@@ -96,11 +110,12 @@ def test_what_ulysses_exchanges_is_copied_by_rank_and_where_chunks_come_in_pairs
     ranks, s, h = 8, 2048, 4096
     plan = plan_of(context_parallel=ranks, context="ulysses")
     block = layer_of("gpt3-6.7b", plan, 1, s, load_framework(framework))
-    for ops in (block.forward, block.backward):
+    again = copies == 2  # the output once more, for the backward
+    for ops, more in ((block.forward, 0), (block.backward, again)):
         moved = [op for op in ops if op.name.endswith((".by_rank", ".in_order"))]
-        assert len(moved) == 2 * copies
+        assert len(moved) == (2 + more) * copies
         # Read and written once per copy: the projection and the output, or their gradients.
-        assert sum(work_of(op, plan.mesh, 1).bytes for op in moved) == 2 * 2 * 4 * s * h / ranks * copies
+        assert sum(work_of(op, plan.mesh, 1).bytes for op in moved) == 2 * 2 * (4 + more) * s * h / ranks * copies
 
 
 def test_all_gather_moves_all_keys_and_values() -> None:
@@ -135,8 +150,6 @@ def test_contiguous_ranks_together_do_the_whole() -> None:
 
 @pytest.mark.parametrize("window", [512, 4096])
 def test_window_is_found_back_from_the_mean(window: int) -> None:
-    from dataclasses import replace
-
     from simulator.strategies.context.tokens import busiest_context
     from simulator.workload.lowering_attention import mean_context
 

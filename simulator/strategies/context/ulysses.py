@@ -4,7 +4,8 @@ The heads that go to one rank lie apart in every token, so what is sent is laid 
 is laid out by token: a copy on the side of the tokens. A rank that holds two chunks of a causal sequence, one from
 either half, has tokens out of order behind the exchange: a copy on the side of the heads, where frameworks deal so.
 Queries, keys and values are exchanged one after another (``DistributedAttention`` of microsoft/DeepSpeed @0862aa3
-deepspeed/sequence/layer.py, ``flash_attn_a2a_communicate`` of Transformer Engine).
+deepspeed/sequence/layer.py, ``flash_attn_a2a_communicate`` of Transformer Engine). The output that attention's backward
+reads is kept by heads beside the one that the projection reads by tokens, or exchanged once more.
 """
 
 from __future__ import annotations
@@ -96,14 +97,18 @@ def _convert(
     entering = {t.name: t for op in region for t in op.reads if _on_tokens(t) and t.name not in here}
     leaving = {t.name: t for op in region for t in op.writes if _on_tokens(t) and t.name in later}
     edges |= frozenset(entering) | frozenset(leaving)
-    inside = tuple(_on_heads(op, edges) for op in region)
-    name, phase, paired = f"{prefix}.{region[0].phase}", region[0].phase, framework.pairs_sequence_chunks
     apart = any(op.kind is OpKind.ATTENTION for op in region)
+    again = frozenset(leaving) if apart and framework.saves_output_by_tokens else frozenset()
+    inside = tuple(_on_heads(op, edges, again) for op in region)
+    name, phase, paired = f"{prefix}.{region[0].phase}", region[0].phase, framework.pairs_sequence_chunks
     before, after = (
         _exchange(f"{name}.{side}", phase, tuple(tensors), edges, inward=inward, paired=paired, apart=apart)
         for side, tensors, inward in (("to_heads", entering.values(), True), ("to_tokens", leaving.values(), False))
     )
-    return (*ops[:first], *before, *inside, *after, *rest), edges, frozenset(here | set(entering))
+    saved = tuple(t for op in region for t in op.saves if t.name in again)
+    if saved:
+        after = (*after[:-1], replace(after[-1], saves=saved))
+    return (*ops[:first], *before, *inside, *after, *rest), edges, frozenset(here | set(entering)) - again
 
 
 def _on_tokens(tensor: Tensor) -> bool:
@@ -120,15 +125,18 @@ def _heads_layout(tensor: Tensor, edges: frozenset[str]) -> Tensor:
     return replace(tensor, name=name, sharding=(*kept, *heads))
 
 
-def _on_heads(op: Op, edges: frozenset[str]) -> Op:
+def _on_heads(op: Op, edges: frozenset[str], unsaved: frozenset[str]) -> Op:
+    """The Op on all tokens and a share of the heads; ``unsaved``: tensors that are kept by tokens instead."""
+
     def turned(tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(_heads_layout(t, edges) for t in tensors)
 
     kept = tuple(s for s in op.sharding if s[1] != AXIS)
     heads = tuple((d, AXIS) for d in HEAD_DIMS if d in op.dim_names)
     return replace(
-        op, reads=turned(op.reads), writes=turned(op.writes), saves=turned(op.saves), sharding=(*kept, *heads)
-    )
+        op, reads=turned(op.reads), writes=turned(op.writes),
+        saves=turned(tuple(t for t in op.saves if t.name not in unsaved)), sharding=(*kept, *heads),
+    )  # fmt: skip
 
 
 def _exchange(
@@ -139,33 +147,32 @@ def _exchange(
 
     ``paired``: a rank holds two chunks of the sequence; ``apart``: queries, keys and values are sent one by one.
     """
-    if not tensors:
-        return ()
-    tokens, heads = tensors, tuple(_heads_layout(t, edges) for t in tensors)
-    sent, mixed = _pieces(tokens, "by_rank", apart), _pieces(heads, "mixed", apart)
-    exchanges = [
-        Op(
-            f"{name}.{index}" if len(sent) > 1 else name, OpKind.COLLECTIVE, phase, one.dtype,
-            *(((one,), (other,)) if inward else ((other,), (one,))),
-            collective=Collective.ALL_TO_ALL, axis=AXIS, stream=Stream.SCALE_UP,
+    copies, exchanges, arranged = list[Op](), list[Op](), list[Op]()
+    for index, one in enumerate(tensors):
+        label, other = f"{name}.{index}" if len(tensors) > 1 else name, _heads_layout(one, edges)
+        sent, mixed = _pieces(one, "by_rank", apart), _pieces(other, "mixed", apart)
+        copies.append(_copy(f"{label}.by_rank", phase, *(((one,), sent) if inward else (sent, (one,)))))
+        exchanges += [
+            Op(
+                f"{label}.{piece}" if len(sent) > 1 else label, OpKind.COLLECTIVE, phase, source.dtype,
+                *(((source,), (target,)) if inward else ((target,), (source,))),
+                collective=Collective.ALL_TO_ALL, axis=AXIS, stream=Stream.SCALE_UP,
+            )
+            for piece, (source, target) in enumerate(zip(sent, mixed, strict=True))
+        ]  # fmt: skip
+        ordered = _copy(
+            f"{label}.{'in_order' if paired else 'view'}", phase, *((mixed, (other,)) if inward else ((other,), mixed))
         )
-        for index, (one, other) in enumerate(zip(sent, mixed, strict=True))
-    ]  # fmt: skip
-    by_rank = _copy(f"{name}.by_rank", phase, *((tokens, sent) if inward else (sent, tokens)))
-    arranged = _copy(
-        f"{name}.{'in_order' if paired else 'view'}", phase, *((mixed, heads) if inward else (heads, mixed))
-    )
-    if not paired:
-        arranged = replace(arranged, tags=_VIEW)
-    return (by_rank, *exchanges, arranged) if inward else (arranged, *exchanges, by_rank)
+        arranged.append(ordered if paired else replace(ordered, tags=_VIEW))
+    return (*copies, *exchanges, *arranged) if inward else (*arranged, *exchanges, *copies)
 
 
-def _pieces(tensors: tuple[Tensor, ...], suffix: str, apart: bool) -> tuple[Tensor, ...]:
+def _pieces(tensor: Tensor, suffix: str, apart: bool) -> tuple[Tensor, ...]:
     """What is sent as one message each, in the layout that ``suffix`` names."""
+    last = tensor.dims[-1]
     return tuple(
-        replace(t, name=f"{t.name}|{suffix}.{index}", dims=(*t.dims[:-1], Dim(t.dims[-1].name, parts)))
-        for t in tensors
-        for index, parts in enumerate([(p,) for p in t.dims[-1].parts] if apart else [t.dims[-1].parts])
+        replace(tensor, name=f"{tensor.name}|{suffix}.{index}", dims=(*tensor.dims[:-1], Dim(last.name, parts)))
+        for index, parts in enumerate([(p,) for p in last.parts] if apart else [last.parts])
     )
 
 
