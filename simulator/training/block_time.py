@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from simulator.constants import Constant, Trust, both
-from simulator.cost.attention import BACKWARD
+from simulator.constants import Trust, both
 from simulator.cost.device import DeviceCost
 from simulator.cost.host import HostCost
 from simulator.cost.network import CommGroup, NetworkCost
@@ -28,7 +26,7 @@ from simulator.training.block_program import (
     steady_pair,
 )
 from simulator.training.shard_host import slices_of_pass
-from simulator.training.sustained import accumulated_share, sustained_share
+from simulator.training.sustained import UnderLoad
 from simulator.workload.framework import Framework
 from simulator.workload.ops import Block, Collective, Op, OpKind, Phase, Stream, Tier, Work
 from simulator.workload.plan import base_axis
@@ -94,6 +92,13 @@ class PhaseTime:
         """``count`` of these in a row."""
         return combine(((self, count),))
 
+    def after(self, wait: float) -> PhaseTime:
+        """This pass behind so many seconds in which the device waits for its host."""
+        if not wait:
+            return self
+        parts = {**self.parts, "host": self.parts.get("host", 0.0) + wait}
+        return replace(self, seconds=self.seconds + wait, parts=parts)
+
 
 def combine(terms: Iterable[tuple[PhaseTime, float]]) -> PhaseTime:
     """Passes one after another, each counted a number of times."""
@@ -150,7 +155,7 @@ class BlockPricer:
         )
         self._base: BlockPricer | None = None
         self._moved: frozenset[str] = frozenset()
-        self._shares: dict[tuple[str, bool], tuple[Constant, ...]] = {}
+        self._load = UnderLoad(device)
         self._works: dict[int, tuple[Op, Work]] = {}
         self._programs: dict[tuple[int, str], tuple[Block, tuple[BlockProgram, ...]]] = {}
         self._ops: dict[int, tuple[Op, PricedOp]] = {}
@@ -188,9 +193,9 @@ class BlockPricer:
         else:
             priced = self.device.price(work)
             if op.kind in (OpKind.GEMM, OpKind.GROUPED_GEMM):
-                priced = self._sustained(priced, work, _accumulates(op))
+                priced = self._load.gemm(priced, work, _accumulates(op))
             elif op.kind is OpKind.ATTENTION:
-                priced = self._limited(priced, work)
+                priced = self._load.attention(priced, work)
         return PricedOp(op, priced, work.flops, work.bytes)
 
     def work(self, op: Op) -> Work:
@@ -200,38 +205,6 @@ class BlockPricer:
             ranks = self.layout.group(op.axis).ranks if op.kind in COMMUNICATION else 1
             known = self._works[id(op)] = (op, work_of(op, self.mesh, ranks))
         return known[1]
-
-    def _sustained(self, priced: Priced, work: Work, accumulates: bool) -> Priced:
-        """The price under continuous load: kernel benchmarks are too short for the power limit to bite.
-
-        The limit lowers the clock of the compute units; memory has one of its own.
-        """
-        key = (work.dtype, accumulates)
-        if key not in self._shares:
-            device = self.device.accelerator
-            found = sustained_share(device, work.dtype), accumulated_share(device, work.dtype) if accumulates else None
-            self._shares[key] = tuple(c for c in found if c is not None)
-        if not self._shares[key]:
-            return priced
-        used = list[str]()
-        share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
-        slow = self.device.price(replace(work, flops=work.flops / share))
-        return replace(slow, floor=priced.floor, constants=(*slow.constants, *used))
-
-    def _limited(self, priced: Priced, work: Work) -> Priced:
-        """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
-
-        What lowers the clock is power; a product costs fused attention as much of it as a GEMM, and its softmax comes
-        on top. The backward has more beside its products, under load as without: 0.41 of the peak against 0.50 on B200
-        with 131,072 tokens, where a kernel lasts 30 ms and more (MooreThreads/SimuMax @4dcaae5, 8 and 16 heads).
-        """
-        if priced.bound != "compute" or sustained_share(self.device.accelerator, work.dtype) is None:
-            return priced
-        whole = Work(OpKind.GEMM, work.dtype, work.flops)
-        product = self._sustained(self.device.price(whole), whole, False)
-        used = [*priced.constants, *product.constants]
-        seconds = product.seconds / (min(1.0, self.device.shared(BACKWARD, used)) if work.backward else 1.0)
-        return priced if seconds <= priced.seconds else replace(priced, seconds=seconds, constants=tuple(used))
 
     def _on_wire(self, work: Work, group: CommGroup, piece: float) -> Priced:
         """Price of a message that travels in pieces of ``piece`` bytes, its share of a bundle if it is smaller."""
@@ -288,7 +261,7 @@ class BlockPricer:
             if found is None or not self.unmoved(found.constants):
                 found = self._run(block, name, ops)
                 if block.name == "head" and name in ("backward", "input_gradient"):
-                    found = _behind(found, self.host.behind_loss)
+                    found = found.after(self.host.behind_loss)
             known = self._passes[key] = (block, found)
         return known[1]
 
@@ -369,14 +342,6 @@ class BlockPricer:
         if op.kind not in COMMUNICATION:
             return dict.fromkeys(links_of(op), moved) or {"hbm": moved}
         return self.layout.wire_bytes(op.collective, moved, self.layout.group(op.axis))
-
-
-def _behind(found: PhaseTime, wait: float) -> PhaseTime:
-    """The pass after so many seconds in which the device has nothing to do."""
-    if not wait:
-        return found
-    parts = {**found.parts, "host": found.parts.get("host", 0.0) + wait}
-    return replace(found, seconds=found.seconds + wait, parts=parts)
 
 
 def _accumulates(op: Op) -> bool:

@@ -9,7 +9,6 @@ host's and its device's; what comes on top at the start of such a pass is found 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from simulator.engine.streams import run_streams
@@ -40,10 +39,7 @@ def after_wait(found: PhaseTime, pricer: BlockPricer, blocks: Iterable[tuple[Blo
     each = [block for block, count in blocks for _ in range(min(count, FIRST))]
     first = (each if phase == "forward" else each[::-1])[:FIRST]
     wait = _from_empty(pricer, first, phase) - sum(getattr(pricer, phase)(block).seconds for block in first)
-    if wait <= 0.0:
-        return found
-    parts = {**found.parts, "host": found.parts.get("host", 0.0) + wait}
-    return replace(found, seconds=found.seconds + wait, parts=parts)
+    return found.after(max(0.0, wait))
 
 
 def _from_empty(pricer: BlockPricer, blocks: Iterable[Block], phase: str) -> float:

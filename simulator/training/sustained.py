@@ -6,12 +6,15 @@ import math
 from dataclasses import replace
 
 from simulator.constants import Constant, Trust
-from simulator.cost.device import TENSOR_SCALED
+from simulator.cost.attention import BACKWARD
+from simulator.cost.device import TENSOR_SCALED, DeviceCost
+from simulator.cost.priced import Priced
 from simulator.cost.resolve import SAME_ARCHITECTURE_SIGMA, curve_dtype, fitted_accelerators
 from simulator.hardware.power import clock_under, dynamic_share
 from simulator.hardware.types import Accelerator, PowerProfile
+from simulator.workload.ops import OpKind, Work
 
-__all__ = ["accumulated_share", "sustained_share"]
+__all__ = ["UnderLoad", "accumulated_share", "sustained_share"]
 
 SUSTAINED = "gemm.{}.continuous.sustained"
 ACCUMULATED = "gemm.{}.continuous.accumulated"
@@ -78,3 +81,49 @@ def _borrowed(accelerator: Accelerator, key: str, lender: Accelerator, found: Co
     sigma = math.hypot(found.sigma, SAME_ARCHITECTURE_SIGMA)
     source = f"borrowed from {lender.name}: {found.source}"
     return replace(found, id=f"{accelerator.name}.{key}", sigma=sigma, trust=Trust.BORROWED, source=source)
+
+
+class UnderLoad:
+    """Prices of kernels on a device that computes without pause: benchmarks are too short for the power limit to bite.
+
+    Parameters
+    ----------
+    device
+        Prices of kernels alone.
+    """
+
+    def __init__(self, device: DeviceCost) -> None:
+        self.device = device
+        self._shares: dict[tuple[str, bool], tuple[Constant, ...]] = {}
+
+    def gemm(self, priced: Priced, work: Work, accumulates: bool) -> Priced:
+        """The price of a GEMM that is ``priced`` alone; ``accumulates``: it adds to a matrix in fp32.
+
+        The limit lowers the clock of the compute units; memory has one of its own.
+        """
+        key = (work.dtype, accumulates)
+        if key not in self._shares:
+            device = self.device.accelerator
+            found = sustained_share(device, work.dtype), accumulated_share(device, work.dtype) if accumulates else None
+            self._shares[key] = tuple(c for c in found if c is not None)
+        if not self._shares[key]:
+            return priced
+        used = list[str]()
+        share = math.prod(min(1.0, self.device.shared(c, used)) for c in self._shares[key])
+        slow = self.device.price(replace(work, flops=work.flops / share))
+        return replace(slow, floor=priced.floor, constants=(*slow.constants, *used))
+
+    def attention(self, priced: Priced, work: Work) -> Priced:
+        """The price of attention, whose products are not made faster under continuous load than those of a GEMM.
+
+        What lowers the clock is power; a product costs fused attention as much of it as a GEMM, and its softmax comes
+        on top. The backward has more beside its products, under load as without: 0.41 of the peak against 0.50 on B200
+        with 131,072 tokens, where a kernel lasts 30 ms and more (MooreThreads/SimuMax @4dcaae5, 8 and 16 heads).
+        """
+        if priced.bound != "compute" or sustained_share(self.device.accelerator, work.dtype) is None:
+            return priced
+        whole = Work(OpKind.GEMM, work.dtype, work.flops)
+        product = self.gemm(self.device.price(whole), whole, accumulates=False)
+        used = [*priced.constants, *product.constants]
+        seconds = product.seconds / (min(1.0, self.device.shared(BACKWARD, used)) if work.backward else 1.0)
+        return priced if seconds <= priced.seconds else replace(priced, seconds=seconds, constants=tuple(used))

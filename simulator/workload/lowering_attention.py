@@ -233,17 +233,7 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     q_dim = Dim("heads", ((heads, spec.head_dim),))
     if spec.q_lora_rank:
         rank = Dim.of("q_rank", spec.q_lora_rank)
-        down = ctx.gemm(f"{name}.q_a", source, ctx.hidden, rank)
-        normed = ctx.activation(f"{name}.q_norm.out", rank)
-        norm = ctx.elementwise(
-            f"{name}.q_norm",
-            (down.writes[0], ctx.param(f"{name}.q_norm.weight", rank)),
-            (normed,),
-            saves=(down.writes[0],),
-            flops=8.0,
-        )
-        up = ctx.gemm(f"{name}.q_b", normed, rank, q_dim)
-        ops += [down, norm, up]
+        ops += _low_rank(f"{name}.q", source, rank, rank, q_dim, ctx)
     else:
         ops.append(ctx.gemm(f"{name}.q", source, ctx.hidden, q_dim))
     query = ops[-1].writes[0]
@@ -254,17 +244,8 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
         ops, chosen = [*ops, *index], (places,)
     rank = Dim("kv_rank", ((spec.kv_lora_rank, 1), (spec.qk_rope_head_dim, 1)))
     compressed = Dim.of("kv_rank", spec.kv_lora_rank)
-    down = ctx.gemm(f"{name}.kv_a", source, ctx.hidden, rank)
-    normed = ctx.activation(f"{name}.kv_norm.out", compressed)
-    norm = ctx.elementwise(
-        f"{name}.kv_norm",
-        (down.writes[0], ctx.param(f"{name}.kv_norm.weight", compressed)),
-        (normed,),
-        saves=(down.writes[0],),
-        flops=8.0,
-    )
     expanded = Dim("heads", ((heads, spec.qk_nope_head_dim), (heads, spec.v_head_dim)))
-    up = ctx.gemm(f"{name}.kv_b", normed, compressed, expanded)
+    down, norm, up = _low_rank(f"{name}.kv", source, rank, compressed, expanded, ctx)
     ops += [down, norm, up]
     inputs: tuple[Tensor, ...]
     if ctx.training and LATENT_ROTARY in ctx.framework.composite:
@@ -288,6 +269,20 @@ def _latent(name: str, spec: AttentionSpec, source: Tensor, ctx: LoweringContext
     ops += _core(name, (*inputs, *chosen), context, shape, ctx.sequence, ctx)
     output = ctx.gemm(f"{name}.output", context, context.dims[-1], ctx.hidden)
     return [*ops, output], output.writes[0]
+
+
+def _low_rank(name: str, source: Tensor, rank: Dim, normed: Dim, out: Dim, ctx: LoweringContext) -> tuple[Op, Op, Op]:
+    """A projection down to ``rank``, a norm over ``normed`` of it, and a projection up to ``out``."""
+    down = ctx.gemm(f"{name}_a", source, ctx.hidden, rank)
+    inside = ctx.activation(f"{name}_norm.out", normed)
+    norm = ctx.elementwise(
+        f"{name}_norm",
+        (down.writes[0], ctx.param(f"{name}_norm.weight", normed)),
+        (inside,),
+        saves=(down.writes[0],),
+        flops=8.0,
+    )
+    return down, norm, ctx.gemm(f"{name}_b", inside, normed, out)
 
 
 SCAN_FLOPS = {"mamba1": 7, "mamba2": 7, "gated-delta-net": 7, "lightning": 5}

@@ -10,7 +10,7 @@ from simulator.hardware.profiles import load_accelerator, load_link, load_node
 from simulator.hardware.types import Accelerator, Cluster, Fabric, NodeGroup
 from simulator.training.block_time import BlockPricer
 from simulator.training.pipelined import PipelinedJob
-from simulator.training.sustained import accumulated_share, sustained_share
+from simulator.training.sustained import UnderLoad, accumulated_share, sustained_share
 from simulator.workload.framework_files import load_framework
 from simulator.workload.jobs import Batch, TrainingJob
 from simulator.workload.model_files import load_model
@@ -79,7 +79,7 @@ def test_memory_keeps_its_clock(rows: int) -> None:
     block = pricer("dgx-h100")
     work = Work(OpKind.GEMM, "bf16", 2.0 * rows * 8192 * 8192, 2.0 * (2 * rows * 8192 + 8192 * 8192), rows, 8192, 8192)
     alone = block.device.price(work)
-    limited = block._sustained(alone, work, False)
+    limited = UnderLoad(block.device).gemm(alone, work, accumulates=False)
     assert alone.seconds <= limited.seconds <= alone.seconds / OWN
     assert limited.floor == alone.floor
     if rows <= 16:
